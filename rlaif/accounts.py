@@ -1,0 +1,221 @@
+"""The accounts of a run: for every stage what came in, what went out, and why the rest did not. They must add up.
+
+Also the figures that judgements and preferences give by themselves. Everything is computed from the run folder's files,
+so it is the same after any number of interruptions.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from rlaif.config import Pipeline
+from rlaif.preferences import p_first
+from rlaif.records import Comparison, Judgement, Preference, Provenance, uniform
+from rlaif.sampling import grouped
+from rlaif.selection import Selector
+from rlaif.statistics import Figure, calibration_error, cluster_mean, cluster_statistic, log_loss
+from rlaif.store import RunFolder
+
+Account = dict[str, Any]
+
+
+def accounts_of(run: RunFolder, pipeline: Pipeline, selector: Selector) -> dict[str, Account]:
+    """One account per finished stage, in the order of the road. Raises AssertionError where one does not add up."""
+    accounts: dict[str, Account] = {}
+    for stage in ("prompts", "pairs", "responses", "comparisons", "judgements", "preferences"):
+        state = run.state(stage)
+        if state and state.complete:
+            accounts[stage] = _account(run, stage, pipeline, selector)
+    for stage, account in accounts.items():
+        assert account["in"] == sum(account["outcomes"].values()), f"the account of {stage} does not add up: {account}"
+    for stage in ("reward_model", *(f"policies/{component.name}" for component in pipeline.policies)):
+        path = run.path / "training" / f"{stage.replace('/', '-')}.json"
+        state = run.state(stage)
+        if state and state.complete and path.is_file():
+            accounts[stage] = _training_account(run, json.loads(path.read_text(encoding="utf-8")), accounts)
+    return accounts
+
+
+def _account(run: RunFolder, stage: str, pipeline: Pipeline, selector: Selector) -> Account:
+    if stage == "judgements":
+        return _judgement_account(run.read("judgements"), run.rows("judgements"))
+    if stage == "preferences":
+        return _preference_account(run.read("provenance"), run.rows("preferences"))
+    own = "comparisons" if stage == "pairs" else stage
+    account = run.account(stage, own)
+    came_in = account["in"]
+    if stage == "responses" and pipeline.responses:
+        came_in = run.rows("prompts") * pipeline.responses.samples * len(pipeline.responses.models)
+    if stage == "comparisons":
+        came_in = sum(
+            len(selector.pairs(prompt, responses)) if len(responses) > 1 else 1
+            for prompt, responses in grouped(run.read("prompts"), run.read("responses"))
+        )
+    unit = {"prompts": "rows", "pairs": "rows", "responses": "samples", "comparisons": "pairs"}[stage]
+    return {
+        "unit": unit,
+        "in": came_in,
+        "outcomes": {"passed on": account["out"], **account["excluded"]},
+        "reasons": account["reasons"],
+    }
+
+
+def _judgement_account(judgements: Iterable[Judgement], total: int) -> Account:
+    outcomes: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    for judgement in judgements:
+        outcomes[judgement.outcome] += 1
+        if judgement.reason:
+            reasons[judgement.reason] += 1
+    return {"unit": "showings", "in": total, "outcomes": dict(outcomes), "reasons": dict(reasons.most_common())}
+
+
+def _preference_account(provenance: Iterable[Provenance], total: int) -> Account:
+    outcomes: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    for row in provenance:
+        outcomes[row.outcome] += 1
+        if row.reason:
+            reasons[row.reason] += 1
+    return {"unit": "comparisons", "in": total, "outcomes": dict(outcomes), "reasons": dict(reasons.most_common())}
+
+
+def _training_account(run: RunFolder, report: dict[str, Any], accounts: dict[str, Account]) -> Account:
+    """Pairs: trained on, held out, too long. The pairs held out are counted where a reward model measured them."""
+    total = run.rows("preferences")
+    used, too_long = report["pairs"], report["too_long"]
+    return {
+        "unit": "preferences",
+        "in": total,
+        "outcomes": {"trained on": used, "too long": too_long, "held out": total - used - too_long},
+        "reasons": {},
+    }
+
+
+# --- figures ----------------------------------------------------------------------------------------------------------
+
+
+def metrics_of(run: RunFolder, accounts: dict[str, Account]) -> dict[str, Figure]:
+    """Every figure of the run, flat: dotted name to value, interval and n."""
+    flat: dict[str, Figure] = {}
+    for stage, account in accounts.items():
+        for outcome, count in account["outcomes"].items():
+            name = f"accounts.{stage.replace('/', '.')}.{outcome.replace(' ', '_')}"
+            flat[name] = Figure(value=float(count), n=account["in"])
+    if "preferences" in accounts:
+        flat.update(label_figures(run))
+        flat.update(baseline_figures(run.read("preferences")))
+    if "reward_model" in accounts:
+        report = json.loads((run.path / "training" / "reward_model.json").read_text(encoding="utf-8"))
+        flat.update(reward_figures(report["held_out"]))
+    evaluation = run.path / "evaluation" / "figures.json"
+    state = run.state("evaluation")
+    if state and state.complete and evaluation.is_file():
+        flat.update({k: Figure(**v) for k, v in json.loads(evaluation.read_text(encoding="utf-8")).items()})
+    return flat
+
+
+def judged(run: RunFolder) -> Iterator[tuple[Comparison, Judgement]]:
+    """Each judgement with its comparison."""
+    from rlaif.preferences import with_judgements
+
+    for comparison, judgements in with_judgements(run.read("comparisons"), run.read("judgements")):
+        for judgement in judgements:
+            yield comparison, judgement
+
+
+def label_figures(run: RunFolder) -> dict[str, Figure]:
+    """What the labels look like: position, order consistency, length, option mass, agreement between labellers.
+
+    ``judgements.first_rate`` and ``judgements.longer_rate`` are raw rates: on real comparisons they mix a labeller's
+    bias with true differences.
+    """
+    first: list[tuple[float, str]] = []
+    longer: list[tuple[float, str]] = []
+    mass: list[tuple[float, str]] = []
+    for comparison, judgement in judged(run):
+        if len(comparison.responses) != 2:
+            continue
+        a, b = comparison.responses
+        p = p_first(judgement, a.id, b.id)
+        if p is None:
+            continue
+        prompt = comparison.prompt.id
+        if judgement.shown:
+            q = p if judgement.shown[0] == a.id else 1 - p
+            first.append((_side(q), prompt))
+        if len(a.text) != len(b.text):
+            longer.append((_side(p if len(a.text) > len(b.text) else 1 - p), prompt))
+        if judgement.option_mass is not None:
+            mass.append((judgement.option_mass, prompt))
+    agree: list[tuple[float, str]] = []
+    between: list[tuple[float, str]] = []
+    for row in run.read("provenance"):
+        if row.orders_agree is not None:
+            agree.append((float(row.orders_agree), row.comparison_id))
+        sides = [_side(vote) for vote in row.votes]
+        pairs = [(x, y) for i, x in enumerate(sides) for y in sides[i + 1 :]]
+        between += [(float(x == y), row.comparison_id) for x, y in pairs]
+    found = {
+        "judgements.first_rate": first,
+        "judgements.longer_rate": longer,
+        "judgements.option_mass": mass,
+        "judgements.orders_agree": agree,
+        "judgements.labellers_agree": between,
+    }
+    return {name: cluster_mean([v for v, _ in rows], [c for _, c in rows]) for name, rows in found.items() if rows}
+
+
+def _side(p: float) -> float:
+    """1, 0, or 0.5 at a tie."""
+    return 0.5 if p == 0.5 else float(p > 0.5)
+
+
+def baseline_figures(preferences: Iterable[Preference]) -> dict[str, Figure]:
+    """How often trivial rules agree with the labels: the longer reply, a keyed coin, with and without ties.
+
+    Without ties: over labelled pairs that are not ties, an undecided rule counting one half. With ties: three-way, a
+    rule agreeing with a tie only where it ties itself.
+    """
+    rows: dict[str, list[tuple[float, str]]] = {}
+    for row in preferences:
+        if row.weight == 0:
+            continue
+        lengths = [sum(len(m.content) for m in side) for side in (row.chosen, row.rejected)]
+        longest = 0.5 if lengths[0] == lengths[1] else float(lengths[0] > lengths[1])
+        rules = {"longest": longest, "random": float(uniform("coin", row.comparison_id) < 0.5)}
+        for name, says in rules.items():
+            if row.p != 0.5:
+                rows.setdefault(f"agreement.{name}", []).append((says, row.prompt_id))
+            right = float(says == 1.0) if row.p != 0.5 else float(says == 0.5)
+            rows.setdefault(f"agreement_with_ties.{name}", []).append((right, row.prompt_id))
+    return {name: cluster_mean([v for v, _ in r], [c for _, c in r]) for name, r in rows.items()}
+
+
+def reward_figures(held_out: dict[str, Sequence[Any]]) -> dict[str, Figure]:
+    """The reward model on held-out pairs: accuracy without ties, log-loss, calibration, the longer-reply baseline."""
+    difference = np.array(held_out["differences"], dtype=float)
+    p, weight = np.array(held_out["p"], dtype=float), np.array(held_out["weight"], dtype=float)
+    longer = np.array(held_out["longer"], dtype=float)
+    prompts = list(held_out["prompt_ids"])
+    labelled = weight > 0
+    clear = labelled & (p != 0.5)
+    names = [prompt for prompt, kept in zip(prompts, clear, strict=True) if kept]
+    right = np.where(difference == 0, 0.5, (difference > 0) == (p > 0.5))[clear]
+    agrees = np.where(longer == 0.5, 0.5, longer == (p > 0.5))[clear]
+    predicted = 1 / (1 + np.exp(-difference))
+    table = np.stack([predicted[labelled], p[labelled]], axis=1) if labelled.any() else np.zeros((0, 2))
+    all_names = [prompt for prompt, kept in zip(prompts, labelled, strict=True) if kept]
+    return {
+        "reward_model.accuracy": cluster_mean(right, names),
+        "reward_model.accuracy_of_longest": cluster_mean(agrees, names),
+        "reward_model.log_loss": cluster_statistic(lambda t: log_loss(t[:, 0], t[:, 1]), table, all_names),
+        "reward_model.calibration_error": cluster_statistic(
+            lambda t: calibration_error(t[:, 0], t[:, 1]), table, all_names
+        ),
+    }

@@ -1,0 +1,177 @@
+"""Find what a user writes and edits: judges, constitutions, rubrics, templates, prompt sets, pipelines.
+
+A name given by a user (in their own file, or by ``--set``) is looked for in the working folder, then among the
+built-ins; a path to an existing file is taken as it is. A name inside a built-in file is looked for only among the
+built-ins, so a local ``compare-two`` never changes a shipped judge. ``builtin:name`` pins a built-in. A local file
+that shadows a built-in is announced by whoever prints ``Catalogue.shadowed``. Every file handed out is remembered in
+``Catalogue.used`` with its hash, and the run folder keeps a copy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from rlaif.errors import ConfigError, DataError, did_you_mean
+
+Kind = Literal["judge", "constitution", "rubric", "template", "set", "pipeline"]
+
+FOLDERS: dict[Kind, tuple[str, tuple[str, ...]]] = {
+    "judge": ("judges", (".yaml",)),
+    "constitution": ("prompts/constitutions", (".yaml",)),
+    "rubric": ("prompts/rubrics", (".md",)),
+    "template": ("prompts/templates", (".txt",)),
+    "set": ("prompts/sets", (".jsonl", ".jsonl.gz")),
+    "pipeline": ("pipelines", (".yaml",)),
+}
+
+
+def builtin_root() -> Path:
+    """Where the shipped catalogue lies: inside the wheel, else the root of the checkout (editable installs too)."""
+    packaged = Path(__file__).parent / "_builtin"
+    return packaged if packaged.is_dir() else Path(__file__).parent.parent
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file of the catalogue as it was read: the hash is of exactly these bytes."""
+
+    kind: Kind
+    name: str
+    path: Path
+    builtin: bool
+    data: bytes
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.data).hexdigest()
+
+    @property
+    def tag(self) -> str:
+        """``name@first eight digits of the hash``: how records name the file."""
+        return f"{self.name}@{self.sha256[:8]}"
+
+    @property
+    def text(self) -> str:
+        try:
+            return self.data.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{self.path}: not UTF-8 text (byte {error.start}). Save it as UTF-8.") from error
+
+    def yaml(self) -> dict[str, Any]:
+        """The file as a mapping. Raises ConfigError with the line of a syntax error or a repeated key."""
+        try:
+            value = yaml.load(self.text, Loader=_UniqueKeyLoader)
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            line = f" line {mark.line + 1}:" if mark else ""
+            raise ConfigError(f"{self.path}:{line} not valid YAML: {getattr(error, 'problem', error)}.") from error
+        if not isinstance(value, dict):
+            raise ConfigError(f"{self.path}: expected a mapping of settings, found {type(value).__name__}.")
+        return value
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML that refuses a key written twice; plain YAML silently keeps the last one."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, str) and key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f'"{key}" is given twice', key_node.start_mark)
+            if isinstance(key, str):
+                seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+@dataclass
+class Catalogue:
+    """Look-up from one working folder, remembering what was used."""
+
+    folder: Path = field(default_factory=Path.cwd)
+    used: dict[tuple[Kind, str], Entry] = field(default_factory=dict)
+    shadowed: list[str] = field(default_factory=list)
+
+    def find(self, kind: Kind, name: str, *, where: str, from_builtin: bool = False) -> Entry:
+        """The entry called ``name``. ``where`` names the file that asked, for the message when there is none."""
+        entry = self._look(kind, name, from_builtin)
+        if entry is None:
+            places = "the built-ins" if from_builtin or name.startswith("builtin:") else self._places(kind)
+            bare = name.removeprefix("builtin:")
+            raise ConfigError(f'{where}: {kind} "{bare}" not found in {places}.{did_you_mean(bare, self.names(kind))}')
+        self.used[kind, entry.name] = entry
+        return entry
+
+    def names(self, kind: Kind) -> list[str]:
+        """Every name of a kind that a user could give, local ones first."""
+        names: dict[str, None] = {}
+        for root in (self.folder, builtin_root()):
+            names.update(dict.fromkeys(_stems(root, kind)))
+        return list(names)
+
+    def is_builtin(self, kind: Kind, name: str) -> bool:
+        entry = self._look(kind, name, from_builtin=False)
+        return entry is not None and entry.builtin
+
+    def _places(self, kind: Kind) -> str:
+        return f"./{FOLDERS[kind][0]} or the built-ins"
+
+    def _look(self, kind: Kind, name: str, from_builtin: bool) -> Entry | None:
+        if name.startswith("builtin:"):
+            return _read(kind, name.removeprefix("builtin:"), builtin_root(), builtin=True)
+        if from_builtin:
+            return _read(kind, name, builtin_root(), builtin=True)
+        suffixes = FOLDERS[kind][1]
+        path = self.folder / name
+        if name.endswith(suffixes) and path.is_file():
+            stem = _stem(path.name, suffixes)
+            builtin = path.resolve().is_relative_to(builtin_root().resolve() / FOLDERS[kind][0])
+            return Entry(kind, stem, path, builtin, read_bytes(path))
+        if "/" in name:
+            return None
+        local = None
+        if self.folder.resolve() != builtin_root().resolve():
+            local = _read(kind, name, self.folder, builtin=False)
+        shipped = _read(kind, name, builtin_root(), builtin=True)
+        if local and shipped and local.data != shipped.data:
+            line = f'{kind} "{name}": {local.path} is used instead of the built-in one (builtin:{name} names that).'
+            if line not in self.shadowed:
+                self.shadowed.append(line)
+        return local or shipped
+
+
+def _stem(filename: str, suffixes: tuple[str, ...]) -> str:
+    for suffix in sorted(suffixes, key=len, reverse=True):
+        filename = filename.removesuffix(suffix)
+    return filename
+
+
+def _stems(root: Path, kind: Kind) -> list[str]:
+    folder, suffixes = FOLDERS[kind]
+    base = root / folder
+    if not base.is_dir():
+        return []
+    paths = sorted(path for path in base.rglob("*") if path.is_file() and path.name.endswith(suffixes))
+    return [str(path.relative_to(base).parent / _stem(path.name, suffixes)).removeprefix("./") for path in paths]
+
+
+def _read(kind: Kind, name: str, root: Path, *, builtin: bool) -> Entry | None:
+    folder, suffixes = FOLDERS[kind]
+    for suffix in suffixes:
+        path = root / folder / f"{name}{suffix}"
+        if path.is_file():
+            return Entry(kind, name, path, builtin, read_bytes(path))
+    return None
+
+
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a file; what the operating system says against it becomes one line."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}.") from error

@@ -1,0 +1,365 @@
+"""The command line: each command parses, calls one library function and prints the result.
+
+Heavy modules are imported inside the commands that need them, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rlaif import __version__
+
+if TYPE_CHECKING:
+    from rlaif.config import Pipeline
+    from rlaif.pipeline import Road, Until
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="AI feedback from prompts to a tuned policy: sample, judge under a constitution, train, report.",
+)
+
+Settings = Annotated[list[str], typer.Option("--set", help="key=value laid over the recipe, for instance seed=1.")]
+Out = Annotated[Path | None, typer.Option("--out", help="Run folder; made, or continued where it stands.")]
+Limit = Annotated[int | None, typer.Option("--limit", help="Use only the first N rows of the input.")]
+
+
+def main() -> None:
+    """Entry point: mistakes become one line and exit code 2, Ctrl-C 130, a full disk and its like 1."""
+    from rlaif.errors import RlaifError, UserError
+
+    try:
+        app(standalone_mode=False)
+    except UserError as error:
+        _fail(str(error), 2)
+    except RlaifError as error:
+        _fail(str(error), 1)
+    except KeyboardInterrupt:
+        _fail("interrupted: finished work is kept, the same command goes on from here.", 130)
+    except typer.Exit as leave:
+        sys.exit(leave.exit_code)
+    except Exception as error:
+        if hasattr(error, "format_message"):  # the command line itself could not be understood
+            _fail(error.format_message(), 2)
+        raise
+
+
+def _fail(line: str, code: int) -> None:
+    print(f"rlaif: {line}", file=sys.stderr)
+    sys.exit(code)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(f"rlaif {__version__}")
+        raise typer.Exit
+
+
+# --- the catalogue ----------------------------------------------------------------------------------------------------
+
+
+@app.command("list")
+def list_(kind: Annotated[str | None, typer.Argument(help="judge, constitution, rubric, …")] = None) -> None:
+    """What there is: judges, constitutions, rubrics, templates, prompt sets, pipelines."""
+    from rlaif.catalogue import FOLDERS, Catalogue
+    from rlaif.errors import ConfigError, did_you_mean
+
+    if kind is not None and kind.removesuffix("s") not in FOLDERS:
+        raise ConfigError(f'list: unknown kind "{kind}".{did_you_mean(kind, FOLDERS)}')
+    catalogue = Catalogue()
+    for each in FOLDERS:
+        if kind is None or kind.removesuffix("s") == each:
+            print(f"{each}s")
+            for name in catalogue.names(each):
+                builtin = catalogue.is_builtin(each, name)
+                print(f"  {name:<28}{'' if builtin else '(local) '}{_summary(catalogue, each, name)}".rstrip())
+
+
+def _summary(catalogue: Any, kind: Any, name: str) -> str:
+    entry = catalogue.find(kind, name, where="list")
+    if entry.path.suffix == ".yaml":
+        return str(entry.yaml().get("description", ""))
+    return ""
+
+
+@app.command()
+def show(name: Annotated[str, typer.Argument(help="A name from `rlaif list`.")]) -> None:
+    """Print a file of the catalogue."""
+    sys.stdout.write(_find_any(name).text)
+
+
+@app.command()
+def copy(
+    name: Annotated[str, typer.Argument(help="A name from `rlaif list`.")],
+    to: Annotated[str | None, typer.Option("--as", help="Name of the copy; by default the same.")] = None,
+) -> None:
+    """Copy a file of the catalogue into the working folder, to be edited."""
+    from rlaif.catalogue import FOLDERS
+    from rlaif.errors import ConfigError
+
+    entry = _find_any(name)
+    folder, _ = FOLDERS[entry.kind]
+    suffix = entry.path.name.removeprefix(Path(entry.name).name)
+    target = Path(folder) / f"{to or entry.name}{suffix}"
+    if target.exists():
+        raise ConfigError(f"{target}: exists already. Give the copy another name with --as.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(entry.path, target)
+    print(f"{target}  (edit it; commands run in this folder find it before the built-in one)")
+
+
+def _find_any(name: str) -> Any:
+    from rlaif.catalogue import FOLDERS, Catalogue
+    from rlaif.errors import ConfigError, did_you_mean
+
+    catalogue = Catalogue()
+    for kind in FOLDERS:
+        if name.removeprefix("builtin:") in catalogue.names(kind) or Path(name).is_file():
+            try:
+                return catalogue.find(kind, name, where="rlaif")
+            except ConfigError:
+                continue
+    everything = [known for kind in FOLDERS for known in catalogue.names(kind)]
+    raise ConfigError(f'"{name}" is not in the catalogue.{did_you_mean(name, everything)}')
+
+
+@app.command()
+def check(
+    file: Annotated[str, typer.Argument(help="A pipeline, judge or constitution: name or path.")],
+    settings: Settings = [],  # noqa: B006
+) -> None:
+    """Check a file and everything it refers to, without asking a model anything."""
+    from rlaif.checking import check_file
+
+    print(check_file(file, settings))
+
+
+# --- the road ---------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def run(
+    pipeline: Annotated[str, typer.Argument(help="A pipeline: name or path of a YAML file.")],
+    out: Out = None,
+    limit: Limit = None,
+    settings: Settings = [],  # noqa: B006
+) -> None:
+    """Walk the whole road of a recipe; run again to go on after an interruption."""
+    _walk(pipeline, settings, out, limit, "report")
+
+
+@app.command()
+def sample(
+    model: Annotated[str, typer.Option("--model", help="Policy: a local model folder.")],
+    prompts: Annotated[str, typer.Option("--prompts", help="File, hub:OWNER/NAME or set:NAME.")],
+    samples: Annotated[int, typer.Option("--samples", help="Responses per prompt.")] = 4,
+    out: Out = None,
+    limit: Limit = None,
+    settings: Settings = [],  # noqa: B006
+) -> None:
+    """Prompts to responses and comparisons."""
+    data = {"models": {"policy": model}, "prompts": prompts, "responses": {"samples": samples}}
+    _walk_data("sample", data, settings, out, limit, "comparisons")
+
+
+@app.command()
+def judge(
+    name: Annotated[str, typer.Argument(metavar="JUDGE", help="A judge: name or path.")],
+    source: Annotated[
+        str | None, typer.Option("--in", help="A file of pairs; without it --out names a sampled run.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="The judge's model: a local folder, or scripted:…")
+    ] = None,
+    constitution: Annotated[str | None, typer.Option("--constitution", help="Name or path.")] = None,
+    out: Out = None,
+    limit: Limit = None,
+    settings: Settings = [],  # noqa: B006
+) -> None:
+    """Comparisons to judgements and preferences, by a judge."""
+    data: dict[str, Any] = {
+        "labels": {"source": "judges", "options": {"judges": [name]}},
+        "constitution": constitution,
+        "models": {"judge": _model(model)} if model else {},
+    }
+    _continue("judge", data, source, settings, out, limit, "preferences")
+
+
+@app.command()
+def label(
+    file: Annotated[str, typer.Argument(help="Pairs with people's labels, or answers to exported tasks.")],
+    out: Out = None,
+    limit: Limit = None,
+    settings: Settings = [],  # noqa: B006
+) -> None:
+    """People's labels to judgements and preferences. With an --out that was sampled, FILE holds answers to its tasks."""
+    answers = out is not None and (out / "comparisons").is_dir()
+    data: dict[str, Any] = {"labels": {"source": "human", "options": {"file": file} if answers else {}}}
+    _continue("label", data, None if answers else file, settings, out, limit, "preferences")
+
+
+@app.command()
+def train(
+    what: Annotated[str, typer.Argument(help="reward, or a policy method such as dpo.")],
+    out: Annotated[Path, typer.Option("--out", help="A run folder that holds preferences.")],
+    model: Annotated[str | None, typer.Option("--model", help="The model to train: a local folder.")] = None,
+    settings: Settings = [],  # noqa: B006
+) -> None:
+    """Preferences of a run folder to a reward model or a tuned policy."""
+    data: dict[str, Any] = {"reward_model": {}} if what == "reward" else {"policies": [what]}
+    if model:
+        data["models"] = {"policy": model}
+    _continue("train", data, None, settings, out, None, "policy")
+
+
+@app.command()
+def evaluate(
+    out: Annotated[Path, typer.Option("--out", help="A run folder that holds a tuned policy or a reward model.")],
+    judge: Annotated[list[str] | None, typer.Option("--judge", help="Judge for the win rate; may be repeated.")] = None,
+    model: Annotated[str | None, typer.Option("--model", help="The judge's model.")] = None,
+    settings: Settings = [],  # noqa: B006
+) -> None:
+    """Measure a run folder's policies against the start and write the report."""
+    data: dict[str, Any] = {"evaluation": {"judges": judge} if judge else {}}
+    if model:
+        data["models"] = {"judge": _model(model)}
+    _continue("evaluate", data, None, settings, out, None, "report")
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(help="A run folder.")],
+    form: Annotated[str, typer.Option("--form", help="trl, jsonl or tasks.")] = "trl",
+    to: Annotated[Path | None, typer.Option("--to", help="File to write (.jsonl or .parquet).")] = None,
+) -> None:
+    """Preferences for other trainers (trl), all rows (jsonl), or blank tasks for people (tasks)."""
+    from rlaif.export import export as write
+
+    for line in write(folder, form, to):
+        print(line)
+
+
+# --- plumbing ---------------------------------------------------------------------------------------------------------
+
+
+def _model(name: str) -> Any:
+    """``scripted:package.module:function`` or a folder."""
+    provider, colon, rest = name.partition(":")
+    return {"provider": "scripted", "model": rest} if colon and provider == "scripted" else name
+
+
+def _walk(name: str, settings: list[str], out: Path | None, limit: int | None, until: Until) -> None:
+    from rlaif.catalogue import Catalogue
+    from rlaif.config import load_pipeline
+    from rlaif.pipeline import default_out
+
+    catalogue = Catalogue()
+    entry = catalogue.find("pipeline", name, where="rlaif run")
+    _drive(load_pipeline(entry, settings), entry, catalogue, settings, out or default_out(name), limit, until)
+
+
+def _walk_data(
+    name: str, data: dict[str, Any], settings: list[str], out: Path | None, limit: int | None, until: Until
+) -> None:
+    """A recipe made of a command's flags."""
+    from rlaif.catalogue import Catalogue
+    from rlaif.checking import recipe_of
+    from rlaif.pipeline import default_out
+
+    pipeline, entry = recipe_of(name, data, settings)
+    _drive(pipeline, entry, Catalogue(), settings, out or default_out(name), limit, until)
+
+
+def _continue(
+    name: str,
+    data: dict[str, Any],
+    source: str | None,
+    settings: list[str],
+    out: Path | None,
+    limit: int | None,
+    until: Until,
+) -> None:
+    """A recipe on a new file of pairs, or laid over the one that a run folder was made with."""
+    from rlaif.checking import recipe_of_folder
+    from rlaif.errors import UserError
+
+    if source is not None:
+        _walk_data(name, {**data, "pairs": source}, settings, out, limit, until)
+        return
+    if out is None:
+        raise UserError(f"{name}: name a file with --in, or a run folder with --out.")
+    from rlaif.catalogue import Catalogue
+
+    pipeline, entry = recipe_of_folder(name, out, data, settings)
+    _drive(pipeline, entry, Catalogue(), settings, out, limit, until)
+
+
+def _drive(
+    pipeline: Pipeline, entry: Any, catalogue: Any, settings: list[str], out: Path, limit: int | None, until: Until
+) -> None:
+    """Build the road, walk it under a progress display, print the summary."""
+    from rlaif.display import Display
+    from rlaif.pipeline import Watcher, build
+
+    if limit is not None:
+        for field in ("prompts", "pairs"):
+            section = getattr(pipeline, field)
+            if section:
+                pipeline = pipeline.model_copy(update={field: section.model_copy(update={"limit": limit})})
+    with Display() as display:
+        road = build(
+            pipeline, entry, catalogue, out=out, settings=settings, watcher=Watcher(display.listen, display.notice)
+        )
+        accounts = _asyncio_run(lambda: road.run(until))
+    _summary_of(road, accounts, display.say)
+
+
+def _asyncio_run(work: Callable[[], Any]) -> Any:
+    """asyncio.run where Ctrl-C and SIGTERM cancel the road, which then keeps what is finished."""
+
+    async def guarded() -> Any:
+        loop = asyncio.get_running_loop()
+        task = asyncio.ensure_future(work())
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, task.cancel)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None
+
+    return asyncio.run(guarded())
+
+
+def _summary_of(road: Road, accounts: dict[str, Any], say: Callable[[str], None]) -> None:
+    """What was written, what became of everything, how long it took, what to look at."""
+    say("")
+    for stage, account in accounts.items():
+        outcomes = ", ".join(f"{count:,} {outcome}" for outcome, count in account["outcomes"].items())
+        seconds = road.seconds.get(stage)
+        took = f"  ({seconds:.1f} s)" if seconds is not None else ""
+        say(f"{stage:<20}{account['in']:>9,} {account['unit']}: {outcomes}{took}")
+        for reason, count in list(account["reasons"].items())[:4]:
+            say(f"{'':<20}{count:>9,} × {reason}")
+    for name, account in road.gateway.accounts.items():
+        rate = f", {account.asked / account.seconds:,.0f}/s" if account.seconds else ""
+        say(
+            f"model {name}: {account.asked:,} asked, {account.from_ledger:,} from the ledger, {account.failed:,} failed, "
+            f"{account.prompt_tokens:,} + {account.output_tokens:,} tokens, {account.seconds:.1f} s{rate}"
+        )
+    report = road.folder / "report.html"
+    say(f"written: {road.folder}" + (f"; look at {report}" if report.exists() else ""))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""Find a class by its short name in a package's table, or by ``package.module:Class`` for a user's own.
+
+Tables are plain dictionaries of strings (``"pairwise-text": "rlaif.judging.pairwise_text:PairwiseText"``), so nothing
+is imported until it is used. Each class carries its own ``Options`` model; a new component leaves ``config.py`` alone.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from rlaif.errors import ConfigError, did_you_mean
+
+
+class Options(BaseModel):
+    """Base of every component's options: frozen, and unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def load(name: str, table: Mapping[str, str], kind: str, where: str) -> Any:
+    """The class or function called ``name``. Raises ConfigError, naming ``where``, when there is none."""
+    path = table.get(name, name)
+    if ":" not in path:
+        raise ConfigError(
+            f'{where}: {kind} "{name}" is not known.{did_you_mean(name, table)} '
+            "A class of your own is named package.module:Class."
+        )
+    module_name, _, attribute = path.partition(":")
+    if os.getcwd() not in sys.path:  # a user's module beside their pipeline, as `python -m` would find it
+        sys.path.append(os.getcwd())
+    try:
+        target: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f'{where}: {kind} "{name}": module "{error.name}" was not found. Install it or run where it can be imported.'
+        ) from error
+    for part in attribute.split("."):
+        if not hasattr(target, part):
+            raise ConfigError(
+                f'{where}: {kind} "{name}": "{module_name}" has no "{part}".{did_you_mean(part, dir(target))}'
+            )
+        target = getattr(target, part)
+    return target
+
+
+def parse_options(component: Any, values: Mapping[str, Any], where: str) -> Any:
+    """``values`` as the component's own ``Options``; a component without any accepts none."""
+    model: type[BaseModel] = getattr(component, "Options", Options)
+    return parse_model(model, values, where)
+
+
+def parse_model(model: type[BaseModel], values: Any, where: str) -> Any:
+    """Validate ``values`` against a pydantic model; every fault becomes part of one clear ConfigError line."""
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where}: expected a mapping of settings, found {type(values).__name__}.")
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {'; '.join(_explain(model, item) for item in error.errors())}") from error
+
+
+def _explain(model: type[BaseModel], item: Any) -> str:
+    path = [str(part) for part in item["loc"]]
+    name = ".".join(path)
+    if item["type"] == "extra_forbidden":
+        known = _fields_at(model, path[:-1])
+        return f'unknown key "{name}".{did_you_mean(path[-1], known)}'
+    if item["type"] == "missing":
+        return f'"{name}" is missing'
+    message = item["msg"].removeprefix("Value error, ")
+    found = repr(item["input"])
+    return f'"{name}": {message} (found {found if len(found) <= 80 else found[:77] + "..."})' if name else message
+
+
+def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
+    """The field names of the model that ``path`` leads to, as far as annotations tell."""
+    current: Any = model
+    for part in path:
+        fields = getattr(current, "model_fields", {})
+        if part not in fields:
+            return []
+        annotation = fields[part].annotation
+        candidates = [annotation, *getattr(annotation, "__args__", ())]
+        current = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+    return list(getattr(current, "model_fields", {}))

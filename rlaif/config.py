@@ -1,0 +1,315 @@
+"""The typed shape of each kind of YAML file, and the check of a whole pipeline before the first model call.
+
+YAML says *what*; ``pipeline.py`` turns it into objects once, at the edge, and functions below receive values. Each
+default is written once, here or in a component's own ``Options``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from rlaif.catalogue import Catalogue, Entry
+from rlaif.component import parse_model
+from rlaif.errors import ConfigError
+from rlaif.records import digest
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Sampling(Section):
+    """How a reply is drawn. Temperature 0 is greedy; the other cuts then do nothing."""
+
+    temperature: float = Field(default=1.0, ge=0, le=10)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: int = Field(default=0, ge=0)  # 0: no cut
+    min_p: float = Field(default=0.0, ge=0, le=1)
+    repetition_penalty: float = Field(default=1.0, gt=0)
+    max_output_tokens: int = Field(default=256, ge=1)
+    min_output_tokens: int = Field(default=0, ge=0)
+    stop: tuple[str, ...] = ()
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+
+class ModelSpec(Section):
+    """A model by provider and name; a bare string is a local folder."""
+
+    provider: str = "local"
+    model: str
+    options: dict[str, Any] = {}
+
+
+class Component(Section):
+    """A component chosen by name or ``package.module:Class``, with the options its class declares."""
+
+    name: str
+    options: dict[str, Any] = {}
+
+
+class PromptsSection(Section):
+    """Prompts from a file, a ``datasets`` hub id (``hub:owner/name``) or the catalogue (``set:name``)."""
+
+    source: str
+    column: str | None = None  # of the prompt text or messages; found by itself where the name is usual
+    split: str = "train"
+    limit: int | None = Field(default=None, ge=1)
+    system: str | None = None  # put before every prompt that has no system message of its own
+    max_characters: int = Field(default=20_000, ge=1)
+    near_duplicates: float | None = Field(default=None, gt=0, lt=1)  # word-set similarity from which a prompt repeats
+
+
+class PairsSection(Section):
+    """Comparisons from a file, with or without people's labels (README of docs/data.md lists the forms)."""
+
+    source: str
+    split: str = "train"
+    limit: int | None = Field(default=None, ge=1)
+
+
+class ResponsesSection(Section):
+    """K responses per prompt from each of the named model roles."""
+
+    models: tuple[str, ...] = ("policy",)
+    samples: int = Field(default=4, ge=1, le=1024)
+    sampling: Sampling = Sampling()
+
+
+class ComparisonsSection(Section):
+    """Which pairs of a prompt's responses are judged. By default all for up to four responses, else six at random."""
+
+    select: str | None = None
+    options: dict[str, Any] = {}
+
+
+class LabelsSection(Section):
+    """Who labels: ``judges``, ``human``, or a user's own ``package.module:Class``."""
+
+    source: str
+    options: dict[str, Any] = {}
+
+
+class PreferencesSection(Section):
+    """Judgements to preferences. Rules set a weight to 0 and count; they never delete a row."""
+
+    minimum_margin: float = Field(default=0.0, ge=0, le=1)  # of |2p - 1|; below it the weight is 0
+    consistent_orders_only: bool = False
+    clamp: tuple[float, float] | None = None  # CAI's clamp of p, for instance [0.4, 0.6]
+    missing_votes: Literal["unlabelled", "ignore"] = "unlabelled"  # when one of several labellers has no opinion
+
+    @field_validator("clamp")
+    @classmethod
+    def _symmetric(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value and not (0 <= value[0] <= 0.5 and abs(value[0] + value[1] - 1) < 1e-9):
+            raise ValueError("clamp is [q, 1 - q] with q between 0 and 0.5")
+        return value
+
+
+class RewardSection(Section):
+    """A scalar head on the model of role ``base``; ``options`` are those of ``rlaif.reward:RewardOptions``."""
+
+    base: str = "policy"
+    options: dict[str, Any] = {}
+
+
+class EvaluationSection(Section):
+    """What is measured of each policy against the start, on held-out prompts."""
+
+    judges: tuple[str, ...] = ()  # for the win rate; empty: no win rate
+    constitution: str | None = None  # for those judges; None: the pipeline's
+    prompts: int = Field(default=200, ge=1)  # at most so many of the held-out ones
+    sampling: Sampling | None = None  # None: as the responses were sampled
+    metrics: tuple[Component, ...] = ()
+
+    @field_validator("metrics", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        return [{"name": item} if isinstance(item, str) else item for item in value or ()]
+
+
+class Pipeline(Section):
+    """One recipe. A section left out is a stage not run."""
+
+    description: str = ""
+    seed: int = 0
+    models: dict[str, ModelSpec] = {}
+    constitution: str | None = None
+    prompts: PromptsSection | None = None
+    responses: ResponsesSection | None = None
+    comparisons: ComparisonsSection = ComparisonsSection()
+    pairs: PairsSection | None = None
+    labels: LabelsSection | None = None
+    preferences: PreferencesSection = PreferencesSection()
+    held_out: float = Field(default=0.1, ge=0, lt=1)  # share of prompts kept from training
+    reward_model: RewardSection | None = None
+    policies: tuple[Component, ...] = ()
+    evaluation: EvaluationSection | None = None
+    failure_tolerance: float = Field(default=0.2, ge=0, le=1)  # share of comparisons that may fail before a run stops
+    ledger: str = ".rlaif/ledger.sqlite"
+    shard_rows: int = Field(default=1024, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shorthand(cls, data: Any) -> Any:
+        """``prompts: FILE``, ``pairs: FILE``, ``labels: human`` and ``models: {policy: FOLDER}`` in one word each."""
+        data = dict(data)
+        for key, field in (("prompts", "source"), ("pairs", "source"), ("labels", "source"), ("comparisons", "select")):
+            if isinstance(data.get(key), str):
+                data[key] = {field: data[key]}
+        for key in ("reward_model", "evaluation"):
+            if data.get(key) is True or data.get(key) == {}:
+                data[key] = {}
+        if isinstance(data.get("models"), dict):
+            data["models"] = {
+                role: {"model": spec} if isinstance(spec, str) else spec for role, spec in data["models"].items()
+            }
+        policies = data.get("policies")
+        if isinstance(policies, str | dict):
+            policies = [policies]
+        if isinstance(policies, list):
+            data["policies"] = [{"name": item} if isinstance(item, str) else item for item in policies]
+        return {key: value for key, value in data.items() if value is not None}
+
+    @model_validator(mode="after")
+    def _whole(self) -> Pipeline:
+        if self.pairs is None and self.prompts is None:
+            raise ValueError('set "prompts" (to sample responses) or "pairs" (a file of comparisons)')
+        if self.pairs is not None and self.responses is not None:
+            raise ValueError('"pairs" brings its own responses: leave out "responses"')
+        if self.pairs is None and self.labels and self.responses is None:
+            raise ValueError('"labels" needs responses to compare: set "responses" or "pairs"')
+        if (self.reward_model or self.policies) and not self.labels:
+            raise ValueError('training needs "labels"')
+        for role in self.needed_roles():
+            if role not in self.models:
+                raise ValueError(f"models.{role} is not set (--set models.{role}=FOLDER names a model folder)")
+        return self
+
+    def needed_roles(self) -> Iterable[str]:
+        """Model roles the recipe itself refers to; judges add their own."""
+        roles = set(self.responses.models) if self.responses else set()
+        if self.reward_model:
+            roles.add(self.reward_model.base)
+        if self.policies or self.evaluation:
+            roles.add("policy")
+        return sorted(roles)
+
+
+class Example(Section):
+    """A pair with the verdict a principle should give: how a constitution is tested."""
+
+    prompt: str
+    better: str
+    worse: str
+
+
+class Principle(Section):
+    """One sentence of a constitution."""
+
+    id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    text: str = Field(min_length=1)
+    weight: float = Field(default=1.0, gt=0)
+    category: str | None = None
+    provenance: str | None = None
+    examples: tuple[Example, ...] = ()
+
+    @property
+    def tag(self) -> str:
+        """``id@hash of the text``: names exactly this wording."""
+        return f"{self.id}@{digest(self.text, length=8)}"
+
+
+class Constitution(Section):
+    """Principles with ids, weights and text, handed to the judge's template."""
+
+    version: str = "1"
+    description: str = ""
+    principles: tuple[Principle, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Constitution:
+        ids = [principle.id for principle in self.principles]
+        for name in ids:
+            if ids.count(name) > 1:
+                raise ValueError(f'principle id "{name}" is given twice')
+        return self
+
+
+class JudgeFile(Section):
+    """A judge: a protocol, the model role it asks, its scoring instructions and its options."""
+
+    description: str = ""
+    protocol: str
+    model_role: str | None = "judge"  # None: the protocol asks no model
+    rubric: str | None = None
+    both_orders: bool = True
+    options: dict[str, Any] = {}
+    sampling: Sampling = Sampling(temperature=0.0, max_output_tokens=512)
+
+
+def apply_settings(data: dict[str, Any], settings: Iterable[str]) -> dict[str, Any]:
+    """``key.path=value`` (values are YAML) laid over a mapping; later ones win. Raises ConfigError if malformed."""
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        if not equals or not re.fullmatch(r"[\w-]+(\.[\w-]+)*", path):
+            raise ConfigError(f"--set {setting}: expected key=value, for instance --set seed=1.")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {setting}: the value is not valid YAML.") from error
+        data = _laid_over(data, path.split("."), value)
+    return data
+
+
+def _laid_over(data: Any, path: list[str], value: Any) -> Any:
+    if not path:
+        return value
+    if isinstance(data, list) and path[0].isdigit() and int(path[0]) < len(data):
+        index = int(path[0])
+        return [*data[:index], _laid_over(data[index], path[1:], value), *data[index + 1 :]]
+    base = dict(data) if isinstance(data, dict) else {}
+    base[path[0]] = _laid_over(base.get(path[0]), path[1:], value)
+    return base
+
+
+def load_pipeline(entry: Entry, settings: Iterable[str] = ()) -> Pipeline:
+    """A pipeline file with ``--set`` applied, as a typed whole.
+
+    Names inside a built-in file stay built-in; what a person sets is looked for in their folder first.
+    """
+    data = entry.yaml()
+    if entry.builtin:
+        data = _pinned(data)
+    data = apply_settings(data, settings)
+    pipeline: Pipeline = parse_model(Pipeline, data, str(entry.path))
+    return pipeline
+
+
+REFERENCES = {"constitution", "judges"}  # keys whose values name files of the catalogue
+
+
+def _pinned(data: Any, key: str = "") -> Any:
+    """``data`` with every name of a catalogue file written as ``builtin:name``."""
+    if isinstance(data, dict):
+        return {name: _pinned(value, name) for name, value in data.items()}
+    if isinstance(data, list):
+        return [_pinned(value, key) for value in data]
+    if isinstance(data, str) and key in REFERENCES and not data.startswith("builtin:"):
+        return f"builtin:{data}"
+    return data
+
+
+def load_constitution(catalogue: Catalogue, name: str, *, where: str) -> Constitution:
+    """The constitution called ``name``. Raises ConfigError."""
+    entry = catalogue.find("constitution", name, where=where)
+    constitution: Constitution = parse_model(Constitution, entry.yaml(), str(entry.path))
+    return constitution

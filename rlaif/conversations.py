@@ -1,0 +1,141 @@
+"""Conversations as files write them, as messages: the one place that knows the usual column names and forms.
+
+Every function returns either what was asked for or, as a string, why the row cannot be used.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
+
+from rlaif.errors import DataError, did_you_mean
+from rlaif.records import Json, Message, Prompt, Role
+
+PROMPT_COLUMNS = ("messages", "prompt", "instruction", "question", "conversation", "text", "query")
+CATEGORY_COLUMNS = ("category", "subset", "type")
+HH_TURN = re.compile(r"\n\n(Human|Assistant): ?")
+ROLES = get_args(Role)
+ALIASES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
+
+
+def prompt_column(row: Mapping[str, Any], asked: str | None, where: str) -> str:
+    """The column that holds the prompt. Raises DataError when there is none: the whole file is of another shape."""
+    if asked is not None:
+        if asked in row:
+            return asked
+        raise DataError(f'{where}: no column "{asked}".{did_you_mean(asked, row)}')
+    for name in PROMPT_COLUMNS:
+        if name in row:
+            return name
+    raise DataError(
+        f"{where}: no prompt column. Found {', '.join(row) or 'no columns'}; expected one of {', '.join(PROMPT_COLUMNS)}, "
+        "or name yours with prompts.column."
+    )
+
+
+def read_prompt(
+    row: Mapping[str, Any], column: str, *, system: str | None = None, drop: Sequence[str] = ()
+) -> Prompt | str:
+    """The prompt of a row, with its category and other scalar columns; or why there is none."""
+    messages = read_messages(row[column], "user")
+    if isinstance(messages, str):
+        return messages
+    extra = row.get("input")
+    if column in ("prompt", "instruction", "question") and isinstance(extra, str) and extra.strip():
+        messages = (*messages[:-1], Message(role="user", content=f"{messages[-1].content}\n\n{extra}"))
+    return make_prompt(messages, row, system=system, drop=(column, "input", *drop))
+
+
+def make_prompt(
+    messages: tuple[Message, ...], row: Mapping[str, Any], *, system: str | None = None, drop: Sequence[str] = ()
+) -> Prompt | str:
+    given = row.get("system")
+    system = given if isinstance(given, str) and given.strip() else system
+    if system and not any(message.role == "system" for message in messages):
+        messages = (Message(role="system", content=system), *messages)
+    if not messages:
+        return "empty prompt"
+    if messages[-1].role == "assistant":
+        return "the prompt ends with the assistant's turn"
+    if any(message.role == "system" for message in messages[1:]):
+        return "a system message that is not the first"
+    if not messages[-1].content.strip():
+        return "empty prompt"
+    category = next((row[name] for name in CATEGORY_COLUMNS if isinstance(row.get(name), str)), None)
+    return Prompt(messages=messages, category=category, metadata=_scalars(row, {*drop, "system"}))
+
+
+def read_messages(value: Any, role: Role) -> tuple[Message, ...] | str:
+    """Text (one turn of ``role``), a list of turns, or an "Human: / Assistant:" transcript, as messages."""
+    if isinstance(value, str):
+        if not valid_unicode(value):
+            return "text that is not valid Unicode"
+        if HH_TURN.match(value):
+            return split_transcript(value)
+        return (Message(role=role, content=value),)
+    if value is None:
+        return f"empty {'prompt' if role == 'user' else 'response'}"
+    if not isinstance(value, Sequence):
+        return f"expected text or a list of turns, found {type(value).__name__}"
+    turns: list[Message] = []
+    for turn in value:
+        if not isinstance(turn, Mapping):
+            return "a turn that is not an object with role and content"
+        name = turn.get("role", turn.get("from"))
+        content = turn.get("content", turn.get("value"))
+        name = ALIASES.get(str(name).lower(), str(name).lower())
+        if name not in ROLES:
+            return f'a turn of unknown role "{name}"'
+        if not isinstance(content, str):
+            return "a turn without text"
+        if not valid_unicode(content):
+            return "text that is not valid Unicode"
+        turns.append(Message(role=name, content=content))
+    return tuple(turns)
+
+
+def split_transcript(text: str) -> tuple[Message, ...]:
+    r"""The HH form, ``\n\nHuman: …\n\nAssistant: …``, as messages."""
+    parts = HH_TURN.split(text)
+    names = parts[1::2]
+    return tuple(
+        Message(role="user" if name == "Human" else "assistant", content=content.strip())
+        for name, content in zip(names, parts[2::2], strict=True)
+    )
+
+
+def common_start(a: Sequence[Message], b: Sequence[Message]) -> int:
+    """How many turns two transcripts share before they answer differently: the length of their prompt.
+
+    The shared part ends with a turn that is not the assistant's, so that what follows is a response.
+    """
+    n = 0
+    while n < min(len(a), len(b)) and a[n] == b[n]:
+        n += 1
+    n = min(n, len(a) - 1, len(b) - 1)
+    while n > 0 and (a[n - 1].role == "assistant" or a[n].role != "assistant" or b[n].role != "assistant"):
+        n -= 1
+    return n
+
+
+def valid_unicode(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _scalars(row: Mapping[str, Any], drop: set[str]) -> dict[str, Json]:
+    kept: dict[str, Json] = {}
+    for name, value in row.items():
+        if name in drop or name in CATEGORY_COLUMNS:
+            continue
+        if (
+            (isinstance(value, str) and len(value) <= 200 and valid_unicode(value))
+            or isinstance(value, bool | int)
+            or (isinstance(value, float) and value == value and abs(value) < 1e300)
+        ):
+            kept[name] = value
+    return kept

@@ -1,0 +1,72 @@
+"""The exception tree.
+
+    RlaifError
+    ├── UserError            the person can mend it: one line, exit code 2, no traceback
+    │   ├── ConfigError      a YAML file or a --set is wrong
+    │   ├── DataError        a file of prompts, pairs or labels is wrong
+    │   └── ModelError       a model folder cannot be used as asked
+    ├── StorageError         the run folder or the ledger cannot be written (disk full, read-only)
+    └── CallError            one model call did not yield a reply
+        ├── CallRefused      the provider declined to answer (content filter)
+        └── CallFailed       no usable reply, retries exhausted
+
+A ``UserError`` message says where, what was found and what would do. A ``CallError`` never leaves the
+labelling stage: it becomes the outcome of one item (*refused* or *failed*) and is counted. Anything else that
+escapes is a bug and shows its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class RlaifError(Exception):
+    """Everything this package raises on purpose."""
+
+
+class UserError(RlaifError):
+    """A mistake the person at the keyboard can mend; the message is one complete line."""
+
+
+class ConfigError(UserError):
+    """A YAML file, a reference between files or a ``--set`` is wrong."""
+
+
+class DataError(UserError):
+    """A file of prompts, comparisons or labels is missing, malformed or of the wrong shape."""
+
+
+class ModelError(UserError):
+    """A model folder is missing parts or cannot do what was asked of it."""
+
+
+class StorageError(RlaifError):
+    """The run folder or the ledger cannot be written; what was finished before stays."""
+
+
+class CallError(RlaifError):
+    """One model call did not yield a reply. ``retryable`` says whether asking again could help."""
+
+    def __init__(self, message: str, *, retryable: bool = False) -> None:
+        super().__init__(message)
+        self.retryable = retryable
+
+
+class CallRefused(CallError):
+    """The provider declined to answer."""
+
+
+class CallFailed(CallError):
+    """No usable reply came, after whatever retries the gateway allowed."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """``' Did you mean "helpfulness"?'`` when a known word is close, else the list of known words, or ``''``."""
+    names = sorted(set(known))
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    if close:
+        return f' Did you mean "{close[0]}"?'
+    if 0 < len(names) <= 12:
+        return f" Known: {', '.join(names)}."
+    return ""

@@ -1,0 +1,95 @@
+"""Judge protocols: how one showing of a comparison becomes a verdict.
+
+A protocol is a class with an ``Options`` model and ``judge(showing, ask)``. It does no I/O: ``ask`` puts one question
+to whatever model the pipeline bound, and retries, the ledger, costs and both orders are the caller's. Name it here, or
+write ``package.module:Class`` in a judge's YAML.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from rlaif.catalogue import Catalogue, Entry
+from rlaif.config import Principle
+from rlaif.models import Reply
+from rlaif.prompting import Template
+from rlaif.records import Message, Prompt, Record, Response
+
+PROTOCOLS = {
+    "pairwise-logprobs": "rlaif.judging.pairwise_logprobs:PairwiseLogprobs",
+    "pairwise-text": "rlaif.judging.pairwise_text:PairwiseText",
+    "scripted": "rlaif.judging.scripted:Scripted",
+}
+
+
+@dataclass(frozen=True)
+class Showing:
+    """One comparison as one labeller sees it once: responses in this order, under this principle."""
+
+    prompt: Prompt
+    responses: tuple[Response, ...]
+    principle: Principle | None
+    rubric: str
+    fence: str
+
+    def texts(self) -> dict[str, str]:
+        """The values a template's placeholders take. Labels are 1, 2, … in the order shown."""
+        values = {
+            "rubric": self.rubric,
+            "principle": self.principle.text if self.principle else "",
+            "prompt": self.prompt.text,
+            "fence": self.fence,
+        }
+        for number, response in enumerate(self.responses, 1):
+            values[f"response_{number}"] = response.text
+        return values
+
+
+class Question(Record):
+    """What a protocol asks: messages, a beginning of the reply, and the words whose probability is wanted."""
+
+    messages: tuple[Message, ...]
+    prefill: str = ""
+    options: tuple[str, ...] = ()
+
+
+class Verdict(Record):
+    """What a protocol makes of the replies: ``p[i]``, the probability that the i-th shown response is best.
+
+    ``p`` is None when the replies could not be read; ``reason`` then says why. A tie is ``p`` with equal numbers.
+    """
+
+    p: tuple[float, ...] | None = None
+    probabilistic: bool = False  # p was measured, not set to 0, 1 or a tie by a word
+    option_mass: float | None = None
+    reason: str | None = None
+
+
+Ask = Callable[[Question], Awaitable[Reply]]
+
+
+class JudgeProtocol(Protocol):
+    """What a protocol offers. Its constructor takes (options, context)."""
+
+    async def judge(self, showing: Showing, ask: Ask) -> Verdict: ...
+
+
+@dataclass(frozen=True)
+class ProtocolContext:
+    """What a protocol may look at while it is built: the judge's file, and the catalogue for templates."""
+
+    where: str
+    catalogue: Catalogue
+    from_builtin: bool
+    rubric: str
+
+    def template(self, name: str, allowed: tuple[str, ...], required: tuple[str, ...]) -> Template:
+        """The named template, checked. Raises ConfigError."""
+        entry: Entry = self.catalogue.find("template", name, where=self.where, from_builtin=self.from_builtin)
+        return Template.parse(entry.text, where=str(entry.path), allowed=allowed, required=required)
+
+
+PAIR_PLACEHOLDERS = ("rubric", "principle", "prompt", "response_1", "response_2", "fence")
+PAIR_REQUIRED = ("prompt", "response_1", "response_2")

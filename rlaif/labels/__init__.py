@@ -1,0 +1,47 @@
+"""Label sources: comparisons to judgements. People and judges give the same records; nothing after asks which.
+
+A source is a class with an ``Options`` model, built with (options, context). Name it here or write
+``package.module:Class`` in a pipeline's ``labels.source``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from rlaif.catalogue import Catalogue
+from rlaif.models.gateway import Gateway
+from rlaif.records import Comparison, Judgement
+
+SOURCES = {
+    "judges": "rlaif.labels.judges:JudgeLabels",
+    "human": "rlaif.labels.human:HumanLabels",
+}
+
+
+@dataclass(frozen=True)
+class LabelContext:
+    """What a pipeline offers a label source."""
+
+    where: str
+    catalogue: Catalogue
+    gateway: Gateway
+    models: Mapping[str, Any]  # by role, opened
+    constitution: str | None
+    pairs: str | None  # the pipeline's file of comparisons
+    split: str
+    secret: bytes
+    seed: int
+
+
+class LabelSource(Protocol):
+    """What the road needs of a label source."""
+
+    def signature(self) -> Any:
+        """JSON-able: everything the labels depend on besides the comparisons."""
+
+    def per_comparison(self) -> int | None:
+        """How many judgements each comparison gets, where that is fixed."""
+
+    def label(self, batches: AsyncIterator[list[Comparison]]) -> AsyncIterator[list[Judgement]]: ...

@@ -1,0 +1,88 @@
+"""People's labels from a file: pairs with labels, or answers to exported tasks, joined by comparison."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from rlaif.component import Options as BaseOptions
+from rlaif.errors import ConfigError, DataError
+from rlaif.labels import LabelContext
+from rlaif.pairs import is_answer, read_pair, read_votes
+from rlaif.records import Comparison, Judgement
+from rlaif.rows import read_rows, source_hash
+
+
+class HumanLabels:
+    class Options(BaseOptions):
+        file: str | None = None  # None: the pipeline's own pairs file
+
+    def __init__(self, options: Options, context: LabelContext) -> None:
+        source = options.file or context.pairs
+        if source is None:
+            raise ConfigError(f"{context.where}: labels: set labels.options.file, the file with people's answers.")
+        self.source, self.split = source, context.split
+        self.hash = source_hash(source)
+        self._votes: dict[str, list[tuple[str, str, float | None, str | None]]] | None = None
+
+    def signature(self) -> Any:
+        return {"source": "human", "file": self.hash}
+
+    def per_comparison(self) -> int | None:
+        return None
+
+    async def label(self, batches: AsyncIterator[list[Comparison]]) -> AsyncIterator[list[Judgement]]:
+        if self._votes is None:
+            self._votes = self._read()
+        async for comparisons in batches:
+            yield [judgement for comparison in comparisons for judgement in self._of(comparison)]
+
+    def _of(self, comparison: Comparison) -> list[Judgement]:
+        assert self._votes is not None
+        judgements = []
+        for who, first, p, order in self._votes.get(comparison.id, ()):
+            a, b = (response.id for response in comparison.responses)
+            if (first or a) != a:
+                a, b = b, a
+            shown = None if order is None else (a, b) if order == "ab" else (b, a)
+            judgements.append(
+                Judgement(
+                    comparison_id=comparison.id,
+                    labeller=f"human:{who}",
+                    shown=shown,
+                    outcome="unreadable" if p is None else "ranked",
+                    reason="no label" if p is None else None,
+                    **_ranking(a, b, p, shown),
+                )
+            )
+        return judgements
+
+    def _read(self) -> dict[str, list[tuple[str, str, float | None, str | None]]]:
+        """By comparison: (annotator, the response p speaks of, p, order shown). Unnamed annotators are numbered."""
+        votes: dict[str, list[tuple[str, str, float | None, str | None]]] = {}
+        for where, row in read_rows(self.source, self.split):
+            if is_answer(row):
+                key, first, found = str(row["comparison_id"]), "", read_votes(where, row)
+            else:
+                pair = read_pair(where, row)
+                if isinstance(pair.comparison, str):
+                    continue  # counted where the pairs were read
+                key, first, found = pair.comparison.id, pair.first, pair.votes
+            own = votes.setdefault(key, [])
+            for vote in found:
+                who = vote.annotator or f"unnamed-{len(own) + 1}"
+                own.append((who, first, vote.p, vote.order))
+        if not any(votes.values()):
+            raise DataError(f"{self.source}: no row carries a label (label, human_labels, p, or chosen and rejected).")
+        return votes
+
+
+def _ranking(a: str, b: str, p: float | None, shown: tuple[str, ...] | None) -> dict[str, Any]:
+    """Ranking, and p in the order shown, of a vote that a is better with probability p."""
+    if p is None:
+        return {}
+    ranking: tuple[tuple[str, ...], ...] = ((a, b),) if p == 0.5 else ((a,), (b,)) if p > 0.5 else ((b,), (a,))
+    if p in (0.0, 0.5, 1.0):
+        return {"ranking": ranking}
+    order = shown or (a, b)
+    return {"ranking": ranking, "shown": order, "p": (p, 1 - p) if order[0] == a else (1 - p, p)}

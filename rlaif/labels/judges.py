@@ -1,0 +1,197 @@
+"""Judges as a label source: every comparison, under its principles, in both orders."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import Field
+
+from rlaif.catalogue import Entry
+from rlaif.component import Options as BaseOptions
+from rlaif.component import load, parse_model, parse_options
+from rlaif.config import JudgeFile, Principle, load_constitution
+from rlaif.errors import CallError, CallRefused, ConfigError
+from rlaif.judging import PROTOCOLS, JudgeProtocol, ProtocolContext, Question, Showing, Verdict
+from rlaif.labels import LabelContext
+from rlaif.models import ChatRequest, Reply
+from rlaif.models.gateway import gather_all
+from rlaif.prompting import fence_for
+from rlaif.records import Comparison, Judgement, Response, digest, uniform
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A judge file made ready: its protocol, its model, its instructions."""
+
+    entry: Entry
+    file: JudgeFile
+    protocol: JudgeProtocol
+    model: Any | None
+    rubric: str
+
+    @property
+    def labeller(self) -> str:
+        return f"judge:{self.entry.tag}"
+
+
+def open_judge(name: str, context: LabelContext) -> Judge:
+    """The judge called ``name`` with everything it refers to, checked. Raises ConfigError."""
+    entry = context.catalogue.find("judge", name, where=context.where)
+    where = str(entry.path)
+    file: JudgeFile = parse_model(JudgeFile, entry.yaml(), where)
+    rubric = ""
+    if file.rubric:
+        rubric = context.catalogue.find("rubric", file.rubric, where=where, from_builtin=entry.builtin).text.strip()
+    kind = load(file.protocol, PROTOCOLS, "protocol", where)
+    options = parse_options(kind, file.options, f"{where}: options")
+    protocol = kind(options, ProtocolContext(where, context.catalogue, entry.builtin, rubric))
+    model = None
+    if file.model_role is not None:
+        if file.model_role not in context.models:
+            raise ConfigError(
+                f'{context.where}: judge "{name}" asks the model of role "{file.model_role}": '
+                f"set models.{file.model_role} (--set models.{file.model_role}=FOLDER)."
+            )
+        model = context.models[file.model_role]
+    return Judge(entry, file, protocol, model, rubric)
+
+
+class JudgeLabels:
+    """``principles``: *draw* one per comparison (Bai et al. 2022, §4.1), *average* all by weight, or *all* at once."""
+
+    class Options(BaseOptions):
+        judges: tuple[str, ...] = Field(min_length=1)
+        principles: Literal["draw", "average", "all"] = "draw"
+
+    def __init__(self, options: Options, context: LabelContext) -> None:
+        self.options, self.context = options, context
+        self.judges = [open_judge(name, context) for name in options.judges]
+        if len({judge.labeller for judge in self.judges}) < len(self.judges):
+            raise ConfigError(f"{context.where}: labels.options.judges: the same judge is named twice.")
+        self.principles: tuple[Principle, ...] = ()
+        if context.constitution:
+            self.principles = load_constitution(context.catalogue, context.constitution, where=context.where).principles
+        if options.principles == "all" and self.principles:
+            whole = "\n".join(f"- {principle.text}" for principle in self.principles)
+            self.principles = (Principle(id="all", text=whole),)
+
+    def signature(self) -> Any:
+        return {
+            "source": "judges",
+            "judges": [
+                [
+                    judge.labeller,
+                    judge.entry.sha256,
+                    digest(judge.rubric),
+                    digest(getattr(getattr(judge.protocol, "template", None), "sections", ())),
+                    judge.model.identity.sha256 if judge.model else "",
+                ]
+                for judge in self.judges
+            ],
+            "principles": [[p.tag, p.weight] for p in self.principles],
+            "mode": self.options.principles,
+            "secret": digest(self.context.secret.hex(), length=16),
+            "seed": self.context.seed,
+        }
+
+    def per_comparison(self) -> int | None:
+        shown = sum(2 if judge.file.both_orders else 1 for judge in self.judges)
+        return shown * (max(1, len(self.principles)) if self.options.principles == "average" else 1)
+
+    async def label(self, batches: AsyncIterator[list[Comparison]]) -> AsyncIterator[list[Judgement]]:
+        async for comparisons in batches:
+            yield await gather_all(
+                self.judge(judge, comparison, principle, order)
+                for comparison in comparisons
+                for judge in self.judges
+                for principle in self.chosen_principles(comparison)
+                for order in self.orders(judge, comparison)
+            )
+
+    def chosen_principles(self, comparison: Comparison) -> tuple[Principle | None, ...]:
+        if not self.principles:
+            return (None,)
+        if self.options.principles == "draw":
+            return (draw_principle(self.principles, comparison.id, self.context.seed),)
+        return self.principles
+
+    def orders(self, judge: Judge, comparison: Comparison) -> Iterator[tuple[Response, ...]]:
+        """Both orders; where the judge wants one, which is drawn by the comparison's content."""
+        both = list(itertools.permutations(comparison.responses, 2))
+        if len(comparison.responses) != 2:
+            both = [comparison.responses, tuple(reversed(comparison.responses))]
+        if judge.file.both_orders:
+            yield from both
+        else:
+            yield both[int(uniform("order", comparison.id) * 2)]
+
+    async def judge(
+        self, judge: Judge, comparison: Comparison, principle: Principle | None, shown: tuple[Response, ...]
+    ) -> Judgement:
+        """One showing put to one judge. Whatever goes wrong with the call becomes the judgement's outcome."""
+        keys: list[str] = []
+        fence = fence_for(
+            self.context.secret, comparison.id, [comparison.prompt.text, *(r.text for r in comparison.responses)]
+        )
+        ids = tuple(response.id for response in shown)
+
+        async def ask(question: Question) -> Reply:
+            if judge.model is None:
+                raise ConfigError(f'{judge.entry.path}: protocol "{judge.file.protocol}" asks a model: set model_role.')
+            request = ChatRequest(
+                messages=question.messages,
+                prefill=question.prefill,
+                options=question.options,
+                sampling=judge.file.sampling,
+                seed=self.context.seed if judge.file.sampling.temperature > 0 else None,
+                fence=fence,
+            )
+            asked = {"judge": judge.labeller, "comparison": comparison.id, "shown": ids}
+            key, reply = await self.context.gateway.ask(judge.model, request, asked)
+            keys.append(key)
+            return reply
+
+        outcome: Literal["ranked", "unreadable", "refused", "failed"] = "ranked"
+        try:
+            showing = Showing(comparison.prompt, shown, principle, judge.rubric, fence)
+            verdict = await judge.protocol.judge(showing, ask)
+        except CallError as error:
+            outcome = "refused" if isinstance(error, CallRefused) else "failed"
+            verdict = Verdict(reason=str(error))
+        if outcome == "ranked" and verdict.p is None:
+            outcome = "unreadable"
+        return Judgement(
+            comparison_id=comparison.id,
+            labeller=judge.labeller,
+            principle_id=principle.tag if principle else None,
+            weight=principle.weight if principle and self.options.principles == "average" else 1.0,
+            shown=ids,
+            outcome=outcome,
+            ranking=_ranking(ids, verdict.p) if outcome == "ranked" and verdict.p else (),
+            p=verdict.p if outcome == "ranked" and verdict.probabilistic else None,
+            option_mass=verdict.option_mass,
+            reason=None if outcome == "ranked" else verdict.reason or "no verdict",
+            reply_keys=tuple(keys),
+        )
+
+
+def draw_principle(principles: tuple[Principle, ...], comparison_id: str, seed: int) -> Principle:
+    """Weighted rendezvous hashing: each principle drawn in proportion to its weight, and adding, dropping or
+    re-weighting one moves only the comparisons it wins or loses. Editing a principle's text moves none."""
+    return max(principles, key=lambda p: -p.weight / math.log(uniform("principle", seed, comparison_id, p.id)))
+
+
+def _ranking(ids: tuple[str, ...], p: tuple[float, ...]) -> tuple[tuple[str, ...], ...]:
+    """Groups of equal probability, best first."""
+    levels = sorted(set(p), reverse=True)
+    return tuple(tuple(i for i, q in zip(ids, p, strict=True) if q == level) for level in levels)
+
+
+def failures(judgements: list[Judgement]) -> Counter[str]:
+    """Reasons of the failed calls among judgements."""
+    return Counter(j.reason or "" for j in judgements if j.outcome == "failed")

@@ -1,0 +1,181 @@
+"""Every model reply, by request key: paid for once, never lost, never asked again.
+
+SQLite in WAL mode with ``synchronous=NORMAL``: a reply that a caller has seen survives a killed process (not a power
+cut). Replies of one event-loop tick, or of one local batch, are one transaction, committed before any caller sees
+them. Two processes may share a ledger: a key is claimed, with an expiry, before it is asked.
+
+What varies from run to run (time, tokens, cost, raw text) is kept only here; stage files refer to it by key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlaif.errors import StorageError
+from rlaif.models import Reply
+
+FORMAT = 1
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS replies (
+    key TEXT PRIMARY KEY,
+    model TEXT NOT NULL,          -- the identity's name
+    context TEXT NOT NULL,        -- what was asked about, as JSON: enough to render the request again
+    reply TEXT NOT NULL,          -- rlaif.models.Reply as JSON
+    prompt_tokens INTEGER NOT NULL,
+    output_tokens INTEGER NOT NULL,
+    cost_usd REAL,                -- NULL: no price is known (local models)
+    seconds REAL NOT NULL,        -- of the call; a batch's time is shared out evenly
+    attempts INTEGER NOT NULL,
+    created REAL NOT NULL         -- Unix time
+);
+CREATE TABLE IF NOT EXISTS claims (key TEXT PRIMARY KEY, owner TEXT NOT NULL, expires REAL NOT NULL);
+"""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One paid reply with what it took."""
+
+    key: str
+    model: str
+    reply: Reply
+    context: str = "{}"
+    cost_usd: float | None = None
+    seconds: float = 0.0
+    attempts: int = 1
+    created: float = 0.0
+
+
+class Ledger:
+    """Open, and close when done; safe to share between tasks of one event loop."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.owner = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self._waiting: list[tuple[Entry, asyncio.Future[Entry]]] = []
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db.executescript(SCHEMA)
+            self._db.execute("INSERT OR IGNORE INTO meta VALUES ('format', ?)", (str(FORMAT),))
+            found = self._db.execute("SELECT value FROM meta WHERE name = 'format'").fetchone()[0]
+        except (sqlite3.Error, OSError) as error:
+            raise StorageError(f"{path}: the ledger cannot be opened: {error}.") from error
+        if found != str(FORMAT):
+            raise StorageError(f"{path}: ledger format {found}, this version reads {FORMAT}.")
+
+    def close(self) -> None:
+        self._db.close()
+
+    def __len__(self) -> int:
+        count: int = self._db.execute("SELECT count(*) FROM replies").fetchone()[0]
+        return count
+
+    def get(self, keys: Iterable[str]) -> dict[str, Entry]:
+        """The stored entries among ``keys``."""
+        found: dict[str, Entry] = {}
+        wanted = list(dict.fromkeys(keys))
+        for start in range(0, len(wanted), 500):
+            part = wanted[start : start + 500]
+            marks = ",".join("?" * len(part))
+            for row in self._db.execute(
+                "SELECT key, model, reply, context, cost_usd, seconds, attempts, created "
+                f"FROM replies WHERE key IN ({marks})",
+                part,
+            ):
+                found[row[0]] = Entry(row[0], row[1], Reply.model_validate_json(row[2]), *row[3:])
+        return found
+
+    def put(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Commit all in one transaction. Returns what is stored: where a key was there already, the older entry."""
+        now = time.time()
+        rows = [
+            (
+                entry.key,
+                entry.model,
+                entry.context,
+                entry.reply.model_dump_json(exclude_defaults=True),
+                entry.reply.prompt_tokens,
+                entry.reply.output_tokens,
+                entry.cost_usd,
+                entry.seconds,
+                entry.attempts,
+                entry.created or now,
+            )
+            for entry in entries
+        ]
+        with self._transaction():
+            self._db.executemany("INSERT OR IGNORE INTO replies VALUES (?,?,?,?,?,?,?,?,?,?)", rows)
+            self._db.executemany("DELETE FROM claims WHERE key = ?", [(entry.key,) for entry in entries])
+        stored = self.get(entry.key for entry in entries)
+        return [stored[entry.key] for entry in entries]
+
+    async def record(self, entry: Entry) -> Entry:
+        """Commit together with everything else that arrives in this tick of the event loop, then return."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Entry] = loop.create_future()
+        if not self._waiting:
+            loop.call_soon(self._flush)
+        self._waiting.append((entry, future))
+        return await future
+
+    def _flush(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        try:
+            stored = self.put([entry for entry, _ in waiting])
+        except StorageError as error:
+            for _, future in waiting:
+                if not future.done():
+                    future.set_exception(error)
+            return
+        for (_, future), entry in zip(waiting, stored, strict=True):
+            if not future.done():
+                future.set_result(entry)
+
+    def claim(self, keys: Sequence[str], seconds: float) -> bool:
+        """Reserve all of ``keys`` for this process, or none. False: another process is asking one of them now."""
+        now = time.time()
+        with self._transaction():
+            self._db.execute("DELETE FROM claims WHERE expires < ?", (now,))
+            marks = ",".join("?" * len(keys))
+            others = self._db.execute(
+                f"SELECT count(*) FROM claims WHERE owner != ? AND key IN ({marks})", (self.owner, *keys)
+            ).fetchone()[0]
+            if others:
+                return False
+            self._db.executemany(
+                "INSERT OR REPLACE INTO claims VALUES (?,?,?)", [(key, self.owner, now + seconds) for key in keys]
+            )
+        return True
+
+    def release(self, keys: Sequence[str]) -> None:
+        """Give claims back after a failure, so that another process need not wait for their expiry."""
+        with self._transaction():
+            self._db.executemany("DELETE FROM claims WHERE key = ? AND owner = ?", [(key, self.owner) for key in keys])
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise StorageError(
+                f"{self.path}: the ledger cannot be written: {error}. Free space or permissions, then run again: "
+                "everything recorded so far is kept."
+            ) from error

@@ -1,0 +1,112 @@
+"""What a model is to the rest of the system: something that answers requests.
+
+A provider is one class, named in ``PROVIDERS`` or by ``package.module:Class`` in YAML. It either answers whole batches
+(``BatchModel``: a model in this process) or single calls (``CallModel``: a model behind an API). Retries, limits,
+batching and the ledger are the gateway's; a provider knows none of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from pydantic import Field
+
+from rlaif.component import load, parse_options
+from rlaif.config import ModelSpec, Sampling
+from rlaif.prompting import redact
+from rlaif.records import Message, Record, canonical_json, digest
+
+PROVIDERS = {
+    "local": "rlaif.models.local:LocalModel",
+    "scripted": "rlaif.models.scripted:ScriptedModel",
+}
+
+REQUEST_FORMAT = "rlaif-request-1"  # frozen: another value makes every stored reply unreachable
+
+
+class ChatRequest(Record):
+    """One question to a model, complete: equal requests to one model may be answered by one reply.
+
+    With ``options`` the reply carries the log-probabilities of those words as the next token and no text is generated.
+    """
+
+    messages: tuple[Message, ...]
+    prefill: str = ""  # the reply is continued from here
+    options: tuple[str, ...] = ()
+    sampling: Sampling = Sampling()
+    seed: int | None = None
+    sample_index: int = 0
+    probe_epoch: int = 0  # raised by a drift canary so that it is really asked again
+    fence: str | None = None  # the word that a placeholder stands for in the key
+
+
+class Reply(Record):
+    """What came back, raw. Stored in the ledger as it is; verdicts are read from it, again and again if need be."""
+
+    text: str = ""
+    finish_reason: Literal["stop", "length", "refused"] = "stop"
+    logprobs: tuple[tuple[str, float], ...] = ()  # first-token candidates: (token text, natural log-probability)
+    token_ids: tuple[int, ...] | None = None
+    prompt_tokens: int = Field(default=0, ge=0)
+    output_tokens: int = Field(default=0, ge=0)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Which model answers: everything about it that could change a reply."""
+
+    name: str  # how people call it
+    revision: str | None
+    facts: tuple[tuple[str, str], ...]  # endpoint and API version, or hashes of weights, adapter, template; dtype
+
+    @property
+    def sha256(self) -> str:
+        return digest(list(self.facts))
+
+
+@runtime_checkable
+class BatchModel(Protocol):
+    """A model in this process. ``plan`` cuts requests into batches; the cut depends on the requests alone."""
+
+    identity: Identity
+
+    def objection(self, request: ChatRequest) -> str | None: ...  # why it cannot be answered here
+
+    def plan(self, requests: Sequence[ChatRequest]) -> list[list[int]]: ...
+
+    def complete_batch(self, requests: Sequence[ChatRequest]) -> list[Reply]: ...
+
+
+@runtime_checkable
+class CallModel(Protocol):
+    """A model behind an API: one call, one reply. Raises CallError with ``retryable`` set."""
+
+    identity: Identity
+
+    async def complete(self, request: ChatRequest) -> Reply: ...
+
+
+Model = BatchModel | CallModel
+Notice = Callable[[str], None]  # a line for the person watching
+
+
+def request_key(request: ChatRequest, identity: Identity) -> str:
+    """The ledger's key: SHA-256 over the complete canonical request. Frozen."""
+    body = request.model_dump(mode="json", exclude={"fence"})
+    if request.fence:
+        body = redact(body, request.fence, "{fence}")
+    return digest(REQUEST_FORMAT, list(identity.facts), body)
+
+
+def open_model(spec: ModelSpec, where: str, notice: Notice = lambda line: None) -> Any:
+    """The model a pipeline's ``models:`` entry names. Raises ConfigError or ModelError before anything is asked."""
+    provider = load(spec.provider, PROVIDERS, "provider", where)
+    options = parse_options(provider, spec.options, f"{where}: options")
+    return provider(spec.model, options, where=where, notice=notice)
+
+
+def sampling_text(sampling: Sampling) -> str:
+    """Canonical text of sampling parameters, as responses keep it."""
+    return canonical_json(sampling.model_dump(mode="json"))

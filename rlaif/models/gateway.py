@@ -1,0 +1,216 @@
+"""Between whoever asks and whoever answers: the ledger, batching, and what it all took.
+
+``ask`` looks like a plain call. Behind it, requests to a model in this process wait until nothing more is being asked,
+are cut into batches by the model's own plan, and each batch is committed to the ledger as one transaction before any
+caller sees a reply. A planned batch runs whole or not at all, so a resumed run meets the same batches and the same
+bytes. Models run in one worker thread; Ctrl-C and progress stay alive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from rlaif.errors import CallFailed, CallRefused
+from rlaif.ledger import Entry, Ledger
+from rlaif.models import BatchModel, ChatRequest, Identity, Model, Reply, request_key
+from rlaif.records import canonical_json
+
+T = TypeVar("T")
+QUIET_TICKS = 8  # passes of the event loop without a new request before a batch is planned
+CLAIM_SECONDS = 900.0
+
+
+@dataclass
+class Account:
+    """What one model was asked and what it took in this process; stored replies are counted apart."""
+
+    asked: int = 0
+    from_ledger: int = 0
+    failed: int = 0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class _Queue:
+    pending: list[tuple[ChatRequest, str, asyncio.Future[Entry]]] = field(default_factory=list)
+    worker: asyncio.Task[None] | None = None
+
+
+class Gateway:
+    """One per run. ``replies`` is called with the number of finished requests, for progress."""
+
+    def __init__(self, ledger: Ledger, replies: Callable[[int], None] = lambda count: None) -> None:
+        self.ledger = ledger
+        self.replies = replies
+        self.accounts: dict[str, Account] = {}
+        self._queues: dict[int, _Queue] = {}
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rlaif-model")
+
+    async def close(self) -> None:
+        """Wait for the batch in the worker thread, so that what it computed is kept, and stop."""
+        for queue in self._queues.values():
+            if queue.worker and not queue.worker.done():
+                await asyncio.gather(queue.worker, return_exceptions=True)
+        self._thread.shutdown(wait=True)
+
+    async def in_worker(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Run ``function`` in the model thread. A cancelled caller waits for it to end: threads cannot be stopped."""
+        future = asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            await asyncio.wait([future])
+            raise
+
+    def account(self, identity: Identity) -> Account:
+        return self.accounts.setdefault(identity.name, Account())
+
+    async def ask(self, model: Model, request: ChatRequest, context: dict[str, Any]) -> tuple[str, Reply]:
+        """The reply and its ledger key. Raises CallRefused or CallFailed; StorageError if it cannot be kept."""
+        key = request_key(request, model.identity)
+        if isinstance(model, BatchModel):
+            entry = await self._queued(model, request, key, canonical_json(context))
+        else:
+            entry = await self._called(model, request, key, canonical_json(context))
+        if entry.reply.finish_reason == "refused":
+            raise CallRefused("the provider declined to answer")
+        return key, entry.reply
+
+    # --- models behind an API ---------------------------------------------------------------------------------------
+
+    async def _called(self, model: Any, request: ChatRequest, key: str, context: str) -> Entry:
+        account = self.account(model.identity)
+        if stored := self.ledger.get([key]).get(key):
+            account.from_ledger += 1
+            self.replies(1)
+            return stored
+        start = time.perf_counter()
+        account.asked += 1
+        try:
+            reply = await model.complete(request)
+        except BaseException:
+            account.failed += 1
+            raise
+        entry = Entry(key, model.identity.name, reply, context, seconds=time.perf_counter() - start)
+        stored = await self.ledger.record(entry)
+        self._count(account, [reply], entry.seconds)
+        self.replies(1)
+        return stored
+
+    # --- models in this process -------------------------------------------------------------------------------------
+
+    async def _queued(self, model: BatchModel, request: ChatRequest, key: str, context: str) -> Entry:
+        queue = self._queues.setdefault(id(model), _Queue())
+        future: asyncio.Future[Entry] = asyncio.get_running_loop().create_future()
+        queue.pending.append((request, key + context, future))
+        if queue.worker is None or queue.worker.done():
+            queue.worker = asyncio.create_task(self._drain(model, queue))
+        return await future
+
+    async def _drain(self, model: BatchModel, queue: _Queue) -> None:
+        while queue.pending:
+            count = -1
+            while count != len(queue.pending):
+                count = len(queue.pending)
+                for _ in range(QUIET_TICKS):
+                    await asyncio.sleep(0)
+            taken, queue.pending = queue.pending, []
+            try:
+                await self._answer(model, taken)
+            except BaseException as error:
+                for _, _, future in taken:
+                    if not future.done():
+                        if isinstance(error, asyncio.CancelledError):
+                            future.cancel()
+                        else:
+                            future.set_exception(error)
+                if isinstance(error, asyncio.CancelledError):
+                    raise
+
+    async def _answer(self, model: BatchModel, taken: list[tuple[ChatRequest, str, asyncio.Future[Entry]]]) -> None:
+        """Plan, then batch by batch: from the ledger where all of it is there, else compute and commit it whole."""
+        unique: dict[str, tuple[ChatRequest, str]] = {}
+        waiting: dict[str, list[asyncio.Future[Entry]]] = {}
+        for request, label, future in taken:
+            key, context = label[:64], label[64:]
+            unique.setdefault(key, (request, context))
+            waiting.setdefault(key, []).append(future)
+        account = self.account(model.identity)
+        objections = await self.in_worker(lambda: {key: model.objection(unique[key][0]) for key in unique})
+        for key, objection in objections.items():
+            if objection:
+                account.failed += 1
+                for future in waiting[key]:
+                    if not future.done():
+                        future.set_exception(CallFailed(objection))
+        keys = [key for key in unique if not objections[key]]
+        requests = [unique[key][0] for key in keys]
+        for batch in await self.in_worker(model.plan, requests):
+            batch_keys = [keys[i] for i in batch]
+            entries = self.ledger.get(batch_keys)
+            while len(entries) < len(batch) and not self.ledger.claim(batch_keys, CLAIM_SECONDS):
+                await asyncio.sleep(0.05)  # another process is computing some of these: its replies serve as well
+                entries = self.ledger.get(batch_keys)
+            if len(entries) == len(batch):
+                account.from_ledger += len(batch)
+            else:
+                entries = await self._compute(model, requests, batch, batch_keys, unique, account)
+            for key in batch_keys:
+                for future in waiting[key]:
+                    if not future.done():
+                        future.set_result(entries[key])
+            self.replies(len(batch))
+
+    async def _compute(
+        self,
+        model: BatchModel,
+        requests: Sequence[ChatRequest],
+        batch: list[int],
+        keys: list[str],
+        unique: dict[str, tuple[ChatRequest, str]],
+        account: Account,
+    ) -> dict[str, Entry]:
+        start = time.perf_counter()
+        account.asked += len(batch)
+        try:
+            replies = await self.in_worker(model.complete_batch, [requests[i] for i in batch])
+        except BaseException:
+            account.failed += len(batch)
+            self.ledger.release(keys)
+            raise
+        seconds = time.perf_counter() - start
+        entries = [
+            Entry(key, model.identity.name, reply, unique[key][1], seconds=seconds / len(batch))
+            for key, reply in zip(keys, replies, strict=True)
+        ]
+        self._count(account, replies, seconds)
+        return {entry.key: entry for entry in self.ledger.put(entries)}
+
+    @staticmethod
+    def _count(account: Account, replies: Iterable[Reply], seconds: float) -> None:
+        for reply in replies:
+            account.prompt_tokens += reply.prompt_tokens
+            account.output_tokens += reply.output_tokens
+        account.seconds += seconds
+
+
+async def gather_all(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Await all; if one raises, cancel the rest and wait for them before raising, so that nothing runs on unseen."""
+    tasks: list[asyncio.Task[T]] = [asyncio.create_task(coroutine) for coroutine in coroutines]
+    try:
+        return list(await asyncio.gather(*tasks))
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
+
+
+Ask = Callable[[ChatRequest], Awaitable[Reply]]

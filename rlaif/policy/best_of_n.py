@@ -1,0 +1,44 @@
+"""Best of n: sample n responses from the start and keep the one the reward model likes most. No weights change.
+
+The baseline every tuned policy has to beat. KL to the start is at most log n − (n − 1)/n (Gao et al. 2022, 2210.10760;
+an upper bound, Beirami et al. 2024, 2401.01879).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import Field
+
+from rlaif.component import Options as BaseOptions
+from rlaif.policy import PolicyContext, PolicyReport, Reward, Sample
+from rlaif.records import Prompt, Response
+
+
+class BestOfN:
+    class Options(BaseOptions):
+        n: int = Field(default=8, ge=2)
+
+    needs_reward = True
+    writes_weights = False
+
+    def __init__(self, options: Options, where: str) -> None:
+        self.options, self.n = options, options.n
+
+    def train(self, context: PolicyContext) -> PolicyReport:
+        return PolicyReport([])
+
+    async def respond(
+        self, prompts: Sequence[Prompt], model: Any, sample: Sample, reward: Reward | None
+    ) -> list[Response | None]:
+        assert reward is not None
+        best: list[Response | None] = []
+        for prompt, many in zip(prompts, await sample(model, prompts, self.n), strict=True):
+            rewards = reward(prompt, many)
+            best.append(max(zip(rewards, many, strict=True), key=lambda pair: pair[0])[1] if many else None)
+        return best
+
+    def kl_bound(self) -> float | None:
+        return math.log(self.n) - (self.n - 1) / self.n

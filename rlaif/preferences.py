@@ -1,0 +1,193 @@
+"""Judgements to preferences: both orders, votes, ties, margins. One code for people and judges.
+
+Every pair that was compared becomes exactly one row, in the same order whoever labelled; a pair without a label keeps
+weight 0. What a rule sets aside is counted, never deleted.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from rlaif.config import PreferencesSection
+from rlaif.records import Comparison, Judgement, Preference, Provenance, Record, Response, uniform
+
+NEAR_TIE = 0.05  # |p - 1/2| below which a hard-label export drops a pair (RECIPES: a swap-averaged near-tie)
+Missing = Literal["unreadable", "refused", "failed"]
+SEVERITY: tuple[Missing, ...] = ("failed", "refused", "unreadable")
+
+
+def with_judgements(
+    comparisons: Iterable[Comparison], judgements: Iterable[Judgement]
+) -> Iterator[tuple[Comparison, list[Judgement]]]:
+    """Each comparison with its judgements; both streams are in the order of the comparisons."""
+    by_comparison = itertools.groupby(judgements, key=lambda judgement: judgement.comparison_id)
+    held = next(by_comparison, None)
+    for comparison in comparisons:
+        own: list[Judgement] = []
+        if held and held[0] == comparison.id:
+            own = list(held[1])
+            held = next(by_comparison, None)
+        yield comparison, own
+
+
+@dataclass(frozen=True)
+class Reconcile:
+    """A stage from (comparison, judgements) to preferences, with the provenance of each beside it."""
+
+    rules: PreferencesSection
+
+    async def __call__(
+        self, batches: AsyncIterator[list[tuple[Comparison, list[Judgement]]]]
+    ) -> AsyncIterator[list[Record]]:
+        async for batch in batches:
+            yield [
+                record
+                for comparison, judgements in batch
+                for pair in itertools.combinations(comparison.responses, 2)
+                for record in reconcile(comparison, pair, judgements, self.rules)
+            ]
+
+
+def reconcile(
+    comparison: Comparison, pair: tuple[Response, Response], judgements: Sequence[Judgement], rules: PreferencesSection
+) -> tuple[Preference, Provenance]:
+    """One pair of a comparison: the mean over labellers of each labeller's opinion, then the recipe's rules.
+
+    A labeller's opinion is the mean over the orders shown, then over principles by weight. A labeller with any
+    judgement missing (one order unreadable, say) has no opinion; whether the others then suffice is
+    ``rules.missing_votes``.
+    """
+    a, b = pair
+    opinions, missing = votes(judgements, a.id, b.id)
+    p = mean_vote(opinions, missing, rules.missing_votes)
+    if p is not None and rules.clamp:
+        p = min(max(p, rules.clamp[0]), rules.clamp[1])
+    shown = [(j, p_first(j, a.id, b.id)) for j in judgements if j.shown is not None]
+    orders_agree = _orders_agree(shown, a.id)
+    outcome, reason, weight = _verdict(p, missing, bool(judgements), orders_agree, rules)
+    a_wins = p is None or p > 0.5 or (p == 0.5 and uniform("side", comparison.id, a.id, b.id) < 0.5)
+    chosen, rejected, q = (a, b, p) if a_wins else (b, a, None if p is None else 1 - p)
+    preference = Preference(
+        prompt=comparison.prompt.messages,
+        chosen=chosen.messages,
+        rejected=rejected.messages,
+        p=0.5 if q is None else q,
+        weight=weight,
+        prompt_id=comparison.prompt.id,
+        comparison_id=comparison.id,
+    )
+    provenance = Provenance(
+        comparison_id=comparison.id,
+        outcome=outcome,
+        reason=reason,
+        labellers=tuple(dict.fromkeys(j.labeller for j in judgements)),
+        principle_ids=tuple(dict.fromkeys(j.principle_id for j in judgements if j.principle_id)),
+        votes=tuple(v if a_wins else 1 - v for v in opinions.values()),
+        p_by_order=tuple(v if a_wins else 1 - v for _, v in shown if v is not None),
+        orders_agree=orders_agree,
+        reply_keys=tuple(key for j in judgements for key in j.reply_keys),
+    )
+    return preference, provenance
+
+
+def votes(judgements: Sequence[Judgement], a: str, b: str) -> tuple[dict[str, float], Counter[tuple[Missing, str]]]:
+    """Each labeller's probability that ``a`` is better; and outcome and reason of those who have no opinion."""
+    by_labeller: dict[str, list[Judgement]] = {}
+    for judgement in judgements:
+        by_labeller.setdefault(judgement.labeller, []).append(judgement)
+    opinions: dict[str, float] = {}
+    missing: Counter[tuple[Missing, str]] = Counter()
+    for labeller, own in by_labeller.items():
+        opinion = labeller_opinion(own, a, b)
+        if isinstance(opinion, float):
+            opinions[labeller] = opinion
+        else:
+            missing[opinion] += 1
+    return opinions, missing
+
+
+def mean_vote(opinions: dict[str, float], missing: Counter[Any], policy: str = "unlabelled") -> float | None:
+    """The mean over labellers; None where there is none, or where one is missing and ``policy`` says that counts."""
+    if not opinions or (missing and policy == "unlabelled"):
+        return None
+    return sum(opinions.values()) / len(opinions)
+
+
+def p_first(judgement: Judgement, a: str, b: str) -> float | None:
+    """Probability that ``a`` is better than ``b`` by one judgement; None where it says nothing of the two."""
+    if judgement.outcome != "ranked":
+        return None
+    if judgement.p is not None and judgement.shown is not None and {a, b} <= set(judgement.shown):
+        pa, pb = (judgement.p[judgement.shown.index(i)] for i in (a, b))
+        return pa / (pa + pb) if pa + pb > 0 else 0.5
+    rank = {response: group for group, members in enumerate(judgement.ranking) for response in members}
+    if a not in rank or b not in rank:
+        return None
+    return 0.5 if rank[a] == rank[b] else float(rank[a] < rank[b])
+
+
+def labeller_opinion(own: Sequence[Judgement], a: str, b: str) -> float | tuple[Missing, str]:
+    """One labeller's probability that ``a`` is better, or the outcome and reason for there being none."""
+    worst = next((j for outcome in SEVERITY for j in own if j.outcome == outcome), None)
+    if worst is not None:
+        whole = all(j.outcome != "ranked" for j in own)
+        what = worst.reason if whole else f"one order missing ({worst.reason})" if len(own) > 1 else worst.reason
+        return worst.outcome, what or ""  # type: ignore[return-value]
+    by_principle: dict[str | None, list[Judgement]] = {}
+    for judgement in own:
+        by_principle.setdefault(judgement.principle_id, []).append(judgement)
+    total = weights = 0.0
+    for group in by_principle.values():
+        values = [p_first(judgement, a, b) for judgement in group]
+        if any(value is None for value in values):
+            return "unreadable", "a response was not ranked"
+        total += group[0].weight * sum(v for v in values if v is not None) / len(values)
+        weights += group[0].weight
+    return total / weights
+
+
+def _orders_agree(shown: Sequence[tuple[Judgement, float | None]], a: str) -> bool | None:
+    """Whether every labeller preferred the same side in both orders; None where no one was asked in both."""
+    both: dict[tuple[str, str | None], dict[bool, float]] = {}
+    for judgement, value in shown:
+        if value is not None and judgement.shown:
+            both.setdefault((judgement.labeller, judgement.principle_id), {})[judgement.shown[0] == a] = value
+    pairs = [tuple(values.values()) for values in both.values() if len(values) == 2]
+    return all((x - 0.5) * (y - 0.5) > 0 or x == y == 0.5 for x, y in pairs) if pairs else None
+
+
+def _verdict(
+    p: float | None,
+    missing: Counter[tuple[Missing, str]],
+    asked: bool,
+    orders_agree: bool | None,
+    rules: PreferencesSection,
+) -> tuple[Any, str | None, float]:
+    """Outcome, reason and weight."""
+    if p is None:
+        if not asked:
+            return "failed", "no label for this comparison", 0.0
+        outcome, reason = min(missing, key=lambda item: (SEVERITY.index(item[0]), item[1]))
+        return outcome, reason, 0.0
+    if rules.consistent_orders_only and orders_agree is False:
+        return "filtered", "the two orders disagree", 0.0
+    if abs(2 * p - 1) < rules.minimum_margin:
+        return "filtered", f"margin below {rules.minimum_margin:g}", 0.0
+    return ("tie" if p == 0.5 else "labelled"), None, 1.0
+
+
+def hard_labels(preferences: Iterable[Preference], near_tie: float = NEAR_TIE) -> Iterator[Preference | str]:
+    """Rows fit for trainers without probabilities; for each row left out, the reason."""
+    for row in preferences:
+        if row.weight == 0:
+            yield "no label, or set aside"
+        elif row.p == 0.5:
+            yield "tie"
+        elif row.p - 0.5 < near_tie:
+            yield "near-tie"
+        else:
+            yield row

@@ -1,0 +1,108 @@
+"""Fill templates, and keep text that is to be judged apart from the words that judge it.
+
+A template is a text file of sections, each opened by a line ``=== role``; an ``=== assistant`` section at the end is a
+prefill: the reply is continued from there. ``{{name}}`` marks a placeholder. Filling is one pass over the placeholders
+the template declares, so braces in a response stay text and one field cannot smuggle in another.
+
+The fence is a word a policy cannot guess, put around every piece of text to be judged. It is derived from a project
+secret and the comparison, equal in both orders; in the ledger's key a placeholder stands for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import re
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from rlaif.errors import ConfigError, StorageError, did_you_mean
+from rlaif.records import Message, Role
+
+SECTION = re.compile(r"^=== *(\w+) *$", re.MULTILINE)
+PLACEHOLDER = re.compile(r"\{\{ *(\w+) *\}\}")
+
+
+@dataclass(frozen=True)
+class Template:
+    """A parsed template: ``sections`` of (role, text), and the text a reply is continued from."""
+
+    sections: tuple[tuple[Role, str], ...]
+    prefill: str
+    placeholders: frozenset[str]
+
+    @classmethod
+    def parse(cls, text: str, *, where: str, allowed: Iterable[str], required: Iterable[str] = ()) -> Template:
+        """Raises ConfigError for a missing or unknown section, an unknown placeholder, or a required one left out."""
+        parts = SECTION.split(text)
+        if parts[0].strip() or len(parts) < 3:
+            raise ConfigError(f'{where}: a template starts with a line "=== system" or "=== user".')
+        pairs = list(zip(parts[1::2], (part.strip("\n") for part in parts[2::2]), strict=True))
+        for role, _ in pairs:
+            if role not in ("system", "user", "assistant"):
+                raise ConfigError(f'{where}: section "{role}"?{did_you_mean(role, ("system", "user", "assistant"))}')
+        prefill = pairs.pop()[1] if pairs[-1][0] == "assistant" else ""
+        if not pairs or pairs[-1][0] != "user":
+            raise ConfigError(f'{where}: the last section before the reply must be "=== user".')
+        found = frozenset(PLACEHOLDER.findall(text))
+        for name in sorted(found - set(allowed)):
+            raise ConfigError(f'{where}: unknown placeholder "{{{{{name}}}}}".{did_you_mean(name, allowed)}')
+        for name in sorted(set(required) - found):
+            raise ConfigError(f'{where}: the placeholder "{{{{{name}}}}}" is missing from this template.')
+        return cls(tuple((cast("Role", role), body) for role, body in pairs), prefill, found)
+
+    def fill(self, values: Mapping[str, str]) -> tuple[Message, ...]:
+        """The messages with every placeholder replaced, in one pass."""
+        return tuple(Message(role=role, content=fill(body, values)) for role, body in self.sections)
+
+
+def fill(text: str, values: Mapping[str, str]) -> str:
+    """Replace ``{{name}}`` by ``values[name]`` in a single pass; values are never looked into."""
+    return PLACEHOLDER.sub(lambda match: values[match.group(1)], text)
+
+
+def fence_for(secret: bytes, comparison_id: str, texts: Iterable[str]) -> str:
+    """The fence of one comparison: 16 hex digits that stand in none of ``texts``.
+
+    Depends on the secret, the comparison and the *set* of texts only, so both orders share it. A text that does hold
+    the fence (it would have to have been leaked) moves all of them to the next one in line.
+    """
+    texts = list(texts)
+    for attempt in range(1000):
+        word = hmac.new(secret, f"{comparison_id}/{attempt}".encode(), hashlib.sha256).hexdigest()[:16]
+        if not any(word in text for text in texts):
+            return word
+    raise AssertionError("a thousand fences in one text: the secret is in it")
+
+
+def project_secret(folder: Path) -> bytes:
+    """The secret behind the fences: RLAIF_FENCE_SECRET, else ``folder/secret``, made on first use (mode 0600)."""
+    if value := os.environ.get("RLAIF_FENCE_SECRET"):
+        return value.encode()
+    path = folder / "secret"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            return path.read_bytes().strip()
+        with os.fdopen(handle, "w") as file:
+            file.write(secrets.token_hex(32))
+        return path.read_bytes().strip()
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written: {error.strerror}. Set ledger: to a writable place.") from error
+
+
+def redact(value: Any, word: str, placeholder: str) -> Any:
+    """``value`` with every occurrence of ``word`` in its strings replaced: how a fence enters the ledger's key."""
+    if isinstance(value, str):
+        return value.replace(word, placeholder)
+    if isinstance(value, Mapping):
+        return {key: redact(item, word, placeholder) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [redact(item, word, placeholder) for item in value]
+    return value

@@ -1,0 +1,211 @@
+"""Preferences to a reward model, and scoring with it.
+
+A scalar head on any causal language model, read at the last token of the response. All pairs of a prompt are trained
+together on one shared prompt (Ouyang et al. 2022, 2203.02155 §3.5), under the soft loss. The checkpoint is an ordinary
+sequence-classification folder; its ``config.json`` keeps the gain and bias that give rewards mean 0 and standard
+deviation 1 on reference responses (Ziegler et al. 2019, 1909.08593).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+
+from rlaif.models.local import LocalModel, LocalOptions, load_network
+from rlaif.models.shared_prompt import Rows, last_hidden, sharing_works
+from rlaif.records import Message, Preference, uniform
+from rlaif.training.batching import Group, group_preferences
+from rlaif.training.trainer import (
+    PreferenceTrainer,
+    TrainingOptions,
+    Watch,
+    inference_batches,
+    pair_index,
+)
+
+SCORE_TOKENS = 32_768  # padded tokens of one scoring batch
+
+
+class RewardOptions(TrainingOptions):
+    normalise_on: int = Field(default=1024, ge=2)  # reference responses behind gain and bias
+
+
+class _RewardTrainer(PreferenceTrainer):
+    share: bool = True
+    pad_id: int = 0
+
+    def differences(self, model: Any, rows: Rows, groups: Sequence[Group], first: int) -> torch.Tensor:
+        rewards = raw_rewards(model, rows, self.pad_id, share=self.share)
+        a, b = pair_index(groups, rewards.device)
+        return rewards[a] - rewards[b]
+
+
+def raw_rewards(network: Any, rows: Rows, pad_id: int, *, share: bool) -> torch.Tensor:
+    """Reward of each row before gain and bias, float32 of shape (rows,)."""
+    hidden = last_hidden(network, rows, pad_id, share=share)
+    return network.score(hidden.to(network.score.weight.dtype))[:, 0].float()
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What a reward model says of held-out pairs, aligned by index."""
+
+    prompt_ids: list[str]
+    differences: list[float]  # raw reward of the first response of each pair minus the second
+    p: list[float]
+    weight: list[float]
+    longer: list[float]  # 1 where the first response is the longer in tokens, 0.5 where equal
+
+
+@dataclass(frozen=True)
+class RewardReport:
+    history: list[dict[str, float]]
+    held_out: HeldOut
+    pairs: int
+    too_long: int
+    gain: float
+    bias: float
+
+
+def train_reward_model(
+    preferences: Callable[[], Iterable[Preference]],
+    base: LocalModel,
+    options: RewardOptions,
+    *,
+    work: Path,
+    out: Path,
+    seed: int,
+    is_held_out: Callable[[str], bool],
+    ended: Callable[[Preference, Sequence[Message]], bool],
+    watch: Watch,
+) -> RewardReport:
+    """Train on the prompts that are not held out and write the model to ``out``, whole or not at all."""
+    train = group_preferences(
+        preferences(), base.tokens, options.max_tokens, keep=lambda prompt: not is_held_out(prompt), ended=ended
+    )
+    test = group_preferences(preferences(), base.tokens, options.max_tokens, keep=is_held_out, ended=ended)
+    network = load_network(base.folder, base.options, "float32", base.where, adapter=base.adapter, head=True)
+    initialise_head(network, seed)
+    pad_id = base.tokens.pad_id
+    network.config.pad_token_id = pad_id
+    share, why = sharing_works_for_head(network, pad_id)
+    if not share:
+        base.notice(f"{base.where}: prompts are not shared between rows of this model ({why}).")
+    history: list[dict[str, float]] = []
+    if train.groups:
+        trainer = _RewardTrainer(network, train.groups, options, work, seed, watch)
+        trainer.share, trainer.pad_id = share, pad_id
+        history = trainer.run()
+    network.eval()
+    rewards = score_groups(network, reference_groups(train.groups, options.normalise_on, seed), pad_id, share=share)
+    values = torch.tensor([value for many in rewards for value in many], dtype=torch.float64)
+    spread = float(values.std(correction=0)) if len(values) > 1 else 0.0
+    gain = 1.0 / spread if spread > 1e-8 else 1.0
+    bias = -gain * float(values.mean()) if len(values) else 0.0
+    network.config.rlaif_gain, network.config.rlaif_bias = gain, bias
+    save_whole(network, base, out)
+    held = held_out_differences(network, test.groups, pad_id, share=share)
+    pairs = sum(len(group.pairs) for group in train.groups)
+    return RewardReport(history, held, pairs, train.too_long + test.too_long, gain, bias)
+
+
+def initialise_head(network: Any, seed: int) -> None:
+    """N(0, 1/(d + 1)): Stiennon et al. 2020 (2009.01325) App. B.1."""
+    generator = torch.Generator().manual_seed(seed)
+    weight = network.score.weight
+    with torch.no_grad():
+        weight.copy_(torch.randn(weight.shape, generator=generator) / (weight.shape[1] + 1) ** 0.5)
+
+
+def sharing_works_for_head(network: Any, pad_id: int) -> tuple[bool, str]:
+    """The prompt-sharing self-test on hidden states, for a network without a language-model head."""
+    from rlaif.models.shared_prompt import hidden_self_test
+
+    return sharing_works(network, pad_id, test=hidden_self_test)
+
+
+def reference_groups(groups: Sequence[Group], count: int, seed: int) -> list[Group]:
+    """Groups whose responses, about ``count`` of them, set gain and bias: a keyed draw of prompts, never by label."""
+    chosen: list[Group] = []
+    total = 0
+    for group in sorted(groups, key=lambda group: uniform("reference", seed, group.prompt_id)):
+        if total >= count:
+            break
+        chosen.append(group)
+        total += len(group.responses)
+    return chosen
+
+
+@torch.inference_mode()
+def score_groups(network: Any, groups: Sequence[Group], pad_id: int, *, share: bool) -> list[list[float]]:
+    """Raw reward of every response of every group."""
+    found: list[list[float]] = [[] for _ in groups]
+    for batch in inference_batches(groups, SCORE_TOKENS):
+        members = [groups[i] for i in batch]
+        rows = Rows.of([g.prompt for g in members], [g.responses for g in members])
+        values = raw_rewards(network, rows, pad_id, share=share).tolist()
+        for i, group in zip(batch, members, strict=True):
+            found[i], values = values[: len(group.responses)], values[len(group.responses) :]
+    return found
+
+
+def held_out_differences(network: Any, groups: Sequence[Group], pad_id: int, *, share: bool) -> HeldOut:
+    held = HeldOut([], [], [], [], [])
+    for group, rewards in zip(groups, score_groups(network, groups, pad_id, share=share), strict=True):
+        for (a, b), p, weight in zip(group.pairs, group.p, group.weight, strict=True):
+            la, lb = len(group.responses[a]), len(group.responses[b])
+            held.prompt_ids.append(group.prompt_id)
+            held.differences.append(rewards[a] - rewards[b])
+            held.p.append(p)
+            held.weight.append(weight)
+            held.longer.append(0.5 if la == lb else float(la > lb))
+    return held
+
+
+def save_whole(network: Any, base: LocalModel, out: Path) -> None:
+    """Weights and tokenizer as an ordinary model folder, renamed into place when complete."""
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    network.save_pretrained(str(partial))
+    base.tokens.hf.save_pretrained(str(partial))
+    generation = base.folder / "generation_config.json"
+    if generation.is_file() and not (partial / "generation_config.json").exists():
+        shutil.copy(generation, partial)
+    shutil.rmtree(out, ignore_errors=True)
+    partial.rename(out)
+
+
+class RewardModel:
+    """A trained reward model as a function from conversations to floats: mean 0 and deviation 1 on its reference."""
+
+    def __init__(self, folder: Path, options: LocalOptions, *, where: str, notice: Callable[[str], None]) -> None:
+        from rlaif.models.chat_tokens import ChatTokenizer
+
+        self.tokens = ChatTokenizer(folder, where=where, trust_remote_code=options.trust_remote_code, notice=notice)
+        self.network = load_network(folder, options, "float32", where, head=True).eval()
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        self.gain, self.bias = config.get("rlaif_gain", 1.0), config.get("rlaif_bias", 0.0)
+        self.share, _ = sharing_works_for_head(self.network, self.tokens.pad_id)
+
+    def __call__(
+        self, items: Sequence[tuple[tuple[Message, ...], Sequence[tuple[tuple[Message, ...], bool]]]]
+    ) -> list[list[float]]:
+        """Rewards of ``(prompt, [(response, ended by itself), …])`` items."""
+        groups = [
+            Group(
+                str(i),
+                tuple(self.tokens.prompt_ids(prompt)),
+                [tuple(self.tokens.response_ids(prompt, r, ended=ended)) for r, ended in responses],
+            )
+            for i, (prompt, responses) in enumerate(items)
+        ]
+        raw = score_groups(self.network, groups, self.tokens.pad_id, share=self.share)
+        return [[self.gain * value + self.bias for value in many] for many in raw]

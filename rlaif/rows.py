@@ -1,0 +1,153 @@
+"""Rows of a user's file: JSONL, JSON, CSV (each also .gz), Parquet, a ``datasets`` hub id, or a shipped prompt set.
+
+A file that cannot be parsed stops the command with the line at fault; what is wrong with a single row's content is the
+reader's affair (it becomes an exclusion with a reason).
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import io
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rlaif.errors import DataError
+
+Row = dict[str, Any]
+
+
+def read_rows(source: str, split: str = "train") -> Iterator[tuple[str, Row]]:
+    """``(where, row)`` for every row; ``where`` names file and line. Raises DataError."""
+    if source.startswith("hub:"):
+        yield from _hub(source.removeprefix("hub:"), split)
+        return
+    path = Path(source)
+    kind = path.name.removesuffix(".gz").rpartition(".")[2].lower()
+    if not path.is_file():
+        raise DataError(f"{source}: no such file.")
+    if kind == "parquet":
+        yield from _parquet(path)
+    elif kind == "csv":
+        yield from _csv(path)
+    elif kind == "json":
+        yield from _json(path)
+    elif kind == "jsonl":
+        yield from _jsonl(path)
+    else:
+        raise DataError(
+            f"{source}: files end in .jsonl, .json, .csv (each also .gz) or .parquet; hub ids start with hub:."
+        )
+
+
+def source_hash(source: str) -> str:
+    """SHA-256 of a file; a hub id stands for itself."""
+    if source.startswith("hub:"):
+        return hashlib.sha256(source.encode()).hexdigest()
+    try:
+        with open(source, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(
+            f"{source}: {'no such file' if isinstance(error, FileNotFoundError) else error.strerror}."
+        ) from error
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    opener = gzip.open if path.name.endswith(".gz") else open
+    try:
+        with opener(path, "rb") as file:
+            for number, raw in enumerate(file, 1):
+                if number == 1 and raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
+                    raise DataError(f"{path}: UTF-16 text. Save it as UTF-8.")
+                try:
+                    yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
+                except UnicodeDecodeError as error:
+                    raise DataError(
+                        f"{path} line {number}: not UTF-8 text (byte 0x{raw[error.start]:02x} at position "
+                        f"{error.start}). Save the file as UTF-8."
+                    ) from error
+    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise DataError(f"{path}: not a whole gzip file: {error}.") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}.") from error
+
+
+def _jsonl(path: Path) -> Iterator[tuple[str, Row]]:
+    empty = True
+    for number, line in _lines(path):
+        if not line.strip():
+            continue
+        empty = False
+        where = f"{path} line {number}"
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{where}: not valid JSON: {error.msg} at column {error.colno}.") from error
+        if not isinstance(row, dict):
+            raise DataError(f"{where}: expected an object, found {type(row).__name__}.")
+        yield where, row
+    if empty:
+        raise DataError(f"{path}: the file is empty.")
+
+
+def _json(path: Path) -> Iterator[tuple[str, Row]]:
+    text = "".join(line for _, line in _lines(path))
+    try:
+        rows = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path} line {error.lineno}: not valid JSON: {error.msg}.") from error
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise DataError(f"{path}: expected a list of objects.")
+    if not rows:
+        raise DataError(f"{path}: the file is empty.")
+    for number, row in enumerate(rows, 1):
+        yield f"{path} item {number}", row
+
+
+def _csv(path: Path) -> Iterator[tuple[str, Row]]:
+    text = io.StringIO("".join(line for _, line in _lines(path)), newline="")
+    reader = csv.DictReader(text)
+    if not reader.fieldnames:
+        raise DataError(f"{path}: the file is empty.")
+    try:
+        for row in reader:
+            where = f"{path} line {reader.line_num}"
+            if None in row or None in row.values():
+                raise DataError(f"{where}: expected {len(reader.fieldnames)} columns ({', '.join(reader.fieldnames)}).")
+            yield where, dict(row)
+    except csv.Error as error:
+        raise DataError(f"{path} line {reader.line_num}: not valid CSV: {error}.") from error
+
+
+def _parquet(path: Path) -> Iterator[tuple[str, Row]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(path)
+        number = 0
+        for batch in file.iter_batches(batch_size=1024):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{path} row {number}", row
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: not a readable Parquet file: {error}.") from error
+
+
+def _hub(name: str, split: str) -> Iterator[tuple[str, Row]]:
+    """A dataset of the Hugging Face hub, or a local dataset folder, through ``datasets``."""
+    from datasets import load_dataset
+
+    repository, _, config = name.partition(":")
+    try:
+        dataset = load_dataset(repository, config or None, split=split, streaming=True)
+        for number, row in enumerate(dataset, 1):
+            yield f"hub:{name} {split} row {number}", dict(row)
+    except (OSError, ValueError, ConnectionError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise DataError(f"hub:{name}: cannot be loaded: {first}") from error

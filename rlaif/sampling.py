@@ -1,0 +1,131 @@
+"""Prompts to responses, responses to comparisons."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rlaif.config import Sampling
+from rlaif.errors import CallError, CallRefused
+from rlaif.models import ChatRequest, Identity, sampling_text
+from rlaif.models.gateway import Gateway, gather_all
+from rlaif.pairs import Pair
+from rlaif.records import Comparison, Exclusion, Message, Prompt, Record, Response, digest
+from rlaif.selection import Selector
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A stage from prompts to K responses of each model, in the order of the prompts."""
+
+    gateway: Gateway
+    models: Mapping[str, Any]  # by role
+    samples: int
+    sampling: Sampling
+    seed: int
+
+    async def __call__(self, batches: AsyncIterator[list[Prompt]]) -> AsyncIterator[list[Record]]:
+        async for prompts in batches:
+            yield await gather_all(
+                self.one(role, model, prompt, index)
+                for prompt in prompts
+                for role, model in self.models.items()
+                for index in range(self.samples)
+            )
+
+    async def one(self, role: str, model: Any, prompt: Prompt, index: int) -> Response | Exclusion:
+        """One response, or why there is none."""
+        request = ChatRequest(messages=prompt.messages, sampling=self.sampling, seed=self.seed, sample_index=index)
+        generator = generator_name(role, model.identity)
+        try:
+            _, reply = await self.gateway.ask(model, request, {"sample": prompt.id, "index": index})
+        except CallError as error:
+            return Exclusion(
+                item_id=f"{prompt.id}/{role}/{index}",
+                outcome="refused" if isinstance(error, CallRefused) else "failed",
+                reason=str(error),
+            )
+        return Response(
+            prompt_id=prompt.id,
+            messages=(Message(role="assistant", content=reply.text),),
+            generator=generator,
+            revision=model.identity.revision,
+            sampling=sampling_text(self.sampling),
+            sample_index=index,
+            prompt_tokens=reply.prompt_tokens,
+            output_tokens=reply.output_tokens,
+            token_ids=reply.token_ids,
+            finish_reason="length" if reply.finish_reason == "length" else "stop",
+        )
+
+
+def generator_name(role: str, identity: Identity) -> str:
+    """How a response names who sampled it: role and hash of the model."""
+    return f"{role}@{identity.sha256[:12]}"
+
+
+def grouped(prompts: Iterable[Prompt], responses: Iterable[Response]) -> Iterator[tuple[Prompt, list[Response]]]:
+    """Each prompt with its responses; both streams are in the order of the prompts."""
+    by_prompt = itertools.groupby(responses, key=lambda response: response.prompt_id)
+    held = next(by_prompt, None)
+    for prompt in prompts:
+        own: list[Response] = []
+        if held and held[0] == prompt.id:
+            own = list(held[1])
+            held = next(by_prompt, None)
+        yield prompt, own
+
+
+@dataclass(frozen=True)
+class Compare:
+    """A stage from (prompt, responses) to the comparisons a selector picks."""
+
+    selector: Selector
+
+    async def __call__(
+        self, batches: AsyncIterator[list[tuple[Prompt, list[Response]]]]
+    ) -> AsyncIterator[list[Record]]:
+        async for batch in batches:
+            yield [record for prompt, responses in batch for record in self.of(prompt, responses)]
+
+    def of(self, prompt: Prompt, responses: Sequence[Response]) -> Iterator[Record]:
+        if len(responses) < 2:
+            reason = "a single response" if responses else "no response"
+            yield Exclusion(item_id=prompt.id, outcome="filtered", reason=reason)
+            return
+        for i, j in self.selector.pairs(prompt, responses):
+            a, b = responses[i], responses[j]
+            if a.messages == b.messages:
+                item = f"{prompt.id}/{a.id}/{b.id}"
+                yield Exclusion(item_id=item, outcome="filtered", reason="identical responses")
+            else:
+                yield Comparison(prompt=prompt, responses=(a, b))
+
+
+class ReadPairs:
+    """A stage from the rows of a pair file to its prompts, responses and comparisons, each once."""
+
+    def __init__(self) -> None:
+        self.seen: set[str] = set()
+
+    async def __call__(self, batches: AsyncIterator[list[Pair]]) -> AsyncIterator[list[Record]]:
+        async for batch in batches:
+            yield [record for pair in batch for record in self.of(pair)]
+
+    def of(self, pair: Pair) -> Iterator[Record]:
+        comparison = pair.comparison
+        if isinstance(comparison, str):
+            item = f"row-{digest(pair.where, length=12)}"
+            yield Exclusion(item_id=item, outcome="filtered", reason=comparison)
+            return
+        if comparison.id in self.seen:  # its votes still count: labels are read by comparison
+            yield Exclusion(item_id=comparison.id, outcome="filtered", reason="duplicate row")
+            return
+        for record in (comparison.prompt, *comparison.responses):
+            if record.id not in self.seen:
+                self.seen.add(record.id)
+                yield record
+        self.seen.add(comparison.id)
+        yield comparison

@@ -1,0 +1,104 @@
+"""Which of the K(K-1)/2 pairs of a prompt's responses are judged."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from pydantic import Field
+
+from rlaif.component import Options as BaseOptions
+from rlaif.component import load
+from rlaif.config import ComparisonsSection
+from rlaif.errors import ConfigError
+from rlaif.records import Prompt, Response, uniform
+
+SELECTORS = {
+    "all": "rlaif.selection:All",
+    "random": "rlaif.selection:Random",
+    "adjacent": "rlaif.selection:Adjacent",
+    "baseline": "rlaif.selection:Baseline",
+}
+SCORES = {"length": "rlaif.selection:length"}
+
+Pairs = list[tuple[int, int]]
+
+
+class Selector(Protocol):
+    """Given a prompt and its responses, the index pairs to judge. A pure function of its arguments."""
+
+    def pairs(self, prompt: Prompt, responses: Sequence[Response]) -> Pairs: ...
+
+
+class All:
+    """Every pair."""
+
+    def __init__(self, options: BaseOptions, where: str) -> None:
+        pass
+
+    def pairs(self, prompt: Prompt, responses: Sequence[Response]) -> Pairs:
+        return list(itertools.combinations(range(len(responses)), 2))
+
+
+class Random:
+    """``n`` pairs, those with the lowest keyed draw: adding a response keeps most of the choice."""
+
+    class Options(BaseOptions):
+        n: int = Field(default=6, ge=1)
+        seed: int = 0
+
+    def __init__(self, options: Options, where: str) -> None:
+        self.options = options
+
+    def pairs(self, prompt: Prompt, responses: Sequence[Response]) -> Pairs:
+        every = itertools.combinations(range(len(responses)), 2)
+        drawn = sorted(
+            every, key=lambda pair: uniform("pair", self.options.seed, *sorted(responses[i].id for i in pair))
+        )
+        return sorted(drawn[: self.options.n])
+
+
+class Adjacent:
+    """Neighbours after sorting by a cheap score: ``length``, or a user's ``package.module:function``."""
+
+    class Options(BaseOptions):
+        score: str = "length"
+
+    def __init__(self, options: Options, where: str) -> None:
+        self.score: Callable[[Prompt, Response], float] = load(options.score, SCORES, "score", where)
+
+    def pairs(self, prompt: Prompt, responses: Sequence[Response]) -> Pairs:
+        order = sorted(range(len(responses)), key=lambda i: (self.score(prompt, responses[i]), i))
+        return [(min(a, b), max(a, b)) for a, b in itertools.pairwise(order)]
+
+
+class Baseline:
+    """Every response against the responses of one model role."""
+
+    class Options(BaseOptions):
+        model: str
+
+    def __init__(self, options: Options, where: str) -> None:
+        self.role = options.model
+
+    def pairs(self, prompt: Prompt, responses: Sequence[Response]) -> Pairs:
+        base = [i for i, response in enumerate(responses) if (response.generator or "").startswith(f"{self.role}@")]
+        others = [i for i in range(len(responses)) if i not in base]
+        return [(min(a, b), max(a, b)) for a in base for b in others]
+
+
+def length(prompt: Prompt, response: Response) -> float:
+    return float(len(response.text))
+
+
+def open_selector(section: ComparisonsSection, responses: int, where: str) -> Selector:
+    """The selector a recipe names; by default all pairs for up to four responses, else six at random."""
+    from rlaif.component import parse_options
+
+    name = section.select or ("all" if responses <= 4 else "random")
+    kind: Any = load(name, SELECTORS, "selection", f"{where}: comparisons.select")
+    if name == "all" and section.options:
+        raise ConfigError(f'{where}: comparisons.options: "all" takes no options.')
+    selector: Selector = kind(parse_options(kind, section.options, f"{where}: comparisons.options"), where)
+    return selector

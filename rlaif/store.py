@@ -1,0 +1,406 @@
+"""The run folder: one Parquet folder per noun, a manifest, a copy of every file used; resume.
+
+    runs/NAME/
+      manifest.json            format, files and models with their hashes, environment, state and signature of each stage
+      config/                  copy of the pipeline and of every judge, rubric, constitution and template used
+      prompts/ responses/ comparisons/ judgements/ preferences/ provenance/     part-00000.parquet …
+      exclusions/STAGE/        items a stage did not pass on, each with its reason
+      reward_model/ policies/NAME/   Hugging Face folders
+      evaluation/              samples and verdicts behind the figures
+      accounts.json metrics.json report.html
+      superseded/              what an edited recipe replaced; nothing is deleted
+
+A stage takes batches of records and yields one batch of outputs per batch of inputs, in order. Each input batch is one
+shard per noun, written under a temporary name and renamed; the stage's own noun comes last, so a shard that is there is
+whole. Resuming skips the input batches whose shards exist. Shards hold only what is equal in two equal runs.
+
+A stage's *signature* covers everything its output depends on: its settings, the content of its inputs, files, models
+and seed. Where the stored signature differs, the old output moves to ``superseded/`` and the stage runs again.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import platform
+import shutil
+import time
+import types
+import typing
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel
+
+from rlaif.errors import DataError, StorageError, UserError
+from rlaif.records import (
+    Comparison,
+    Exclusion,
+    Judgement,
+    Preference,
+    Prompt,
+    Provenance,
+    Record,
+    Response,
+    canonical_json,
+    digest,
+)
+
+FORMAT = 1
+R = TypeVar("R", bound=Record)
+Batch = Sequence[Record]
+Stage = Callable[[AsyncIterator[list[Any]]], AsyncIterator[Batch]]  # frozen: one batch out per batch in, in order
+
+NOUNS: dict[type[Record], str] = {
+    Prompt: "prompts",
+    Response: "responses",
+    Comparison: "comparisons",
+    Judgement: "judgements",
+    Preference: "preferences",
+    Provenance: "provenance",
+}
+RECORDS = {noun: record for record, noun in NOUNS.items()}
+
+
+# --- records as Arrow ------------------------------------------------------------------------------------------------
+
+
+def arrow_type(annotation: Any) -> pa.DataType:
+    """The Arrow type of a record field's annotation; mappings are stored as JSON text."""
+    origin = typing.get_origin(annotation)
+    arguments = typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        return arrow_type(next(a for a in arguments if a is not type(None)))
+    if origin is tuple:
+        return pa.list_(arrow_type(arguments[0]))
+    if origin in (dict, Mapping) or origin is typing.Literal:
+        return pa.string()
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return pa.struct([pa.field(n, arrow_type(f.annotation)) for n, f in annotation.model_fields.items()])
+    return {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}[annotation]
+
+
+def _mapping_fields(record: type[BaseModel]) -> frozenset[str]:
+    return frozenset(n for n, f in record.model_fields.items() if typing.get_origin(f.annotation) is dict)
+
+
+def to_row(record: BaseModel) -> dict[str, Any]:
+    """A record as Arrow takes it."""
+    row: dict[str, Any] = {}
+    mappings = _mapping_fields(type(record))
+    for name in type(record).model_fields:
+        row[name] = _plain(getattr(record, name), as_json=name in mappings)
+    return row
+
+
+def _plain(value: Any, as_json: bool = False) -> Any:
+    if as_json:
+        return canonical_json(value)
+    if isinstance(value, BaseModel):
+        return to_row(value)
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def from_row(record: type[R], row: Mapping[str, Any]) -> R:
+    """The inverse of ``to_row``; the record validates itself, ids included."""
+    return record.model_validate(_with_mappings(record, row))
+
+
+def _with_mappings(model: type[BaseModel], row: Mapping[str, Any]) -> dict[str, Any]:
+    out = dict(row)
+    for name in _mapping_fields(model):
+        if isinstance(out.get(name), str):
+            out[name] = json.loads(out[name])
+    for name, field in model.model_fields.items():
+        inner = next(
+            (a for a in (field.annotation, *typing.get_args(field.annotation)) if _is_model(a)),
+            None,
+        )
+        if inner and isinstance(out.get(name), Mapping):
+            out[name] = _with_mappings(inner, out[name])
+        elif inner and isinstance(out.get(name), list):
+            out[name] = [_with_mappings(inner, item) for item in out[name]]
+    return out
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def schema_of(record: type[BaseModel]) -> pa.Schema:
+    return pa.schema([pa.field(n, arrow_type(f.annotation)) for n, f in record.model_fields.items()])
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """A temporary name beside ``path``, renamed to it when the block ends; faults of the disk become one line."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise disk_error(path, error) from error
+
+
+def disk_error(path: Path, error: OSError) -> StorageError:
+    """What the operating system said against writing ``path``, and what would do."""
+    remedy = "Free some space" if error.errno == errno.ENOSPC else "Choose a writable place with --out"
+    return StorageError(
+        f"{path}: cannot be written: {error.strerror or error}. {remedy}, then run again: finished work is kept."
+    )
+
+
+def write_text(path: Path, text: str) -> None:
+    with writing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, sort_keys=False) + "\n")
+
+
+def write_shard(path: Path, record: type[BaseModel], rows: Sequence[BaseModel], inputs: int) -> None:
+    """One Parquet file. Its metadata keep the digest of its rows and how many inputs it answers for."""
+    content = digest([row.model_dump(mode="json") for row in rows])
+    schema = schema_of(record).with_metadata({"rlaif.sha256": content, "rlaif.inputs": str(inputs)})
+    table = pa.Table.from_pylist([to_row(row) for row in rows], schema=schema)
+    with writing(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+@dataclass(frozen=True)
+class StageState:
+    """What the manifest keeps of a stage."""
+
+    signature: str
+    complete: bool
+    content: str = ""  # digest of the stage's output records, in order
+    seconds: float = 0.0
+
+
+class RunFolder:
+    """A run folder, opened or made. Raises StorageError when it cannot be written."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise disk_error(path, error) from error
+        manifest = path / "manifest.json"
+        if manifest.exists():
+            self.manifest: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
+            if self.manifest.get("format") != FORMAT:
+                raise UserError(
+                    f"{path}: run folder format {self.manifest.get('format')}, this version reads {FORMAT}."
+                )
+        elif any(path.iterdir()):
+            raise UserError(f"{path}: not empty and not a run folder. Choose another --out.")
+        else:
+            self.manifest = {"format": FORMAT, "created": _now(), "files": [], "models": {}, "stages": {}}
+            self.save()
+
+    def save(self) -> None:
+        write_json(self.path / "manifest.json", self.manifest)
+
+    def describe(self, **facts: Any) -> None:
+        """Add facts to the manifest: files, models, environment."""
+        self.manifest.update(facts)
+        self.save()
+
+    def keep_file(self, kind: str, name: str, data: bytes) -> None:
+        """A copy of a file that was used, under ``config/``."""
+        path = self.path / "config" / f"{kind}s" / name
+        if not path.exists() or path.read_bytes() != data:
+            with writing(path) as temporary:
+                temporary.write_bytes(data)
+
+    # --- stages ---
+
+    def state(self, stage: str) -> StageState | None:
+        found = self.manifest["stages"].get(stage)
+        return StageState(**found) if found else None
+
+    def set_state(self, stage: str, state: StageState) -> None:
+        self.manifest["stages"][stage] = state.__dict__
+        self.save()
+
+    def begin(self, stage: str, signature: str, folders: Iterable[str]) -> bool:
+        """True when the stage is already complete under this signature. Otherwise what another signature left in
+        ``folders`` moves to ``superseded/`` and the stage is marked as begun."""
+        state = self.state(stage)
+        if state and state.signature == signature:
+            return state.complete
+        if state:
+            for folder in folders:
+                self._supersede(folder, state.signature)
+        self.set_state(stage, StageState(signature, complete=False))
+        return False
+
+    def finish(self, stage: str, content: str, seconds: float) -> None:
+        state = self.state(stage)
+        assert state is not None
+        self.set_state(stage, StageState(state.signature, True, content, state.seconds + seconds))
+
+    def _supersede(self, folder: str, signature: str) -> None:
+        source = self.path / folder
+        if not source.exists():
+            return
+        target = self.path / "superseded" / f"{folder.replace('/', '-')}-{signature[:8]}"
+        try:
+            if target.exists():
+                shutil.rmtree(target)
+            target.parent.mkdir(exist_ok=True)
+            source.rename(target)
+        except OSError as error:
+            raise disk_error(target, error) from error
+
+    def shards(self, noun: str) -> list[Path]:
+        return sorted((self.path / noun).glob("part-*.parquet"))
+
+    def read(self, noun: str) -> Iterator[Any]:
+        """All records of a noun, shard by shard."""
+        record: type[Record] = Exclusion if noun.startswith("exclusions/") else RECORDS[noun]
+        for shard in self.shards(noun):
+            yield from read_shard(shard, record)
+
+    async def batches(self, noun: str, size: int, skip: int = 0) -> AsyncIterator[list[Any]]:
+        """The records of a noun in batches of ``size``, without the first ``skip`` batches."""
+        async for batch in cut(self.read(noun), size, skip):
+            yield batch
+
+    def content(self, noun: str) -> str:
+        """Digest of a noun's records in order."""
+        return digest([_metadata(shard, "rlaif.sha256") for shard in self.shards(noun)])
+
+    def rows(self, noun: str) -> int:
+        return sum(pq.read_metadata(shard).num_rows for shard in self.shards(noun))
+
+    async def run_stage(
+        self,
+        stage: str,
+        *,
+        signature: str,
+        source: Callable[[int], AsyncIterator[list[Any]]],
+        apply: Stage,
+        nouns: Sequence[type[Record]],
+        resumable: bool = True,
+        done: Callable[[int], None] = lambda inputs: None,
+    ) -> None:
+        """Run a streaming stage to its end, or to where it was, and mark it complete.
+
+        ``source(n)`` yields the input batches from the n-th on. ``nouns`` are the record types the stage yields, its own
+        last. ``resumable=False``: a stage with memory across batches (duplicates) starts over when it was cut off.
+        """
+        names = [NOUNS[record] for record in nouns]
+        folders = [*names, f"exclusions/{stage}"]
+        if self.begin(stage, signature, folders):
+            return
+        start = time.perf_counter()
+        own = names[-1]
+        finished = len(self.shards(own)) if resumable else 0
+        if not resumable:
+            for folder in folders:
+                shutil.rmtree(self.path / folder, ignore_errors=True)
+        done(sum(int(_metadata(shard, "rlaif.inputs")) for shard in self.shards(own)))
+        sizes: list[int] = []
+
+        async def counted() -> AsyncIterator[list[Any]]:
+            async for batch in source(finished):
+                sizes.append(len(batch))
+                yield batch
+
+        index = finished
+        async for outputs in apply(counted()):
+            inputs = sizes[index - finished]
+            self._write_batch(stage, index, inputs, outputs, nouns)
+            index += 1
+            done(inputs)
+        if index == 0:  # no input at all is still an answer: an empty table with the right columns
+            self._write_batch(stage, 0, 0, [], nouns)
+        self.finish(stage, self.content(own), time.perf_counter() - start)
+
+    def _write_batch(self, stage: str, index: int, inputs: int, outputs: Batch, nouns: Sequence[type[Record]]) -> None:
+        by_type: dict[type, list[Record]] = {record: [] for record in (Exclusion, *nouns)}
+        for output in outputs:
+            by_type[type(output)].append(output)
+        for record, rows in by_type.items():
+            folder = f"exclusions/{stage}" if record is Exclusion else NOUNS[record]
+            write_shard(self.path / folder / f"part-{index:05d}.parquet", record, rows, inputs)
+
+    def account(self, stage: str, own: str) -> dict[str, Any]:
+        """How many came in, went out, and were left out with which reasons."""
+        reasons: Counter[str] = Counter()
+        outcomes: Counter[str] = Counter()
+        for exclusion in self.read(f"exclusions/{stage}"):
+            outcomes[exclusion.outcome] += 1
+            reasons[exclusion.reason] += 1
+        return {
+            "in": sum(int(_metadata(shard, "rlaif.inputs")) for shard in self.shards(own)),
+            "out": self.rows(own),
+            "excluded": dict(sorted(outcomes.items())),
+            "reasons": dict(sorted(reasons.items())),
+        }
+
+
+def read_shard(path: Path, record: type[R]) -> Iterator[R]:
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path}: not a readable Parquet file: {error}.") from error
+    for row in table.to_pylist():
+        yield from_row(record, row)
+
+
+async def cut(rows: Iterable[R], size: int, skip: int = 0) -> AsyncIterator[list[R]]:
+    """Batches of ``size`` rows, without the first ``skip`` batches."""
+    batch: list[R] = []
+    index = 0
+    for row in rows:
+        batch.append(row)
+        if len(batch) == size:
+            if index >= skip:
+                yield batch
+            batch = []
+            index += 1
+    if batch and index >= skip:
+        yield batch
+
+
+def _metadata(shard: Path, name: str) -> str:
+    metadata = pq.read_metadata(shard).metadata or {}
+    return bytes(metadata[name.encode()]).decode()
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def environment() -> dict[str, Any]:
+    """Versions and thread count: what "same build" means when bytes are compared."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found: dict[str, Any] = {"python": platform.python_version(), "machine": platform.machine()}
+    for package in ("rlaif", "torch", "transformers", "accelerate", "tokenizers", "pyarrow", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found

@@ -1,0 +1,1 @@
+"""What all training shares: losses, prompt-shared rows, the batch plan, checkpoints."""

@@ -1,0 +1,110 @@
+"""Preferences as groups of a prompt with its responses, and the batch plan.
+
+A group holds one prompt, each of its different responses once, and the pairs between them, so that K responses cost K
+rows however many pairs they make. The plan (which groups form which micro-batch, in which order) is fixed from the
+whole input before the first step, is a pure function of lengths and seed, and never looks at a label: it is the same
+for every label source and after every resume.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from rlaif.models.chat_tokens import ChatTokenizer
+from rlaif.records import Message, Preference, digest, uniform
+
+WINDOW_STEPS = 16  # optimiser steps whose groups are sorted by length together
+
+
+@dataclass
+class Group:
+    """One prompt: token ids, its responses' token ids, and pairs (chosen, rejected) as indices with p and weight."""
+
+    prompt_id: str
+    prompt: tuple[int, ...]
+    responses: list[tuple[int, ...]] = field(default_factory=list)
+    pairs: list[tuple[int, int]] = field(default_factory=list)
+    p: list[float] = field(default_factory=list)
+    weight: list[float] = field(default_factory=list)
+
+    @property
+    def tokens(self) -> int:
+        return len(self.prompt) + sum(map(len, self.responses))
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """Groups in the order of the preferences, and how many pairs were left out as too long."""
+
+    groups: list[Group]
+    too_long: int
+
+
+def group_preferences(
+    preferences: Iterable[Preference],
+    tokens: ChatTokenizer,
+    max_tokens: int,
+    *,
+    keep: Callable[[str], bool] = lambda prompt_id: True,
+    ended: Callable[[Preference, Sequence[Message]], bool] = lambda row, response: True,
+) -> Grouped:
+    """Tokenise and group. Pairs whose prompt and longer response exceed ``max_tokens`` are left out and counted.
+
+    A pair is stored with its responses in an order that does not depend on which is chosen, so that the same
+    comparisons give the same rows, and the same bytes, under any labels.
+    """
+    groups: dict[str, Group] = {}
+    index: dict[str, dict[tuple[Message, ...], int]] = {}
+    too_long = 0
+    for row in preferences:
+        if not keep(row.prompt_id):
+            continue
+        group = groups.get(row.prompt_id)
+        if group is None:
+            group = Group(row.prompt_id, tuple(tokens.prompt_ids(row.prompt)))
+        known = index.setdefault(row.prompt_id, {})
+        sides = sorted((row.chosen, row.rejected), key=lambda m: digest([x.model_dump() for x in m]))
+        ids = {
+            side: tuple(tokens.response_ids(row.prompt, side, ended=ended(row, side)))
+            for side in sides
+            if side not in known
+        }
+        longest = max([len(i) for i in ids.values()] + [len(group.responses[known[s]]) for s in sides if s in known])
+        if len(group.prompt) + longest > max_tokens or not all(ids.values()):
+            too_long += 1
+            continue
+        groups.setdefault(row.prompt_id, group)
+        for side, response in ids.items():
+            known[side] = len(group.responses)
+            group.responses.append(response)
+        flipped = sides[0] != row.chosen
+        group.pairs.append((known[sides[0]], known[sides[1]]))
+        group.p.append(1 - row.p if flipped else row.p)
+        group.weight.append(row.weight)
+    return Grouped(list(groups.values()), too_long)
+
+
+def held_out(prompt_id: str, share: float, seed: int) -> bool:
+    """Whether a prompt is kept from training: a keyed draw per prompt, the same for every label source."""
+    return uniform("held out", seed, prompt_id) < share
+
+
+def plan_batches(sizes: Sequence[int], groups_per_batch: int, epochs: int, seed: int) -> list[list[int]]:
+    """Micro-batches of group indices, epochs one after another.
+
+    Each epoch is a keyed permutation; within windows of ``WINDOW_STEPS`` batches groups are sorted by size, so that a
+    batch holds groups of like length, and the batches of a window are shuffled again.
+    """
+    plan: list[list[int]] = []
+    for epoch in range(epochs):
+        random = np.random.default_rng([seed, epoch])
+        order = random.permutation(len(sizes))
+        window = groups_per_batch * WINDOW_STEPS
+        for start in range(0, len(order), window):
+            part = sorted((int(i) for i in order[start : start + window]), key=lambda i: (sizes[i], i))
+            batches = [part[i : i + groups_per_batch] for i in range(0, len(part), groups_per_batch)]
+            plan += [batches[i] for i in random.permutation(len(batches))]
+    return plan

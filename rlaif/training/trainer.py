@@ -1,0 +1,242 @@
+"""Preference training on ``transformers.Trainer``: our plan, our rows, our loss; its schedules, checkpoints and resume.
+
+Used by reward models and by the DPO family; what differs is how a micro-batch of groups becomes one difference per
+pair. A run that was killed continues from its last whole checkpoint, bit for bit on the same build and threads.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from rlaif.component import Options as BaseOptions
+from rlaif.models.shared_prompt import Rows
+from rlaif.training.batching import Group, plan_batches
+from rlaif.training.losses import soft_preference_loss
+
+COMPLETE = "rlaif-complete"  # marks a checkpoint folder that was written to its end
+Report = Callable[[int, int, dict[str, float]], None]  # step, steps, the latest figures
+
+
+class Interrupted(Exception):
+    """Training was asked to stop; a checkpoint was written first."""
+
+
+class TrainingOptions(BaseOptions):
+    """Settings every preference trainer shares. Batch sizes count prompts, with all their responses and pairs."""
+
+    learning_rate: float = Field(default=1e-5, gt=0)
+    epochs: int = Field(default=1, ge=1)
+    batch_prompts: int = Field(default=32, ge=1)  # per optimiser step
+    accumulation: int = Field(default=1, ge=1)  # micro-batches a step is split into
+    max_tokens: int = Field(default=2048, ge=2)  # of prompt and one response; longer pairs are left out and counted
+    warmup: float = Field(default=0.05, ge=0, lt=1)  # share of steps
+    schedule: str = "cosine"
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_gradient_norm: float = Field(default=1.0, gt=0)
+    checkpoints: int = Field(default=10, ge=1)  # written along the way
+
+
+@dataclass
+class Watch:
+    """How a caller follows and stops a training."""
+
+    report: Report = lambda step, steps, figures: None
+    stop: threading.Event = field(default_factory=threading.Event)
+
+
+class Plan(Dataset[list[int]]):
+    """The whole training as a list of micro-batches: epochs one after another, so that resume has nothing to recompute."""
+
+    def __init__(self, groups: Sequence[Group], batches: list[list[int]], accumulation: int) -> None:
+        self.batches = batches
+        weights = [sum(sum(groups[i].weight) for i in batch) for batch in batches]
+        # the weight of the global batch each micro-batch belongs to: what its loss is divided by
+        self.weight = [
+            sum(weights[start : start + accumulation])
+            for start in range(0, len(weights), accumulation)
+            for _ in weights[start : start + accumulation]
+        ]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> list[int]:
+        return [index]
+
+
+class PreferenceTrainer(Trainer, ABC):
+    """Trains ``model`` on groups of preferences under the soft loss."""
+
+    def __init__(
+        self, model: Any, groups: Sequence[Group], options: TrainingOptions, folder: Path, seed: int, watch: Watch
+    ) -> None:
+        self.groups, self.options, self.watch = groups, options, watch
+        per_batch = max(1, options.batch_prompts // options.accumulation)
+        batches = plan_batches([group.tokens for group in groups], per_batch, options.epochs, seed)
+        self.plan = Plan(groups, batches, options.accumulation)
+        steps = -(-len(batches) // options.accumulation)
+        self._sums = {"loss": 0.0, "right": 0.0, "weight": 0.0}
+        self.history: list[dict[str, float]] = []
+        super().__init__(
+            model=model,
+            args=TrainingArguments(
+                output_dir=str(folder),
+                per_device_train_batch_size=1,
+                gradient_accumulation_steps=options.accumulation,
+                num_train_epochs=1,
+                learning_rate=options.learning_rate,
+                lr_scheduler_type=options.schedule,
+                warmup_steps=int(options.warmup * steps),
+                weight_decay=options.weight_decay,
+                max_grad_norm=options.max_gradient_norm,
+                save_strategy="steps",
+                save_steps=max(1, steps // options.checkpoints),
+                save_total_limit=2,  # the one before stays until the next is whole
+                logging_strategy="no",
+                report_to="none",
+                disable_tqdm=True,
+                seed=seed,
+                remove_unused_columns=False,
+                use_cpu=model.device.type == "cpu",
+                dataloader_pin_memory=False,
+            ),
+            train_dataset=self.plan,
+            data_collator=lambda items: {"micro_batch": items[0][0]},
+            callbacks=[_Follow(self, steps)],
+        )
+        self.loss_is_scaled_for_ga = True  # the loss is already divided by the global batch's weight
+
+    @abstractmethod
+    def differences(self, model: Any, rows: Rows, groups: Sequence[Group], first: int) -> Tensor:
+        """One difference per pair of ``groups``, in order. ``first``: index of the micro-batch."""
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(self.plan, batch_size=1, shuffle=False, collate_fn=self.data_collator)
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        index = int(inputs["micro_batch"])
+        groups = [self.groups[i] for i in self.plan.batches[index]]
+        difference = self.differences(model, rows_of(groups), groups, index)
+        p, weight = labels_of(groups, difference.device)
+        total = soft_preference_loss(difference, p, weight)
+        with torch.no_grad():
+            clear = (weight > 0) & (p != 0.5)
+            self._sums["loss"] += float(total)
+            self._sums["weight"] += float(weight.sum())
+            self._sums["right"] += float((((difference > 0) == (p > 0.5)) & clear).sum())
+            self._sums["clear"] = self._sums.get("clear", 0.0) + float(clear.sum())
+        loss = total / max(self.plan.weight[index], 1e-12)
+        return (loss, difference) if return_outputs else loss
+
+    def run(self) -> list[dict[str, float]]:
+        """Train to the end, from the last whole checkpoint if there is one. Returns loss and accuracy per step.
+
+        Raises Interrupted after writing a checkpoint, when ``watch.stop`` was set.
+        """
+        assert self.args.output_dir
+        checkpoint = last_checkpoint(Path(self.args.output_dir))
+        if checkpoint:
+            self.history = json.loads((checkpoint / COMPLETE).read_text())
+        self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if self.watch.stop.is_set():
+            raise Interrupted
+        return self.history
+
+    def close_step(self, step: int, steps: int) -> None:
+        sums = self._sums
+        figures = {
+            "step": float(step),
+            "loss": sums["loss"] / sums["weight"] if sums["weight"] else 0.0,
+            "accuracy": sums["right"] / sums["clear"] if sums.get("clear") else 0.5,
+        }
+        self.history.append(figures)
+        self._sums = {"loss": 0.0, "right": 0.0, "weight": 0.0}
+        self.watch.report(step, steps, figures)
+
+
+class _Follow(TrainerCallback):
+    """Progress, the stop request, and the mark on whole checkpoints."""
+
+    def __init__(self, trainer: PreferenceTrainer, steps: int) -> None:
+        self.trainer, self.steps = trainer, steps
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.close_step(state.global_step, self.steps)
+        if self.trainer.watch.stop.is_set():
+            control.should_save = control.should_training_stop = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        (folder / COMPLETE).write_text(json.dumps(self.trainer.history))
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was written to its end; unfinished ones are removed."""
+    whole = []
+    for path in folder.glob("checkpoint-*"):
+        if (path / COMPLETE).is_file():
+            whole.append(path)
+        else:
+            shutil.rmtree(path)
+    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def rows_of(groups: Sequence[Group]) -> Rows:
+    """Prompt-shared rows: every response of every group once."""
+    return Rows.of([group.prompt for group in groups], [group.responses for group in groups])
+
+
+def pair_index(groups: Sequence[Group], device: Any) -> tuple[Tensor, Tensor]:
+    """For each pair the rows of its two responses."""
+    first: list[int] = []
+    second: list[int] = []
+    base = 0
+    for group in groups:
+        first += [base + a for a, _ in group.pairs]
+        second += [base + b for _, b in group.pairs]
+        base += len(group.responses)
+    return torch.tensor(first, device=device), torch.tensor(second, device=device)
+
+
+def labels_of(groups: Sequence[Group], device: Any) -> tuple[Tensor, Tensor]:
+    """p and weight of every pair, float32."""
+    p = torch.tensor([value for group in groups for value in group.p], dtype=torch.float32, device=device)
+    weight = torch.tensor([value for group in groups for value in group.weight], dtype=torch.float32, device=device)
+    return p, weight
+
+
+def inference_batches(groups: Sequence[Group], budget: int) -> list[list[int]]:
+    """Group indices in batches of similar length within a token budget, for passes without gradients."""
+    batches: list[list[int]] = []
+    rows = longest = 0
+    for i in sorted(range(len(groups)), key=lambda i: (groups[i].tokens, i)):
+        length = len(groups[i].prompt) + max(map(len, groups[i].responses))
+        count = len(groups[i].responses)
+        if not batches or (rows + count) * max(longest, length) > budget:
+            batches.append([])
+            rows = longest = 0
+        batches[-1].append(i)
+        rows, longest = rows + count, max(longest, length)
+    return batches
+
+
+def quiet_libraries() -> None:
+    """No telemetry, no progress bars of other libraries in our output."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -1,0 +1,128 @@
+"""Small models of several architectures, built from configurations: real folders for the real loading code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+CHATML = (
+    "{{ bos_token or '' }}{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+NO_SYSTEM = (
+    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('System role not supported') }}"
+    "{% endif %}<|im_start|>{{ m['role'] }}\n{{ m['content'] | trim }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+WORDS = (
+    "the a of to and in is it you that he was for on are with as I his they be at one have this from or had by hot word "
+    "but what some we can out other were all there when up use your how said an each she which do their time if will way "
+    "about many then them write would like so these her long make thing see him two has look more day could go come did "
+    "number sound no most people my over know water than call first who may down side been now find any new work part "
+    "The reply better safe harm help please sorry cannot A B C 1 2 3 conversation end Assistant User"
+).split()
+
+
+def tokenizer(texts: Iterable[str] = (), size: int = 600, *, template: str | None = CHATML, padding: str = "right") -> Any:
+    """A byte-level BPE with chat markers, trained on ``texts`` and a word list."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    special = ["<pad>", "<s>", "<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=size, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    raw.train_from_iterator([*texts, *(f" {word}" for word in WORDS), *WORDS], trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="<|im_end|>",
+        additional_special_tokens=["<|im_start|>"],
+        chat_template=template,
+        padding_side=padding,
+    )
+
+
+def config(kind: str, vocab: int, *, hidden: int = 48, layers: int = 2, context: int = 512) -> Any:
+    """A small configuration of one architecture."""
+    import transformers as t
+
+    common: dict[str, Any] = {
+        "vocab_size": vocab,
+        "hidden_size": hidden,
+        "intermediate_size": 2 * hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": context,
+    }
+    makers = {
+        "llama": lambda: t.LlamaConfig(**common),
+        "qwen2": lambda: t.Qwen2Config(**common),
+        "qwen3": lambda: t.Qwen3Config(**common, head_dim=hidden // 4),
+        "mistral": lambda: t.MistralConfig(**common, sliding_window=16),
+        # one local layer with a window shorter than the rows, one global layer
+        "gemma3": lambda: t.Gemma3TextConfig(
+            **common,
+            head_dim=hidden // 4,
+            sliding_window=8,
+            layer_types=["sliding_attention", "full_attention"] * (layers // 2),
+        ),
+        "gemma2": lambda: t.Gemma2Config(
+            **common,
+            head_dim=hidden // 4,
+            sliding_window=8,
+            layer_types=["sliding_attention", "full_attention"] * (layers // 2),
+        ),
+        "gpt2": lambda: t.GPT2Config(
+            vocab_size=vocab, n_embd=hidden, n_layer=layers, n_head=4, n_positions=context, n_inner=2 * hidden
+        ),
+        "gpt_neox": lambda: t.GPTNeoXConfig(
+            vocab_size=vocab, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=4,
+            intermediate_size=2 * hidden, max_position_embeddings=context,
+        ),
+        "opt": lambda: t.OPTConfig(
+            vocab_size=vocab, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=4, ffn_dim=2 * hidden,
+            max_position_embeddings=context, word_embed_proj_dim=hidden,
+        ),
+        "bloom": lambda: t.BloomConfig(vocab_size=vocab, hidden_size=hidden, n_layer=layers, n_head=4),
+    }  # fmt: skip
+    return makers[kind]()
+
+
+def build(
+    folder: Path,
+    kind: str = "llama",
+    *,
+    texts: Iterable[str] = (),
+    template: str | None = CHATML,
+    padding: str = "right",
+    eos: list[int] | None = None,
+    seed: int = 0,
+    **sizes: int,
+) -> Path:
+    """A model folder with random weights. ``eos``: several end-of-sequence ids in its generation config."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    words = tokenizer(texts, template=template, padding=padding)
+    torch.manual_seed(seed)
+    settings = config(kind, len(words), **sizes)
+    settings.pad_token_id, settings.bos_token_id, settings.eos_token_id = 0, 1, words.eos_token_id
+    model = AutoModelForCausalLM.from_config(settings)
+    model.generation_config.eos_token_id = eos or words.eos_token_id
+    model.generation_config.pad_token_id = 0
+    model.save_pretrained(str(folder))
+    words.save_pretrained(str(folder))
+    return folder
+
+
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
