@@ -1,10 +1,14 @@
-"""Check one file of the catalogue; make a recipe of a command's flags, or of a run folder and more flags."""
+"""Recipes to roads: everything a pipeline refers to is found, typed and readable before a model is asked anything.
+
+Also the check of a single file, and recipes made of a command's flags.
+"""
 
 from __future__ import annotations
 
 import json
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +16,21 @@ import yaml
 
 from rlaif.catalogue import FOLDERS, Catalogue, Entry, Kind
 from rlaif.component import load, parse_model, parse_options
-from rlaif.config import Constitution, JudgeFile, Pipeline, apply_settings
+from rlaif.config import Constitution, JudgeFile, Pipeline, apply_settings, load_pipeline
+from rlaif.conversations import prompt_column
 from rlaif.errors import ConfigError, UserError, did_you_mean
+from rlaif.evaluate import Metric, open_metrics
+from rlaif.labels import SOURCES, LabelContext, LabelSource
+from rlaif.labels.judges import JudgeLabels
+from rlaif.ledger import Ledger
+from rlaif.models import BatchModel, open_model
+from rlaif.models.gateway import Gateway
+from rlaif.pairs import read_pairs
+from rlaif.pipeline import Road, Watcher
+from rlaif.policy import METHODS
+from rlaif.prompting import project_secret
+from rlaif.prompts import prompt_rows
+from rlaif.selection import open_selector
 
 
 def check_file(name: str, settings: Sequence[str] = ()) -> str:
@@ -21,10 +38,8 @@ def check_file(name: str, settings: Sequence[str] = ()) -> str:
     catalogue = Catalogue()
     kind, entry = _kind_of(catalogue, name)
     if kind == "pipeline":
-        from rlaif.pipeline import check
-
         with tempfile.TemporaryDirectory() as nowhere:
-            road = check(name, settings, out=Path(nowhere))
+            road = open_road(name, settings, out=Path(nowhere))
             road.gateway.ledger.close()
         return f"{entry.path}: sound; {len(road.models)} models, {len(road.catalogue.used)} files."
     if kind == "constitution":
@@ -91,3 +106,131 @@ def recipe_of_folder(name: str, folder: Path, data: dict[str, Any], settings: Se
             value = [*base[key], *(item for item in value if item not in names)]
         base[key] = value
     return recipe_of(name, base | {k: {} for k in ("evaluation", "reward_model") if base.get(k) == {}}, settings)
+
+
+# --- a recipe made ready to run ----------------------------------------------------------------------------------------
+
+
+def open_road(
+    name: str,
+    settings: Sequence[str] = (),
+    *,
+    out: Path,
+    folder: Path | None = None,
+    watcher: Watcher | None = None,
+) -> Road:
+    """A pipeline by name or path with ``--set`` applied, as a Road. Raises UserError before anything is asked."""
+    catalogue = Catalogue(folder or Path.cwd())
+    entry = catalogue.find("pipeline", name, where="rlaif")
+    return build(load_pipeline(entry, settings), entry, catalogue, out=out, settings=settings, watcher=watcher)
+
+
+def build(
+    pipeline: Pipeline,
+    entry: Entry,
+    catalogue: Catalogue,
+    *,
+    out: Path,
+    settings: Sequence[str] = (),
+    watcher: Watcher | None = None,
+) -> Road:
+    """A typed pipeline as a Road: components found, options parsed, files there, models readable."""
+    watcher = watcher or Watcher()
+    where = str(entry.path)
+    if pipeline.prompts and pipeline.prompts.source.startswith("set:"):
+        found = catalogue.find("set", pipeline.prompts.source.removeprefix("set:"), where=where)
+        source = pipeline.prompts.model_copy(update={"source": str(found.path)})
+        pipeline = pipeline.model_copy(update={"prompts": source})
+    models = {
+        role: open_model(spec, f"{where}: models.{role}", watcher.notice) for role, spec in pipeline.models.items()
+    }
+    _check_sources(pipeline)
+    _check_trainable(pipeline, models, where)
+    samples = pipeline.responses.samples * len(pipeline.responses.models) if pipeline.responses else 2
+    selector = open_selector(pipeline.comparisons, samples, where)
+    ledger_path = catalogue.folder / pipeline.ledger
+    secret = project_secret(ledger_path.parent)
+    gateway = Gateway(Ledger(ledger_path))
+    context = LabelContext(
+        where=where,
+        catalogue=catalogue,
+        gateway=gateway,
+        models=models,
+        constitution=pipeline.constitution,
+        pairs=pipeline.pairs.source if pipeline.pairs else None,
+        split=pipeline.pairs.split if pipeline.pairs else "train",
+        secret=secret,
+        seed=pipeline.seed,
+    )
+    labels = _open_labels(pipeline, context, where) if pipeline.labels else None
+    reward_options: Any = None
+    if pipeline.reward_model:
+        from rlaif.reward import RewardOptions
+
+        reward_options = parse_model(RewardOptions, pipeline.reward_model.options, f"{where}: reward_model.options")
+    methods = _open_methods(pipeline, where)
+    judges, metrics = _open_evaluation(pipeline, context, where)
+    for line in catalogue.shadowed:
+        watcher.notice(line)
+    return Road(
+        pipeline, entry, tuple(settings), catalogue, out, watcher, gateway, secret, models, selector, labels,
+        reward_options, methods, judges, metrics,
+    )  # fmt: skip
+
+
+def _check_sources(pipeline: Pipeline) -> None:
+    """The first row of each input file is read, so that a wrong file is found before a model is asked."""
+    if pipeline.prompts:
+        for where, row in prompt_rows(pipeline.prompts):
+            prompt_column(row, pipeline.prompts.column, where)
+            break
+    if pipeline.pairs:
+        next(iter(read_pairs(pipeline.pairs.source, pipeline.pairs.split)), None)
+
+
+def _check_trainable(pipeline: Pipeline, models: dict[str, Any], where: str) -> None:
+    roles = [pipeline.reward_model.base] if pipeline.reward_model else []
+    roles += ["policy"] if pipeline.policies or pipeline.evaluation else []
+    for role in roles:
+        if not isinstance(models[role], BatchModel) or not hasattr(models[role], "folder"):
+            raise ConfigError(
+                f"{where}: models.{role}: training needs a local model folder, not a {models[role].identity.name}."
+            )
+
+
+def _open_labels(pipeline: Pipeline, context: LabelContext, where: str) -> LabelSource:
+    assert pipeline.labels
+    kind = load(pipeline.labels.source, SOURCES, "label source", f"{where}: labels")
+    options = parse_options(kind, pipeline.labels.options, f"{where}: labels.options")
+    source: LabelSource = kind(options, context)
+    return source
+
+
+def _open_methods(pipeline: Pipeline, where: str) -> dict[str, Any]:
+    methods: dict[str, Any] = {}
+    for component in pipeline.policies:
+        name = component.name.replace(":", ".").replace("/", "-")
+        if name in methods:
+            raise ConfigError(f'{where}: policies: "{component.name}" is named twice.')
+        kind = load(component.name, METHODS, "policy method", f"{where}: policies")
+        options = parse_options(kind, component.options, f"{where}: policies.{component.name}.options")
+        methods[name] = kind(options, where)
+        if methods[name].needs_reward and not pipeline.reward_model:
+            raise ConfigError(f'{where}: policies: "{component.name}" needs a reward model: set reward_model.')
+    return methods
+
+
+def _open_evaluation(pipeline: Pipeline, context: LabelContext, where: str) -> tuple[LabelSource | None, list[Metric]]:
+    section = pipeline.evaluation
+    if section is None:
+        return None, []
+    judges: LabelSource | None = None
+    if section.judges:
+        named = replace(context, constitution=section.constitution or pipeline.constitution)
+        judges = JudgeLabels(JudgeLabels.Options(judges=section.judges, principles="average"), named)
+    return judges, open_metrics(section.metrics, f"{where}: evaluation.metrics")
+
+
+def default_out(name: str) -> Path:
+    """``runs/NAME`` for a pipeline's name."""
+    return Path("runs") / Path(name).name.removesuffix(".yaml")

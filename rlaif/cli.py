@@ -261,8 +261,8 @@ def _model(name: str) -> Any:
 
 def _walk(name: str, settings: list[str], out: Path | None, limit: int | None, until: Until) -> None:
     from rlaif.catalogue import Catalogue
+    from rlaif.checking import default_out
     from rlaif.config import load_pipeline
-    from rlaif.pipeline import default_out
 
     catalogue = Catalogue()
     entry = catalogue.find("pipeline", name, where="rlaif run")
@@ -274,8 +274,7 @@ def _walk_data(
 ) -> None:
     """A recipe made of a command's flags."""
     from rlaif.catalogue import Catalogue
-    from rlaif.checking import recipe_of
-    from rlaif.pipeline import default_out
+    from rlaif.checking import default_out, recipe_of
 
     pipeline, entry = recipe_of(name, data, settings)
     _drive(pipeline, entry, Catalogue(), settings, out or default_out(name), limit, until)
@@ -309,8 +308,9 @@ def _drive(
     pipeline: Pipeline, entry: Any, catalogue: Any, settings: list[str], out: Path, limit: int | None, until: Until
 ) -> None:
     """Build the road, walk it under a progress display, print the summary."""
+    from rlaif.checking import build
     from rlaif.display import Display
-    from rlaif.pipeline import Watcher, build
+    from rlaif.pipeline import Watcher
 
     if limit is not None:
         for field in ("prompts", "pairs"):

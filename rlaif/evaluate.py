@@ -7,18 +7,24 @@ resamples prompts.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from rlaif.component import load, parse_options
-from rlaif.config import Component
+from rlaif.config import Component, Sampling
+from rlaif.labels import LabelSource
 from rlaif.models.gateway import Gateway
+from rlaif.policy import PolicyMethod, Reward
 from rlaif.preferences import mean_vote, votes
-from rlaif.records import Comparison, Judgement, Prompt, Response
+from rlaif.records import Comparison, Judgement, Message, Prompt, Response
 from rlaif.sampling import Sampler
 from rlaif.statistics import Figure, cluster_mean
+from rlaif.store import cut, write_json, write_shard
 
 START = "start"
+JUDGED_ROWS = 1024  # comparisons labelled at a time
 
 
 class Metric(Protocol):
@@ -40,6 +46,128 @@ class Arm:
     kl: list[float | None] = field(default_factory=list)  # log π − log π_start of each response, nats
     kl_bound: float | None = None
     wins: list[float | None] = field(default_factory=list)  # P(better than the start's response); 0.5 for a tie
+
+
+@dataclass
+class Evaluation:
+    """What measuring needs; ``run`` writes answers, verdicts and figures into a folder."""
+
+    gateway: Gateway
+    start: Any  # the local model every arm is compared with
+    methods: Mapping[str, PolicyMethod]
+    tuned: Callable[[str], Any]  # a method's tuned model, by name
+    reward_model: Callable[[], Any] | None
+    judges: LabelSource | None
+    metrics: Sequence[Metric]
+    counting: Callable[[str, int], AbstractContextManager[Any]]  # answered requests become a stage's progress
+    release: Callable[[], None]  # gives models' memory back
+
+    async def run(self, prompts: list[Prompt], sampling: Sampling, seed: int, folder: Path) -> None:
+        arms = await self._answers(prompts, sampling, seed)
+        if self.judges:
+            for number, arm in enumerate(arms[1:], 1):
+                await self._contest(prompts, arms[0], arm, folder / "judgements" / f"part-{number:05d}.parquet")
+            self.release()
+        if self.reward_model:
+            await self.gateway.in_worker(self._rewards, prompts, arms)
+        await self.gateway.in_worker(self._kl, prompts, arms)
+        write_evaluation(folder, prompts, arms, self.metrics)
+
+    async def _answers(self, prompts: list[Prompt], sampling: Sampling, seed: int) -> list[Arm]:
+        """The start's answers, then each policy's; equal draws for all."""
+        sample = sampler_for(self.gateway, sampling, seed)
+        with self.counting("evaluation", len(prompts) * (1 + len(self.methods))):
+            first = await sample(self.start, prompts, 1)
+            arms = [Arm(START, [many[0] if many else None for many in first])]
+            for name, method in self.methods.items():
+                model = self.tuned(name) if method.writes_weights else self.start
+                reward = self._reward_function() if method.needs_reward else None
+                arms.append(Arm(name, await method.respond(prompts, model, sample, reward), kl_bound=method.kl_bound()))
+        return arms
+
+    def _reward_function(self) -> Reward:
+        assert self.reward_model
+        model = self.reward_model()
+
+        def reward(prompt: Prompt, responses: Sequence[Response]) -> list[float]:
+            found: list[float] = model([(prompt.messages, [_whole(response) for response in responses])])[0]
+            return found
+
+        return reward
+
+    async def _contest(self, prompts: list[Prompt], start: Arm, arm: Arm, verdicts: Path) -> None:
+        """The judges' verdicts on the arm against the start."""
+        assert self.judges
+        asked = contests(prompts, start, arm)
+        comparisons = [comparison for comparison in asked if comparison]
+        judgements: list[Judgement] = []
+        with self.counting(f"win rate of {arm.name}", len(comparisons) * (self.judges.per_comparison() or 1)):
+            async for batch in self.judges.label(cut(comparisons, JUDGED_ROWS)):
+                judgements += batch
+        write_shard(verdicts, Judgement, judgements, len(comparisons))
+        read_wins(arm, start, asked, judgements)
+
+    def _rewards(self, prompts: list[Prompt], arms: list[Arm]) -> None:
+        assert self.reward_model
+        model = self.reward_model()
+        for arm in arms:
+            kept = [(p, r) for p, r in zip(prompts, arm.responses, strict=True) if r is not None]
+            values = iter(model([(prompt.messages, [_whole(response)]) for prompt, response in kept]))
+            arm.rewards = [None if r is None else next(values)[0] for r in arm.responses]
+
+    def _kl(self, prompts: list[Prompt], arms: list[Arm]) -> None:
+        """log π − log π_start of each tuned arm's own samples, token for token as they were sampled."""
+        from rlaif.training.batching import Group
+        from rlaif.training.passes import sequence_logprobs
+
+        for arm in arms[1:]:
+            if not self.methods[arm.name].writes_weights:
+                continue
+            tuned = self.tuned(arm.name)
+            groups = [
+                Group(prompt.id, tuple(self.start.tokens.prompt_ids(prompt.messages)), [response.token_ids])
+                for prompt, response in zip(prompts, arm.responses, strict=True)
+                if response and response.token_ids
+            ]
+            both = [
+                sequence_logprobs(model.network, groups, model.tokens.pad_id, share=False)
+                for model in (tuned, self.start)
+            ]
+            values = iter(ours[0] - theirs[0] for ours, theirs in zip(*both, strict=True))
+            arm.kl = [next(values) if response and response.token_ids else None for response in arm.responses]
+        self.start.unload()
+
+
+def _whole(response: Response) -> tuple[tuple[Message, ...], bool]:
+    """A response as a reward model takes it: its turns, and whether it ended by itself."""
+    return response.messages, response.finish_reason != "length"
+
+
+def write_evaluation(folder: Path, prompts: Sequence[Prompt], arms: Sequence[Arm], metrics: Sequence[Metric]) -> None:
+    """Answers, figures, and samples for the report."""
+    figures = {arm.name: arm_figures(prompts, arm, metrics) for arm in arms}
+    primary = arms[1].name if len(arms) > 1 else START
+    for number, arm in enumerate(arms):
+        responses = [response for response in arm.responses if response]
+        write_shard(folder / "responses" / f"part-{number:05d}.parquet", Response, responses, len(prompts))
+    rows = []
+    for i, prompt in enumerate(prompts):
+        answers = {arm.name: _sample(arm, i) for arm in arms}
+        turns = [message.model_dump() for message in prompt.messages]
+        rows.append({"prompt": turns, "category": prompt.category, "answers": answers})
+    write_json(folder / "samples.json", rows)
+    write_json(folder / "figures.json", {n: f.model_dump() for n, f in named_figures(primary, figures).items()})
+
+
+def _sample(arm: Arm, i: int) -> dict[str, Any] | None:
+    response = arm.responses[i]
+    if response is None:
+        return None
+    return {
+        "text": response.text,
+        "reward": arm.rewards[i] if arm.rewards else None,
+        "win": arm.wins[i] if arm.wins else None,
+    }
 
 
 def open_metrics(components: Sequence[Component], where: str) -> list[Metric]:

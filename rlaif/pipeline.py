@@ -1,8 +1,8 @@
 """The road, top to bottom: prompts -> responses -> comparisons -> judgements -> preferences -> reward model -> policy
 -> report. Human labels join at *judgements*; from there the code is one.
 
-``check`` turns a recipe into objects and finds every mistake it can without asking a model anything. ``Road.run`` then
-walks the stages; each is skipped when the run folder holds its output under the same signature.
+``checking.build`` has turned the recipe into objects and found every mistake it could without asking a model anything.
+``Road.run`` walks the stages; each is skipped when the run folder holds its output under the same signature.
 """
 
 from __future__ import annotations
@@ -12,35 +12,23 @@ import json
 import shutil
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from rlaif.accounts import accounts_of, metrics_of
 from rlaif.catalogue import Catalogue, Entry
-from rlaif.component import load, parse_model, parse_options
-from rlaif.config import Pipeline, load_pipeline
-from rlaif.errors import ConfigError, DataError, RlaifError
-from rlaif.evaluate import (
-    START,
-    Arm,
-    Metric,
-    arm_figures,
-    contests,
-    named_figures,
-    open_metrics,
-    read_wins,
-    sampler_for,
-)
-from rlaif.labels import SOURCES, LabelContext, LabelSource
-from rlaif.ledger import Ledger
-from rlaif.models import Identity, open_model
+from rlaif.config import Pipeline, Sampling
+from rlaif.errors import DataError, RlaifError
+from rlaif.evaluate import Evaluation, Metric
+from rlaif.labels import LabelSource
+from rlaif.models import Identity
 from rlaif.models.gateway import Gateway
 from rlaif.pairs import read_pairs
-from rlaif.policy import METHODS, PolicyContext
+from rlaif.policy import PolicyContext, PolicyMethod
 from rlaif.preferences import Reconcile, with_judgements
 from rlaif.progress import Listener, Progress, silent
-from rlaif.prompting import project_secret
 from rlaif.prompts import ReadPrompts, prompt_rows
 from rlaif.records import (
     Comparison,
@@ -55,8 +43,8 @@ from rlaif.records import (
 )
 from rlaif.rows import source_hash
 from rlaif.sampling import Compare, ReadPairs, Sampler, grouped
-from rlaif.selection import Selector, open_selector
-from rlaif.store import RunFolder, cut, disk_error, environment, write_json, write_shard
+from rlaif.selection import Selector
+from rlaif.store import RunFolder, cut, disk_error, environment, write_json
 
 Until = Literal["responses", "comparisons", "judgements", "preferences", "policy", "report"]
 STAGES: tuple[Until, ...] = ("responses", "comparisons", "judgements", "preferences", "policy", "report")
@@ -88,7 +76,7 @@ class Road:
     selector: Selector
     labels: LabelSource | None
     reward_options: Any
-    methods: dict[str, Any]
+    methods: dict[str, PolicyMethod]
     judges: LabelSource | None  # for the win rate
     metrics: list[Metric]
     seconds: dict[str, float] = field(default_factory=dict)
@@ -179,7 +167,7 @@ class Road:
         await self.run_folder.run_stage(
             "prompts",
             signature=self._signature("prompts", settings, source_hash(section.source)),
-            source=lambda skip: cut_any(prompt_rows(section), self.pipeline.shard_rows, skip),
+            source=lambda skip: cut(prompt_rows(section), self.pipeline.shard_rows, skip),
             apply=ReadPrompts(section),
             nouns=[Prompt],
             resumable=False,
@@ -238,7 +226,7 @@ class Road:
         await self.run_folder.run_stage(
             "comparisons",
             signature=signature,
-            source=lambda skip: cut_any(
+            source=lambda skip: cut(
                 grouped(self.run_folder.read("prompts"), self.run_folder.read("responses")),
                 self.pipeline.shard_rows,
                 skip,
@@ -256,7 +244,7 @@ class Road:
         await self.run_folder.run_stage(
             "pairs",
             signature=self._signature("pairs", settings, source_hash(section.source), self.pipeline.shard_rows),
-            source=lambda skip: cut_any(
+            source=lambda skip: cut(
                 read_pairs(section.source, section.split, section.limit), self.pipeline.shard_rows, skip
             ),
             apply=ReadPairs(),
@@ -322,7 +310,7 @@ class Road:
         await self.run_folder.run_stage(
             "preferences",
             signature=signature,
-            source=lambda skip: cut_any(
+            source=lambda skip: cut(
                 with_judgements(self.run_folder.read("comparisons"), self.run_folder.read("judgements")),
                 self.pipeline.shard_rows,
                 skip,
@@ -459,11 +447,7 @@ class Road:
             self.watcher.notice(
                 "evaluation: no held-out prompts (held_out is 0, or too few prompts): nothing to measure."
             )
-        sampling = section.sampling or (self.pipeline.responses.sampling if self.pipeline.responses else None)
-        if sampling is None:
-            from rlaif.config import Sampling
-
-            sampling = Sampling()
+        sampling = section.sampling or (self.pipeline.responses.sampling if self.pipeline.responses else Sampling())
         signature = self._signature(
             "evaluation",
             section.model_dump(mode="json"),
@@ -479,32 +463,23 @@ class Road:
         if self.run_folder.begin("evaluation", signature, ["evaluation"]):
             return
         start = time.perf_counter()
-        arms = await self._arms(prompts, sampling)
-        if self.judges:
-            await self._contest(prompts, arms)
-        if self.pipeline.reward_model:
-            await self.gateway.in_worker(self._reward_arms, prompts, arms)
-        await self.gateway.in_worker(self._measure_kl, prompts, arms)
-        self._write_evaluation(prompts, arms)
+        evaluation = Evaluation(
+            gateway=self.gateway,
+            start=self.models["policy"],
+            methods=self.methods,
+            tuned=self._tuned,
+            reward_model=self._trained_reward if self.pipeline.reward_model else None,
+            judges=self.judges,
+            metrics=self.metrics,
+            counting=self._counting,
+            release=self._release,
+        )
+        await evaluation.run(prompts, sampling, self.pipeline.seed + 1, self.folder / "evaluation")
         self.run_folder.finish("evaluation", "", time.perf_counter() - start)
 
     def _state_signature(self, stage: str) -> str | None:
         state = self.run_folder.state(stage)
         return state.signature if state else None
-
-    async def _arms(self, prompts: list[Prompt], sampling: Any) -> list[Arm]:
-        """The start's answers, then each policy's; equal draws for all."""
-        sample = sampler_for(self.gateway, sampling, self.pipeline.seed + 1)  # not the draws that were trained on
-        start = self.models["policy"]
-        answered = 1 + len(self.methods)
-        with self._counting("evaluation", len(prompts) * answered):
-            first = await sample(start, prompts, 1)
-            arms = [Arm(START, [many[0] if many else None for many in first])]
-            for name, method in self.methods.items():
-                model = self._tuned(name) if method.writes_weights else start
-                reward = self._reward_function() if method.needs_reward else None
-                arms.append(Arm(name, await method.respond(prompts, model, sample, reward), kl_bound=method.kl_bound()))
-        return arms
 
     def _tuned(self, name: str) -> Any:
         from rlaif.models.local import LocalModel
@@ -515,7 +490,7 @@ class Road:
             str(self.folder / "policies" / name), options, where=f"policy {name}", notice=self.watcher.notice
         )
 
-    def _reward_model_loaded(self) -> Any:
+    def _trained_reward(self) -> Any:
         from rlaif.reward import RewardModel
 
         section = self.pipeline.reward_model
@@ -523,90 +498,9 @@ class Road:
         options = self.models[section.base].options
         return RewardModel(self.folder / "reward_model", options, where="reward model", notice=self.watcher.notice)
 
-    def _reward_function(self) -> Callable[[Prompt, Sequence[Response]], list[float]]:
-        model = self._reward_model_loaded()
-
-        def reward(prompt: Prompt, responses: Sequence[Response]) -> list[float]:
-            ends = [(r.messages, r.finish_reason != "length") for r in responses]
-            found: list[float] = model([(prompt.messages, ends)])[0]
-            return found
-
-        return reward
-
-    async def _contest(self, prompts: list[Prompt], arms: list[Arm]) -> None:
-        assert self.judges
-        for number, arm in enumerate(arms[1:], 1):
-            asked = contests(prompts, arms[0], arm)
-            comparisons = [comparison for comparison in asked if comparison]
-            judgements: list[Judgement] = []
-            with self._counting(f"win rate of {arm.name}", len(comparisons) * (self.judges.per_comparison() or 1)):
-                async for batch in self.judges.label(cut(comparisons, self.pipeline.shard_rows)):
-                    judgements += batch
-            path = self.folder / "evaluation" / "judgements" / f"part-{number:05d}.parquet"
-            write_shard(path, Judgement, judgements, len(comparisons))
-            read_wins(arm, arms[0], asked, judgements)
-        self._release()
-
-    def _reward_arms(self, prompts: list[Prompt], arms: list[Arm]) -> None:
-        model = self._reward_model_loaded()
-        for arm in arms:
-            kept = [(p, r) for p, r in zip(prompts, arm.responses, strict=True) if r is not None]
-            values = iter(model([(p.messages, [(r.messages, r.finish_reason != "length")]) for p, r in kept]))
-            arm.rewards = [None if r is None else next(values)[0] for r in arm.responses]
-
-    def _measure_kl(self, prompts: list[Prompt], arms: list[Arm]) -> None:
-        """log π − log π_start of each arm's own samples, as they were sampled."""
-        from rlaif.policy.dpo import sequence_logprobs
-        from rlaif.training.batching import Group
-
-        start = self.models["policy"]
-        for arm in arms[1:]:
-            if not self.methods[arm.name].writes_weights:
-                continue
-            tuned = self._tuned(arm.name)
-            kept = [(p, r) for p, r in zip(prompts, arm.responses, strict=True) if r is not None and r.token_ids]
-            groups = [Group(p.id, tuple(start.tokens.prompt_ids(p.messages)), [r.token_ids or ()]) for p, r in kept]
-            if not groups:
-                continue
-            theirs = sequence_logprobs(tuned.network, groups, tuned.tokens.pad_id, share=False)
-            ours = sequence_logprobs(start.network, groups, start.tokens.pad_id, share=False)
-            values = iter(t[0] - o[0] for t, o in zip(theirs, ours, strict=True))
-            arm.kl = [None if r is None or not r.token_ids else next(values) for r in arm.responses]
-        start.unload()
-
-    def _write_evaluation(self, prompts: list[Prompt], arms: list[Arm]) -> None:
-        figures = {arm.name: arm_figures(prompts, arm, self.metrics) for arm in arms}
-        primary = arms[1].name if len(arms) > 1 else START
-        flat = {name: figure.model_dump() for name, figure in named_figures(primary, figures).items()}
-        folder = self.folder / "evaluation"
-        for number, arm in enumerate(arms):
-            responses = [response for response in arm.responses if response]
-            write_shard(folder / "responses" / f"part-{number:05d}.parquet", Response, responses, len(prompts))
-        rows = [
-            {
-                "prompt": [message.model_dump() for message in prompt.messages],
-                "category": prompt.category,
-                "answers": {
-                    arm.name: None
-                    if (response := arm.responses[i]) is None
-                    else {
-                        "text": response.text,
-                        "reward": arm.rewards[i] if arm.rewards else None,
-                        "win": arm.wins[i] if arm.wins else None,
-                    }
-                    for arm in arms
-                },
-            }
-            for i, prompt in enumerate(prompts)
-        ]
-        write_json(folder / "samples.json", rows)
-        write_json(folder / "figures.json", flat)
-
     # --- accounts and report ------------------------------------------------------------------------------------------
 
     async def _accounts_and_report(self, *, report: bool) -> dict[str, Any]:
-        from rlaif.accounts import accounts_of, metrics_of
-
         accounts = accounts_of(self.run_folder, self.pipeline, self.selector)
         write_json(self.folder / "accounts.json", accounts)
         metrics = metrics_of(self.run_folder, accounts)
@@ -635,143 +529,3 @@ class _Counting:
     def _count(self, count: int) -> None:
         self.done += count
         self.road.watcher.listen(Progress(self.stage, self.done, max(self.total, self.done)))
-
-
-async def cut_any(rows: Iterable[Any], size: int, skip: int = 0) -> AsyncIterator[list[Any]]:
-    """``store.cut`` for rows that are not records."""
-    async for batch in cut(rows, size, skip):  # type: ignore[type-var]
-        yield batch
-
-
-# --- checking ---------------------------------------------------------------------------------------------------------
-
-
-def check(
-    name: str,
-    settings: Sequence[str] = (),
-    *,
-    out: Path,
-    folder: Path | None = None,
-    watcher: Watcher | None = None,
-) -> Road:
-    """A pipeline by name or path with ``--set`` applied, as a Road. Raises UserError before anything is asked."""
-    catalogue = Catalogue(folder or Path.cwd())
-    entry = catalogue.find("pipeline", name, where="rlaif")
-    return build(load_pipeline(entry, settings), entry, catalogue, out=out, settings=settings, watcher=watcher)
-
-
-def build(
-    pipeline: Pipeline,
-    entry: Entry,
-    catalogue: Catalogue,
-    *,
-    out: Path,
-    settings: Sequence[str] = (),
-    watcher: Watcher | None = None,
-) -> Road:
-    """A typed pipeline as a Road: components found, options parsed, files there, models readable."""
-    watcher = watcher or Watcher()
-    where = str(entry.path)
-    if pipeline.prompts and pipeline.prompts.source.startswith("set:"):
-        found = catalogue.find("set", pipeline.prompts.source.removeprefix("set:"), where=where)
-        source = pipeline.prompts.model_copy(update={"source": str(found.path)})
-        pipeline = pipeline.model_copy(update={"prompts": source})
-    models = {
-        role: open_model(spec, f"{where}: models.{role}", watcher.notice) for role, spec in pipeline.models.items()
-    }
-    _check_sources(pipeline)
-    _check_trainable(pipeline, models, where)
-    samples = pipeline.responses.samples * len(pipeline.responses.models) if pipeline.responses else 2
-    selector = open_selector(pipeline.comparisons, samples, where)
-    ledger_path = catalogue.folder / pipeline.ledger
-    secret = project_secret(ledger_path.parent)
-    gateway = Gateway(Ledger(ledger_path))
-    context = LabelContext(
-        where=where,
-        catalogue=catalogue,
-        gateway=gateway,
-        models=models,
-        constitution=pipeline.constitution,
-        pairs=pipeline.pairs.source if pipeline.pairs else None,
-        split=pipeline.pairs.split if pipeline.pairs else "train",
-        secret=secret,
-        seed=pipeline.seed,
-    )
-    labels = _open_labels(pipeline, context, where) if pipeline.labels else None
-    reward_options: Any = None
-    if pipeline.reward_model:
-        from rlaif.reward import RewardOptions
-
-        reward_options = parse_model(RewardOptions, pipeline.reward_model.options, f"{where}: reward_model.options")
-    methods = _open_methods(pipeline, where)
-    judges, metrics = _open_evaluation(pipeline, context, where)
-    for line in catalogue.shadowed:
-        watcher.notice(line)
-    return Road(
-        pipeline, entry, tuple(settings), catalogue, out, watcher, gateway, secret, models, selector, labels,
-        reward_options, methods, judges, metrics,
-    )  # fmt: skip
-
-
-def _check_sources(pipeline: Pipeline) -> None:
-    """The first row of each input file is read, so that a wrong file is found before a model is asked."""
-    if pipeline.prompts:
-        from rlaif.conversations import prompt_column
-
-        for where, row in prompt_rows(pipeline.prompts):
-            prompt_column(row, pipeline.prompts.column, where)
-            break
-    if pipeline.pairs:
-        next(iter(read_pairs(pipeline.pairs.source, pipeline.pairs.split)), None)
-
-
-def _check_trainable(pipeline: Pipeline, models: dict[str, Any], where: str) -> None:
-    from rlaif.models import BatchModel
-
-    roles = [pipeline.reward_model.base] if pipeline.reward_model else []
-    roles += ["policy"] if pipeline.policies or pipeline.evaluation else []
-    for role in roles:
-        if not isinstance(models[role], BatchModel) or not hasattr(models[role], "folder"):
-            raise ConfigError(
-                f"{where}: models.{role}: training needs a local model folder, not a {models[role].identity.name}."
-            )
-
-
-def _open_labels(pipeline: Pipeline, context: LabelContext, where: str) -> LabelSource:
-    assert pipeline.labels
-    kind = load(pipeline.labels.source, SOURCES, "label source", f"{where}: labels")
-    options = parse_options(kind, pipeline.labels.options, f"{where}: labels.options")
-    source: LabelSource = kind(options, context)
-    return source
-
-
-def _open_methods(pipeline: Pipeline, where: str) -> dict[str, Any]:
-    methods: dict[str, Any] = {}
-    for component in pipeline.policies:
-        name = component.name.replace(":", ".").replace("/", "-")
-        if name in methods:
-            raise ConfigError(f'{where}: policies: "{component.name}" is named twice.')
-        kind = load(component.name, METHODS, "policy method", f"{where}: policies")
-        options = parse_options(kind, component.options, f"{where}: policies.{component.name}.options")
-        methods[name] = kind(options, where)
-        if methods[name].needs_reward and not pipeline.reward_model:
-            raise ConfigError(f'{where}: policies: "{component.name}" needs a reward model: set reward_model.')
-    return methods
-
-
-def _open_evaluation(pipeline: Pipeline, context: LabelContext, where: str) -> tuple[LabelSource | None, list[Metric]]:
-    section = pipeline.evaluation
-    if section is None:
-        return None, []
-    judges: LabelSource | None = None
-    if section.judges:
-        from rlaif.labels.judges import JudgeLabels
-
-        named = replace(context, constitution=section.constitution or pipeline.constitution)
-        judges = JudgeLabels(JudgeLabels.Options(judges=section.judges, principles="average"), named)
-    return judges, open_metrics(section.metrics, f"{where}: evaluation.metrics")
-
-
-def default_out(name: str) -> Path:
-    """``runs/NAME`` for a pipeline's name."""
-    return Path("runs") / Path(name).name.removesuffix(".yaml")

@@ -9,7 +9,6 @@ deviation 1 on reference responses (Ziegler et al. 2019, 1909.08593).
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,15 +21,9 @@ from rlaif.models.local import LocalModel, LocalOptions, load_network
 from rlaif.models.shared_prompt import Rows, last_hidden, sharing_works
 from rlaif.records import Message, Preference, uniform
 from rlaif.training.batching import Group, group_preferences
-from rlaif.training.trainer import (
-    PreferenceTrainer,
-    TrainingOptions,
-    Watch,
-    inference_batches,
-    pair_index,
-)
-
-SCORE_TOKENS = 32_768  # padded tokens of one scoring batch
+from rlaif.training.checkpoints import save_whole
+from rlaif.training.passes import PASS_TOKENS, inference_batches, pair_index, rows_of
+from rlaif.training.trainer import PreferenceTrainer, TrainingOptions, Watch
 
 
 class RewardOptions(TrainingOptions):
@@ -147,10 +140,9 @@ def reference_groups(groups: Sequence[Group], count: int, seed: int) -> list[Gro
 def score_groups(network: Any, groups: Sequence[Group], pad_id: int, *, share: bool) -> list[list[float]]:
     """Raw reward of every response of every group."""
     found: list[list[float]] = [[] for _ in groups]
-    for batch in inference_batches(groups, SCORE_TOKENS):
+    for batch in inference_batches(groups, PASS_TOKENS):
         members = [groups[i] for i in batch]
-        rows = Rows.of([g.prompt for g in members], [g.responses for g in members])
-        values = raw_rewards(network, rows, pad_id, share=share).tolist()
+        values = raw_rewards(network, rows_of(members), pad_id, share=share).tolist()
         for i, group in zip(batch, members, strict=True):
             found[i], values = values[: len(group.responses)], values[len(group.responses) :]
     return found
@@ -167,20 +159,6 @@ def held_out_differences(network: Any, groups: Sequence[Group], pad_id: int, *, 
             held.weight.append(weight)
             held.longer.append(0.5 if la == lb else float(la > lb))
     return held
-
-
-def save_whole(network: Any, base: LocalModel, out: Path) -> None:
-    """Weights and tokenizer as an ordinary model folder, renamed into place when complete."""
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    network.save_pretrained(str(partial))
-    base.tokens.hf.save_pretrained(str(partial))
-    generation = base.folder / "generation_config.json"
-    if generation.is_file() and not (partial / "generation_config.json").exists():
-        shutil.copy(generation, partial)
-    shutil.rmtree(out, ignore_errors=True)
-    partial.rename(out)
 
 
 class RewardModel:

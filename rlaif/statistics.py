@@ -78,7 +78,9 @@ def cluster_statistic(
 def _by_cluster(x: Array, clusters: Sequence[Hashable]) -> tuple[Array, Array]:
     names = {name: i for i, name in enumerate(dict.fromkeys(clusters))}
     index = np.array([names[name] for name in clusters])
-    return np.bincount(index, weights=x), np.bincount(index).astype(np.float64)
+    sums: Array = np.bincount(index, weights=x).astype(np.float64)
+    counts: Array = np.bincount(index).astype(np.float64)
+    return sums, counts
 
 
 def _bootstrap(mean_of: Callable[[Any], Any], groups: int, value: float, n: int, seed: int) -> Figure:

@@ -55,6 +55,7 @@ from rlaif.records import (
 
 FORMAT = 1
 R = TypeVar("R", bound=Record)
+T = TypeVar("T")
 Batch = Sequence[Record]
 Stage = Callable[[AsyncIterator[list[Any]]], AsyncIterator[Batch]]  # frozen: one batch out per batch in, in order
 
@@ -84,7 +85,8 @@ def arrow_type(annotation: Any) -> pa.DataType:
         return pa.string()
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return pa.struct([pa.field(n, arrow_type(f.annotation)) for n, f in annotation.model_fields.items()])
-    return {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}[annotation]
+    plain: dict[Any, pa.DataType] = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+    return plain[annotation]
 
 
 def _mapping_fields(record: type[BaseModel]) -> frozenset[str]:
@@ -338,7 +340,8 @@ class RunFolder:
         self.finish(stage, self.content(own), time.perf_counter() - start)
 
     def _write_batch(self, stage: str, index: int, inputs: int, outputs: Batch, nouns: Sequence[type[Record]]) -> None:
-        by_type: dict[type, list[Record]] = {record: [] for record in (Exclusion, *nouns)}
+        kinds: list[type[Record]] = [Exclusion, *nouns]
+        by_type: dict[type[Record], list[Record]] = {kind: [] for kind in kinds}
         for output in outputs:
             by_type[type(output)].append(output)
         for record, rows in by_type.items():
@@ -369,9 +372,9 @@ def read_shard(path: Path, record: type[R]) -> Iterator[R]:
         yield from_row(record, row)
 
 
-async def cut(rows: Iterable[R], size: int, skip: int = 0) -> AsyncIterator[list[R]]:
+async def cut(rows: Iterable[T], size: int, skip: int = 0) -> AsyncIterator[list[T]]:
     """Batches of ``size`` rows, without the first ``skip`` batches."""
-    batch: list[R] = []
+    batch: list[T] = []
     index = 0
     for row in rows:
         batch.append(row)

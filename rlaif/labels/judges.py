@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -122,9 +121,7 @@ class JudgeLabels:
 
     def orders(self, judge: Judge, comparison: Comparison) -> Iterator[tuple[Response, ...]]:
         """Both orders; where the judge wants one, which is drawn by the comparison's content."""
-        both = list(itertools.permutations(comparison.responses, 2))
-        if len(comparison.responses) != 2:
-            both = [comparison.responses, tuple(reversed(comparison.responses))]
+        both = (comparison.responses, tuple(reversed(comparison.responses)))
         if judge.file.both_orders:
             yield from both
         else:

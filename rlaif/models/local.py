@@ -307,7 +307,9 @@ class Generation:
         return [int(i) for i in picked.clamp(max=logits.shape[-1] - 1)]
 
     def _processed(self, logits: Any, active: list[int], step: int) -> Any:
-        from transformers.generation import logits_process as lp
+        from transformers.generation import logits_process
+
+        lp: Any = logits_process
 
         s = self.sampling
         if step < s.min_output_tokens and self.model.tokens.eos_ids:
@@ -412,7 +414,7 @@ def load_network(
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
     from transformers.utils import logging as hf_logging
 
-    extra = {"attn_implementation": options.attention} if options.attention else {}
+    extra: dict[str, Any] = {"attn_implementation": options.attention} if options.attention else {}
     factory = AutoModelForSequenceClassification if head else AutoModelForCausalLM
     if head:
         extra["num_labels"] = 1
@@ -420,7 +422,7 @@ def load_network(
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()
     try:
-        network = factory.from_pretrained(
+        network: Any = factory.from_pretrained(
             str(folder),
             dtype=getattr(torch, dtype),
             trust_remote_code=options.trust_remote_code,
@@ -443,4 +445,5 @@ def load_network(
             module.p = 0.0
         if isinstance(getattr(module, "attention_dropout", None), float):
             module.attention_dropout = 0.0
-    return network.to(resolve_device(options.device))
+    network.to(resolve_device(options.device))
+    return network

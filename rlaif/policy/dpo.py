@@ -17,18 +17,11 @@ from rlaif.models.local import load_network
 from rlaif.models.shared_prompt import Rows, sharing_works, token_logprobs
 from rlaif.policy import PolicyContext, PolicyReport, Reward, Sample
 from rlaif.records import Prompt, Response
-from rlaif.reward import save_whole
 from rlaif.training.batching import Group, group_preferences
+from rlaif.training.checkpoints import save_whole
 from rlaif.training.losses import dpo_difference
-from rlaif.training.trainer import (
-    PreferenceTrainer,
-    TrainingOptions,
-    inference_batches,
-    pair_index,
-    rows_of,
-)
-
-REFERENCE_TOKENS = 16_384
+from rlaif.training.passes import pair_index, sequence_logprobs
+from rlaif.training.trainer import PreferenceTrainer, TrainingOptions
 
 
 class DPO:
@@ -87,16 +80,3 @@ class _Trainer(PreferenceTrainer):
         reference = torch.tensor(stored, dtype=policy.dtype, device=policy.device)
         a, b = pair_index(groups, policy.device)
         return dpo_difference(policy[a], policy[b], reference[a], reference[b], self.beta)
-
-
-@torch.no_grad()
-def sequence_logprobs(network: Any, groups: Sequence[Group], pad_id: int, *, share: bool) -> list[list[float]]:
-    """log π(response | prompt), summed over response tokens, of every response of every group."""
-    found: list[list[float]] = [[] for _ in groups]
-    for batch in inference_batches(groups, REFERENCE_TOKENS):
-        members = [groups[i] for i in batch]
-        logprobs, _ = token_logprobs(network, rows_of(members), pad_id, share=share)
-        values = logprobs.sum(-1).tolist()
-        for i, group in zip(batch, members, strict=True):
-            found[i], values = values[: len(group.responses)], values[len(group.responses) :]
-    return found

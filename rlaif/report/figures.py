@@ -15,7 +15,7 @@ from matplotlib.figure import Figure as Canvas
 from rlaif.statistics import Figure, reliability
 
 INK, ACCENT, MUTED = "#1f2933", "#2563a8", "#9aa5b1"
-STYLE = {
+STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 10,
     "axes.spines.top": False,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -21,13 +20,15 @@ from pydantic import Field
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
 
 from rlaif.component import Options as BaseOptions
 from rlaif.models.shared_prompt import Rows
 from rlaif.training.batching import Group, plan_batches
+from rlaif.training.checkpoints import COMPLETE, last_checkpoint
 from rlaif.training.losses import soft_preference_loss
+from rlaif.training.passes import rows_of
 
-COMPLETE = "rlaif-complete"  # marks a checkpoint folder that was written to its end
 Report = Callable[[int, int, dict[str, float]], None]  # step, steps, the latest figures
 
 
@@ -118,6 +119,7 @@ class PreferenceTrainer(Trainer, ABC):
             data_collator=lambda items: {"micro_batch": items[0][0]},
             callbacks=[_Follow(self, steps)],
         )
+        self.remove_callback(PrinterCallback)
         self.loss_is_scaled_for_ga = True  # the loss is already divided by the global batch's weight
 
     @abstractmethod
@@ -186,34 +188,6 @@ class _Follow(TrainerCallback):
         (folder / COMPLETE).write_text(json.dumps(self.trainer.history))
 
 
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end; unfinished ones are removed."""
-    whole = []
-    for path in folder.glob("checkpoint-*"):
-        if (path / COMPLETE).is_file():
-            whole.append(path)
-        else:
-            shutil.rmtree(path)
-    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
-
-
-def rows_of(groups: Sequence[Group]) -> Rows:
-    """Prompt-shared rows: every response of every group once."""
-    return Rows.of([group.prompt for group in groups], [group.responses for group in groups])
-
-
-def pair_index(groups: Sequence[Group], device: Any) -> tuple[Tensor, Tensor]:
-    """For each pair the rows of its two responses."""
-    first: list[int] = []
-    second: list[int] = []
-    base = 0
-    for group in groups:
-        first += [base + a for a, _ in group.pairs]
-        second += [base + b for _, b in group.pairs]
-        base += len(group.responses)
-    return torch.tensor(first, device=device), torch.tensor(second, device=device)
-
-
 def labels_of(groups: Sequence[Group], device: Any) -> tuple[Tensor, Tensor]:
     """p and weight of every pair, float32."""
     p = torch.tensor([value for group in groups for value in group.p], dtype=torch.float32, device=device)
@@ -221,22 +195,11 @@ def labels_of(groups: Sequence[Group], device: Any) -> tuple[Tensor, Tensor]:
     return p, weight
 
 
-def inference_batches(groups: Sequence[Group], budget: int) -> list[list[int]]:
-    """Group indices in batches of similar length within a token budget, for passes without gradients."""
-    batches: list[list[int]] = []
-    rows = longest = 0
-    for i in sorted(range(len(groups)), key=lambda i: (groups[i].tokens, i)):
-        length = len(groups[i].prompt) + max(map(len, groups[i].responses))
-        count = len(groups[i].responses)
-        if not batches or (rows + count) * max(longest, length) > budget:
-            batches.append([])
-            rows = longest = 0
-        batches[-1].append(i)
-        rows, longest = rows + count, max(longest, length)
-    return batches
-
-
 def quiet_libraries() -> None:
     """No telemetry, no progress bars of other libraries in our output."""
+    from transformers.utils import logging
+
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()

@@ -1,0 +1,28 @@
+PYTHON ?= python3
+VENV ?= .venv
+STAMP = $(VENV)/.made
+
+.PHONY: test test-all lint bench-local clean
+
+test: $(STAMP) lint  ## lint, types and tests; makes the environment when it is missing
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
+
+test-all: $(STAMP) lint  ## the same and the long ones
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m "slow or not slow"
+
+lint: $(STAMP)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+bench-local: $(STAMP)  ## sampling, judging and reward training beside generate and a padded loop
+	$(VENV)/bin/python benchmarks/local.py
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,trl]"
+	touch $@
+
+clean:
+	rm -rf $(VENV)

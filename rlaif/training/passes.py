@@ -1,0 +1,59 @@
+"""Groups through the network: rows, the index of each pair's rows, and passes without gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlaif.models.shared_prompt import Rows, token_logprobs
+from rlaif.training.batching import Group
+
+PASS_TOKENS = 16_384  # padded tokens of one batch in a pass without gradients
+
+
+def rows_of(groups: Sequence[Group]) -> Rows:
+    """Prompt-shared rows: every response of every group once."""
+    return Rows.of([group.prompt for group in groups], [group.responses for group in groups])
+
+
+def pair_index(groups: Sequence[Group], device: Any) -> tuple[Tensor, Tensor]:
+    """For each pair the rows of its two responses."""
+    first: list[int] = []
+    second: list[int] = []
+    base = 0
+    for group in groups:
+        first += [base + a for a, _ in group.pairs]
+        second += [base + b for _, b in group.pairs]
+        base += len(group.responses)
+    return torch.tensor(first, device=device), torch.tensor(second, device=device)
+
+
+def inference_batches(groups: Sequence[Group], budget: int) -> list[list[int]]:
+    """Group indices in batches of similar length within a token budget, for passes without gradients."""
+    batches: list[list[int]] = []
+    rows = longest = 0
+    for i in sorted(range(len(groups)), key=lambda i: (groups[i].tokens, i)):
+        length = len(groups[i].prompt) + max(map(len, groups[i].responses))
+        count = len(groups[i].responses)
+        if not batches or (rows + count) * max(longest, length) > budget:
+            batches.append([])
+            rows = longest = 0
+        batches[-1].append(i)
+        rows, longest = rows + count, max(longest, length)
+    return batches
+
+
+@torch.no_grad()
+def sequence_logprobs(network: Any, groups: Sequence[Group], pad_id: int, *, share: bool) -> list[list[float]]:
+    """log π(response | prompt), summed over response tokens, of every response of every group."""
+    found: list[list[float]] = [[] for _ in groups]
+    for batch in inference_batches(groups, PASS_TOKENS):
+        members = [groups[i] for i in batch]
+        logprobs, _ = token_logprobs(network, rows_of(members), pad_id, share=share)
+        values = logprobs.sum(-1).tolist()
+        for i, group in zip(batch, members, strict=True):
+            found[i], values = values[: len(group.responses)], values[len(group.responses) :]
+    return found

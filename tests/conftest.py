@@ -1,0 +1,49 @@
+"""What all tests share: a working folder of their own, quiet libraries, and where the recorded data may lie."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("RLAIF_FENCE_SECRET", "a secret for tests")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+ROOT = Path(__file__).parent.parent
+RECORDED = ROOT.parent / "shared" / "data"  # real recorded data, where a checkout has it beside it
+
+
+@pytest.fixture(autouse=True)
+def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Every test runs in an empty folder of its own, as a user would."""
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+
+
+@pytest.fixture(scope="session")
+def policy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small Llama with a chat template."""
+    from tests.tiny import build
+
+    return build(tmp_path_factory.mktemp("models") / "policy", "llama", context=1024)
+
+
+@pytest.fixture(scope="session")
+def judge_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small Qwen with room for a judge's template."""
+    from tests.tiny import build
+
+    return build(tmp_path_factory.mktemp("models") / "judge", "qwen3", seed=1, context=2048)
+
+
+@pytest.fixture(scope="session")
+def recorded() -> Path:
+    """The folder of real recorded data; the test is skipped on a checkout without it."""
+    if not RECORDED.is_dir():
+        pytest.skip("no recorded data beside this checkout")
+    return RECORDED
