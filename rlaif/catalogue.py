@@ -93,7 +93,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 class Catalogue:
     """Look-up from one working folder, remembering what was used."""
 
-    folder: Path = field(default_factory=Path.cwd)
+    folder: Path = field(default_factory=Path)
     used: dict[tuple[Kind, str], Entry] = field(default_factory=dict)
     shadowed: list[str] = field(default_factory=list)
 

@@ -84,7 +84,7 @@ def _check_judge(catalogue: Catalogue, entry: Entry) -> None:
 
 def recipe_of(name: str, data: dict[str, Any], settings: Sequence[str]) -> tuple[Pipeline, Entry]:
     """A recipe written down from flags, as if it had been a file."""
-    data = apply_settings({key: value for key, value in data.items() if value not in (None, {})}, settings)
+    data = apply_settings({key: value for key, value in data.items() if value is not None}, settings)
     pipeline: Pipeline = parse_model(Pipeline, data, f"rlaif {name}")
     text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True).encode()
     return pipeline, Entry("pipeline", name, Path(f"rlaif {name}"), False, text)
@@ -95,17 +95,27 @@ def recipe_of_folder(name: str, folder: Path, data: dict[str, Any], settings: Se
     kept = folder / "config" / "pipelines" / "effective.json"
     if not kept.is_file():
         raise UserError(f"{folder}: not a run folder (it has no {kept.relative_to(folder)}).")
-    base = json.loads(kept.read_text(encoding="utf-8"))
+    base: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
+    return recipe_of(name, laid_over(base, data), settings)
+
+
+def laid_over(base: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+    """``data`` over ``base``: mappings are merged, lists gain what they lack, ``True`` asks for a section to be there.
+
+    Labels are replaced whole: another source has other options.
+    """
+    whole = dict(base)
     for key, value in data.items():
-        if value in (None, {}) and key not in ("evaluation", "reward_model"):
+        old = base.get(key)
+        if value is None or (value is True and old is not None):
             continue
-        if isinstance(value, dict) and isinstance(base.get(key), dict) and key != "labels":
-            value = {**base[key], **value}
-        if isinstance(value, list) and isinstance(base.get(key), list):
-            names = {item if isinstance(item, str) else item["name"] for item in base[key]}
-            value = [*base[key], *(item for item in value if item not in names)]
-        base[key] = value
-    return recipe_of(name, base | {k: {} for k in ("evaluation", "reward_model") if base.get(k) == {}}, settings)
+        if isinstance(value, dict) and isinstance(old, dict) and key != "labels":
+            value = {**old, **value}
+        elif isinstance(value, list) and isinstance(old, list):
+            names = {item["name"] for item in old}
+            value = [*old, *(item for item in value if item not in names)]
+        whole[key] = value
+    return whole
 
 
 # --- a recipe made ready to run ----------------------------------------------------------------------------------------
@@ -120,7 +130,7 @@ def open_road(
     watcher: Watcher | None = None,
 ) -> Road:
     """A pipeline by name or path with ``--set`` applied, as a Road. Raises UserError before anything is asked."""
-    catalogue = Catalogue(folder or Path.cwd())
+    catalogue = Catalogue(folder or Path())
     entry = catalogue.find("pipeline", name, where="rlaif")
     return build(load_pipeline(entry, settings), entry, catalogue, out=out, settings=settings, watcher=watcher)
 

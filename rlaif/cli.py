@@ -217,7 +217,7 @@ def train(
     settings: Settings = [],  # noqa: B006
 ) -> None:
     """Preferences of a run folder to a reward model or a tuned policy."""
-    data: dict[str, Any] = {"reward_model": {}} if what == "reward" else {"policies": [what]}
+    data: dict[str, Any] = {"reward_model": True} if what == "reward" else {"policies": [what]}
     if model:
         data["models"] = {"policy": model}
     _continue("train", data, None, settings, out, None, "policy")
@@ -231,7 +231,7 @@ def evaluate(
     settings: Settings = [],  # noqa: B006
 ) -> None:
     """Measure a run folder's policies against the start and write the report."""
-    data: dict[str, Any] = {"evaluation": {"judges": judge} if judge else {}}
+    data: dict[str, Any] = {"evaluation": {"judges": judge} if judge else True}
     if model:
         data["models"] = {"judge": _model(model)}
     _continue("evaluate", data, None, settings, out, None, "report")

@@ -166,7 +166,7 @@ class Pipeline(Section):
             if isinstance(data.get(key), str):
                 data[key] = {field: data[key]}
         for key in ("reward_model", "evaluation"):
-            if data.get(key) is True or data.get(key) == {}:
+            if data.get(key) is True:
                 data[key] = {}
         if isinstance(data.get("models"), dict):
             data["models"] = {

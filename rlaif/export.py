@@ -43,6 +43,12 @@ def export(folder: Path, form: str = "trl", to: Path | None = None) -> list[str]
     target = to or folder / f"{form}.{'parquet' if form == 'trl' else 'jsonl'}"
     left_out: Counter[str] = Counter()
     written = _write(target, forms[form](run, left_out))
+    if not written:
+        why = ", ".join(f"{count:,} × {reason}" for reason, count in left_out.most_common())
+        target.unlink()
+        raise UserError(
+            f"{folder}: no row is fit for --form {form} ({why}); --form jsonl writes all with p and weight."
+        )
     lines = [f"{target}: {written:,} rows of {run.rows(noun):,}"]
     return lines + [f"left out: {count:,} × {reason}" for reason, count in left_out.most_common()]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,10 +18,10 @@ RECORDED = ROOT.parent / "shared" / "data"  # real recorded data, where a checko
 
 
 @pytest.fixture(autouse=True)
-def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Every test runs in an empty folder of its own, as a user would."""
     monkeypatch.chdir(tmp_path)
-    yield tmp_path
+    return tmp_path
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +37,7 @@ def judge_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small Qwen with room for a judge's template."""
     from tests.tiny import build
 
-    return build(tmp_path_factory.mktemp("models") / "judge", "qwen3", seed=1, context=2048)
+    return build(tmp_path_factory.mktemp("models") / "judge", "qwen3", seed=1, context=2048, sharpen=30.0)
 
 
 @pytest.fixture(scope="session")

@@ -228,9 +228,11 @@ def build(
     padding: str = "right",
     eos: list[int] | None = None,
     seed: int = 0,
+    sharpen: float = 1.0,
     **sizes: int,
 ) -> Path:
-    """A model folder with random weights. ``eos``: several end-of-sequence ids in its generation config."""
+    """A model folder with random weights. ``eos``: several end-of-sequence ids in its generation config. ``sharpen`` scales the
+    logits, so that a random judge has opinions."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -239,6 +241,8 @@ def build(
     settings = config(kind, len(words), **sizes)
     settings.pad_token_id, settings.bos_token_id, settings.eos_token_id = 0, 1, words.eos_token_id
     model = AutoModelForCausalLM.from_config(settings)
+    with torch.no_grad():
+        model.get_output_embeddings().weight *= sharpen
     model.generation_config.eos_token_id = eos or words.eos_token_id
     model.generation_config.pad_token_id = 0
     model.save_pretrained(str(folder))

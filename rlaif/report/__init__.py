@@ -74,7 +74,10 @@ def headline(metrics: dict[str, Figure], arms: list[str]) -> list[str]:
         )
     for arm in arms:
         win = metrics.get(f"policies.{arm}.win_rate")
-        if arm == "start" or win is None or win.value is None or win.low is None or win.high is None:
+        if arm == "start":
+            continue
+        if win is None or win.value is None or win.low is None or win.high is None:
+            lines += _reward_line(metrics, arm)
             continue
         verdict = (
             "better than the start" if win.low > 0.5 else "worse than the start" if win.high < 0.5 else "inconclusive"
@@ -86,6 +89,17 @@ def headline(metrics: dict[str, Figure], arms: list[str]) -> list[str]:
             f"({win.low:.1%} to {win.high:.1%}): {verdict}{more}."
         )
     return lines
+
+
+def _reward_line(metrics: dict[str, Figure], arm: str) -> list[str]:
+    """Reward before and after, for a run that no judge compared."""
+    before, after = metrics.get("policies.start.reward"), metrics.get(f"policies.{arm}.reward")
+    if before is None or after is None or before.value is None or after.value is None:
+        return []
+    return [
+        f"{arm}: mean reward {after.value:.2f}, the start {before.value:.2f}, on {after.n} held-out prompts. The reward "
+        "model learnt from the same labels: what it likes more need not be better."
+    ]
 
 
 def _arm_names(metrics: dict[str, Figure], arms: list[str]) -> list[str]:

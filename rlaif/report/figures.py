@@ -76,6 +76,8 @@ class Plots:
                 axes.plot(steps, values, color=MUTED, linewidth=0.8)
                 axes.plot(steps, _smooth(values), color=ACCENT, linewidth=1.6)
                 axes.set_xlabel("step")
+                if name == "accuracy":
+                    axes.set_ylim(0, 1.02)
                 axes.set_ylabel("loss, nats" if name == "loss" else "accuracy on its batch")
             canvas.tight_layout()
             return _svg(canvas, f"Training of {title}: loss and accuracy by step")
