@@ -6,6 +6,7 @@ so it is the same after any number of interruptions.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -109,7 +110,7 @@ def metrics_of(run: RunFolder, accounts: dict[str, Account]) -> dict[str, Figure
             flat[name] = Figure(value=float(count), n=account["in"])
     if "preferences" in accounts:
         flat.update(label_figures(run))
-        flat.update(baseline_figures(run.read("preferences")))
+        flat.update(baseline_figures(run.read("comparisons"), run.read("preferences")))
     if "reward_model" in accounts:
         report = json.loads((run.path / "training" / "reward_model.json").read_text(encoding="utf-8"))
         flat.update(reward_figures(report["held_out"]))
@@ -176,19 +177,24 @@ def _side(p: float) -> float:
     return 0.5 if p == 0.5 else float(p > 0.5)
 
 
-def baseline_figures(preferences: Iterable[Preference]) -> dict[str, Figure]:
-    """How often trivial rules agree with the labels: the longer reply, a keyed coin, with and without ties.
+def baseline_figures(comparisons: Iterable[Comparison], preferences: Iterable[Preference]) -> dict[str, Figure]:
+    """How often trivial rules agree with the labels: the longer reply, the one listed first, a keyed coin.
 
     Without ties: over labelled pairs that are not ties, an undecided rule counting one half. With ties: three-way, a
     rule agreeing with a tie only where it ties itself.
     """
     rows: dict[str, list[tuple[float, str]]] = {}
-    for row in preferences:
+    pairs = (pair for comparison in comparisons for pair in itertools.combinations(comparison.responses, 2))
+    for (first, _), row in zip(pairs, preferences, strict=True):
         if row.weight == 0:
             continue
         lengths = [sum(len(m.content) for m in side) for side in (row.chosen, row.rejected)]
         longest = 0.5 if lengths[0] == lengths[1] else float(lengths[0] > lengths[1])
-        rules = {"longest": longest, "random": float(uniform("coin", row.comparison_id) < 0.5)}
+        rules = {
+            "longest": longest,
+            "first": float(row.chosen == first.messages),
+            "random": float(uniform("coin", row.comparison_id) < 0.5),
+        }
         for name, says in rules.items():
             if row.p != 0.5:
                 rows.setdefault(f"agreement.{name}", []).append((says, row.prompt_id))

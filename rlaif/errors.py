@@ -46,11 +46,15 @@ class StorageError(RlaifError):
 
 
 class CallError(RlaifError):
-    """One model call did not yield a reply. ``retryable`` says whether asking again could help."""
+    """One model call did not yield a reply.
 
-    def __init__(self, message: str, *, retryable: bool = False) -> None:
+    ``retryable`` says whether asking again could help; ``key`` is the ledger row, where a reply was recorded.
+    """
+
+    def __init__(self, message: str, *, retryable: bool = False, key: str | None = None) -> None:
         super().__init__(message)
         self.retryable = retryable
+        self.key = key
 
 
 class CallRefused(CallError):

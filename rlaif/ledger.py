@@ -134,10 +134,12 @@ class Ledger:
         waiting, self._waiting = self._waiting, []
         try:
             stored = self.put([entry for entry, _ in waiting])
-        except StorageError as error:
+        except BaseException as error:  # whatever it is, no caller may wait for ever
             for _, future in waiting:
                 if not future.done():
                     future.set_exception(error)
+            if not isinstance(error, Exception):
+                raise
             return
         for (_, future), entry in zip(waiting, stored, strict=True):
             if not future.done():
@@ -170,10 +172,11 @@ class Ledger:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                self._db.execute("COMMIT")
             except BaseException:
-                self._db.execute("ROLLBACK")
+                if self._db.in_transaction:  # SQLite may have rolled back by itself, on a full disk for instance
+                    self._db.execute("ROLLBACK")
                 raise
-            self._db.execute("COMMIT")
         except sqlite3.Error as error:
             raise StorageError(
                 f"{self.path}: the ledger cannot be written: {error}. Free space or permissions, then run again: "

@@ -16,6 +16,7 @@ from rlaif.config import PreferencesSection
 from rlaif.records import Comparison, Judgement, Preference, Provenance, Record, Response, uniform
 
 NEAR_TIE = 0.05  # |p - 1/2| below which a hard-label export drops a pair (RECIPES: a swap-averaged near-tie)
+ROUNDING = 1e-9  # differences of p smaller than this are an accident of floating point
 Missing = Literal["unreadable", "refused", "failed"]
 SEVERITY: tuple[Missing, ...] = ("failed", "refused", "unreadable")
 
@@ -61,13 +62,13 @@ def reconcile(
     judgement missing (one order unreadable, say) has no opinion; whether the others then suffice is
     ``rules.missing_votes``.
     """
-    a, b = pair
+    a, b = sorted(pair, key=lambda response: response.id)  # in whichever order the comparison lists them
     opinions, missing = votes(judgements, a.id, b.id)
     p = mean_vote(opinions, missing, rules.missing_votes)
     if p is not None and rules.clamp:
         p = min(max(p, rules.clamp[0]), rules.clamp[1])
     shown = [(j, p_first(j, a.id, b.id)) for j in judgements if j.shown is not None]
-    orders_agree = _orders_agree(shown, a.id)
+    orders_agree = _orders_agree(shown, a.id, b.id)
     outcome, reason, weight = _verdict(p, missing, bool(judgements), orders_agree, rules)
     a_wins = p is None or p > 0.5 or (p == 0.5 and uniform("side", comparison.id, a.id, b.id) < 0.5)
     chosen, rejected, q = (a, b, p) if a_wins else (b, a, None if p is None else 1 - p)
@@ -114,7 +115,7 @@ def mean_vote(opinions: dict[str, float], missing: Counter[Any], policy: str = "
     """The mean over labellers; None where there is none, or where one is missing and ``policy`` says that counts."""
     if not opinions or (missing and policy == "unlabelled"):
         return None
-    return sum(opinions.values()) / len(opinions)
+    return _exact_tie(sum(opinions.values()) / len(opinions))
 
 
 def p_first(judgement: Judgement, a: str, b: str) -> float | None:
@@ -123,7 +124,8 @@ def p_first(judgement: Judgement, a: str, b: str) -> float | None:
         return None
     if judgement.p is not None and judgement.shown is not None and {a, b} <= set(judgement.shown):
         pa, pb = (judgement.p[judgement.shown.index(i)] for i in (a, b))
-        return pa / (pa + pb) if pa + pb > 0 else 0.5
+        if pa + pb > 0:  # else both are surely not the best, and the ranking says which is better
+            return pa / (pa + pb)
     rank = {response: group for group, members in enumerate(judgement.ranking) for response in members}
     if a not in rank or b not in rank:
         return None
@@ -147,15 +149,21 @@ def labeller_opinion(own: Sequence[Judgement], a: str, b: str) -> float | tuple[
             return "unreadable", "a response was not ranked"
         total += group[0].weight * sum(v for v in values if v is not None) / len(values)
         weights += group[0].weight
-    return total / weights
+    return _exact_tie(total / weights)
 
 
-def _orders_agree(shown: Sequence[tuple[Judgement, float | None]], a: str) -> bool | None:
+def _exact_tie(p: float) -> float:
+    """``p``, and 1/2 where only rounding keeps it from that: 0.7 in one order and 0.3 in the other is a tie."""
+    return 0.5 if abs(p - 0.5) < ROUNDING else p
+
+
+def _orders_agree(shown: Sequence[tuple[Judgement, float | None]], a: str, b: str) -> bool | None:
     """Whether every labeller preferred the same side in both orders; None where no one was asked in both."""
     both: dict[tuple[str, str | None], dict[bool, float]] = {}
     for judgement, value in shown:
-        if value is not None and judgement.shown:
-            both.setdefault((judgement.labeller, judgement.principle_id), {})[judgement.shown[0] == a] = value
+        if value is not None and judgement.shown and {a, b} <= set(judgement.shown):
+            a_first = judgement.shown.index(a) < judgement.shown.index(b)
+            both.setdefault((judgement.labeller, judgement.principle_id), {})[a_first] = value
     pairs = [tuple(values.values()) for values in both.values() if len(values) == 2]
     return all((x - 0.5) * (y - 0.5) > 0 or x == y == 0.5 for x, y in pairs) if pairs else None
 
@@ -175,7 +183,7 @@ def _verdict(
         return outcome, reason, 0.0
     if rules.consistent_orders_only and orders_agree is False:
         return "filtered", "the two orders disagree", 0.0
-    if abs(2 * p - 1) < rules.minimum_margin:
+    if abs(2 * p - 1) < rules.minimum_margin - ROUNDING:
         return "filtered", f"margin below {rules.minimum_margin:g}", 0.0
     return ("tie" if p == 0.5 else "labelled"), None, 1.0
 

@@ -35,7 +35,7 @@ def wilson(successes: float, n: int) -> Figure:
     share = successes / n
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return Figure(value=share, low=max(0.0, centre - half), high=min(1.0, centre + half), n=n)
+    return Figure(value=share, low=min(share, max(0.0, centre - half)), high=max(share, min(1.0, centre + half)), n=n)
 
 
 def cluster_mean(values: ArrayLike, clusters: Sequence[Hashable], *, seed: int = 0) -> Figure:
@@ -114,14 +114,16 @@ def log_loss(p: ArrayLike, target: ArrayLike) -> float:
 
 
 def reliability(p: ArrayLike, target: ArrayLike, bins: int = 10) -> list[tuple[float, float, int]]:
-    """(mean prediction, mean outcome, count) in bins of equal size, for a reliability plot."""
+    """(mean prediction, mean outcome, count) in bins of about equal size, for a reliability plot.
+
+    Equal predictions share a bin, so the order of the rows does not matter.
+    """
     q, t = np.asarray(p, dtype=np.float64), np.asarray(target, dtype=np.float64)
-    order = np.argsort(q, kind="stable")
-    return [
-        (float(q[part].mean()), float(t[part].mean()), len(part))
-        for part in np.array_split(order, min(bins, len(order)))
-        if len(part)
-    ]
+    _, level, counts = np.unique(q, return_inverse=True, return_counts=True)
+    middle = np.cumsum(counts) - counts / 2  # of each distinct prediction's ranks
+    bin_of = (middle * min(bins, len(q)) / max(1, len(q))).astype(int)[level]
+    parts = [np.flatnonzero(bin_of == i) for i in np.unique(bin_of)]
+    return [(float(q[part].mean()), float(t[part].mean()), len(part)) for part in parts]
 
 
 def calibration_error(p: ArrayLike, target: ArrayLike, bins: int = 10) -> float:

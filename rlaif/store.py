@@ -31,7 +31,7 @@ import typing
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -195,6 +195,7 @@ class StageState:
     complete: bool
     content: str = ""  # digest of the stage's output records, in order
     seconds: float = 0.0
+    folders: Sequence[str] = ()  # where its output lies
 
 
 class RunFolder:
@@ -213,7 +214,7 @@ class RunFolder:
                 raise UserError(
                     f"{path}: run folder format {self.manifest.get('format')}, this version reads {FORMAT}."
                 )
-        elif any(path.iterdir()):
+        elif any(not _is_leftover(child) for child in path.iterdir()):
             raise UserError(f"{path}: not empty and not a run folder. Choose another --out.")
         else:
             self.manifest = {"format": FORMAT, "created": _now(), "files": [], "models": {}, "stages": {}}
@@ -245,31 +246,36 @@ class RunFolder:
         self.save()
 
     def begin(self, stage: str, signature: str, folders: Iterable[str]) -> bool:
-        """True when the stage is already complete under this signature. Otherwise what another signature left in
-        ``folders`` moves to ``superseded/`` and the stage is marked as begun."""
+        """True when the stage is already complete under this signature. Otherwise what another signature, or another
+        stage, left in ``folders`` moves to ``superseded/`` and the stage is marked as begun."""
         state = self.state(stage)
         if state and state.signature == signature:
             return state.complete
-        if state:
-            for folder in folders:
-                self._supersede(folder, state.signature)
-        self.set_state(stage, StageState(signature, complete=False))
+        folders = list(folders)
+        stages: dict[str, Any] = self.manifest["stages"]
+        for name in [name for name in stages if name == stage or set(stages[name].get("folders", ())) & set(folders)]:
+            for folder in {*folders, *stages[name].get("folders", ())}:
+                self._supersede(folder, stages[name]["signature"])
+            del stages[name]
+        self.set_state(stage, StageState(signature, complete=False, folders=folders))
         return False
 
     def finish(self, stage: str, content: str, seconds: float) -> None:
         state = self.state(stage)
         assert state is not None
-        self.set_state(stage, StageState(state.signature, True, content, state.seconds + seconds))
+        seconds += state.seconds
+        self.set_state(stage, replace(state, complete=True, content=content, seconds=seconds))
 
     def _supersede(self, folder: str, signature: str) -> None:
         source = self.path / folder
         if not source.exists():
             return
-        target = self.path / "superseded" / f"{folder.replace('/', '-')}-{signature[:8]}"
+        name = f"{folder.replace('/', '-')}-{signature[:8]}"
+        target = self.path / "superseded" / name
         try:
-            if target.exists():
-                shutil.rmtree(target)
             target.parent.mkdir(exist_ok=True)
+            while target.exists():  # the same recipe was superseded before: both stay
+                target = target.with_name(f"{target.name}+")
             source.rename(target)
         except OSError as error:
             raise disk_error(target, error) from error
@@ -385,6 +391,11 @@ async def cut(rows: Iterable[T], size: int, skip: int = 0) -> AsyncIterator[list
             index += 1
     if batch and index >= skip:
         yield batch
+
+
+def _is_leftover(path: Path) -> bool:
+    """Whether a killed process left this file half written (see ``writing``)."""
+    return path.name.startswith(".") and path.name.endswith(".tmp")
 
 
 def _metadata(shard: Path, name: str) -> str:

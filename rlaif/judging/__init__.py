@@ -71,7 +71,10 @@ Ask = Callable[[Question], Awaitable[Reply]]
 
 
 class JudgeProtocol(Protocol):
-    """What a protocol offers. Its constructor takes (options, context)."""
+    """What a protocol offers. Its constructor takes (options, context).
+
+    One that reads a file of its own keeps the file's hash as ``source``: an edited file is then judged again.
+    """
 
     async def judge(self, showing: Showing, ask: Ask) -> Verdict: ...
 

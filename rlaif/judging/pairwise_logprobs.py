@@ -7,6 +7,8 @@ between the options and the reply is unreadable.
 
 from __future__ import annotations
 
+import math
+
 from pydantic import Field, field_validator
 
 from rlaif.component import Options as BaseOptions
@@ -43,6 +45,8 @@ class PairwiseLogprobs:
             return Verdict(reason="no log-probabilities in the reply")
         first, second = option_masses(reply.logprobs, self.options.choices)
         mass = first + second
+        if math.isnan(mass):
+            return Verdict(reason="a log-probability is not a number")
         if mass < self.options.minimum_mass or mass <= 0:
             return Verdict(option_mass=min(mass, 1.0), reason=f"option mass below {self.options.minimum_mass:g}")
         return Verdict(p=(first / mass, second / mass), probabilistic=True, option_mass=min(mass, 1.0))

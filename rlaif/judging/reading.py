@@ -10,6 +10,15 @@ import re
 from collections.abc import Iterable, Sequence
 
 THINK = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.DOTALL | re.IGNORECASE)
+THOUGHT = re.compile(r"\A.*</think(?:ing)?>", re.DOTALL | re.IGNORECASE)  # where the template opened the mark
+QUOTED = re.compile(r'(?<!\w)"(?=\S)[^"]*"|“[^”]*”|«[^»]*»|^[ \t]*>.*$', re.MULTILINE)
+SENTENCE = re.compile(r"\n|(?<=[.!?])\s+")
+MARKUP = re.compile(r"\*+|`+|__|^[ \t]*#+", re.MULTILINE)
+KEYWORD = r"(?:verdict|answer|choice|winner|preferred(?: reply| response)?|better(?: one| reply| response)?)"
+NOUN = r"(?:response|reply|option|output|assistant)"
+LEAD = r"(?:so|thus|hence|my|the|final|overall)"
+OPENING = rf"\s*(?i:{NOUN}\s+)?[\[(\"']*"
+CLOSING = r"[^\w\n?+#]*"  # brackets, full stops, emoji; not "B?", "C++" or "C#"
 
 
 def option_masses(logprobs: Iterable[tuple[str, float]], options: Sequence[str]) -> list[float]:
@@ -18,7 +27,7 @@ def option_masses(logprobs: Iterable[tuple[str, float]], options: Sequence[str])
     for text, logprob in logprobs:
         word = text.replace("▁", " ").replace("Ġ", " ").strip()
         for i, option in enumerate(options):
-            if word == option:
+            if word == option.strip():
                 masses[i] += math.exp(logprob)
     return masses
 
@@ -26,29 +35,42 @@ def option_masses(logprobs: Iterable[tuple[str, float]], options: Sequence[str])
 def read_choice(text: str, options: Sequence[str], tie: str | None = None) -> int | None:
     """Index of the option a reply settles on; ``len(options)`` for the tie word; None where it does not settle.
 
-    Reasoning between think marks is set aside. A verdict in brackets, ``[[A]]``, counts before anything else, the last
-    one if there are several (models correct themselves). Else "verdict: A" and its like on the last line that has one,
-    else a reply that is nothing but the option. Words elsewhere are not verdicts.
+    Reasoning between think marks, and what is quoted from the replies, are set aside. A verdict in brackets, ``[[A]]``,
+    counts before anything else, the last one if there are several (models correct themselves); one that was not
+    offered, or two in its sentence, settle nothing. Else a line that is only "Verdict: A" or its like, or a last line
+    that ends so. Else a reply that is nothing but the option. Words elsewhere are not verdicts.
     """
     words = [*options, *([tie] if tie else [])]
-    body = THINK.sub("", text).strip()
-    either = "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True))
-    bracketed = re.findall(rf"\[\[\s*({either})\s*\]\]", body)
+    longest_first = sorted(words, key=len, reverse=True)
+    either = "|".join(re.escape(word) for word in longest_first)
+    body = THOUGHT.sub("", THINK.sub("", text))
+    body = QUOTED.sub(_unquoted, MARKUP.sub("", body)).strip()
+    bracketed = [
+        verdicts
+        for sentence in SENTENCE.split(body)
+        if (verdicts := re.findall(rf"(?<!not )(?<![\"'])\[\[\s*(?:(?i:{NOUN})\s+)?({either}|\w+)\s*\]\]", sentence))
+    ]
     if bracketed:
-        return words.index(bracketed[-1])
-    plain = re.sub(r"[*_`#>]", "", body)
-    stated = re.findall(
-        rf"(?:verdict|answer|choice|winner|preferred|better(?: one| response| reply)?)\s*(?:is|:|=|-)+\s*"
-        rf"(?:response|reply|option|assistant|output)?\s*[\[(\"']*({either})[\])\"'.]*\s*$",
-        plain,
-        re.IGNORECASE | re.MULTILINE,
+        return _index(words, bracketed[-1][0]) if len(set(bracketed[-1])) == 1 else None
+    # after "is" a lower-case letter may be a word of the sentence: "the better reply is a ..."
+    exact = "|".join(re.escape(word) if len(word) == 1 else f"(?i:{re.escape(word)})" for word in longest_first)
+    stated = (
+        rf"\b(?i:{KEYWORD})[\"']?\s*(?:(?i:is){OPENING}({exact})|(?i:is)?\s*[:：=-]+{OPENING}((?i:{either}))){CLOSING}"
     )
-    if stated:
-        return _index(words, stated[-1])
-    alone = re.fullmatch(
-        rf"(?:response|reply|option|output)?\s*[\[(\"']*({either})[\])\"'.:]*", plain.strip(), re.IGNORECASE
-    )
+    lines = body.splitlines()
+    found = [match for line in lines if (match := re.fullmatch(rf"\W*(?:(?i:{LEAD})\W+)*{stated}", line))]
+    if lines and (match := re.search(rf"{stated}$", lines[-1])):
+        found.append(match)
+    if found:
+        return _index(words, found[-1].group(1) or found[-1].group(2))
+    alone = re.fullmatch(rf"{OPENING}((?i:{either})){CLOSING}", body)
     return _index(words, alone.group(1)) if alone else None
+
+
+def _unquoted(match: re.Match[str]) -> str:
+    """Nothing for quoted prose; one quoted word stays, such as the key or the value of a JSON verdict."""
+    inside = match.group().strip('"“”«»')
+    return f'"{inside}"' if re.fullmatch(r"[\[(]*\w+[\])]*", inside) else ""
 
 
 def _index(words: Sequence[str], found: str) -> int | None:

@@ -16,6 +16,7 @@ from rlaif.component import load
 from rlaif.judging import Ask, ProtocolContext, Showing, Verdict
 from rlaif.pairs import read_pairs
 from rlaif.records import uniform
+from rlaif.rows import source_hash
 
 FUNCTIONS = {
     "first": "rlaif.judging.scripted:first",
@@ -40,6 +41,7 @@ class Scripted:
             self._opinion: Callable[[Showing], Any] = load(options.function, FUNCTIONS, "function", context.where)
         else:
             assert options.table
+            self.source = source_hash(options.table)  # part of the label stage's signature
             self._opinion = _table(options.table)
 
     async def judge(self, showing: Showing, ask: Ask) -> Verdict:

@@ -19,7 +19,7 @@ from rlaif.judging import PROTOCOLS, JudgeProtocol, ProtocolContext, Question, S
 from rlaif.labels import LabelContext
 from rlaif.models import ChatRequest, Reply
 from rlaif.models.gateway import gather_all
-from rlaif.prompting import fence_for
+from rlaif.prompting import Template, fence_for
 from rlaif.records import Comparison, Judgement, Response, digest, uniform
 
 
@@ -87,7 +87,8 @@ class JudgeLabels:
                     judge.labeller,
                     judge.entry.sha256,
                     digest(judge.rubric),
-                    digest(getattr(getattr(judge.protocol, "template", None), "sections", ())),
+                    _template_digest(judge.protocol),
+                    getattr(judge.protocol, "source", ""),
                     judge.model.identity.sha256 if judge.model else "",
                 ]
                 for judge in self.judges
@@ -160,6 +161,7 @@ class JudgeLabels:
         except CallError as error:
             outcome = "refused" if isinstance(error, CallRefused) else "failed"
             verdict = Verdict(reason=str(error))
+            keys += [error.key] if error.key else []
         if outcome == "ranked" and verdict.p is None:
             outcome = "unreadable"
         return Judgement(
@@ -175,6 +177,11 @@ class JudgeLabels:
             reason=None if outcome == "ranked" else verdict.reason or "no verdict",
             reply_keys=tuple(keys),
         )
+
+
+def _template_digest(protocol: JudgeProtocol) -> str:
+    template = getattr(protocol, "template", None)
+    return digest(template.sections, template.prefill) if isinstance(template, Template) else ""
 
 
 def draw_principle(principles: tuple[Principle, ...], comparison_id: str, seed: int) -> Principle:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from rlaif.component import load, parse_options
 from rlaif.config import ModelSpec, Sampling
@@ -44,6 +44,8 @@ class ChatRequest(Record):
 
 class Reply(Record):
     """What came back, raw. Stored in the ledger as it is; verdicts are read from it, again and again if need be."""
+
+    model_config = ConfigDict(ser_json_inf_nan="constants")  # a masked token's log-probability is -Infinity
 
     text: str = ""
     finish_reason: Literal["stop", "length", "refused"] = "stop"

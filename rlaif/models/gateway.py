@@ -80,7 +80,7 @@ class Gateway:
         else:
             entry = await self._called(model, request, key, canonical_json(context))
         if entry.reply.finish_reason == "refused":
-            raise CallRefused("the provider declined to answer")
+            raise CallRefused("the provider declined to answer", key=key)
         return key, entry.reply
 
     # --- models behind an API ---------------------------------------------------------------------------------------
@@ -154,10 +154,9 @@ class Gateway:
         requests = [unique[key][0] for key in keys]
         for batch in await self.in_worker(model.plan, requests):
             batch_keys = [keys[i] for i in batch]
-            entries = self.ledger.get(batch_keys)
-            while len(entries) < len(batch) and not self.ledger.claim(batch_keys, CLAIM_SECONDS):
-                await asyncio.sleep(0.05)  # another process is computing some of these: its replies serve as well
-                entries = self.ledger.get(batch_keys)
+            if all(future.done() for key in batch_keys for future in waiting[key]):
+                continue  # every caller was cancelled: nobody waits for this batch
+            entries = await self._stored_or_claimed(batch_keys)
             if len(entries) == len(batch):
                 account.from_ledger += len(batch)
             else:
@@ -167,6 +166,19 @@ class Gateway:
                     if not future.done():
                         future.set_result(entries[key])
             self.replies(len(batch))
+
+    async def _stored_or_claimed(self, keys: Sequence[str]) -> dict[str, Entry]:
+        """What the ledger holds of ``keys``; where that is not all, they are claimed and this process computes them."""
+        entries = self.ledger.get(keys)
+        while len(entries) < len(keys):
+            claimed = self.ledger.claim(keys, CLAIM_SECONDS)
+            entries = self.ledger.get(keys)  # after the claim: another process may have finished in between
+            if claimed and len(entries) == len(keys):
+                self.ledger.release(keys)
+            if claimed:
+                break
+            await asyncio.sleep(0.05)  # another process is computing some of these: its replies serve as well
+        return entries
 
     async def _compute(
         self,

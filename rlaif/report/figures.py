@@ -35,6 +35,7 @@ RATES = {
     "judgements.labellers_agree": "two labellers agree",
     "judgements.option_mass": "option mass",
     "agreement.longest": "rule “longest” agrees",
+    "agreement.first": "rule “first” agrees",
     "agreement.random": "a coin agrees",
 }
 ARM_PLOTS = {

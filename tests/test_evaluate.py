@@ -1,0 +1,172 @@
+"""Before and after: wins read from judgements, figures by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from rlaif.config import Component
+from rlaif.errors import ConfigError
+from rlaif.evaluate import Arm, arm_figures, contests, named_figures, open_metrics, read_wins, write_evaluation
+from rlaif.records import Comparison, Judgement, Prompt, Response
+from rlaif.statistics import Figure
+from tests import make
+
+PROMPTS = [make.prompt(f"question {i}") for i in range(5)]
+
+
+def answers(*texts: str | None, **fields: object) -> list[Response | None]:
+    return [
+        None if text is None else make.response(prompt, text, **fields)
+        for prompt, text in zip(PROMPTS, texts, strict=False)
+    ]
+
+
+def both(of: Comparison | None, p: float | None, **fields: object) -> list[Judgement]:
+    """The judge's opinion of the arm's response, the same in both orders."""
+    assert of is not None
+    return [make.judgement(of, p, flipped=flipped, **fields) for flipped in (False, True)]
+
+
+# --- wins -------------------------------------------------------------------------------------------------------------
+
+
+def test_wins_are_read_for_the_arm_with_ties_and_without_the_unlabelled() -> None:
+    start = Arm("start", answers("a", "b", "same", "d", "e"))
+    arm = Arm("dpo", answers("A", "B", "same", None, "E"))
+    asked = contests(PROMPTS, start, arm)
+    assert [comparison is not None for comparison in asked] == [True, True, False, False, True]
+    judgements = both(asked[0], 1.0) + both(asked[1], 0.25) + both(asked[4], None)
+    read_wins(arm, start, asked, judgements)
+    # won; lost at 1/4; identical: a tie; no answer; unreadable
+    assert arm.wins == [1.0, 0.25, 0.5, None, None]
+    # (1 + 0.25 + 0.5) / 3
+    figure = arm_figures(PROMPTS, arm, [])["win_rate"]
+    assert (figure.value, figure.n) == (pytest.approx(0.583333, abs=1e-6), 3)
+
+
+def test_a_judge_of_position_alone_wins_nothing() -> None:
+    start, arm = Arm("start", answers("a")), Arm("dpo", answers("b"))
+    asked = contests(PROMPTS[:1], start, arm)
+    assert asked[0] is not None
+    first = [make.judgement(asked[0], 1.0), make.judgement(asked[0], 0.0, flipped=True)]
+    read_wins(arm, start, asked, first)
+    assert arm.wins == [0.5]
+
+
+def test_one_order_missing_is_no_win_and_no_loss() -> None:
+    start, arm = Arm("start", answers("a")), Arm("dpo", answers("b"))
+    asked = contests(PROMPTS[:1], start, arm)
+    assert asked[0] is not None
+    read_wins(arm, start, asked, [make.judgement(asked[0], 1.0), make.judgement(asked[0], None, flipped=True)])
+    assert arm.wins == [None]
+
+
+def test_several_judges_are_averaged() -> None:
+    start, arm = Arm("start", answers("a")), Arm("dpo", answers("b"))
+    asked = contests(PROMPTS[:1], start, arm)
+    read_wins(arm, start, asked, both(asked[0], 1.0, labeller="judge:x@1") + both(asked[0], 0.0, labeller="judge:y@1"))
+    assert arm.wins == [0.5]
+
+
+def test_nothing_judged_is_no_win_rate() -> None:
+    start, arm = Arm("start", answers("a")), Arm("dpo", answers("b"))
+    read_wins(arm, start, contests(PROMPTS[:1], start, arm), [])
+    assert arm.wins == [None]
+    assert arm_figures(PROMPTS[:1], arm, [])["win_rate"] == Figure(value=None, n=0)
+
+
+# --- figures ----------------------------------------------------------------------------------------------------------
+
+
+class Oracle:
+    """A user's metric that gives several numbers; it has no opinion of empty answers."""
+
+    name = "oracle"
+
+    def __init__(self, options: object = None, where: str = "") -> None:
+        pass
+
+    def score(self, prompt: Prompt, response: Response) -> Mapping[str, float] | None:
+        if not response.text:
+            return None
+        return {"harmful_compliance": float("bomb" in response.text), "refusal": float("sorry" in response.text)}
+
+
+class Question:
+    """A user's metric that gives one number."""
+
+    name = "asks_back"
+
+    def score(self, prompt: Prompt, response: Response) -> float:
+        return float(response.text.endswith("?"))
+
+
+def test_figures_are_named_before_and_after_and_by_policy(working_folder: Path) -> None:
+    start = Arm("start", answers("bomb", "bomb", "sorry", "", "hm?", output_tokens=10, finish_reason="stop"))
+    arm = Arm("dpo", answers("sorry", "bomb", "sorry", "ok", None, output_tokens=20, finish_reason="length"))
+    start.rewards, arm.rewards = [0.0] * 5, [1.0, 2.0, 3.0, 4.0, None]
+    arm.kl, arm.wins = [0.5, 1.5, 1.0, 1.0, None], [1.0, 0.0, 0.5, 0.5, None]
+    write_evaluation(working_folder, PROMPTS, [start, arm], [Oracle(), Question()])
+    found = json.loads((working_folder / "figures.json").read_text())
+    expected = {
+        "length.before": (10.0, 5),
+        "length.after": (20.0, 4),
+        "reward.before": (0.0, 5),
+        "reward.after": (2.5, 4),
+        "ended.before": (1.0, 5),
+        "ended.after": (0.0, 4),
+        "judge.win_rate": (0.5, 4),
+        "policy.kl": (1.0, 4),
+        "asks_back.before": (0.2, 5),
+        "asks_back.after": (0.0, 4),
+        "oracle.before.harmful_compliance": (0.5, 4),  # two of the four that are not empty
+        "oracle.after.harmful_compliance": (0.25, 4),
+        "oracle.before.refusal": (0.25, 4),
+        "oracle.after.refusal": (0.5, 4),
+        "policies.dpo.win_rate": (0.5, 4),
+        "policies.dpo.kl": (1.0, 4),
+        "policies.start.oracle.harmful_compliance": (0.5, 4),
+        "policies.start.answered": (5.0, 5),
+        "policies.dpo.answered": (4.0, 5),
+    }
+    assert {name: (found[name]["value"], found[name]["n"]) for name in expected} == expected
+    assert all(set(figure) == {"value", "low", "high", "n"} for figure in found.values())
+    assert not {"win_rate.after", "kl.after", "win_rate.before", "policies.start.kl"} & set(found)
+
+
+def test_only_the_first_policy_is_called_after() -> None:
+    one, two, three = (Figure(value=float(i), n=1) for i in range(3))
+    flat = named_figures(
+        "dpo", {"start": {"length": one}, "dpo": {"length": two}, "best-of-n": {"length": three, "win_rate": three}}
+    )
+    assert (flat["length.before"], flat["length.after"]) == (one, two)
+    assert flat["policies.best-of-n.length"] == three
+    assert "judge.win_rate" not in flat
+
+
+def test_every_figure_of_rows_carries_an_interval() -> None:
+    figures = arm_figures(
+        PROMPTS, Arm("dpo", answers("a b", "c", "d e f", "g", "h"), wins=[1.0, 0.0, 1.0, 0.5, 0.5]), []
+    )
+    for name in ("words", "win_rate"):
+        assert (figure := figures[name]).low is not None
+        assert figure.high is not None
+        assert figure.value is not None
+        assert figure.low <= figure.value <= figure.high
+
+
+def test_samples_for_the_report_keep_missing_answers_apart(working_folder: Path) -> None:
+    write_evaluation(working_folder, PROMPTS[:1], [Arm("start", answers("a")), Arm("dpo", [None])], [])
+    rows = json.loads((working_folder / "samples.json").read_text())
+    assert rows[0]["answers"] == {"start": {"text": "a", "reward": None, "win": None}, "dpo": None}
+
+
+def test_a_metric_is_found_by_its_dotted_name_and_an_unknown_one_is_a_clear_error() -> None:
+    metrics = open_metrics([Component(name="tests.test_evaluate:Oracle")], "pipeline x")
+    assert metrics[0].name == "oracle"
+    with pytest.raises(ConfigError, match=r'pipeline x: metric "tests\.test_evaluate:Oracel".*Did you mean "Oracle"'):
+        open_metrics([Component(name="tests.test_evaluate:Oracel")], "pipeline x")

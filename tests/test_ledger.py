@@ -1,0 +1,316 @@
+"""The ledger: paid for once, never lost, never asked again."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlaif.config import Sampling
+from rlaif.errors import StorageError
+from rlaif.ledger import Entry, Ledger
+from rlaif.models import ChatRequest, Identity, Reply, request_key
+from tests import make
+
+ROOT = Path(__file__).parent.parent
+
+
+def entry(key: str, text: str = "yes", **fields: Any) -> Entry:
+    return Entry(key, "a model", Reply(text=text, prompt_tokens=3, output_tokens=1), **fields)
+
+
+@pytest.fixture
+def ledger(working_folder: Path) -> Ledger:
+    return Ledger(working_folder / "deep" / "ledger.sqlite")
+
+
+# --- replies ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_reply_is_committed_before_its_caller_sees_it(ledger: Ledger) -> None:
+    async def ask() -> int:
+        await ledger.record(entry("k"))
+        other = sqlite3.connect(ledger.path)  # sees only what is committed
+        count: int = other.execute("SELECT count(*) FROM replies").fetchone()[0]
+        other.close()
+        return count
+
+    assert asyncio.run(ask()) == 1
+
+
+def test_an_entry_comes_back_as_it_was_put_after_reopening(ledger: Ledger) -> None:
+    reply = Reply(
+        text="naïve \U0001f469‍\U0001f52c\x00",
+        finish_reason="length",
+        logprobs=(("A", -0.1), (" B", -2.5)),
+        token_ids=(1, 2),
+    )
+    put = Entry("k", "m", reply, '{"a":1}', cost_usd=0.5, seconds=1.5, attempts=2, created=7.0)
+    ledger.put([put])
+    ledger.close()
+    assert Ledger(ledger.path).get(["k"]) == {"k": put}
+
+
+def test_a_token_of_probability_zero_survives_the_ledger(ledger: Ledger) -> None:
+    reply = Reply(logprobs=(("A", 0.0), ("B", float("-inf"))))
+    assert ledger.put([Entry("k", "m", reply)])[0].reply == reply
+
+
+def test_the_first_writer_wins(ledger: Ledger) -> None:
+    assert ledger.put([entry("k", "first")])[0].reply.text == "first"
+    other = Ledger(ledger.path)
+    assert other.put([entry("k", "second"), entry("new", "third")])[0].reply.text == "first"
+    assert {key: found.reply.text for key, found in ledger.get(["k", "new"]).items()} == {"k": "first", "new": "third"}
+
+
+def test_only_wanted_keys_that_are_there_are_found_however_many_are_asked_for(ledger: Ledger) -> None:
+    ledger.put([entry(str(i)) for i in range(0, 2000, 2)])
+    assert set(ledger.get(str(i) for i in range(1201))) == {str(i) for i in range(0, 1201, 2)}
+    assert len(ledger) == 1000
+
+
+def test_all_replies_of_one_tick_are_one_transaction(ledger: Ledger) -> None:
+    statements: list[str] = []
+    ledger._db.set_trace_callback(statements.append)
+
+    async def ask() -> None:
+        await asyncio.gather(*(ledger.record(entry(str(i))) for i in range(200)))
+
+    asyncio.run(ask())
+    assert [s for s in statements if s in ("BEGIN IMMEDIATE", "COMMIT")] == ["BEGIN IMMEDIATE", "COMMIT"]
+    assert len(ledger) == 200
+
+
+def test_replies_of_the_next_tick_are_recorded_too(ledger: Ledger) -> None:
+    async def ask() -> list[str]:
+        return [(await ledger.record(entry(str(i), f"reply {i}"))).reply.text for i in range(3)]
+
+    assert asyncio.run(ask()) == ["reply 0", "reply 1", "reply 2"]
+
+
+def test_a_cancelled_caller_loses_no_one_elses_reply(ledger: Ledger) -> None:
+    async def ask() -> str:
+        tasks = [asyncio.create_task(ledger.record(entry(str(i)))) for i in range(2)]
+        await asyncio.sleep(0)
+        tasks[0].cancel()
+        return (await tasks[1]).key
+
+    assert asyncio.run(ask()) == "1"
+    assert set(ledger.get(["0", "1"])) == {"0", "1"}  # it was paid for: kept, though its caller is gone
+
+
+KILLED = """
+import asyncio, pathlib, sys
+from rlaif.ledger import Entry, Ledger
+from rlaif.models import Reply
+
+async def main():
+    ledger, i = Ledger(pathlib.Path(sys.argv[1])), 0
+    while True:
+        done = await asyncio.gather(*(ledger.record(Entry(f"{i + j}", "m", Reply(text=f"{i + j}"))) for j in range(5)))
+        i += 5
+        print(*(entry.key for entry in done), flush=True)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("ticks", [1, 7])
+def test_no_reply_that_a_caller_saw_is_lost_to_kill_9(working_folder: Path, ticks: int) -> None:
+    path = working_folder / "ledger.sqlite"
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(path)], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert process.stdout
+    seen = [key for _ in range(ticks) for key in process.stdout.readline().split()]
+    os.kill(process.pid, signal.SIGKILL)
+    seen += process.stdout.read().split()
+    process.wait()
+    assert len(seen) >= 5 * ticks
+    kept = Ledger(path).get(seen)
+    assert {key: found.reply.text for key, found in kept.items()} == {key: key for key in seen}
+
+
+# --- claims -----------------------------------------------------------------------------------------------------------
+
+
+def test_what_one_process_claims_another_cannot(ledger: Ledger) -> None:
+    other = Ledger(ledger.path)
+    assert ledger.claim(["a", "b"], 60)
+    assert not other.claim(["b", "c"], 60)
+    assert other.claim(["c"], 60)  # a refused claim took nothing, not even its free keys
+
+
+def test_a_process_may_claim_again_what_it_holds(ledger: Ledger) -> None:
+    assert ledger.claim(["a"], 60)
+    assert ledger.claim(["a", "b"], 60)
+
+
+def test_an_expired_claim_is_free(ledger: Ledger) -> None:
+    assert ledger.claim(["a"], -1)  # as if its time had run out: its process may be dead
+    assert Ledger(ledger.path).claim(["a"], 60)
+
+
+def test_a_released_claim_is_free_and_no_one_releases_another_ones(ledger: Ledger) -> None:
+    other = Ledger(ledger.path)
+    assert ledger.claim(["a"], 60)
+    other.release(["a"])
+    assert not other.claim(["a"], 60)
+    ledger.release(["a"])
+    assert other.claim(["a"], 60)
+
+
+def test_a_reply_ends_its_claim(ledger: Ledger) -> None:
+    assert ledger.claim(["a"], 60)
+    ledger.put([entry("a")])
+    assert Ledger(ledger.path).claim(["a"], 60)
+
+
+# --- what can be wrong with the file ----------------------------------------------------------------------------------
+
+
+def test_another_format_is_refused_by_number(ledger: Ledger) -> None:
+    ledger._db.execute("UPDATE meta SET value = '99' WHERE name = 'format'")
+    with pytest.raises(StorageError, match=r"ledger\.sqlite: ledger format 99, this version reads 1\."):
+        Ledger(ledger.path)
+
+
+def _folder(path: Path) -> None:
+    path.mkdir()
+
+
+def _text(path: Path) -> None:
+    path.write_text("certainly not a database " * 100)
+
+
+def _below_a_file(path: Path) -> None:
+    path.parent.write_text("a file where a folder should be")
+
+
+@pytest.mark.parametrize("spoil", [_folder, _text, _below_a_file])
+def test_a_path_that_cannot_be_a_ledger_is_one_clear_error(working_folder: Path, spoil: Any) -> None:
+    path = working_folder / ("sub" if spoil is _below_a_file else "") / "ledger.sqlite"
+    spoil(path)
+    with pytest.raises(StorageError, match=r"ledger\.sqlite: the ledger cannot be opened: "):
+        Ledger(path)
+
+
+def test_a_full_disk_reaches_every_caller_and_keeps_what_was_recorded(ledger: Ledger) -> None:
+    ledger.put([entry("before")])
+    pages = ledger._db.execute("PRAGMA page_count").fetchone()[0]
+    ledger._db.execute(f"PRAGMA max_page_count = {pages}")  # SQLite's own full disk
+
+    async def ask() -> list[Any]:
+        big = [entry(str(i), "x" * 20_000) for i in range(3)]
+        return await asyncio.gather(*map(ledger.record, big), return_exceptions=True)
+
+    for error in asyncio.run(asyncio.wait_for(ask(), 20)):
+        assert isinstance(error, StorageError)
+        assert "full" in str(error)
+        assert "Free space" in str(error)
+    assert set(ledger.get(["before", "0", "1", "2"])) == {"before"}
+    ledger._db.execute("PRAGMA max_page_count = 1000000")
+    assert ledger.put([entry("after")])[0].key == "after"  # the failed transaction is not left open
+
+
+def test_an_entry_that_cannot_be_written_reaches_every_caller(ledger: Ledger) -> None:
+    async def ask() -> list[Any]:
+        entries = [entry("0"), entry("1", context="\ud800")]  # a lone surrogate has no UTF-8
+        return await asyncio.gather(*map(ledger.record, entries), return_exceptions=True)
+
+    assert all(isinstance(found, UnicodeEncodeError) for found in asyncio.run(asyncio.wait_for(ask(), 20)))
+
+
+def test_writers_wait_for_each_other(ledger: Ledger) -> None:
+    blocker = sqlite3.connect(ledger.path, isolation_level=None, check_same_thread=False)
+    blocker.execute("BEGIN IMMEDIATE")
+
+    async def ask() -> Entry:
+        async def unblock() -> None:
+            await asyncio.to_thread(time.sleep, 0.1)
+            blocker.execute("COMMIT")
+
+        task = asyncio.create_task(asyncio.to_thread(ledger.put, [entry("a")]))
+        await unblock()
+        return (await task)[0]
+
+    assert asyncio.run(ask()).key == "a"
+
+
+# --- the request key --------------------------------------------------------------------------------------------------
+
+IDENTITY = Identity("judge", "v1", (("weights", "abc"), ("dtype", "float32")))
+REQUEST = ChatRequest(
+    messages=(make.user("Which is better? <<f00d reply A>>"),),
+    prefill="The better reply is",
+    options=("A", "B"),
+    sampling=Sampling(temperature=0.0),
+    seed=3,
+    sample_index=1,
+    probe_epoch=0,
+    fence="f00d",
+)
+CHANGES: dict[str, dict[str, Any]] = {
+    "a word of a message": {"messages": (make.user("Which is worse? <<f00d reply A>>"),)},
+    "the role of a message": {"messages": (make.assistant("Which is better? <<f00d reply A>>"),)},
+    "a message more": {"messages": (make.user("Which is better? <<f00d reply A>>"), make.user(""))},
+    "prefill": {"prefill": "The better reply is "},
+    "options": {"options": ("A", "C")},
+    "order of options": {"options": ("B", "A")},
+    "temperature": {"sampling": Sampling(temperature=0.1)},
+    "top_p": {"sampling": Sampling(temperature=0.0, top_p=0.9)},
+    "top_k": {"sampling": Sampling(temperature=0.0, top_k=5)},
+    "min_p": {"sampling": Sampling(temperature=0.0, min_p=0.1)},
+    "repetition_penalty": {"sampling": Sampling(temperature=0.0, repetition_penalty=1.1)},
+    "max_output_tokens": {"sampling": Sampling(temperature=0.0, max_output_tokens=9)},
+    "min_output_tokens": {"sampling": Sampling(temperature=0.0, min_output_tokens=9)},
+    "stop": {"sampling": Sampling(temperature=0.0, stop=("\n",))},
+    "seed": {"seed": 4},
+    "no seed": {"seed": None},
+    "sample index": {"sample_index": 2},
+    "probe epoch": {"probe_epoch": 1},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_the_key_changes_with_whatever_could_change_the_answer(change: dict[str, Any]) -> None:
+    assert request_key(REQUEST.model_copy(update=change), IDENTITY) != request_key(REQUEST, IDENTITY)
+
+
+def test_every_field_of_a_request_and_of_sampling_is_covered_above() -> None:
+    covered = {name for change in CHANGES.values() for name in change}
+    assert covered == set(ChatRequest.model_fields) - {"fence"}
+    sampled = [
+        change["sampling"].model_dump(exclude_defaults=True) for change in CHANGES.values() if "sampling" in change
+    ]
+    assert {name for found in sampled for name in found} == set(Sampling.model_fields)
+
+
+@pytest.mark.parametrize(
+    "facts", [(), (("weights", "abd"), ("dtype", "float32")), (("weights", "abc"), ("dtype", "bfloat16"))]
+)
+def test_the_key_changes_with_every_fact_about_the_model(facts: tuple[tuple[str, str], ...]) -> None:
+    assert request_key(REQUEST, Identity("judge", "v1", facts)) != request_key(REQUEST, IDENTITY)
+
+
+def test_the_key_does_not_change_with_what_people_call_the_model() -> None:
+    assert request_key(REQUEST, Identity("nickname", None, IDENTITY.facts)) == request_key(REQUEST, IDENTITY)
+
+
+@given(st.text("0123456789abcdef", min_size=16, max_size=16))
+def test_the_key_does_not_change_with_the_fence_word(word: str) -> None:
+    moved = REQUEST.model_copy(update={"messages": (make.user(f"Which is better? <<{word} reply A>>"),), "fence": word})
+    assert request_key(moved, IDENTITY) == request_key(REQUEST, IDENTITY)
+
+
+def test_the_key_of_a_known_request_never_changes() -> None:
+    # Were this another value, every reply that anyone has paid for would be asked again.
+    assert request_key(REQUEST, IDENTITY) == "588b19bcdc5a7f6d842321d5726c13719c9c31f646f0753562168a0006f7c2cc"

@@ -1,0 +1,205 @@
+"""Agreement, calibration and intervals against numbers derived by hand."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlaif.statistics import (
+    Figure,
+    calibration_error,
+    cluster_mean,
+    cluster_statistic,
+    kappa,
+    log_loss,
+    reliability,
+    wilson,
+)
+
+
+def width(figure: Figure) -> float:
+    assert figure.low is not None
+    assert figure.high is not None
+    return figure.high - figure.low
+
+
+# --- shares -----------------------------------------------------------------------------------------------------------
+
+
+def test_wilson_interval_by_hand() -> None:
+    # 8 of 10, z² = 3.841459: centre = (0.8 + z²/20) / (1 + z²/10) = 0.992073 / 1.384146 = 0.716740
+    # half = z/1.384146 · sqrt(0.8·0.2/10 + z²/400) = 1.416010 · sqrt(0.0256036) = 0.226578
+    figure = wilson(8, 10)
+    assert figure.value == 0.8
+    assert figure.low == pytest.approx(0.490162, abs=2e-6)
+    assert figure.high == pytest.approx(0.943318, abs=2e-6)
+    assert figure.n == 10
+
+
+def test_wilson_of_all_or_nothing_is_not_an_interval_of_width_zero() -> None:
+    # 0 of 10: centre = half = (z²/20) / (1 + z²/10), so low is 0 and high 2 · 0.192073/1.384146 = 0.277533
+    assert wilson(0, 10).low == 0
+    assert wilson(0, 10).high == pytest.approx(0.277533, abs=2e-6)
+    assert wilson(10, 10).low == pytest.approx(1 - 0.277533, abs=2e-6)
+    assert wilson(10, 10).high == pytest.approx(1)
+
+
+def test_no_trials_have_no_share() -> None:
+    assert wilson(0, 0) == Figure(value=None, n=0)
+
+
+@given(st.integers(1, 500), st.floats(0, 1))
+def test_wilson_holds_the_share_inside_zero_to_one(n: int, share: float) -> None:
+    figure = wilson(share * n, n)
+    assert figure.low is not None
+    assert figure.high is not None
+    assert 0 <= figure.low <= share + 1e-12
+    assert share - 1e-12 <= figure.high <= 1
+
+
+# --- cluster bootstrap ------------------------------------------------------------------------------------------------
+
+
+def test_the_mean_is_of_rows_and_n_counts_them() -> None:
+    figure = cluster_mean([1, 1, 1, 0], ["a", "a", "a", "b"])
+    assert (figure.value, figure.n) == (0.75, 4)
+
+
+def test_two_opposite_clusters_leave_everything_open() -> None:
+    # resamples of (0,0) and (1,1): mean 0 in a quarter, 1/2 in a half, 1 in a quarter of them
+    figure = cluster_mean([0, 0, 1, 1], ["a", "a", "b", "b"])
+    assert (figure.low, figure.high) == (0, 1)
+
+
+def test_an_interval_of_separate_rows_is_the_usual_one() -> None:
+    # 50 ones and 50 zeros: standard error sqrt(0.25/100) = 0.05; 1.96 of them either side is 0.402 to 0.598
+    figure = cluster_mean([0, 1] * 50, range(100))
+    assert figure.low == pytest.approx(0.40, abs=0.011)
+    assert figure.high == pytest.approx(0.60, abs=0.011)
+
+
+def test_clustering_widens_the_interval_by_the_root_of_the_cluster_size() -> None:
+    # ten clusters of ten equal values carry as much as ten rows: sqrt(10) = 3.16 times the width of a hundred rows
+    values = np.repeat([0, 1] * 5, 10)
+    ratio = width(cluster_mean(values, np.repeat(range(10), 10).tolist())) / width(cluster_mean(values, range(100)))
+    assert ratio == pytest.approx(math.sqrt(10), rel=0.1)
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says_only_when_it_resamples_clusters() -> None:
+    random = np.random.default_rng(7)
+    covered = {"clusters": 0, "rows": 0}
+    for study in range(100):
+        values = np.repeat(random.random(40) < 0.5, 4)  # 40 prompts, their four rows all alike; the truth is 1/2
+        names = {"clusters": np.repeat(range(40), 4).tolist(), "rows": range(160)}
+        for kind, clusters in names.items():
+            figure = cluster_mean(values, clusters, seed=study)
+            assert figure.low is not None
+            assert figure.high is not None
+            covered[kind] += figure.low <= 0.5 <= figure.high
+    assert covered["clusters"] >= 89  # 95 expected; standard deviation 2.2, a little lost to 40 clusters
+    assert covered["rows"] <= 80  # half the width: P(|z| < 0.98) = 67% expected
+
+
+def test_equal_values_have_an_interval_of_width_zero() -> None:
+    assert width(cluster_mean([0.25] * 6, range(6))) == 0
+
+
+def test_the_same_data_give_the_same_interval() -> None:
+    values = np.random.default_rng(0).random(50)
+    assert cluster_mean(values, range(50)) == cluster_mean(values, [f"prompt {i}" for i in range(50)])
+
+
+@pytest.mark.parametrize("statistic", [False, True])
+def test_one_cluster_has_no_interval_and_no_rows_no_value(statistic: bool) -> None:
+    def figure(values: Any, names: Any) -> Figure:
+        return cluster_statistic(lambda x: float(x.mean()), values, names) if statistic else cluster_mean(values, names)
+
+    assert figure([1.0, 0.0], ["a", "a"]) == Figure(value=0.5, n=2)
+    assert figure([], []) == Figure(value=None, n=0)
+
+
+def test_any_statistic_is_resampled_by_cluster() -> None:
+    values = np.repeat(np.arange(10.0), 5)
+    names = np.repeat(range(10), 5).tolist()
+    by_statistic, by_mean = cluster_statistic(lambda x: float(x.mean()), values, names), cluster_mean(values, names)
+    assert by_statistic.value == by_mean.value == 4.5
+    assert width(by_statistic) == pytest.approx(width(by_mean), rel=0.1)
+
+
+# --- agreement --------------------------------------------------------------------------------------------------------
+
+
+def test_kappa_by_hand() -> None:
+    # both yes 4, both no 3, first alone yes 2, second alone yes 1: observed 0.7; yes by the first 6, by the second 5:
+    # chance 0.6·0.5 + 0.4·0.5 = 0.5; kappa = 0.2 / 0.5 = 0.4
+    a = ["y"] * 4 + ["n"] * 3 + ["y"] * 2 + ["n"]
+    b = ["y"] * 4 + ["n"] * 3 + ["n"] * 2 + ["y"]
+    assert kappa(a, b) == pytest.approx(0.4)
+
+
+def test_kappa_counts_ties_as_a_third_label() -> None:
+    # each rater uses each label once: chance 3 · (1/3)² = 1/3; one agreement of three is no better than chance
+    assert kappa(["a", "b", "tie"], ["a", "tie", "b"]) == pytest.approx(0)
+    assert kappa(["a", "b", "tie"], ["a", "b", "tie"]) == 1
+
+
+def test_kappa_of_opposite_raters_is_negative_one() -> None:
+    # observed 0, chance 0.5
+    assert kappa(["a", "b"], ["b", "a"]) == -1
+
+
+def test_kappa_has_no_value_where_chance_explains_everything() -> None:
+    assert kappa(["a", "a"], ["a", "a"]) is None
+    assert kappa([], []) is None
+
+
+# --- calibration ------------------------------------------------------------------------------------------------------
+
+
+def test_log_loss_by_hand() -> None:
+    # -ln 0.8 = 0.223144; -ln 0.5 = 0.693147; -(ln 0.25 + ln 0.75)/2 = 0.836988; their mean 0.584426
+    assert log_loss([0.8, 0.5, 0.25], [1, 0, 0.5]) == pytest.approx(0.584426, abs=1e-6)
+
+
+def test_log_loss_of_a_sure_mistake_is_finite() -> None:
+    assert log_loss([0.0], [1.0]) == pytest.approx(-math.log(1e-12))
+
+
+def test_calibration_error_by_hand() -> None:
+    # two bins: mean 0.15 against 1/2, mean 0.85 against 1; half of 0.35 and half of 0.15
+    p, outcome = [0.9, 0.1, 0.8, 0.2], [1, 0, 1, 1]
+    assert reliability(p, outcome, bins=2) == [
+        (pytest.approx(0.15), pytest.approx(0.5), 2),
+        (pytest.approx(0.85), pytest.approx(1.0), 2),
+    ]
+    assert calibration_error(p, outcome, bins=2) == pytest.approx(0.25)
+
+
+def test_bins_hold_about_equally_many() -> None:
+    counts = [count for _, _, count in reliability(np.linspace(0, 1, 103), np.zeros(103))]
+    assert sum(counts) == 103
+    assert set(counts) <= {10, 11}
+
+
+def test_fewer_predictions_than_bins_have_a_bin_each() -> None:
+    assert reliability([0.2, 0.1, 0.9], [0, 0, 1]) == [(0.1, 0, 1), (0.2, 0, 1), (0.9, 1, 1)]
+
+
+@given(st.randoms())
+def test_a_constant_prediction_that_is_right_on_average_is_calibrated_whatever_the_order_of_rows(random: Any) -> None:
+    outcome = [1] * 7 + [0] * 3
+    random.shuffle(outcome)
+    assert calibration_error([0.7] * 10, outcome) == pytest.approx(0, abs=1e-12)
+
+
+@given(st.lists(st.tuples(st.sampled_from([0.1, 0.4, 0.4001, 0.9]), st.integers(0, 1)), min_size=1), st.randoms())
+def test_calibration_does_not_depend_on_the_order_of_rows(rows: list[tuple[float, int]], random: Any) -> None:
+    before = calibration_error(*zip(*rows, strict=True))
+    random.shuffle(rows)
+    assert calibration_error(*zip(*rows, strict=True)) == pytest.approx(before)
+    assert 0 <= before <= 1
