@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from rlaif.config import Pipeline
-from rlaif.preferences import p_first
+from rlaif.preferences import NEAR_TIE, p_first
 from rlaif.records import Comparison, Judgement, Preference, Provenance, uniform
 from rlaif.sampling import grouped
 from rlaif.selection import Selector
@@ -182,6 +182,7 @@ def baseline_figures(comparisons: Iterable[Comparison], preferences: Iterable[Pr
 
     Without ties: over labelled pairs that are not ties, an undecided rule counting one half. With ties: three-way, a
     rule agreeing with a tie only where it ties itself.
+    Also the share of labels that are near-ties.
     """
     rows: dict[str, list[tuple[float, str]]] = {}
     pairs = (pair for comparison in comparisons for pair in itertools.combinations(comparison.responses, 2))
@@ -195,6 +196,7 @@ def baseline_figures(comparisons: Iterable[Comparison], preferences: Iterable[Pr
             "first": float(row.chosen == first.messages),
             "random": float(uniform("coin", row.comparison_id) < 0.5),
         }
+        rows.setdefault("preferences.near_tie", []).append((float(row.p - 0.5 < NEAR_TIE), row.prompt_id))
         for name, says in rules.items():
             if row.p != 0.5:
                 rows.setdefault(f"agreement.{name}", []).append((says, row.prompt_id))

@@ -58,7 +58,7 @@ class Entry:
     @property
     def text(self) -> str:
         try:
-            return self.data.decode("utf-8-sig")
+            return self.data.decode("utf-8-sig").replace("\r\n", "\n")
         except UnicodeDecodeError as error:
             raise ConfigError(f"{self.path}: not UTF-8 text (byte {error.start}). Save it as UTF-8.") from error
 
@@ -66,10 +66,13 @@ class Entry:
         """The file as a mapping. Raises ConfigError with the line of a syntax error or a repeated key."""
         try:
             value = yaml.load(self.text, Loader=_UniqueKeyLoader)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
             mark = getattr(error, "problem_mark", None)
             line = f" line {mark.line + 1}:" if mark else ""
-            raise ConfigError(f"{self.path}:{line} not valid YAML: {getattr(error, 'problem', error)}.") from error
+            problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+            raise ConfigError(f"{self.path}:{line} not valid YAML: {problem}.") from error
+        if value is None:
+            raise ConfigError(f"{self.path}: the file is empty.")
         if not isinstance(value, dict):
             raise ConfigError(f"{self.path}: expected a mapping of settings, found {type(value).__name__}.")
         return value
@@ -132,8 +135,6 @@ class Catalogue:
             stem = _stem(path.name, suffixes)
             builtin = path.resolve().is_relative_to(builtin_root().resolve() / FOLDERS[kind][0])
             return Entry(kind, stem, path, builtin, read_bytes(path))
-        if "/" in name:
-            return None
         local = None
         if self.folder.resolve() != builtin_root().resolve():
             local = _read(kind, name, self.folder, builtin=False)
@@ -162,6 +163,8 @@ def _stems(root: Path, kind: Kind) -> list[str]:
 
 def _read(kind: Kind, name: str, root: Path, *, builtin: bool) -> Entry | None:
     folder, suffixes = FOLDERS[kind]
+    if Path(name).is_absolute() or ".." in Path(name).parts:  # a name of the catalogue stays inside it
+        return None
     for suffix in suffixes:
         path = root / folder / f"{name}{suffix}"
         if path.is_file():

@@ -59,7 +59,9 @@ def _kind_of(catalogue: Catalogue, name: str) -> tuple[Kind, Entry]:
         if name.removeprefix("builtin:") in catalogue.names(kind):
             return kind, catalogue.find(kind, name, where="check")
     known = [each for kind in kinds for each in catalogue.names(kind)]
-    raise ConfigError(f'check: "{name}" is neither a file nor in the catalogue.{did_you_mean(name, known)}')
+    raise ConfigError(
+        f'check: "{name}" is neither a .yaml file nor a pipeline, judge or constitution.{did_you_mean(name, known)}'
+    )
 
 
 def _kind_by_keys(path: Path) -> Kind:

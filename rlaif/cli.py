@@ -6,7 +6,6 @@ Heavy modules are imported inside the commands that need them, so that ``--help`
 from __future__ import annotations
 
 import asyncio
-import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -19,10 +18,9 @@ from rlaif import __version__
 
 if TYPE_CHECKING:
     from rlaif.config import Pipeline
-    from rlaif.pipeline import Road, Until
+    from rlaif.pipeline import Outcome, Road, Until
 
 app = typer.Typer(
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -31,27 +29,32 @@ app = typer.Typer(
 
 Settings = Annotated[list[str], typer.Option("--set", help="key=value laid over the recipe, for instance seed=1.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Run folder; made, or continued where it stands.")]
-Limit = Annotated[int | None, typer.Option("--limit", help="Use only the first N rows of the input.")]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use only the first N rows of the input.")]
+
+INTERRUPTED = 130
 
 
 def main() -> None:
-    """Entry point: mistakes become one line and exit code 2, Ctrl-C 130, a full disk and its like 1."""
-    from rlaif.errors import RlaifError, UserError
+    """Entry point: what a person can mend (a disk too) is one line and exit code 2, Ctrl-C 130, other stops 1."""
+    from rlaif.errors import RlaifError, StorageError, UserError
 
+    code = None
     try:
-        app(standalone_mode=False)
-    except UserError as error:
+        code = app(standalone_mode=False)  # None, or the code a command left with
+    except (UserError, StorageError) as error:
         _fail(str(error), 2)
     except RlaifError as error:
         _fail(str(error), 1)
-    except KeyboardInterrupt:
-        _fail("interrupted: finished work is kept, the same command goes on from here.", 130)
-    except typer.Exit as leave:
-        sys.exit(leave.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
     except Exception as error:
         if hasattr(error, "format_message"):  # the command line itself could not be understood
             _fail(error.format_message(), 2)
         raise
+    if code == INTERRUPTED:  # typer makes this code of a KeyboardInterrupt
+        _fail("interrupted: finished work is kept, the same command goes on from here.", INTERRUPTED)
+    if code:
+        sys.exit(code)
 
 
 def _fail(line: str, code: int) -> None:
@@ -60,10 +63,16 @@ def _fail(line: str, code: int) -> None:
 
 
 @app.callback(invoke_without_command=True)
-def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def _alone(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+) -> None:
+    """What `rlaif` does without a command."""
     if version:
         print(f"rlaif {__version__}")
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help(), file=sys.stderr)
+        raise typer.Exit(2)
 
 
 # --- the catalogue ----------------------------------------------------------------------------------------------------
@@ -107,6 +116,7 @@ def copy(
     """Copy a file of the catalogue into the working folder, to be edited."""
     from rlaif.catalogue import FOLDERS
     from rlaif.errors import ConfigError
+    from rlaif.store import writing
 
     entry = _find_any(name)
     folder, _ = FOLDERS[entry.kind]
@@ -114,8 +124,8 @@ def copy(
     target = Path(folder) / f"{to or entry.name}{suffix}"
     if target.exists():
         raise ConfigError(f"{target}: exists already. Give the copy another name with --as.")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(entry.path, target)
+    with writing(target) as temporary:
+        temporary.write_bytes(entry.data)
     print(f"{target}  (edit it; commands run in this folder find it before the built-in one)")
 
 
@@ -321,8 +331,11 @@ def _drive(
         road = build(
             pipeline, entry, catalogue, out=out, settings=settings, watcher=Watcher(display.listen, display.notice)
         )
-        accounts = _asyncio_run(lambda: road.run(until))
-    _summary_of(road, accounts, display.say)
+        try:
+            outcome = _asyncio_run(lambda: road.run(until))
+        finally:
+            road.gateway.ledger.close()
+    _summary_of(road, outcome, display.say)
 
 
 def _asyncio_run(work: Callable[[], Any]) -> Any:
@@ -341,22 +354,29 @@ def _asyncio_run(work: Callable[[], Any]) -> Any:
     return asyncio.run(guarded())
 
 
-def _summary_of(road: Road, accounts: dict[str, Any], say: Callable[[str], None]) -> None:
-    """What was written, what became of everything, how long it took, what to look at."""
+def _summary_of(road: Road, outcome: Outcome, say: Callable[[str], None]) -> None:
+    """What became of everything, how long it took, what the figures say, what was written and what to look at."""
+    from rlaif.findings import findings
+
     say("")
-    for stage, account in accounts.items():
+    for stage, account in outcome.accounts.items():
         outcomes = ", ".join(f"{count:,} {outcome}" for outcome, count in account["outcomes"].items())
         seconds = road.seconds.get(stage)
         took = f"  ({seconds:.1f} s)" if seconds is not None else ""
         say(f"{stage:<20}{account['in']:>9,} {account['unit']}: {outcomes}{took}")
-        for reason, count in list(account["reasons"].items())[:4]:
+        reasons = sorted(account["reasons"].items(), key=lambda item: -item[1])
+        for reason, count in reasons[:4]:
             say(f"{'':<20}{count:>9,} × {reason}")
+        if len(reasons) > 4:
+            say(f"{'':<20}{len(reasons) - 4:>9,} more reasons: accounts.json")
     for name, account in road.gateway.accounts.items():
         rate = f", {account.asked / account.seconds:,.0f}/s" if account.seconds else ""
         say(
             f"model {name}: {account.asked:,} asked, {account.from_ledger:,} from the ledger, {account.failed:,} failed, "
             f"{account.prompt_tokens:,} + {account.output_tokens:,} tokens, {account.seconds:.1f} s{rate}"
         )
+    for line in findings(outcome.metrics):
+        say(line)
     report = road.folder / "report.html"
     say(f"written: {road.folder}" + (f"; look at {report}" if report.exists() else ""))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +16,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rlaif.errors import ConfigError, did_you_mean
+
+DOTTED = re.compile(r"\w+(\.\w+)*:\w+(\.\w+)*")
 
 
 class Options(BaseModel):
@@ -26,7 +29,7 @@ class Options(BaseModel):
 def load(name: str, table: Mapping[str, str], kind: str, where: str) -> Any:
     """The class or function called ``name``. Raises ConfigError, naming ``where``, when there is none."""
     path = table.get(name, name)
-    if ":" not in path:
+    if not DOTTED.fullmatch(path):
         raise ConfigError(
             f'{where}: {kind} "{name}" is not known.{did_you_mean(name, table)} '
             "A class of your own is named package.module:Class."
@@ -62,7 +65,15 @@ def parse_model(model: type[BaseModel], values: Any, where: str) -> Any:
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
-        raise ConfigError(f"{where}: {'; '.join(_explain(model, item) for item in error.errors())}") from error
+        faults = error.errors()
+        places = [item["loc"] for item in faults]
+        # a list whose item is faulty also counts as too short: the item is what to mend
+        own = [item for item in faults if not any(_within(place, item["loc"]) for place in places)]
+        raise ConfigError(f"{where}: {'; '.join(_explain(model, item) for item in own)}") from error
+
+
+def _within(place: tuple[Any, ...], whole: tuple[Any, ...]) -> bool:
+    return len(place) > len(whole) > 0 and place[: len(whole)] == whole
 
 
 def _explain(model: type[BaseModel], item: Any) -> str:
@@ -79,12 +90,15 @@ def _explain(model: type[BaseModel], item: Any) -> str:
 
 
 def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
-    """The field names of the model that ``path`` leads to, as far as annotations tell."""
+    """The field names of the model that ``path`` leads to, as far as annotations tell.
+
+    What is not a field is a key of a mapping or a place in a list, and leads to the model of its items.
+    """
     current: Any = model
     for part in path:
         fields = getattr(current, "model_fields", {})
         if part not in fields:
-            return []
+            continue
         annotation = fields[part].annotation
         candidates = [annotation, *getattr(annotation, "__args__", ())]
         current = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)

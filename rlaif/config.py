@@ -160,24 +160,7 @@ class Pipeline(Section):
     @model_validator(mode="before")
     @classmethod
     def _shorthand(cls, data: Any) -> Any:
-        """``prompts: FILE``, ``pairs: FILE``, ``labels: human`` and ``models: {policy: FOLDER}`` in one word each."""
-        data = dict(data)
-        for key, field in (("prompts", "source"), ("pairs", "source"), ("labels", "source"), ("comparisons", "select")):
-            if isinstance(data.get(key), str):
-                data[key] = {field: data[key]}
-        for key in ("reward_model", "evaluation"):
-            if data.get(key) is True:
-                data[key] = {}
-        if isinstance(data.get("models"), dict):
-            data["models"] = {
-                role: {"model": spec} if isinstance(spec, str) else spec for role, spec in data["models"].items()
-            }
-        policies = data.get("policies")
-        if isinstance(policies, str | dict):
-            policies = [policies]
-        if isinstance(policies, list):
-            data["policies"] = [{"name": item} if isinstance(item, str) else item for item in policies]
-        return {key: value for key, value in data.items() if value is not None}
+        return longhand(data)
 
     @model_validator(mode="after")
     def _whole(self) -> Pipeline:
@@ -187,6 +170,8 @@ class Pipeline(Section):
             raise ValueError('"pairs" brings its own responses: leave out "responses"')
         if self.pairs is None and self.labels and self.responses is None:
             raise ValueError('"labels" needs responses to compare: set "responses" or "pairs"')
+        if self.responses and self.labels and self.responses.samples * len(self.responses.models) < 2:
+            raise ValueError("a single response cannot be compared: set responses.samples to 2 or more")
         if (self.reward_model or self.policies) and not self.labels:
             raise ValueError('training needs "labels"')
         for role in self.needed_roles():
@@ -202,6 +187,32 @@ class Pipeline(Section):
         if self.policies or self.evaluation:
             roles.add("policy")
         return sorted(roles)
+
+
+def longhand(data: dict[str, Any]) -> dict[str, Any]:
+    """A recipe with ``prompts: FILE``, ``labels: human``, ``models: {policy: FOLDER}`` and their like written out.
+
+    What is null is left out: shipped recipes name in this way what a person has to set.
+    """
+    data = {key: value for key, value in data.items() if value is not None}
+    for key, field in (("prompts", "source"), ("pairs", "source"), ("labels", "source"), ("comparisons", "select")):
+        if isinstance(data.get(key), str):
+            data[key] = {field: data[key]}
+    for key in ("reward_model", "evaluation"):
+        if data.get(key) is True:
+            data[key] = {}
+    if isinstance(data.get("models"), dict):
+        data["models"] = {
+            role: {"model": spec} if isinstance(spec, str) else spec
+            for role, spec in data["models"].items()
+            if spec is not None
+        }
+    policies = data.get("policies")
+    if isinstance(policies, str | dict):
+        policies = [policies]
+    if isinstance(policies, list):
+        data["policies"] = [{"name": item} if isinstance(item, str) else item for item in policies]
+    return data
 
 
 class Example(Section):
@@ -257,27 +268,29 @@ class JudgeFile(Section):
 
 
 def apply_settings(data: dict[str, Any], settings: Iterable[str]) -> dict[str, Any]:
-    """``key.path=value`` (values are YAML) laid over a mapping; later ones win. Raises ConfigError if malformed."""
+    """``key.path=value`` (values are YAML) laid over a recipe; later ones win. Raises ConfigError if malformed."""
     for setting in settings:
         path, equals, text = setting.partition("=")
         if not equals or not re.fullmatch(r"[\w-]+(\.[\w-]+)*", path):
             raise ConfigError(f"--set {setting}: expected key=value, for instance --set seed=1.")
         try:
             value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError) as error:
             raise ConfigError(f"--set {setting}: the value is not valid YAML.") from error
-        data = _laid_over(data, path.split("."), value)
+        data = _laid_over(longhand(data), path.split("."), value, setting)
     return data
 
 
-def _laid_over(data: Any, path: list[str], value: Any) -> Any:
+def _laid_over(data: Any, path: list[str], value: Any, setting: str) -> Any:
     if not path:
         return value
-    if isinstance(data, list) and path[0].isdigit() and int(path[0]) < len(data):
+    if isinstance(data, list):
+        if not path[0].isdecimal() or int(path[0]) >= len(data):
+            raise ConfigError(f'--set {setting}: "{path[0]}" is no place in a list of {len(data)}, counted from 0.')
         index = int(path[0])
-        return [*data[:index], _laid_over(data[index], path[1:], value), *data[index + 1 :]]
+        return [*data[:index], _laid_over(data[index], path[1:], value, setting), *data[index + 1 :]]
     base = dict(data) if isinstance(data, dict) else {}
-    base[path[0]] = _laid_over(base.get(path[0]), path[1:], value)
+    base[path[0]] = _laid_over(base.get(path[0]), path[1:], value, setting)
     return base
 
 

@@ -25,9 +25,9 @@ def prompt_column(row: Mapping[str, Any], asked: str | None, where: str) -> str:
         if asked in row:
             return asked
         raise DataError(f'{where}: no column "{asked}".{did_you_mean(asked, row)}')
-    for name in PROMPT_COLUMNS:
-        if name in row:
-            return name
+    there = [name for name in PROMPT_COLUMNS if name in row]
+    if there:
+        return next((name for name in there if row[name]), there[0])
     raise DataError(
         f"{where}: no prompt column. Found {', '.join(row) or 'no columns'}; expected one of {', '.join(PROMPT_COLUMNS)}, "
         "or name yours with prompts.column."
@@ -41,9 +41,12 @@ def read_prompt(
     messages = read_messages(row[column], "user")
     if isinstance(messages, str):
         return messages
+    if isinstance(row[column], str) and messages[-1] == Message(role="assistant", content=""):
+        messages = messages[:-1]  # "…\n\nAssistant:" only says who speaks next
     extra = row.get("input")
-    if column in ("prompt", "instruction", "question") and isinstance(extra, str) and extra.strip():
-        messages = (*messages[:-1], Message(role="user", content=f"{messages[-1].content}\n\n{extra}"))
+    alone = isinstance(row[column], str) and len(messages) == 1
+    if alone and column in ("prompt", "instruction", "question") and isinstance(extra, str) and extra.strip():
+        messages = (Message(role="user", content=f"{messages[0].content}\n\n{extra}"),)
     return make_prompt(messages, row, system=system, drop=(column, "input", *drop))
 
 
@@ -62,7 +65,10 @@ def make_prompt(
         return "a system message that is not the first"
     if not messages[-1].content.strip():
         return "empty prompt"
-    category = next((row[name] for name in CATEGORY_COLUMNS if isinstance(row.get(name), str)), None)
+    if not all(valid_unicode(message.content) for message in messages):
+        return "text that is not valid Unicode"
+    named = [row[name] for name in CATEGORY_COLUMNS if isinstance(row.get(name), str) and valid_unicode(row[name])]
+    category = named[0] if named else None
     return Prompt(messages=messages, category=category, metadata=_scalars(row, {*drop, "system"}))
 
 
@@ -113,7 +119,7 @@ def common_start(a: Sequence[Message], b: Sequence[Message]) -> int:
     n = 0
     while n < min(len(a), len(b)) and a[n] == b[n]:
         n += 1
-    n = min(n, len(a) - 1, len(b) - 1)
+    n = max(0, min(n, len(a) - 1, len(b) - 1))
     while n > 0 and (a[n - 1].role == "assistant" or a[n].role != "assistant" or b[n].role != "assistant"):
         n -= 1
     return n
@@ -130,7 +136,7 @@ def valid_unicode(text: str) -> bool:
 def _scalars(row: Mapping[str, Any], drop: set[str]) -> dict[str, Json]:
     kept: dict[str, Json] = {}
     for name, value in row.items():
-        if name in drop or name in CATEGORY_COLUMNS:
+        if name in drop or name in CATEGORY_COLUMNS or not valid_unicode(name):
             continue
         if (
             (isinstance(value, str) and len(value) <= 200 and valid_unicode(value))

@@ -40,7 +40,10 @@ def export(folder: Path, form: str = "trl", to: Path | None = None) -> list[str]
     noun = "comparisons" if form == "tasks" else "preferences"
     if not run.shards(noun):
         raise UserError(f"{folder}: it holds no {noun} yet.")
-    target = to or folder / f"{form}.{'parquet' if form == 'trl' else 'jsonl'}"
+    suffixes = (".jsonl", ".parquet") if form == "trl" else (".jsonl",)
+    target = to or folder / f"{form}{suffixes[-1]}"
+    if target.suffix not in suffixes:
+        raise UserError(f"{target}: --form {form} is written to a file that ends in {' or '.join(suffixes)}.")
     left_out: Counter[str] = Counter()
     written = _write(target, forms[form](run, left_out))
     if not written:

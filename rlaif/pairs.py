@@ -81,7 +81,7 @@ def read_votes(where: str, row: Mapping[str, Any]) -> tuple[Vote, ...]:
     if isinstance(many, list):
         return tuple(Vote(str(i), _label(where, value), order) for i, value in enumerate(many, 1))
     who = None if row.get("annotator") is None else str(row["annotator"])
-    if row.get("p") is not None:
+    if row.get("p") not in (None, ""):
         try:
             p = float(row["p"])
         except (TypeError, ValueError):
@@ -110,8 +110,9 @@ def _chosen_rejected(where: str, row: Mapping[str, Any]) -> Pair:
             return Pair(where, f"{name}: {side}", ())
     chosen, rejected = (side for side in sides if not isinstance(side, str))
     prompt: Prompt | str
-    if any(row.get(name) for name in ("prompt", "messages")):
-        prompt = read_prompt(row, prompt_column(row, None, where), drop=USED)
+    column = next((name for name in ("prompt", "messages") if row.get(name)), None)  # messages may be a copy of chosen
+    if column:
+        prompt = read_prompt(row, column, drop=USED)
         if isinstance(prompt, Prompt):  # transcripts that repeat the prompt they answer
             turns = tuple(message for message in prompt.messages)
             chosen, rejected = (
@@ -121,7 +122,7 @@ def _chosen_rejected(where: str, row: Mapping[str, Any]) -> Pair:
         n = common_start(chosen, rejected)
         prompt = make_prompt(chosen[:n], row, drop=USED) if n else "no prompt and no shared beginning"
         chosen, rejected = chosen[n:], rejected[n:]
-    votes = read_votes(where, row) if row.get("p") is not None else (Vote(_annotator(row), 1.0, None),)
+    votes = read_votes(where, row) if row.get("p") not in (None, "") else (Vote(_annotator(row), 1.0, None),)
     pair = _pair(where, prompt, chosen, rejected, votes)
     if isinstance(pair.comparison, str):
         return pair

@@ -44,12 +44,21 @@ from rlaif.records import (
 from rlaif.rows import source_hash
 from rlaif.sampling import Compare, ReadPairs, Sampler, grouped
 from rlaif.selection import Selector
+from rlaif.statistics import Figure
 from rlaif.store import RunFolder, cut, disk_error, environment, write_json
 
 Until = Literal["responses", "comparisons", "judgements", "preferences", "policy", "report"]
 STAGES: tuple[Until, ...] = ("responses", "comparisons", "judgements", "preferences", "policy", "report")
 VERSION = 1  # of the stages' meaning; part of every signature
 WORK_ROWS = 64  # comparisons before the failed share is first held against the tolerance
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a walk came to: the account of each stage, and every figure by name."""
+
+    accounts: dict[str, Any]
+    metrics: dict[str, Figure]
 
 
 @dataclass
@@ -83,8 +92,8 @@ class Road:
 
     # --- running ------------------------------------------------------------------------------------------------------
 
-    async def run(self, until: Until = "report") -> dict[str, Any]:
-        """Walk the stages up to ``until``. Returns the accounts. Whatever interrupts, finished work is kept."""
+    async def run(self, until: Until = "report") -> Outcome:
+        """Walk the stages up to ``until``. Whatever interrupts, finished work is kept."""
         wanted = STAGES[: STAGES.index(until) + 1]
         self.run_folder = RunFolder(self.folder)
         self._describe()
@@ -140,6 +149,11 @@ class Road:
                 role: {"name": model.identity.name, "sha256": model.identity.sha256, **dict(model.identity.facts)}
                 for role, model in self.models.items()
             },
+            inputs=[
+                {"source": section.source, "sha256": source_hash(section.source)}
+                for section in (self.pipeline.prompts, self.pipeline.pairs)
+                if section
+            ],
             ledger=str(self.gateway.ledger.path),
             fence_secret=digest(self.secret.hex(), length=12),
             environment=environment(),
@@ -178,6 +192,8 @@ class Road:
 
     def _reasons(self, stage: str) -> str:
         found = Counter(exclusion.reason for exclusion in self.run_folder.read(f"exclusions/{stage}"))
+        if stage == "comparisons" and "no response" in found:  # why not is the stage before's to say
+            found += Counter(exclusion.reason for exclusion in self.run_folder.read("exclusions/responses"))
         return ", ".join(f"{count} × {reason}" for reason, count in found.most_common(3)) or "the file holds no rows"
 
     async def _responses(self) -> None:
@@ -500,7 +516,7 @@ class Road:
 
     # --- accounts and report ------------------------------------------------------------------------------------------
 
-    async def _accounts_and_report(self, *, report: bool) -> dict[str, Any]:
+    async def _accounts_and_report(self, *, report: bool) -> Outcome:
         accounts = accounts_of(self.run_folder, self.pipeline, self.selector)
         write_json(self.folder / "accounts.json", accounts)
         metrics = metrics_of(self.run_folder, accounts)
@@ -511,7 +527,7 @@ class Road:
             start = time.perf_counter()
             write_report(self.run_folder, self.pipeline, accounts, metrics)
             self.seconds["report"] = time.perf_counter() - start
-        return accounts
+        return Outcome(accounts, metrics)
 
 
 class _Counting:

@@ -48,7 +48,9 @@ class Template:
         prefill = pairs.pop()[1] if pairs[-1][0] == "assistant" else ""
         if not pairs or pairs[-1][0] != "user":
             raise ConfigError(f'{where}: the last section before the reply must be "=== user".')
-        found = frozenset(PLACEHOLDER.findall(text))
+        found = frozenset(PLACEHOLDER.findall("\n".join(body for _, body in pairs)))
+        if PLACEHOLDER.search(prefill):
+            raise ConfigError(f'{where}: the "=== assistant" section opens the reply as it stands: no placeholders.')
         for name in sorted(found - set(allowed)):
             raise ConfigError(f'{where}: unknown placeholder "{{{{{name}}}}}".{did_you_mean(name, allowed)}')
         for name in sorted(set(required) - found):
@@ -90,8 +92,12 @@ def project_secret(folder: Path) -> bytes:
             handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except FileExistsError:
             return path.read_bytes().strip()
-        with os.fdopen(handle, "w") as file:
-            file.write(secrets.token_hex(32))
+        try:
+            with os.fdopen(handle, "w") as file:
+                file.write(secrets.token_hex(32))
+        except OSError:
+            path.unlink()  # a full disk leaves an empty file, and an empty secret is one that anybody knows
+            raise
         return path.read_bytes().strip()
     except OSError as error:
         raise StorageError(f"{path}: cannot be written: {error.strerror}. Set ledger: to a writable place.") from error

@@ -100,7 +100,8 @@ def _json(path: Path) -> Iterator[tuple[str, Row]]:
     try:
         rows = json.loads(text)
     except json.JSONDecodeError as error:
-        raise DataError(f"{path} line {error.lineno}: not valid JSON: {error.msg}.") from error
+        remedy = " One object per line is a .jsonl file." if error.msg == "Extra data" else ""
+        raise DataError(f"{path} line {error.lineno}: not valid JSON: {error.msg}.{remedy}") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise DataError(f"{path}: expected a list of objects.")
     if not rows:
@@ -121,7 +122,7 @@ def _csv(path: Path) -> Iterator[tuple[str, Row]]:
                 raise DataError(f"{where}: expected {len(reader.fieldnames)} columns ({', '.join(reader.fieldnames)}).")
             yield where, dict(row)
     except csv.Error as error:
-        raise DataError(f"{path} line {reader.line_num}: not valid CSV: {error}.") from error
+        raise DataError(f"{path} line {reader.line_num + 1}: not valid CSV: {error}.") from error
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, Row]]:
@@ -149,5 +150,5 @@ def _hub(name: str, split: str) -> Iterator[tuple[str, Row]]:
         for number, row in enumerate(dataset, 1):
             yield f"hub:{name} {split} row {number}", dict(row)
     except (OSError, ValueError, ConnectionError) as error:
-        first = str(error).strip().splitlines()[0]
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise DataError(f"hub:{name}: cannot be loaded: {first}") from error

@@ -25,6 +25,7 @@ import json
 import os
 import platform
 import shutil
+import sys
 import time
 import types
 import typing
@@ -209,11 +210,7 @@ class RunFolder:
             raise disk_error(path, error) from error
         manifest = path / "manifest.json"
         if manifest.exists():
-            self.manifest: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
-            if self.manifest.get("format") != FORMAT:
-                raise UserError(
-                    f"{path}: run folder format {self.manifest.get('format')}, this version reads {FORMAT}."
-                )
+            self.manifest: dict[str, Any] = _read_manifest(manifest)
         elif any(not _is_leftover(child) for child in path.iterdir()):
             raise UserError(f"{path}: not empty and not a run folder. Choose another --out.")
         else:
@@ -393,6 +390,18 @@ async def cut(rows: Iterable[T], size: int, skip: int = 0) -> AsyncIterator[list
         yield batch
 
 
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read: {error}. Choose another --out.") from error
+    if not isinstance(manifest, dict) or "format" not in manifest:
+        raise UserError(f"{path}: not a run folder's manifest. Choose another --out.")
+    if manifest.get("format") != FORMAT:
+        raise UserError(f"{path.parent}: run folder format {manifest.get('format')}, this version reads {FORMAT}.")
+    return manifest
+
+
 def _is_leftover(path: Path) -> bool:
     """Whether a killed process left this file half written (see ``writing``)."""
     return path.name.startswith(".") and path.name.endswith(".tmp")
@@ -417,4 +426,6 @@ def environment() -> dict[str, Any]:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = None
+    if "torch" in sys.modules:
+        found["threads"] = sys.modules["torch"].get_num_threads()
     return found

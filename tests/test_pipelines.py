@@ -150,3 +150,40 @@ def test_tasks_go_out_blank_and_come_back_as_labels(finished: tuple[Path, str]) 
     labelled = RunFolder(folder / "labelled")
     assert {row.labellers for row in labelled.read("provenance")} == {("human:ann",)}
     assert all(row.p == 1.0 for row in labelled.read("preferences"))
+
+
+class Shouting:
+    """A user's own metric: the share of capitals, and whether there is a question mark."""
+
+    name = "shouting"
+
+    def __init__(self, options: Any, where: str) -> None:
+        pass
+
+    def score(self, prompt: Any, response: Any) -> dict[str, float] | None:
+        letters = [c for c in response.text if c.isalpha()]
+        return {"capitals": sum(c.isupper() for c in letters) / len(letters)} if letters else None
+
+
+def test_two_policies_against_a_baseline_with_a_users_own_metric(
+    tmp_path: Path, policy_folder: Path, judge_folder: Path
+) -> None:
+    (tmp_path / "recipe.yaml").write_text(
+        f"""
+models: {{policy: {policy_folder}, baseline: {judge_folder}}}
+prompts: set:first-questions
+responses: {{models: [policy, baseline], samples: 2, sampling: {{max_output_tokens: 6}}}}
+comparisons: {{select: baseline, options: {{model: baseline}}}}
+labels: {{source: judges, options: {{judges: [longest]}}}}
+held_out: 0.5
+evaluation: {{metrics: ["tests.test_pipelines:Shouting"]}}
+"""
+    )
+    rlaif(tmp_path, "run", "recipe.yaml", "--out", "run")
+    run = RunFolder(tmp_path / "run")
+    for comparison in run.read("comparisons"):
+        assert [response.generator.partition("@")[0] for response in comparison.responses] == ["policy", "baseline"]
+    assert run.rows("comparisons") == 12 * 2 * 2
+    metrics = json.loads((run.path / "metrics.json").read_text())
+    assert 0 <= metrics["shouting.before.capitals"]["value"] <= 1
+    assert "shouting.after.capitals" not in metrics  # no policy was tuned

@@ -74,7 +74,8 @@ def _table(source: str) -> Callable[[Showing], float | None]:
     for pair in read_pairs(source):
         if isinstance(pair.comparison, str):
             continue
-        a, b = (response.text for response in pair.comparison.responses)
+        # the votes speak of the row's first response, which the comparison may hold second
+        a, b = (r.text for r in sorted(pair.comparison.responses, key=lambda r: r.id != pair.first))
         for vote in pair.votes:
             if vote.p is not None:
                 key = pair.comparison.prompt.id

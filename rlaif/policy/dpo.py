@@ -21,7 +21,7 @@ from rlaif.training.batching import Group, group_preferences
 from rlaif.training.checkpoints import save_whole
 from rlaif.training.losses import dpo_difference
 from rlaif.training.passes import pair_index, sequence_logprobs
-from rlaif.training.trainer import PreferenceTrainer, TrainingOptions
+from rlaif.training.trainer import PreferenceTrainer, TrainingOptions, choose_attention
 
 
 class DPO:
@@ -45,6 +45,7 @@ class DPO:
             ended=context.ended,
         )
         network = load_network(start.folder, start.options, "float32", start.where, adapter=start.adapter)
+        choose_attention(network, self.options)
         pad_id = start.tokens.pad_id
         share, why = sharing_works(network, pad_id)
         if not share:
