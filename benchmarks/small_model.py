@@ -130,7 +130,9 @@ def judge_rows(pairs: list[Pair], tokens: ChatTokenizer) -> Iterator[Row]:
         assert isinstance(comparison, Comparison)
         if not pair.votes or pair.votes[0].p not in (0.0, 1.0):
             continue
-        better = pair.first if pair.votes[0].p == 1.0 else next(r.id for r in comparison.responses if r.id != pair.first)
+        better = (
+            pair.first if pair.votes[0].p == 1.0 else next(r.id for r in comparison.responses if r.id != pair.first)
+        )
         texts = [comparison.prompt.text, *(response.text for response in comparison.responses)]
         for shown in (comparison.responses, comparison.responses[::-1]):
             values = {
@@ -170,7 +172,9 @@ def train(model: Any, rows: list[Row], args: argparse.Namespace, *, whole: bool,
         schedule.step()
         losses.append(float(loss))
         if (step + 1) % 100 == 0 or step + 1 == args.steps:
-            print(f"step {step + 1}: loss {sum(losses[-100:]) / len(losses[-100:]):.3f}, {time.perf_counter() - start:.0f} s")
+            print(
+                f"step {step + 1}: loss {sum(losses[-100:]) / len(losses[-100:]):.3f}, {time.perf_counter() - start:.0f} s"
+            )
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def check_file(name: str, settings: Sequence[str] = ()) -> str:
     kind, entry = _kind_of(catalogue, name)
     if kind == "pipeline":
         with tempfile.TemporaryDirectory() as nowhere:
-            road = open_road(name, settings, out=Path(nowhere))
+            road = open_road(name, [*settings, f"ledger={nowhere}/ledger.sqlite"], out=Path(nowhere))
             road.gateway.ledger.close()
         return f"{entry.path}: sound; {len(road.models)} models, {len(road.catalogue.used)} files."
     if kind == "constitution":

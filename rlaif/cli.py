@@ -96,10 +96,13 @@ def list_(kind: Annotated[str | None, typer.Argument(help="judge, constitution, 
 
 
 def _summary(catalogue: Any, kind: Any, name: str) -> str:
-    entry = catalogue.find(kind, name, where="list")
-    if entry.path.suffix == ".yaml":
-        return str(entry.yaml().get("description", ""))
-    return ""
+    from rlaif.errors import UserError
+
+    try:
+        entry = catalogue.find(kind, name, where="list")
+        return str(entry.yaml().get("description", "")) if entry.path.suffix == ".yaml" else ""
+    except UserError as error:
+        return f"(not readable: {error})"
 
 
 @app.command()

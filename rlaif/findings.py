@@ -67,7 +67,9 @@ def _policy(metrics: Metrics, arm: str) -> list[str]:
             verdict = "no difference to speak of" if high - low < 4 * SMALL else "inconclusive"
         else:
             verdict = "better than the start" if low > 0.5 else "worse than the start" if high < 0.5 else "inconclusive"
-        seen = f"; a difference below {(high - low) / 2:.1%} could not be seen here" if verdict == "inconclusive" else ""
+        seen = (
+            f"; a difference below {(high - low) / 2:.1%} could not be seen here" if verdict == "inconclusive" else ""
+        )
         return [
             f"{arm}: preferred to the start in {value:.1%} of {n} held-out prompts ({low:.1%} to {high:.1%}): "
             f"{verdict}{seen}."

@@ -68,7 +68,7 @@ class NearDuplicates:
         """Whether a text like this one was seen before; if not, it is remembered."""
         from datasketch import MinHash
 
-        words = WORD.findall(text.lower())
+        words = WORD.findall(text.lower()) or list(text)
         shingles = {" ".join(words[i : i + 2]) for i in range(max(1, len(words) - 1))}
         signature = MinHash(num_perm=PERMUTATIONS, seed=1)
         signature.update_batch([shingle.encode() for shingle in shingles])

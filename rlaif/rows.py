@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.errors import DataError
+from rlaif.records import digest
 
 Row = dict[str, Any]
 
@@ -45,9 +46,11 @@ def read_rows(source: str, split: str = "train") -> Iterator[tuple[str, Row]]:
 
 
 def source_hash(source: str) -> str:
-    """SHA-256 of a file; a hub id stands for itself."""
+    """SHA-256 of a file, or of all files of a local dataset folder; a hub id stands for itself."""
     if source.startswith("hub:"):
-        return hashlib.sha256(source.encode()).hexdigest()
+        folder = Path(source.removeprefix("hub:"))
+        files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
+        return digest(source, [[str(path.relative_to(folder)), source_hash(str(path))] for path in files])
     try:
         with open(source, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -72,7 +72,13 @@ def ledger_rows(folder: Path) -> int:
 
 def stage_files(run: Path) -> dict[str, bytes]:
     """Every file of a run folder that two equal runs have in common, by name."""
-    patterns = ("*/part-*.parquet", "*/*/part-*.parquet", "**/model.safetensors", "evaluation/*.json", "training/*.json")
+    patterns = (
+        "*/part-*.parquet",
+        "*/*/part-*.parquet",
+        "**/model.safetensors",
+        "evaluation/*.json",
+        "training/*.json",
+    )
     named = {str(path.relative_to(run)): path.read_bytes() for pattern in patterns for path in run.glob(pattern)}
     for name in ("accounts.json", "metrics.json"):
         named[name] = (run / name).read_bytes()

@@ -116,10 +116,14 @@ def test_datasets_reads_preferences_and_trl_trains_on_the_export(finished: tuple
     from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer
 
     run = finished[0]
-    rows = load_dataset("parquet", data_files=str(run / "preferences" / "*.parquet"), split="train", cache_dir=str(tmp_path))
+    rows = load_dataset(
+        "parquet", data_files=str(run / "preferences" / "*.parquet"), split="train", cache_dir=str(tmp_path)
+    )
     assert {"prompt", "chosen", "rejected", "p", "weight"} <= set(rows.column_names)
     rlaif(run.parent, "export", "run", "--form", "trl", "--to", "rows.parquet")
-    exported = load_dataset("parquet", data_files=str(run.parent / "rows.parquet"), split="train", cache_dir=str(tmp_path))
+    exported = load_dataset(
+        "parquet", data_files=str(run.parent / "rows.parquet"), split="train", cache_dir=str(tmp_path)
+    )
     assert 0 < len(exported) <= len(rows)
     assert all(row["chosen"] != row["rejected"] for row in exported)
 

@@ -44,9 +44,7 @@ def test_pandalm_keeps_three_annotators_apart_and_their_share_becomes_p(recorded
     assert len(shares) > 2
 
 
-@pytest.mark.parametrize(
-    ("name", "rows"), [("prompts/hh_first_turns.jsonl.gz", 1441), ("prompts/xstest.jsonl", 450)]
-)
+@pytest.mark.parametrize(("name", "rows"), [("prompts/hh_first_turns.jsonl.gz", 1441), ("prompts/xstest.jsonl", 450)])
 def test_prompt_files_are_read_whole(recorded: Path, tmp_path: Path, policy_folder: Path, name: str, rows: int) -> None:
     (tmp_path / "recipe.yaml").write_text(f"prompts: {recorded / name}\n")
     rlaif(tmp_path, "run", "recipe.yaml", "--out", "run")

@@ -41,7 +41,9 @@ def test_the_catalogue_ships_whole(unpacked: Path, tmp_path: Path) -> None:
     for folder in ("judges", "prompts", "pipelines"):
         shipped = {path.relative_to(ROOT) for path in (ROOT / folder).rglob("*") if path.is_file()}
         packed = {
-            path.relative_to(unpacked / "rlaif" / "_builtin") for path in (unpacked / "rlaif" / "_builtin" / folder).rglob("*") if path.is_file()
+            path.relative_to(unpacked / "rlaif" / "_builtin")
+            for path in (unpacked / "rlaif" / "_builtin" / folder).rglob("*")
+            if path.is_file()
         }
         assert shipped == packed
     listed = from_wheel(unpacked, tmp_path, "list")
