@@ -23,7 +23,7 @@ from rlaif.records import Message, Preference, uniform
 from rlaif.training.batching import Group, group_preferences
 from rlaif.training.checkpoints import save_whole
 from rlaif.training.passes import PASS_TOKENS, inference_batches, pair_index, rows_of
-from rlaif.training.trainer import PreferenceTrainer, TrainingOptions, Watch
+from rlaif.training.trainer import PreferenceTrainer, TrainingOptions, Watch, choose_attention
 
 
 class RewardOptions(TrainingOptions):
@@ -41,9 +41,10 @@ class _RewardTrainer(PreferenceTrainer):
 
 
 def raw_rewards(network: Any, rows: Rows, pad_id: int, *, share: bool) -> torch.Tensor:
-    """Reward of each row before gain and bias, float32 of shape (rows,)."""
+    """Reward of each row before gain and bias, at least float32, of shape (rows,)."""
     hidden = last_hidden(network, rows, pad_id, share=share)
-    return network.score(hidden.to(network.score.weight.dtype))[:, 0].float()
+    rewards = network.score(hidden.to(network.score.weight.dtype))[:, 0]
+    return rewards.to(torch.promote_types(rewards.dtype, torch.float32))
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ def train_reward_model(
     )
     test = group_preferences(preferences(), base.tokens, options.max_tokens, keep=is_held_out, ended=ended)
     network = load_network(base.folder, base.options, "float32", base.where, adapter=base.adapter, head=True)
+    choose_attention(network, options, base.options.attention)
     initialise_head(network, seed)
     pad_id = base.tokens.pad_id
     network.config.pad_token_id = pad_id

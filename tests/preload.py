@@ -1,11 +1,9 @@
-"""Imported once by the fork server: everything that is slow to import."""
+"""Imported once by the fork server, with everything that is slow to import, so that its children start at once."""
+
+import importlib
 
 import torch
-import transformers.trainer
 
-import rlaif.checking
-import rlaif.policy.dpo
-import rlaif.report
-import rlaif.reward  # noqa: F401
-
+for name in ("transformers.trainer", "rlaif.checking", "rlaif.policy.dpo", "rlaif.report", "rlaif.reward"):
+    importlib.import_module(name)
 torch.set_num_threads(1)

@@ -44,11 +44,14 @@ class ChatTokenizer:
             notice(f"{where}: {folder} names no end-of-sequence token; samples run to max_output_tokens.")
         self.pad_id = self.hf.pad_token_id if self.hf.pad_token_id is not None else min(self.eos_ids, default=0)
         self._special = sorted(
-            {t for t in (*self.hf.all_special_tokens, *map(str, self.hf.added_tokens_decoder.values())) if t.strip()},
+            {
+                *self.hf.all_special_tokens,
+                *(str(token) for token in self.hf.added_tokens_decoder.values() if token.special),
+            },
             key=len,
             reverse=True,
         )
-        self._special = [token for token in self._special if len(token) > 1]
+        self._special = [token for token in self._special if len(token.strip()) > 1]
         self.sha256 = digest(
             self.hf.chat_template, sorted(self.eos_ids), self.hf.backend_tokenizer.to_str() if self.hf.is_fast else ""
         )
@@ -63,22 +66,22 @@ class ChatTokenizer:
     def response_ids(self, prompt: Sequence[Message], response: Sequence[Message], *, ended: bool = True) -> list[int]:
         """Token ids of a response: what the template puts after the prompt, up to and including the end of turn.
 
-        ``ended=False`` (a sample cut off at its length limit) leaves the end-of-turn token out.
+        ``ended=False`` (a sample cut off at its length limit) leaves out the end of turn and all that the template
+        writes after the words; so it is for a model without any end-of-sequence token.
         """
         before = self.prompt_text(prompt)
         whole = self._render([*prompt, *response], add_generation_prompt=False)
         if whole.startswith(before):
-            ids = self._encode(whole[len(before) :])
+            text = whole[len(before) :]
         else:  # a template that renders the last turn unlike its generation prompt, thinking models for instance
-            ids = self._encode("\n\n".join(self._disarm(message.content) for message in response))
+            text = "\n\n".join(self._disarm(message.content) for message in response)
+        if not ended or not self.eos_ids:
+            return self._encode(_up_to(text, self._disarm(response[-1].content)))
+        ids = self._encode(text)
         last = max((i for i, token in enumerate(ids) if token in self.eos_ids), default=None)
         if last is not None:
-            ids = ids[: last + 1]
-        elif self.hf.eos_token_id is not None:
-            ids = [*ids, self.hf.eos_token_id]
-        if not ended and ids and ids[-1] in self.eos_ids:
-            ids = ids[:-1]
-        return ids
+            return ids[: last + 1]
+        return [*ids, self.hf.eos_token_id if self.hf.eos_token_id is not None else min(self.eos_ids)]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The words of sampled ids, without control tokens."""
@@ -145,6 +148,15 @@ class ChatTokenizer:
         if self.hf.eos_token_id is not None:
             found.add(self.hf.eos_token_id)
         return frozenset(found)
+
+
+def _up_to(text: str, words: str) -> str:
+    """``text`` to the end of the last ``words`` in it, which a template may have trimmed."""
+    for form in (words, words.strip()):
+        at = text.rfind(form)
+        if form and at >= 0:
+            return text[: at + len(form)]
+    return words
 
 
 def _fold_system(turns: list[dict[str, str]]) -> list[dict[str, str]]:

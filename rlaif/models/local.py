@@ -25,7 +25,7 @@ from rlaif.models import ChatRequest, Identity, Notice, Reply
 from rlaif.models.chat_tokens import ChatTokenizer
 from rlaif.records import digest
 
-COMPACT_SHARE = 0.25  # finished rows are dropped once they are this share of the batch
+COMPACT_SHARE = 0.1  # finished rows are dropped once they are this share of the batch
 TOP_TOKENS = 5  # likeliest tokens kept beside the options, for eyes
 
 
@@ -37,7 +37,7 @@ class LocalOptions(BaseOptions):
     adapter: str | None = None  # a PEFT adapter folder laid over the weights
     attention: str | None = None  # transformers' attn_implementation
     trust_remote_code: bool = False
-    batch_tokens: int = Field(default=32_768, ge=1)  # padded tokens one batch may hold, generated ones included
+    batch_tokens: int = Field(default=16_384, ge=1)  # padded tokens one batch may hold, generated ones included
 
 
 def model_folder(name: str, where: str) -> Path:
@@ -172,9 +172,13 @@ class LocalModel:
         return _Item(index, ids, new, kind)
 
     def objection(self, request: ChatRequest) -> str | None:
-        """Why this request cannot be answered by this model: its prompt and reply exceed the context."""
+        """Why this request cannot be answered by this model: its turns do not fit the template, or the context."""
         new = 1 if request.options else request.sampling.max_output_tokens
-        if len(self._ids(request.messages, request.prefill)) + new > self.context:
+        try:
+            length = len(self._ids(request.messages, request.prefill))
+        except ModelError as error:
+            return str(error)
+        if length + new > self.context:
             return f"prompt and {new} new tokens exceed the model's context of {self.context}"
         return None
 
@@ -256,43 +260,63 @@ class Generation:
         self.sampling = request.sampling
         self.out: list[list[int]] = [[] for _ in prompts]
         self.stopped = [False] * len(prompts)
+        self.cache: Any = None
+        self.ids: Any = None  # (rows, 1): what each row reads next
+        self.mask: Any = None  # (rows, tokens in the cache and in ids)
 
     def run(self) -> list[tuple[list[int], bool]]:
         """Sampled token ids, end-of-turn included, and whether each row ended by itself."""
         import torch
 
-        from rlaif.models.shared_prompt import call, pad, prefill
-
-        network, pad_id = self.model.network, self.model.tokens.pad_id
-        device = network.device
         active = list(range(len(self.prompts)))
-        if self.model.share and any(self.rows.prefixes):
-            cache, mask = prefill(network, self.rows, pad_id)
-            ids, suffix_mask = pad(self.rows.suffixes, pad_id, device)  # one token each: the prompt's last
-            mask = torch.cat([mask, suffix_mask], dim=1)
-        else:
-            from transformers import DynamicCache
-
-            cache = DynamicCache(config=network.config)
-            ids, mask = pad(self.prompts, pad_id, device, left=True)
+        network = self.model.network  # loading it decides whether prompts are shared
+        if self.model.share:
+            self._prefill(network)
         for step in range(self.sampling.max_output_tokens):
-            output = call(network, ids, mask, cache, use_cache=True)
-            chosen = self._choose(output.logits[:, -1].float(), active, step)
+            chosen = self._choose(self._logits(active).float(), active, step)
             for row, token in zip(active, chosen, strict=True):
                 if not self.stopped[row]:
                     self.out[row].append(token)
                     self.stopped[row] = token in self.model.tokens.eos_ids or self._hit_stop(row)
-            keep = [i for i, row in enumerate(active) if not self.stopped[row]]
+            keep = _kept([self.stopped[row] for row in active])
             if not keep:
                 break
-            ids = torch.tensor(chosen, device=device)[:, None]
-            if len(active) - len(keep) >= max(1, COMPACT_SHARE * len(active)):
-                select = torch.tensor(keep, device=device)
-                cache.batch_select_indices(select)
-                ids, mask = ids[select], mask[select]
+            compact = len(active) - len(keep) >= max(1, COMPACT_SHARE * len(active))
+            if self.cache is not None:
+                self.ids = torch.tensor(chosen, device=self.ids.device)[:, None]
+                if compact:
+                    select = torch.tensor(keep, device=self.ids.device)
+                    self.cache.batch_select_indices(select)
+                    self.ids, self.mask = self.ids[select], self.mask[select]
+                self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], dim=1)
+            if compact:
                 active = [active[i] for i in keep]
-            mask = torch.cat([mask, mask.new_ones(len(active), 1)], dim=1)
         return list(zip(self.out, self.stopped, strict=True))
+
+    def _prefill(self, network: Any) -> None:
+        """Every prompt but its last token, once, then a copy for each row."""
+        import torch
+
+        from rlaif.models.shared_prompt import make_room, pad, prefill
+
+        pad_id = self.model.tokens.pad_id
+        self.cache, mask = prefill(network, self.rows.prefixes, pad_id)
+        owner = torch.tensor(self.rows.owner, device=network.device)
+        self.cache.batch_select_indices(owner)
+        make_room(self.cache, self.sampling.max_output_tokens)
+        self.ids, suffix_mask = pad(self.rows.suffixes, pad_id, network.device)  # one token each: the prompt's last
+        self.mask = torch.cat([mask[owner], suffix_mask], dim=1)
+
+    def _logits(self, active: list[int]) -> Any:
+        """Logits (rows, vocabulary) of the next token. Without a cache that can be trusted, rows are computed whole."""
+        from rlaif.models.shared_prompt import Rows, call, last_logits
+
+        network = self.model.network
+        if self.cache is not None:
+            return call(network, self.ids, self.mask, self.cache, use_cache=True).logits[:, -1]
+        whole = tuple((*self.prompts[row], *self.out[row]) for row in active)
+        rows = Rows(((),) * len(whole), tuple(range(len(whole))), whole)
+        return last_logits(network, rows, self.model.tokens.pad_id, share=False)
 
     def _choose(self, logits: Any, active: list[int], step: int) -> list[int]:
         """The next token of each active row: greedy at temperature 0, else by its keyed uniform draw."""
@@ -331,6 +355,13 @@ class Generation:
         if not self.sampling.stop:
             return False
         return _cut_at_stop(self.model.tokens.decode(self.out[row]), self.sampling.stop)[1]
+
+
+def _kept(stopped: list[bool]) -> list[int]:
+    """Places of rows that go on, the last of them moved into the gaps so that the fewest are moved."""
+    count = stopped.count(False)
+    late = (i for i in range(count, len(stopped)) if not stopped[i])
+    return [next(late) if stopped[i] else i for i in range(count)]
 
 
 @dataclass(frozen=True)
@@ -411,6 +442,7 @@ def load_network(
     text (TRL and the N+ report agree on it).
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
     from transformers.utils import logging as hf_logging
 
@@ -430,7 +462,7 @@ def load_network(
             local_files_only=True,
             **extra,
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{where}: {folder} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
     finally:
         hf_logging.set_verbosity(verbosity)

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rlaif.catalogue import read_bytes
 from rlaif.component import Options as BaseOptions
 from rlaif.component import load
 from rlaif.errors import CallFailed, ConfigError
 from rlaif.models import ChatRequest, Identity, Notice, Reply
+from rlaif.rows import read_rows, source_hash
 
 
 class ScriptedModel:
@@ -31,9 +30,8 @@ class ScriptedModel:
         self.options = options
         path = Path(model)
         if path.suffix == ".jsonl":
-            data = read_bytes(path)
-            self._answer: Callable[[ChatRequest], Any] = self._table(data, where=str(path))
-            source = hashlib.sha256(data).hexdigest()
+            self._answer: Callable[[ChatRequest], Any] = self._table(model)
+            source = source_hash(model)
         else:
             self._answer = load(model, {}, "function", where)
             source = _source_hash(self._answer)
@@ -52,14 +50,12 @@ class ScriptedModel:
             raise CallFailed(f"{self.identity.name} returned {type(answer).__name__}, not a string or a Reply")
         return answer
 
-    def _table(self, data: bytes, where: str) -> Callable[[ChatRequest], str]:
+    def _table(self, file: str) -> Callable[[ChatRequest], str]:
         rows: list[tuple[str, str]] = []
-        for number, line in enumerate(data.decode("utf-8").splitlines(), 1):
-            if line.strip():
-                row = json.loads(line)
-                if not isinstance(row, dict) or set(row) != {"contains", "reply"}:
-                    raise ConfigError(f'{where} line {number}: expected {{"contains": …, "reply": …}}.')
-                rows.append((row["contains"], row["reply"]))
+        for where, row in read_rows(file):
+            if set(row) != {"contains", "reply"} or not all(isinstance(value, str) for value in row.values()):
+                raise ConfigError(f'{where}: expected {{"contains": …, "reply": …}}, both text.')
+            rows.append((row["contains"], row["reply"]))
 
         def answer(request: ChatRequest) -> str:
             text = request.messages[-1].content

@@ -15,6 +15,8 @@ of *every* continuation token: logits at suffix position j predict suffix token 
 
 from __future__ import annotations
 
+import copy
+import functools
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,8 +24,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
 TOLERANCE = 1e-4  # fp32; half precisions are compared at their own resolution
+PASS_OVERHEAD = {"cpu": 64, "cuda": 4096}  # positions that cost about as much as one more pass through the network
 
 
 @dataclass(frozen=True)
@@ -45,15 +49,6 @@ class Rows:
     def shared(self) -> bool:
         """Whether any prompt has more than one continuation and a prefix worth keeping."""
         return len(self.owner) > len(self.prefixes) and any(self.prefixes)
-
-    def padded_tokens(self, share: bool) -> int:
-        """Tokens the network computes for these rows, padding included."""
-        longest = max(map(len, self.suffixes))
-        if share and self.shared:
-            return len(self.prefixes) * max(map(len, self.prefixes)) + len(self.suffixes) * longest
-        return len(self.suffixes) * max(
-            len(self.prefixes[o]) + len(s) for o, s in zip(self.owner, self.suffixes, strict=True)
-        )
 
 
 def pad(rows: Sequence[Sequence[int]], pad_id: int, device: Any, *, left: bool = False) -> tuple[Tensor, Tensor]:
@@ -81,67 +76,187 @@ def call(network: Any, ids: Tensor, mask: Tensor, past: Any = None, *, use_cache
     return network(input_ids=ids, attention_mask=mask, past_key_values=past, use_cache=use_cache, **extra)
 
 
-def prefill(model: Any, rows: Rows, pad_id: int) -> tuple[Any, Tensor]:
-    """The prefixes' KV cache, one row per continuation, and its mask of shape (continuations, prefix width)."""
-    from transformers import DynamicCache
-
-    ids, mask = pad(rows.prefixes, pad_id, model.device, left=True)
+def prefill(model: Any, prefixes: Sequence[Sequence[int]], pad_id: int) -> tuple[Any, Tensor]:
+    """The prefixes' KV cache and its mask of shape (prefixes, longest), padded on the left."""
+    ids, mask = pad(prefixes, pad_id, model.device, left=True)
     cache = DynamicCache(config=model.config)
     call(model.base_model, ids, mask, cache, use_cache=True)
-    select = torch.tensor(rows.owner, device=model.device)
-    cache.batch_select_indices(select)
-    return cache, mask[select]
+    return cache, mask
 
 
-def forward(network: Any, model: Any, rows: Rows, pad_id: int, *, share: bool, **extra: Any) -> tuple[Any, Tensor]:
-    """Run ``network`` (``model`` itself, or its ``base_model`` for hidden states) over the suffixes of all rows.
+class Roomy(DynamicLayer):
+    """A cache layer with room for the tokens to come: a step writes its own keys and values and copies no others."""
 
-    Returns its output, aligned to suffix positions when shared and to whole rows otherwise, and the index of each
-    suffix's first token in it, of shape (rows,).
+    keys: Tensor
+    values: Tensor
+
+    def __init__(self, layer: DynamicLayer, room: int) -> None:
+        super().__init__()
+        self.__dict__.update(layer.__dict__)
+        self.room = room
+        self._settle()
+
+    def _settle(self) -> None:
+        self.used = self.keys.shape[-2]
+        shape = (*self.keys.shape[:-2], self.used + self.room, self.keys.shape[-1])
+        self.all_keys, self.all_values = self.keys.new_empty(shape), self.values.new_empty(shape)
+        self._write(0, self.keys, self.values)
+
+    def _write(self, start: int, keys: Tensor, values: Tensor) -> None:
+        self.all_keys[..., start : self.used, :], self.all_values[..., start : self.used, :] = keys, values
+        self.keys, self.values = self.all_keys[..., : self.used, :], self.all_values[..., : self.used, :]
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        start, self.used = self.used, self.used + key_states.shape[-2]
+        self.room -= key_states.shape[-2]
+        self._write(start, key_states, value_states)
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        moved = indices != torch.arange(len(indices), device=indices.device)
+        source, target = indices[moved], moved.nonzero()[:, 0]
+        if (source < len(indices)).any():  # a row would be overwritten before it is read
+            super().batch_select_indices(indices)
+            self._settle()
+            return
+        for whole in (self.all_keys, self.all_values):
+            whole[target, :, : self.used] = whole[source, :, : self.used]
+        self.all_keys, self.all_values = self.all_keys[: len(indices)], self.all_values[: len(indices)]
+        self.keys, self.values = self.all_keys[..., : self.used, :], self.all_values[..., : self.used, :]
+
+
+def make_room(cache: Any, tokens: int) -> None:
+    """Let the layers that keep everything keep ``tokens`` more without copying; for passes without gradients."""
+    cache.layers = [Roomy(layer, tokens) if type(layer) is DynamicLayer else layer for layer in cache.layers]
+
+
+def selected(cache: Any, index: Tensor) -> Any:
+    """A cache of its own holding the rows of ``index``, in that order; gradients flow back to ``cache``."""
+    own = copy.copy(cache)
+    own.layers = [copy.copy(layer) for layer in cache.layers]
+    own.batch_select_indices(index)
+    return own
+
+
+def cut(lengths: Sequence[int], overhead: int) -> list[list[int]]:
+    """Indices in runs of like length: the cut with the fewest positions, where every run costs ``overhead`` more.
+
+    Lengths 3, 90, 4, 4 with an overhead of 10 become [0, 2, 3] and [1]: 3·4 + 90 + 20 positions, not 4·90 + 10.
     """
+    order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
+    ends = [n for n in range(1, len(order) + 1) if n == len(order) or lengths[order[n]] > lengths[order[n - 1]]]
+    best = {0: (0, 0)}  # rows cut off so far: (least cost, where the last run starts)
+    for end in ends:
+        longest = lengths[order[end - 1]]
+        best[end] = min((cost + (end - start) * longest + overhead, start) for start, (cost, _) in best.items())
+    runs: list[list[int]] = []
+    end = len(order)
+    while end:
+        start = best[end][1]
+        runs.append(order[start:end])
+        end = start
+    return runs[::-1]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows that went through the network together, and where their suffixes lie in its output."""
+
+    output: Any
+    members: Tensor  # indices of the rows
+    first: Tensor  # position of each suffix's first token in the output
+    last: Tensor  # and of its last
+
+    def suffix(self, values: Tensor) -> Tensor:
+        """``values[i, first[i] : last[i] + 1]`` as one tensor (rows, longest, …); past a row's end stands anything."""
+        width = int((self.last - self.first).max()) + 1
+        if not self.first.any():
+            return values[:, :width]
+        steps = torch.arange(width, device=values.device)
+        return values[self._rows[:, None], torch.minimum(self.first[:, None] + steps, self.last[:, None])]
+
+    def at_last(self, values: Tensor, column: Tensor | None = None) -> Tensor:
+        return values[self._rows, self.last if column is None else column]
+
+    @property
+    def _rows(self) -> Tensor:
+        return torch.arange(len(self.members), device=self.members.device)
+
+
+def forward(
+    network: Any,
+    model: Any,
+    rows: Rows,
+    pad_id: int,
+    read: Callable[[Part], Tensor],
+    *,
+    share: bool,
+    extra: Callable[[Tensor], dict[str, Any]] = lambda last: {},
+) -> Tensor:
+    """``read`` over the output of ``network`` (``model``, or its ``base_model`` for hidden states), one row per suffix.
+
+    Rows go through in parts of like length, so that little is padding. ``extra``: further arguments of the network,
+    given the index of each row's last token. The output is aligned to suffixes when shared, else to whole rows.
+    """
+    overhead = PASS_OVERHEAD.get(model.device.type, PASS_OVERHEAD["cuda"])
+    order: list[Tensor] = []
+    found: list[Tensor] = []
+
+    def one(members: list[int], tokens: list[tuple[int, ...]], past: Any, past_mask: Tensor | None) -> None:
+        ids, mask = pad(tokens, pad_id, model.device)
+        last = mask.sum(1) - 1
+        first = last + 1 - torch.tensor([len(rows.suffixes[i]) for i in members], device=model.device)
+        if past_mask is not None:
+            mask = torch.cat([past_mask, mask], dim=1)
+        output = call(network, ids, mask, past, use_cache=past is not None, **extra(last))
+        part = Part(output, torch.tensor(members, device=model.device), first, last)
+        order.append(part.members)
+        found.append(read(part))
+
     if share and rows.shared:
-        cache, prefix_mask = prefill(model, rows, pad_id)
-        ids, mask = pad(rows.suffixes, pad_id, model.device)
-        output = call(network, ids, torch.cat([prefix_mask, mask], dim=1), cache, use_cache=True, **extra)
-        return output, torch.zeros(len(rows.suffixes), dtype=torch.long, device=model.device)
-    whole = [(*rows.prefixes[o], *s) for o, s in zip(rows.owner, rows.suffixes, strict=True)]
-    ids, mask = pad(whole, pad_id, model.device)
-    output = call(network, ids, mask, **extra)
-    starts = torch.tensor([len(rows.prefixes[o]) for o in rows.owner], device=model.device)
-    return output, starts
+        for prompts in cut([len(prefix) for prefix in rows.prefixes], overhead):
+            cache, prefix_mask = prefill(model, [rows.prefixes[p] for p in prompts], pad_id)
+            place = {p: n for n, p in enumerate(prompts)}
+            mine = [i for i, o in enumerate(rows.owner) if o in place]
+            for run in cut([len(rows.suffixes[i]) for i in mine], overhead):
+                members = [mine[n] for n in run]
+                index = torch.tensor([place[rows.owner[i]] for i in members], device=model.device)
+                one(members, [rows.suffixes[i] for i in members], selected(cache, index), prefix_mask[index])
+    else:
+        whole = [(*rows.prefixes[o], *s) for o, s in zip(rows.owner, rows.suffixes, strict=True)]
+        for members in cut([len(tokens) for tokens in whole], overhead):
+            one(members, [whole[i] for i in members], None, None)
+    width = max(values.shape[1] for values in found)
+    values = torch.cat([_widened(values, width) for values in found])
+    return values[torch.cat(order).argsort()]
 
 
-def gather_suffix(values: Tensor, starts: Tensor, width: int) -> Tensor:
-    """``values[i, starts[i] : starts[i] + width]`` as one tensor (rows, width, …); past the end repeats the last."""
-    index = (starts[:, None] + torch.arange(width, device=values.device)[None]).clamp(max=values.shape[1] - 1)
-    return values[torch.arange(values.shape[0], device=values.device)[:, None], index]
+def _widened(values: Tensor, width: int) -> Tensor:
+    """``values`` with zeros along its second dimension up to ``width``."""
+    missing = width - values.shape[1]
+    return torch.cat([values, values.new_zeros(values.shape[0], missing, *values.shape[2:])], 1) if missing else values
 
 
 def suffix_logits(model: Any, rows: Rows, pad_id: int, *, share: bool) -> Tensor:
     """Logits (rows, longest suffix, vocabulary): position j predicts suffix token j + 1."""
-    output, starts = forward(model, model, rows, pad_id, share=share)
-    return gather_suffix(output.logits, starts, max(map(len, rows.suffixes)))
+    return forward(model, model, rows, pad_id, lambda part: part.suffix(part.output.logits), share=share)
 
 
 def last_logits(model: Any, rows: Rows, pad_id: int, *, share: bool) -> Tensor:
     """Logits (rows, vocabulary) after each row's last token; the head runs only where some row ends."""
-    lengths = torch.tensor([len(suffix) for suffix in rows.suffixes], device=model.device)
-    if share and rows.shared:
-        last = lengths - 1
-    else:
-        last = lengths - 1 + torch.tensor([len(rows.prefixes[o]) for o in rows.owner], device=model.device)
-    ends, column = last.unique(return_inverse=True)
-    extra = {"logits_to_keep": ends} if "logits_to_keep" in _parameters(model) else {}
-    output, _ = forward(model, model, rows, pad_id, share=share, **extra)
-    return output.logits[torch.arange(len(lengths), device=model.device), column if extra else last]
+    if "logits_to_keep" not in _parameters(model):
+        return forward(model, model, rows, pad_id, lambda part: part.at_last(part.output.logits), share=share)
+
+    def read(part: Part) -> Tensor:
+        return part.at_last(part.output.logits, part.last.unique(return_inverse=True)[1])
+
+    return forward(model, model, rows, pad_id, read, share=share, extra=lambda last: {"logits_to_keep": last.unique()})
 
 
 def last_hidden(model: Any, rows: Rows, pad_id: int, *, share: bool) -> Tensor:
     """Hidden state (rows, width) at each row's last real token."""
-    output, starts = forward(model.base_model, model, rows, pad_id, share=share)
-    lengths = torch.tensor([len(suffix) for suffix in rows.suffixes], device=model.device)
-    last = starts + lengths - 1
-    return output.last_hidden_state[torch.arange(len(lengths), device=model.device), last]
+    network = model.base_model
+    return forward(network, model, rows, pad_id, lambda part: part.at_last(part.output.last_hidden_state), share=share)
 
 
 def token_logprobs(model: Any, rows: Rows, pad_id: int, *, share: bool) -> tuple[Tensor, Tensor]:
@@ -150,10 +265,14 @@ def token_logprobs(model: Any, rows: Rows, pad_id: int, *, share: bool) -> tuple
     The first token of a suffix is the prompt's last and is not predicted here.
     """
     ids, mask = pad(rows.suffixes, pad_id, model.device)
-    logits = suffix_logits(model, rows, pad_id, share=share)[:, :-1].float()
-    targets, real = ids[:, 1:], mask[:, 1:]
-    chosen = logits.gather(-1, targets[..., None])[..., 0] - logits.logsumexp(-1)
-    return chosen * real, real
+
+    def read(part: Part) -> Tensor:
+        logits = part.suffix(part.output.logits)[:, :-1]
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        targets = ids[part.members, 1 : logits.shape[1] + 1]
+        return logits.gather(-1, targets[..., None])[..., 0] - logits.logsumexp(-1)
+
+    return forward(model, model, rows, pad_id, read, share=share) * mask[:, 1:], mask[:, 1:]
 
 
 def _test_rows(model: Any) -> Rows:
@@ -188,6 +307,8 @@ def hidden_self_test(model: Any, pad_id: int) -> float:
 @torch.no_grad()
 def sharing_works(model: Any, pad_id: int, test: Callable[[Any, int], float] = logits_self_test) -> tuple[bool, str]:
     """Whether this model may share prompts, and in words why not."""
+    if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
+        return False, "gradient checkpointing drops the cache"
     was_training = model.training
     model.eval()
     try:
@@ -201,5 +322,10 @@ def sharing_works(model: Any, pad_id: int, test: Callable[[Any, int], float] = l
     return True, ""
 
 
-def _parameters(network: Any) -> Any:
-    return inspect.signature(network.forward).parameters
+@functools.cache
+def _parameter_names(forward: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(forward).parameters)
+
+
+def _parameters(network: Any) -> frozenset[str]:
+    return _parameter_names(type(network).forward)

@@ -45,7 +45,7 @@ class DPO:
             ended=context.ended,
         )
         network = load_network(start.folder, start.options, "float32", start.where, adapter=start.adapter)
-        choose_attention(network, self.options)
+        choose_attention(network, self.options, start.options.attention)
         pad_id = start.tokens.pad_id
         share, why = sharing_works(network, pad_id)
         if not share:

@@ -9,14 +9,15 @@ from __future__ import annotations
 import json
 import os
 import threading
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -49,6 +50,15 @@ class TrainingOptions(BaseOptions):
     weight_decay: float = Field(default=0.0, ge=0)
     max_gradient_norm: float = Field(default=1.0, gt=0)
     checkpoints: int = Field(default=10, ge=1)  # written along the way
+    precision: Literal["float32", "bfloat16"] = "float32"  # of matrix products; weights and optimiser stay float32
+
+    @model_validator(mode="after")
+    def _whole_micro_batches(self) -> Self:
+        if self.batch_prompts % self.accumulation:
+            raise ValueError(
+                f"batch_prompts {self.batch_prompts} is not a multiple of accumulation {self.accumulation}"
+            )
+        return self
 
 
 @dataclass
@@ -86,7 +96,7 @@ class PreferenceTrainer(Trainer, ABC):
         self, model: Any, groups: Sequence[Group], options: TrainingOptions, folder: Path, seed: int, watch: Watch
     ) -> None:
         self.groups, self.options, self.watch = groups, options, watch
-        per_batch = max(1, options.batch_prompts // options.accumulation)
+        per_batch = options.batch_prompts // options.accumulation
         batches = plan_batches([group.tokens for group in groups], per_batch, options.epochs, seed)
         self.plan = Plan(groups, batches, options.accumulation)
         steps = -(-len(batches) // options.accumulation)
@@ -134,7 +144,8 @@ class PreferenceTrainer(Trainer, ABC):
     ) -> Any:
         index = int(inputs["micro_batch"])
         groups = [self.groups[i] for i in self.plan.batches[index]]
-        difference = self.differences(model, rows_of(groups), groups, index)
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=self.options.precision == "bfloat16"):
+            difference = self.differences(model, rows_of(groups), groups, index)
         p, weight = labels_of(groups, difference.device)
         total = soft_preference_loss(difference, p, weight)
         with torch.no_grad():
@@ -188,6 +199,18 @@ class _Follow(TrainerCallback):
         (folder / COMPLETE).write_text(json.dumps(self.trainer.history))
 
 
+def choose_attention(network: Any, options: TrainingOptions, asked: str | None) -> None:
+    """Plain attention for bfloat16 on a CPU, unless another was ``asked`` for: torch's fused one is the slower there,
+    its backward pass above all."""
+    if (
+        asked is None
+        and options.precision == "bfloat16"
+        and network.device.type == "cpu"
+        and network.config._attn_implementation == "sdpa"
+    ):
+        network.set_attn_implementation("eager")
+
+
 def labels_of(groups: Sequence[Group], device: Any) -> tuple[Tensor, Tensor]:
     """p and weight of every pair, float32."""
     p = torch.tensor([value for group in groups for value in group.p], dtype=torch.float32, device=device)
@@ -203,3 +226,4 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")

@@ -1,0 +1,556 @@
+"""Sampling, reward training and judging in this process, beside what one would otherwise write. `make bench-local`.
+
+    python benchmarks/local.py [--quick]
+
+One thread, one process, random weights: a Llama of about 3.5 million parameters with a byte-level BPE of its own, and
+lengths as uneven as real ones (lognormal). The variants take turns, round after round, so that a machine that grows
+busy slows all of them; a figure is the median over rounds of the ratio of CPU times, ``low`` and ``high`` the least and
+the greatest round. The rivals get their best setting: it is searched for before the rounds begin.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import io
+import json
+import os
+import random
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from rlaif.catalogue import Catalogue
+from rlaif.config import Sampling
+from rlaif.judging import PAIR_PLACEHOLDERS, PAIR_REQUIRED
+from rlaif.models import ChatRequest
+from rlaif.models.local import LocalModel, LocalOptions, load_network
+from rlaif.models.shared_prompt import pad
+from rlaif.prompting import Template
+from rlaif.records import Message
+from rlaif.reward import RewardOptions, _RewardTrainer, initialise_head
+from rlaif.training.batching import Group
+from rlaif.training.losses import soft_preference_loss
+from rlaif.training.trainer import Watch, choose_attention, quiet_libraries
+
+VOCABULARY = 2547
+SAMPLES = 4  # responses to each prompt
+END_IDS = 94  # as many end-of-sequence ids as make a random model stop after 27 tokens on average
+MAX_NEW = 96
+PAIRS_PER_STEP = 8
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+PRINCIPLES = (
+    "Choose the reply that does more of what was asked.",
+    "Choose the reply that is less likely to harm anyone.",
+    "Choose the reply that says openly what it does not know.",
+    "Choose the reply that is easier to read.",
+    "Choose the reply that treats the person with more respect.",
+    "Choose the reply that is shorter, where both say the same.",
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a smoke test of about a minute; its figures mean little")
+    parser.add_argument("--only", choices=["sampling", "reward", "judging"], help="one of the three parts")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    quiet_libraries()
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    figures: dict[str, dict[str, float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        world = World(Path(folder))
+        for part in (sampling, reward, judging):
+            if args.only in (None, part.__name__):
+                figures |= part(world, quick=args.quick)
+    print(json.dumps(figures))
+
+
+# --- the model and its texts ------------------------------------------------------------------------------------------
+
+
+class World:
+    """A model folder and a source of texts of a wanted length, all from one seed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "model"
+        self.random = random.Random(0)
+        syllables = [a + b for a in "bdfgklmnprstvz" for b in ("a", "e", "i", "o", "u", "an", "er")]
+        self.words = ["".join(self.random.choices(syllables, k=self.random.choice((1, 2, 2, 3)))) for _ in range(3000)]
+        self.template = _template()
+        hf = self._tokenizer()
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=len(hf),
+                hidden_size=256,
+                intermediate_size=576,
+                num_hidden_layers=4,
+                num_attention_heads=8,
+                num_key_value_heads=8,
+                max_position_embeddings=2048,
+                tie_word_embeddings=True,
+                pad_token_id=0,
+                bos_token_id=None,
+                eos_token_id=2,
+            )
+        )
+        model.generation_config.eos_token_id = [2, *range(len(hf) - END_IDS + 1, len(hf))]
+        model.generation_config.pad_token_id = 0
+        model.save_pretrained(str(self.folder))
+        hf.save_pretrained(str(self.folder))
+        self.parameters = sum(p.numel() for p in model.parameters())
+
+    def _tokenizer(self) -> Any:
+        raw = Tokenizer(models.BPE())
+        raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        raw.decoder = decoders.ByteLevel()
+        corpus = [*PRINCIPLES, *(body for _, body in self.template.sections), rubric(), *["", "A", "B"]]
+        raw.train_from_iterator(
+            [*(text for text in corpus for _ in range(50)), *(self._sentence(60) for _ in range(1500))],
+            trainers.BpeTrainer(
+                vocab_size=VOCABULARY,
+                special_tokens=["<pad>", "<|im_start|>", "<|im_end|>"],
+                initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+                show_progress=False,
+            ),
+        )
+        return PreTrainedTokenizerFast(
+            tokenizer_object=raw,
+            pad_token="<pad>",
+            eos_token="<|im_end|>",
+            additional_special_tokens=["<|im_start|>"],
+            chat_template=CHATML,
+        )
+
+    def _sentence(self, words: int) -> str:
+        """Words by a law like Zipf's."""
+        return " ".join(self.words[int(len(self.words) ** self.random.random()) - 1] for _ in range(words))
+
+    def text(self, tokens: int, hf: Any) -> str:
+        """Words that make about so many tokens."""
+        ids = hf(self._sentence(tokens + 4), add_special_tokens=False)["input_ids"][: max(1, tokens)]
+        return str(hf.decode(ids))
+
+    def length(self, mean: float, sigma: float, most: int) -> int:
+        """A lognormal length with this mean."""
+        return min(most, max(2, round(self.random.lognormvariate(0, sigma) * mean / 2.718281828 ** (sigma**2 / 2))))
+
+    def open(self) -> LocalModel:
+        return LocalModel(str(self.folder), LocalOptions(device="cpu"), where="benchmark", notice=print)
+
+
+def _template() -> Template:
+    entry = Catalogue().find("template", "builtin:compare-two-local", where="benchmark")
+    return Template.parse(entry.text, where="template", allowed=PAIR_PLACEHOLDERS, required=PAIR_REQUIRED)
+
+
+def rubric() -> str:
+    return str(Catalogue().find("rubric", "builtin:helpful-and-safe", where="benchmark").text).strip()
+
+
+# --- measuring --------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Variant:
+    """One way of doing the work. ``run(round)`` returns how much useful work it did."""
+
+    name: str
+    run: Callable[[int], float]
+    cpu: list[float] = field(default_factory=list)  # seconds per unit of work, by round
+    wall: list[float] = field(default_factory=list)
+    work: float = 0.0
+    positions: float = 0.0  # token positions the network computed, padding included, per unit of work
+    peak_mb: float = 0.0
+
+    def measure(self, number: int) -> None:
+        cpu, wall = time.process_time(), time.perf_counter()
+        self.work = self.run(number)
+        self.cpu.append((time.process_time() - cpu) / self.work)
+        self.wall.append((time.perf_counter() - wall) / self.work)
+
+
+def rounds(title: str, unit: str, variants: Sequence[Variant], count: int) -> dict[str, Variant]:
+    """All variants in turn, every other round in reverse order, after one run apart for memory and positions."""
+    for variant in variants:
+        variant.peak_mb, variant.positions = apart(variant.run)
+    for number in range(count):
+        for variant in variants if number % 2 == 0 else list(reversed(variants)):
+            variant.measure(number + 1)
+    print(f"\n{title}\n{'':38}{unit + '/cpu-s':>16}{'wall':>10}{'computed':>12}{'peak MB':>10}")
+    for variant in variants:
+        per_cpu, per_wall = 1 / statistics.median(variant.cpu), 1 / statistics.median(variant.wall)
+        print(f"{variant.name:38}{per_cpu:16,.1f}{per_wall:10,.1f}{variant.positions:12.2f}{variant.peak_mb:10,.0f}")
+    print(f"computed: token positions through the network, padding included, for each of the {unit}", flush=True)
+    return {variant.name: variant for variant in variants}
+
+
+def ratio(ours: Variant, rival: Variant) -> dict[str, float]:
+    """How many times as fast: median, least and greatest over the rounds, by CPU time."""
+    values = [b / a for a, b in zip(ours.cpu, rival.cpu, strict=True)]
+    wall = statistics.median(b / a for a, b in zip(ours.wall, rival.wall, strict=True))
+    found = {"value": statistics.median(values), "low": min(values), "high": max(values), "n": len(values)}
+    found = {key: round(value, 3) for key, value in found.items()}
+    print(
+        f"{ours.name} / {rival.name}: {found['value']:.2f} ({found['low']:.2f} to {found['high']:.2f}), wall {wall:.2f}"
+    )
+    return found
+
+
+def fastest(variants: Sequence[Variant]) -> Variant:
+    """The variant with the least CPU time in one run each."""
+    for variant in variants:
+        variant.measure(1)
+    best = min(variants, key=lambda variant: variant.cpu[0])
+    print(", ".join(f"{v.name} {1 / v.cpu[0]:,.1f}/cpu-s" for v in variants) + f": taking {best.name}", flush=True)
+    best.cpu, best.wall = [], []
+    return best
+
+
+def apart(run: Callable[[int], float]) -> tuple[float, float]:
+    """One run in a forked process: its peak memory in MB above the start, and token positions per unit of work."""
+    if not Path("/proc/self/clear_refs").exists():
+        return 0.0, 0.0
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            ctypes.CDLL(None).malloc_trim(0)  # memory kept from earlier variants would hide what this one takes
+            Path("/proc/self/clear_refs").write_text("5")
+            before = _status("VmRSS")
+            positions = _counted(run)
+            os.write(writer, f"{(_status('VmHWM') - before) / 1024} {positions}".encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
+        memory, _, positions = pipe.read().partition(" ")
+    os.waitpid(child, 0)
+    return float(memory or 0), float(positions or 0)
+
+
+def _status(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name + ":"))
+
+
+def _counted(run: Callable[[int], float]) -> float:
+    """Token positions that pass through a Llama's body while ``run`` works, for each unit of its work."""
+    from transformers import LlamaModel
+
+    total = 0
+    plain = LlamaModel.forward
+
+    def counted(self: Any, input_ids: Any = None, **rest: Any) -> Any:
+        nonlocal total
+        total += input_ids.numel()
+        return plain(self, input_ids, **rest)
+
+    LlamaModel.forward = counted
+    work = run(0)
+    return total / work
+
+
+# --- K samples of each prompt -----------------------------------------------------------------------------------------
+
+
+def sampling(world: World, *, quick: bool) -> dict[str, dict[str, float]]:
+    """K = 4 samples a prompt, beside `generate` on left-padded batches in the order of the prompts."""
+    model = world.open()
+    network, hf = model.network, model.tokens.hf
+    prompts = [
+        (Message(role="user", content=world.text(world.length(92, 0.7, 600), hf)),) for _ in range(8 if quick else 32)
+    ]
+    settings = Sampling(max_output_tokens=MAX_NEW)
+
+    def ours(number: int) -> float:
+        requests = [
+            ChatRequest(messages=prompt, sampling=settings, seed=number, sample_index=k)
+            for prompt in prompts
+            for k in range(SAMPLES)
+        ]
+        return float(sum(r.output_tokens for batch in model.plan(requests) for r in _answer(model, requests, batch)))
+
+    def generate(number: int, at_once: int) -> float:
+        torch.manual_seed(number)
+        tokens = 0
+        for start in range(0, len(prompts), at_once):
+            ids = [model.tokens.prompt_ids(p) for p in prompts[start : start + at_once]]
+            inputs, mask = pad(ids, 0, "cpu", left=True)
+            with torch.inference_mode():
+                out = network.generate(
+                    input_ids=inputs,
+                    attention_mask=mask,
+                    do_sample=True,
+                    temperature=1.0,
+                    top_k=0,
+                    top_p=1.0,
+                    max_new_tokens=MAX_NEW,
+                    num_return_sequences=SAMPLES,
+                )
+            hf.batch_decode(out[:, inputs.shape[1] :], skip_special_tokens=True)
+            tokens += sum(_until_end(row, model.tokens.eos_ids) for row in out[:, inputs.shape[1] :].tolist())
+        return float(tokens)
+
+    sizes = (4, 8) if quick else (4, 8, 16, 32)
+    best = fastest([Variant(f"generate, {n * SAMPLES} rows", lambda r, n=n: generate(r, n)) for n in sizes])
+    found = rounds(
+        f"Sampling: {len(prompts)} prompts, K = {SAMPLES}, at most {MAX_NEW} tokens; {world.parameters:,} parameters",
+        "tokens",
+        [Variant("rlaif", ours), best],
+        1 if quick else 5,
+    )
+    return {"sampling.ratio_to_generate": ratio(found["rlaif"], best)}
+
+
+def _answer(model: LocalModel, requests: list[ChatRequest], batch: list[int]) -> list[Any]:
+    return model.complete_batch([requests[i] for i in batch])
+
+
+def _until_end(row: list[int], ends: frozenset[int]) -> int:
+    return next((i + 1 for i, token in enumerate(row) if token in ends), len(row))
+
+
+# --- a reward model ---------------------------------------------------------------------------------------------------
+
+
+def reward(world: World, *, quick: bool) -> dict[str, dict[str, float]]:
+    """One epoch over pairs, beside a padded loop with the same loss and optimiser, and beside TRL's trainer."""
+    model = world.open()
+    hf = model.tokens.hf
+    groups: list[Group] = []
+    for i in range(24 if quick else 128):
+        prompt = (Message(role="user", content=world.text(world.length(50, 0.7, 300), hf)),)
+        responses = [(Message(role="assistant", content=world.text(world.length(68, 0.7, 300), hf)),) for _ in range(2)]
+        ids = [tuple(model.tokens.response_ids(prompt, response)) for response in responses]
+        groups.append(Group(str(i), tuple(model.tokens.prompt_ids(prompt)), ids, [(0, 1)], [1.0], [1.0]))
+    real = float(sum(len(g.prompt) + len(r) for g in groups for r in g.responses))
+    count = 1 if quick else 3
+
+    def ours(number: int, precision: str) -> float:
+        network = _reward_network(world, number, eager=False)
+        options = RewardOptions(
+            learning_rate=1e-4,
+            batch_prompts=PAIRS_PER_STEP,
+            schedule="constant",
+            warmup=0.0,
+            checkpoints=1,
+            precision=precision,
+        )
+        choose_attention(network, options)
+        with tempfile.TemporaryDirectory() as folder:
+            _RewardTrainer(network, groups, options, Path(folder), number, Watch()).run()
+        return real
+
+    def padded(number: int, precision: str) -> float:
+        network = _reward_network(world, number, eager=False).train()  # plain attention is slower here
+        optimiser = torch.optim.AdamW(network.parameters(), lr=1e-4, weight_decay=0.0)
+        for batch in _random_batches(groups, number):
+            rows = [[*g.prompt, *g.responses[side]] for side in (0, 1) for g in batch]
+            ids, mask = pad(rows, 0, "cpu")
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+                values = network(input_ids=ids, attention_mask=mask).logits[:, 0].float()
+            d = values[: len(batch)] - values[len(batch) :]
+            loss = soft_preference_loss(d, torch.ones_like(d), torch.ones_like(d)) / len(batch)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimiser.step()
+            optimiser.zero_grad()
+        return real
+
+    plain = [
+        Variant(f"rlaif, {p}", lambda r, p=p: ours(r, p)) for p in ("float32", "bfloat16")
+    ] + [Variant(f"padded loop, {p}", lambda r, p=p: padded(r, p)) for p in ("float32", "bfloat16")]  # fmt: skip
+    trl = _trl_variants(world, groups, real)
+    best = [fastest(trl)] if trl else []
+    found = rounds(
+        f"Reward training: {len(groups)} pairs, {PAIRS_PER_STEP} a step, {real:,.0f} tokens in separate rows",
+        "tokens",
+        [*plain, *best],
+        count,
+    )
+    own = min((found["rlaif, float32"], found["rlaif, bfloat16"]), key=lambda v: statistics.median(v.cpu))
+    figures = {
+        "reward.ratio_to_padded_loop": ratio(found["rlaif, float32"], found["padded loop, float32"]),
+        "reward.ratio_to_padded_loop_bfloat16": ratio(found["rlaif, bfloat16"], found["padded loop, bfloat16"]),
+    }
+    if best:
+        figures["reward.ratio_to_trl"] = ratio(own, best[0])
+    return figures
+
+
+def _reward_network(world: World, seed: int, *, eager: bool) -> Any:
+    attention = LocalOptions(device="cpu", attention="eager" if eager else None)
+    network = load_network(world.folder, attention, "float32", "benchmark", head=True)
+    network.config.pad_token_id = 0
+    initialise_head(network, seed)
+    return network
+
+
+def _random_batches(groups: list[Group], seed: int) -> Iterator[list[Group]]:
+    order = random.Random(seed).sample(groups, len(groups))
+    for start in range(0, len(order), PAIRS_PER_STEP):
+        yield order[start : start + PAIRS_PER_STEP]
+
+
+def _trl_variants(world: World, groups: list[Group], real: float) -> list[Variant]:
+    """TRL's RewardTrainer on rows that are tokenised already, with and without bfloat16 and plain attention; none where it is missing."""
+    try:
+        from datasets import Dataset
+        from trl import RewardConfig, RewardTrainer
+    except ImportError:
+        print("TRL is not installed: no ratio to it.")
+        return []
+    rows = [{"chosen_ids": [*g.prompt, *g.responses[0]], "rejected_ids": [*g.prompt, *g.responses[1]]} for g in groups]
+    data = Dataset.from_list(rows)
+    hf = world.open().tokens.hf
+
+    def train(number: int, bf16: bool, eager: bool) -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            config = RewardConfig(
+                output_dir=folder,
+                per_device_train_batch_size=PAIRS_PER_STEP,
+                num_train_epochs=1,
+                learning_rate=1e-4,
+                lr_scheduler_type="constant",
+                bf16=bf16,
+                gradient_checkpointing=False,
+                use_cpu=True,
+                max_length=None,
+                save_strategy="no",
+                logging_strategy="no",
+                report_to="none",
+                disable_tqdm=True,
+                dataloader_pin_memory=False,
+                seed=number,
+            )
+            with contextlib.redirect_stdout(io.StringIO()):  # it prints a summary
+                RewardTrainer(
+                    _reward_network(world, number, eager=eager), args=config, train_dataset=data, processing_class=hf
+                ).train()
+        return real
+
+    return [
+        Variant("TRL RewardTrainer, float32", lambda r: train(r, False, False)),
+        Variant("TRL RewardTrainer, bfloat16", lambda r: train(r, True, False)),
+        Variant("TRL RewardTrainer, bfloat16, eager", lambda r: train(r, True, True)),
+    ]
+
+
+# --- judging ----------------------------------------------------------------------------------------------------------
+
+
+def judging(world: World, *, quick: bool) -> dict[str, dict[str, float]]:
+    """Both orders, six principles; beside batched padded passes and one-at-a-time `generate` of one token."""
+    model = world.open()
+    network, hf = model.network, model.tokens.hf
+    requests = [
+        ChatRequest(messages=messages, prefill=world.template.prefill, options=("A", "B"))
+        for _ in range(3 if quick else 16)
+        for messages in _questions(world, hf)
+    ]
+    option_ids = [sorted(model.tokens.option_ids("", option))[0] for option in ("A", "B")]
+
+    def forget() -> None:
+        """A judge meets new questions: what was tokenised in an earlier round does not count."""
+        model._ids.cache_clear()
+        model._option_ids.cache_clear()
+
+    def ours(number: int) -> float:
+        forget()
+        for batch in model.plan(requests):
+            _answer(model, requests, batch)
+        return float(len(requests))
+
+    def encode(request: ChatRequest) -> list[int]:
+        return model.tokens.prompt_ids(request.messages, request.prefill)
+
+    @torch.inference_mode()
+    def padded(number: int, at_once: int, by_length: bool) -> float:
+        rows = [encode(request) for request in requests]
+        if by_length:
+            rows.sort(key=len)
+        for start in range(0, len(rows), at_once):
+            ids, mask = pad(rows[start : start + at_once], 0, "cpu", left=True)
+            places = (mask.cumsum(1) - 1).clamp(min=0)
+            logits = network(input_ids=ids, attention_mask=mask, position_ids=places, logits_to_keep=1).logits
+            logits[:, -1].log_softmax(-1)[:, option_ids].tolist()
+        return float(len(requests))
+
+    @torch.inference_mode()
+    def generate(number: int) -> float:
+        some = requests[:: 4 if not quick else 1]  # one at a time: a quarter tells as much
+        for request in some:
+            ids = torch.tensor([encode(request)])
+            out = network.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=1,
+                do_sample=False,
+                output_scores=True,
+                return_dict_in_generate=True,
+            )
+            out.scores[0].log_softmax(-1)[0, option_ids].tolist()
+        return float(len(some))
+
+    best = fastest(
+        [
+            Variant(
+                f"padded, {n} rows{', by length' if by_length else ''}", lambda r, n=n, b=by_length: padded(r, n, b)
+            )
+            for n in ((12,) if quick else (12, 32, 96))
+            for by_length in (False, True)
+        ]
+    )
+    mean = statistics.mean(len(encode(request)) for request in requests)
+    found = rounds(
+        f"Judging: {len(requests)} questions of {mean:.0f} tokens (both orders, {len(PRINCIPLES)} principles)",
+        "verdicts",
+        [Variant("rlaif", ours), best, Variant("generate, one at a time", generate)],
+        1 if quick else 5,
+    )
+    return {
+        "judging.ratio_to_padded": ratio(found["rlaif"], best),
+        "judging.ratio_to_generate": ratio(found["rlaif"], found["generate, one at a time"]),
+    }
+
+
+def _questions(world: World, hf: Any) -> Iterator[tuple[Message, ...]]:
+    """One comparison in both orders under every principle: a prompt of 35 tokens, two responses of about 25."""
+    prompt = world.text(world.length(35, 0.3, 120), hf)
+    replies = [world.text(world.length(25, 0.3, 100), hf) for _ in range(2)]
+    fence = f"{world.random.getrandbits(64):016x}"
+    for shown in (replies, replies[::-1]):
+        for principle in PRINCIPLES:
+            yield world.template.fill(
+                {
+                    "rubric": rubric(),
+                    "principle": principle,
+                    "prompt": prompt,
+                    "response_1": shown[0],
+                    "response_2": shown[1],
+                    "fence": fence,
+                }
+            )
+
+
+if __name__ == "__main__":
+    main()

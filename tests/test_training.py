@@ -1,0 +1,667 @@
+"""Losses by hand, groups and plans, trainers that learn what was planted, and runs that were stopped."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, TrainerCallback
+
+from rlaif.models.local import LocalModel, LocalOptions, load_network
+from rlaif.models.shared_prompt import token_logprobs
+from rlaif.policy import PolicyContext
+from rlaif.policy.dpo import DPO, _Trainer
+from rlaif.records import Message, Preference
+from rlaif.reward import (
+    RewardModel,
+    RewardOptions,
+    RewardReport,
+    _RewardTrainer,
+    initialise_head,
+    raw_rewards,
+    reference_groups,
+    score_groups,
+    train_reward_model,
+)
+from rlaif.training.batching import Group, group_preferences, held_out, plan_batches
+from rlaif.training.checkpoints import COMPLETE, last_checkpoint
+from rlaif.training.losses import dpo_difference, soft_preference_loss
+from rlaif.training.passes import inference_batches, pair_index, rows_of, sequence_logprobs
+from rlaif.training.trainer import Interrupted, Watch, choose_attention, labels_of
+from tests.tiny import build
+
+WORDS = [
+    "the",
+    "a",
+    "of",
+    "to",
+    "and",
+    "in",
+    "is",
+    "it",
+    "you",
+    "that",
+    "he",
+    "was",
+    "for",
+    "on",
+    "are",
+    "with",
+    "as",
+    "they",
+    "be",
+    "at",
+    "one",
+    "have",
+    "this",
+    "from",
+]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> LocalModel:
+    folder = build(tmp_path_factory.mktemp("models") / "start", "llama", hidden=32, context=256)
+    return LocalModel(str(folder), LocalOptions(device="cpu"), where="models.policy", notice=lambda line: None)
+
+
+def user(text: str) -> tuple[Message, ...]:
+    return (Message(role="user", content=text),)
+
+
+def said(text: str) -> tuple[Message, ...]:
+    return (Message(role="assistant", content=text),)
+
+
+def preference(
+    prompt: str, chosen: str, rejected: str, p: float = 1.0, weight: float = 1.0, prompt_id: str = ""
+) -> Preference:
+    return Preference(
+        prompt=user(prompt),
+        chosen=said(chosen),
+        rejected=said(rejected),
+        p=p,
+        weight=weight,
+        prompt_id=prompt_id or prompt,
+        comparison_id=f"{prompt}/{'/'.join(sorted((chosen, rejected)))}",
+    )
+
+
+def planted(count: int, seed: int = 0) -> list[Preference]:
+    """Three responses a prompt, one of which speaks of water: it is better. Lengths uneven, order arbitrary."""
+    draw = random.Random(seed)
+
+    def words(most: int) -> str:
+        return " ".join(draw.choices(WORDS, k=draw.randint(1, most)))
+
+    rows: list[Preference] = []
+    for i in range(count):
+        prompt, good = f"{words(8)} {i}", f"{words(6)} water {words(3)}"
+        rows += [preference(prompt, good, f"{words(12)} {k}") for k in range(2)]
+    return rows
+
+
+def always(row: Preference, response: Sequence[Message]) -> bool:
+    return True
+
+
+# --- losses -----------------------------------------------------------------------------------------------------------
+
+
+def test_soft_loss_by_hand() -> None:
+    """−log σ(2) = log(1 + e⁻²) = 0.126928; 2·[¼·log(1 + e) + ¾·log(1 + e⁻¹)] = 2·(0.328315 + 0.234946) = 1.126523."""
+    loss = soft_preference_loss(torch.tensor([2.0, -1.0]), torch.tensor([1.0, 0.25]), torch.tensor([1.0, 2.0]))
+    assert float(loss) == pytest.approx(0.126928 + 1.126523, abs=2e-6)
+
+
+def test_soft_loss_is_weighted_log_two_where_rewards_are_equal() -> None:
+    loss = soft_preference_loss(torch.zeros(3), torch.tensor([0.0, 0.3, 1.0]), torch.tensor([1.0, 0.5, 0.0]))
+    assert float(loss) == pytest.approx(1.5 * math.log(2), rel=1e-6)
+
+
+@pytest.mark.parametrize("p", [0.5, 0.83, 0.99])
+def test_soft_loss_is_least_at_the_logit_of_p(p: float) -> None:
+    d = torch.tensor([math.log(p / (1 - p))], dtype=torch.float64, requires_grad=True)
+    soft_preference_loss(d, torch.tensor([p], dtype=torch.float64), torch.ones(1)).backward()
+    assert d.grad is not None
+    assert float(d.grad) == pytest.approx(0, abs=1e-12)
+
+
+def test_swapping_the_sides_with_p_changes_no_loss() -> None:
+    d, p = torch.randn(20, dtype=torch.float64), torch.rand(20, dtype=torch.float64)
+    one = soft_preference_loss(d, p, torch.ones(20))
+    assert float(soft_preference_loss(-d, 1 - p, torch.ones(20))) == pytest.approx(float(one), rel=1e-14)
+
+
+def test_soft_loss_stays_finite_far_out() -> None:
+    d = torch.tensor([1e4, -1e4], requires_grad=True)
+    loss = soft_preference_loss(d, torch.tensor([0.5, 1.0]), torch.ones(2))
+    loss.backward()
+    assert loss.item() == pytest.approx(15_000)
+    assert d.grad is not None
+    assert torch.isfinite(d.grad).all()
+
+
+def test_dpo_difference_by_hand() -> None:
+    """0.1·[(−10 − −12) − (−20 − −19)] = 0.1·(2 + 1) = 0.3."""
+    h = dpo_difference(torch.tensor([-10.0]), torch.tensor([-20.0]), torch.tensor([-12.0]), torch.tensor([-19.0]), 0.1)
+    assert h.tolist() == pytest.approx([0.3])
+
+
+# --- the same loss as TRL's -------------------------------------------------------------------------------------------
+
+
+def hard_groups(base: LocalModel, count: int = 6) -> list[Group]:
+    """One pair a prompt, the first better: what TRL's collators take."""
+    rows = planted(count)[::2]
+    return [
+        Group(
+            row.prompt_id,
+            tuple(base.tokens.prompt_ids(row.prompt)),
+            [tuple(base.tokens.response_ids(row.prompt, side)) for side in (row.chosen, row.rejected)],
+            [(0, 1)],
+            [1.0],
+            [1.0],
+        )
+        for row in rows
+    ]
+
+
+def test_reward_loss_equals_trls(base: LocalModel, tmp_path: Path) -> None:
+    trl = pytest.importorskip("trl")
+    from datasets import Dataset
+
+    network = load_network(base.folder, base.options, "float32", "test", head=True)
+    initialise_head(network, 0)
+    network.config.pad_token_id = base.tokens.pad_id
+    with torch.no_grad():
+        network.score.weight.mul_(50)  # an untrained network's rewards are nearly equal, and the loss log 2
+    groups = hard_groups(base)
+    rows = [{"chosen_ids": [*g.prompt, *g.responses[0]], "rejected_ids": [*g.prompt, *g.responses[1]]} for g in groups]
+    trainer = trl.RewardTrainer(
+        network,
+        args=trl.RewardConfig(
+            output_dir=str(tmp_path), bf16=False, gradient_checkpointing=False, use_cpu=True, report_to="none"
+        ),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=base.tokens.hf,
+    )
+    with torch.no_grad():
+        theirs = trainer.compute_loss(network, trainer.data_collator(rows))
+        rewards = raw_rewards(network, rows_of(groups), base.tokens.pad_id, share=True)
+        a, b = pair_index(groups, "cpu")
+        ours = soft_preference_loss(rewards[a] - rewards[b], *labels_of(groups, "cpu")) / len(groups)
+    assert float(ours) == pytest.approx(float(theirs), abs=1e-5)
+    assert abs(float(ours) - math.log(2)) > 1e-3
+
+
+def test_dpo_loss_equals_trls(base: LocalModel, tmp_path: Path) -> None:
+    trl = pytest.importorskip("trl")
+    from datasets import Dataset
+
+    start = load_network(base.folder, base.options, "float32", "test")
+    tuned = load_network(base.folder, base.options, "float32", "test")
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for weight in tuned.parameters():
+            weight.add_(0.02 * torch.randn_like(weight))
+    groups = hard_groups(base)
+    rows = [
+        {"prompt_ids": list(g.prompt), "chosen_ids": list(g.responses[0]), "rejected_ids": list(g.responses[1])}
+        for g in groups
+    ]
+    trainer = trl.DPOTrainer(
+        tuned,
+        ref_model=start,
+        args=trl.DPOConfig(
+            output_dir=str(tmp_path), beta=0.3, bf16=False, gradient_checkpointing=False, use_cpu=True, report_to="none"
+        ),
+        train_dataset=Dataset.from_list([{"prompt": "hi", "chosen": " you", "rejected": " no"}]),
+        processing_class=base.tokens.hf,
+    )
+    with torch.no_grad():
+        theirs = trainer.compute_loss(trainer.model, trainer.data_collator(rows))
+        policy, reference = (
+            token_logprobs(n, rows_of(groups), base.tokens.pad_id, share=True)[0].sum(-1) for n in (tuned, start)
+        )
+        a, b = pair_index(groups, "cpu")
+        h = dpo_difference(policy[a], policy[b], reference[a], reference[b], 0.3)
+        ours = soft_preference_loss(h, *labels_of(groups, "cpu")) / len(groups)
+    assert float(ours) == pytest.approx(float(theirs), abs=1e-5)
+    assert abs(float(ours) - math.log(2)) > 1e-3
+
+
+# --- groups and plans -------------------------------------------------------------------------------------------------
+
+
+def test_pairs_of_a_prompt_come_together_with_each_response_once(base: LocalModel) -> None:
+    rows = [
+        preference("hi", "one", "two"),
+        preference("how", "x", "y", weight=0.5),
+        preference("hi", "three", "one", p=0.7),
+        preference("hi", "two", "three", p=0.6),
+    ]
+    grouped = group_preferences(rows, base.tokens, 100)
+    first, second = grouped.groups
+    assert (first.prompt_id, second.prompt_id, grouped.too_long) == ("hi", "how", 0)
+    assert len(first.responses) == 3
+    assert len(first.pairs) == 3
+    ids = {text: tuple(base.tokens.response_ids(user("hi"), said(text))) for text in ("one", "two", "three")}
+    said_p = {("one", "two"): 1.0, ("three", "one"): 0.7, ("two", "three"): 0.6}
+    for (a, b), p in zip(first.pairs, first.p, strict=True):
+        names = [next(t for t, i in ids.items() if i == first.responses[side]) for side in (a, b)]
+        expected = said_p.get((names[0], names[1]), 1 - said_p.get((names[1], names[0]), 0.0))
+        assert p == pytest.approx(expected)
+    assert second.weight == [0.5]
+
+
+def test_groups_do_not_depend_on_which_side_is_chosen(base: LocalModel) -> None:
+    rows = [row.model_copy(update={"p": 0.8}) for row in planted(5)]
+    turned = [row.model_copy(update={"chosen": row.rejected, "rejected": row.chosen, "p": 1 - row.p}) for row in rows]
+    one, other = (group_preferences(some, base.tokens, 100).groups for some in (rows, turned))
+    for a, b in zip(one, other, strict=True):
+        assert (a.prompt, a.responses, a.pairs, a.weight) == (b.prompt, b.responses, b.pairs, b.weight)
+        assert a.p == pytest.approx(b.p, abs=1e-15)
+
+
+def test_another_label_changes_p_and_nothing_else(base: LocalModel) -> None:
+    rows = planted(5)
+    turned = [row.model_copy(update={"chosen": row.rejected, "rejected": row.chosen}) for row in rows]
+    one, other = (group_preferences(some, base.tokens, 100).groups for some in (rows, turned))
+    for a, b in zip(one, other, strict=True):
+        assert (a.prompt, a.responses, a.pairs, a.weight) == (b.prompt, b.responses, b.pairs, b.weight)
+        assert [1 - p for p in a.p] == b.p
+
+
+def test_pairs_that_are_too_long_are_left_out_and_counted(base: LocalModel) -> None:
+    long = "water " * 60
+    rows = [preference("hi", "one", "two"), preference("hi", "one", long), preference("how", long, "x")]
+    grouped = group_preferences(rows, base.tokens, 40)
+    assert grouped.too_long == 2
+    assert [(g.prompt_id, len(g.responses), len(g.pairs)) for g in grouped.groups] == [("hi", 2, 1)]
+
+
+def test_cut_off_responses_have_no_end_of_turn(base: LocalModel) -> None:
+    row = preference("hi", "one", "two")
+    groups = group_preferences([row], base.tokens, 100, ended=lambda row, response: response == row.chosen).groups
+    assert sorted(r[-1] in base.tokens.eos_ids for r in groups[0].responses) == [False, True]
+
+
+def test_plan_is_a_permutation_per_epoch_and_keyed_by_seed() -> None:
+    draw = random.Random(1)
+    sizes = [draw.randint(5, 300) for _ in range(70)]
+    plan = plan_batches(sizes, 8, 3, seed=0)
+    flat = [i for batch in plan for i in batch]
+    for epoch in range(3):
+        assert sorted(flat[70 * epoch : 70 * (epoch + 1)]) == list(range(70))
+    assert flat[:70] != flat[70:140]
+    assert plan == plan_batches(sizes, 8, 3, seed=0)
+    assert plan != plan_batches(sizes, 8, 3, seed=1)
+    assert plan[:9] == plan_batches(sizes, 8, 1, seed=0)
+    within = sum(max(sizes[i] for i in batch) - min(sizes[i] for i in batch) for batch in plan) / len(plan)
+    assert within < 0.3 * (max(sizes) - min(sizes))
+
+
+def test_held_out_prompts_are_a_keyed_share() -> None:
+    names = [f"p{i}" for i in range(1000)]
+    kept = [n for n in names if held_out(n, 0.2, seed=0)]
+    assert 150 < len(kept) < 250
+    assert kept == [n for n in names if held_out(n, 0.2, seed=0)]
+    assert kept != [n for n in names if held_out(n, 0.2, seed=1)]
+
+
+def test_passes_without_gradients_do_not_depend_on_their_batches(
+    base: LocalModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups = group_preferences(planted(8), base.tokens, 200).groups
+    assert len(inference_batches(groups, 100)) > 3
+    assert sorted(i for batch in inference_batches(groups, 100) for i in batch) == list(range(8))
+    network = base.network
+    whole = sequence_logprobs(network, groups, base.tokens.pad_id, share=True)
+    monkeypatch.setattr("rlaif.training.passes.PASS_TOKENS", 100)
+    parts = sequence_logprobs(network, groups, base.tokens.pad_id, share=True)
+    for one, other in zip(whole, parts, strict=True):
+        assert one == pytest.approx(other, rel=1e-6)
+
+
+# --- the trainer ------------------------------------------------------------------------------------------------------
+
+
+def options(**settings: Any) -> RewardOptions:
+    return RewardOptions(
+        **{"learning_rate": 2e-3, "batch_prompts": 8, "warmup": 0.0, "schedule": "constant", **settings}
+    )
+
+
+class _Gradients(TrainerCallback):
+    """What every parameter's gradient is when the optimiser is about to step."""
+
+    def __init__(self) -> None:
+        self.steps: list[list[torch.Tensor]] = []
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **rest: Any) -> None:
+        self.steps.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+
+
+def gradients(base: LocalModel, groups: Sequence[Group], folder: Path, **settings: Any) -> list[list[torch.Tensor]]:
+    network = load_network(base.folder, base.options, "float32", "test", head=True)
+    initialise_head(network, 0)
+    watch = _Gradients()
+    trainer = _RewardTrainer(network, groups, options(max_gradient_norm=1e9, **settings), folder, 0, Watch())
+    trainer.add_callback(watch)
+    trainer.run()
+    return watch.steps
+
+
+def assert_close(one: Sequence[torch.Tensor], other: Sequence[torch.Tensor], relative: float) -> None:
+    whole = float(torch.stack([g.norm() for g in other]).norm())
+    assert whole > 0
+    for a, b in zip(one, other, strict=True):
+        assert float((a - b).norm()) <= relative * whole
+
+
+def test_accumulation_does_not_change_the_gradient(base: LocalModel, tmp_path: Path) -> None:
+    """Uneven weights and lengths: dividing each micro-batch by its own weight would show."""
+    rows = [
+        row.model_copy(update={"weight": 0.1 + (i % 7), "p": 0.5 + (i % 5) / 10}) for i, row in enumerate(planted(8))
+    ]
+    groups = group_preferences(rows, base.tokens, 200).groups
+    one, four, eight = (gradients(base, groups, tmp_path / str(n), accumulation=n) for n in (1, 4, 8))
+    assert len(one) == len(four) == len(eight) == 1
+    assert_close(four[0], one[0], 1e-6)
+    assert_close(eight[0], one[0], 1e-6)
+
+
+def written_out(base: LocalModel, groups: Sequence[Group]) -> list[torch.Tensor]:
+    """The gradient of Σ w·l / Σ w at the start, by plain autograd on separate rows."""
+    network = load_network(base.folder, base.options, "float32", "test", head=True)
+    initialise_head(network, 0)
+    rewards = raw_rewards(network, rows_of(groups), 0, share=False)
+    a, b = pair_index(groups, "cpu")
+    p, weight = labels_of(groups, "cpu")
+    (soft_preference_loss(rewards[a] - rewards[b], p, weight) / weight.sum()).backward()
+    return [q.grad for q in network.parameters() if q.grad is not None]
+
+
+def test_gradient_is_that_of_the_loss_written_out(base: LocalModel, tmp_path: Path) -> None:
+    """The trainer adds no scaling of its own."""
+    rows = [row.model_copy(update={"weight": 0.1 + (i % 3)}) for i, row in enumerate(planted(4))]
+    groups = group_preferences(rows, base.tokens, 200).groups
+    (found,) = gradients(base, groups, tmp_path, accumulation=2, batch_prompts=4)
+    assert_close(found, written_out(base, groups), 1e-5)
+
+
+def test_last_step_with_fewer_micro_batches_is_divided_by_its_own_weight(base: LocalModel, tmp_path: Path) -> None:
+    rows = [row.model_copy(update={"weight": 0.5 + (i % 4)}) for i, row in enumerate(planted(5))]
+    groups = group_preferences(rows, base.tokens, 200).groups
+    steps = gradients(base, groups, tmp_path, accumulation=4, batch_prompts=4, learning_rate=1e-12)
+    assert len(steps) == 2
+    (last,) = plan_batches([group.tokens for group in groups], 1, 1, 0)[4]
+    assert_close(steps[1], written_out(base, [groups[last]]), 1e-5)
+
+
+def test_rows_without_weight_change_nothing(base: LocalModel, tmp_path: Path) -> None:
+    rows = planted(4)
+    silent = [preference("no label here", "one two", "three", weight=0.0)]
+    groups = group_preferences(rows, base.tokens, 200).groups
+    with_silent = group_preferences([*rows, *silent], base.tokens, 200).groups
+    turned = group_preferences(
+        [*rows, silent[0].model_copy(update={"chosen": silent[0].rejected, "rejected": silent[0].chosen})],
+        base.tokens,
+        200,
+    ).groups
+    plain, more, other = (gradients(base, g, tmp_path / str(i))[0] for i, g in enumerate((groups, with_silent, turned)))
+    assert_close(more, plain, 1e-6)
+    assert all(torch.equal(a, b) for a, b in zip(more, other, strict=True))
+
+
+def test_step_of_rows_without_any_weight_moves_nothing(base: LocalModel, tmp_path: Path) -> None:
+    rows = [row.model_copy(update={"weight": 0.0}) for row in planted(4)]
+    (found,) = gradients(base, group_preferences(rows, base.tokens, 200).groups, tmp_path)
+    assert not any(g.any() for g in found)
+
+
+def train_reward(
+    base: LocalModel, rows: Sequence[Preference], folder: Path, watch: Watch | None = None, **settings: Any
+) -> RewardReport:
+    return train_reward_model(
+        lambda: rows,
+        base,
+        options(**settings),
+        work=folder / "work",
+        out=folder / "reward",
+        seed=0,
+        is_held_out=lambda prompt: held_out(prompt, 0.25, 0),
+        ended=always,
+        watch=watch or Watch(),
+    )
+
+
+def tune(
+    base: LocalModel, rows: Sequence[Preference], folder: Path, watch: Watch | None = None, **settings: Any
+) -> list[dict[str, float]]:
+    method = DPO(DPO.Options(**{"learning_rate": 2e-3, "batch_prompts": 8, "schedule": "constant", **settings}), "test")
+    context = PolicyContext(
+        start=base,
+        preferences=lambda: rows,
+        is_held_out=lambda prompt: held_out(prompt, 0.25, 0),
+        ended=always,
+        work=folder / "work",
+        out=folder / "policy",
+        seed=0,
+        watch=watch or Watch(),
+    )
+    return method.train(context).history
+
+
+def accuracy(report: RewardReport) -> float:
+    held = report.held_out
+    return sum((d > 0) == (p > 0.5) for d, p in zip(held.differences, held.p, strict=True)) / len(held.p)
+
+
+def test_reward_model_learns_a_planted_rule(base: LocalModel, tmp_path: Path) -> None:
+    rows = planted(64)
+    start = train_reward(base, rows, tmp_path / "start", learning_rate=1e-12)
+    report = train_reward(base, rows, tmp_path, epochs=5)
+    losses = [figures["loss"] for figures in report.history]
+    assert sum(losses[-4:]) < 0.5 * sum(losses[:4])
+    assert len(report.held_out.p) > 20
+    assert accuracy(report) >= 0.9 > accuracy(start)
+    assert report.pairs + len(report.held_out.p) == len(rows)
+    assert [figures["step"] for figures in report.history] == [float(n + 1) for n in range(len(losses))]
+
+
+def test_soft_labels_are_met_not_exceeded(base: LocalModel, tmp_path: Path) -> None:
+    """All labels 0.8: the differences settle at logit 0.8, where hard labels would drive them on and on."""
+    rows = [row.model_copy(update={"p": 0.8}) for row in planted(48)]
+    report = train_reward(base, rows, tmp_path, epochs=8, learning_rate=3e-3)
+    held = report.held_out
+    means = [torch.sigmoid(torch.tensor(d if p > 0.5 else -d)) for d, p in zip(held.differences, held.p, strict=True)]
+    assert float(torch.stack(means).mean()) == pytest.approx(0.8, abs=0.06)
+
+
+def test_rewards_have_mean_zero_and_deviation_one_on_the_reference(base: LocalModel, tmp_path: Path) -> None:
+    rows = planted(24)
+    report = train_reward(base, rows, tmp_path, normalise_on=20)
+    model = RewardModel(tmp_path / "reward", LocalOptions(device="cpu"), where="test", notice=lambda line: None)
+    assert (model.gain, model.bias) == (report.gain, report.bias)
+    train = [row for row in rows if not held_out(row.prompt_id, 0.25, 0)]
+    reference = reference_groups(group_preferences(train, base.tokens, 2048).groups, 20, 0)
+    assert 20 <= sum(len(g.responses) for g in reference) < 24
+    raw = score_groups(model.network, reference, model.tokens.pad_id, share=True)
+    values = torch.tensor([report.gain * v + report.bias for many in raw for v in many], dtype=torch.float64)
+    assert float(values.mean()) == pytest.approx(0, abs=1e-4)
+    assert float(values.std(correction=0)) == pytest.approx(1, abs=1e-4)
+
+
+def test_saved_reward_model_is_an_ordinary_folder(base: LocalModel, tmp_path: Path) -> None:
+    """transformers alone, on one unpadded row, gives the reward before gain and bias."""
+    rows = planted(16)
+    report = train_reward(base, rows, tmp_path)
+    folder = tmp_path / "reward"
+    ours = RewardModel(folder, LocalOptions(device="cpu"), where="test", notice=lambda line: None)
+    plain = AutoModelForSequenceClassification.from_pretrained(str(folder)).eval()
+    assert plain.config.num_labels == 1
+    items = [(row.prompt, [(row.chosen, True), (row.rejected, False)]) for row in rows[:4]]
+    for (prompt, responses), rewards in zip(items, ours(items), strict=True):
+        for (response, ended), reward in zip(responses, rewards, strict=True):
+            ids = [*ours.tokens.prompt_ids(prompt), *ours.tokens.response_ids(prompt, response, ended=ended)]
+            with torch.no_grad():
+                value = float(plain(torch.tensor([ids])).logits[0, 0])
+            assert reward == pytest.approx(report.gain * value + report.bias, abs=1e-4)
+
+
+def log_ratios(base: LocalModel, folder: Path, rows: Sequence[Preference]) -> list[float]:
+    """log π/π_ref of chosen minus rejected, for each pair."""
+    groups = group_preferences(rows, base.tokens, 2048).groups
+    tuned = AutoModelForCausalLM.from_pretrained(str(folder)).eval()
+    after, before = (sequence_logprobs(n, groups, base.tokens.pad_id, share=True) for n in (tuned, base.network))
+    return [
+        (1 if p > 0.5 else -1) * ((x[a] - y[a]) - (x[b] - y[b]))
+        for group, x, y in zip(groups, after, before, strict=True)
+        for (a, b), p in zip(group.pairs, group.p, strict=True)
+    ]
+
+
+def test_dpo_learns_a_planted_rule(base: LocalModel, tmp_path: Path) -> None:
+    rows = planted(64)
+    before = {name: value.clone() for name, value in base.network.state_dict().items()}
+    history = tune(base, rows, tmp_path, epochs=4, beta=0.3)
+    assert history[0]["loss"] == pytest.approx(math.log(2), abs=1e-4)  # the policy starts as its reference
+    assert sum(f["loss"] for f in history[-4:]) < 0.6 * sum(f["loss"] for f in history[:4])
+    margins = log_ratios(base, tmp_path / "policy", [row for row in rows if held_out(row.prompt_id, 0.25, 0)])
+    assert len(margins) > 20
+    assert sum(m > 0 for m in margins) / len(margins) >= 0.9
+    assert all(torch.equal(value, before[name]) for name, value in base.network.state_dict().items())
+
+
+def test_tuned_policy_is_an_ordinary_folder(base: LocalModel, tmp_path: Path) -> None:
+    tune(base, planted(8), tmp_path)
+    tuned = LocalModel(str(tmp_path / "policy"), LocalOptions(device="cpu"), where="test", notice=lambda line: None)
+    assert tuned.tokens.sha256 == base.tokens.sha256
+    assert tuned.identity.sha256 != base.identity.sha256
+    plain = AutoModelForCausalLM.from_pretrained(str(tmp_path / "policy"))
+    assert set(plain.state_dict()) == set(base.network.state_dict())
+    moved = [
+        name for name, value in plain.state_dict().items() if not torch.equal(value, base.network.state_dict()[name])
+    ]
+    assert "model.layers.0.self_attn.q_proj.weight" in moved
+
+
+def test_policy_without_a_learning_signal_stays_where_it_was(base: LocalModel, tmp_path: Path) -> None:
+    """Labels of weight 0 alone: nothing moves, the folder is written all the same."""
+    history = tune(base, [row.model_copy(update={"weight": 0.0}) for row in planted(8)], tmp_path)
+    assert {figures["loss"] for figures in history} == {0.0}
+    plain = AutoModelForCausalLM.from_pretrained(str(tmp_path / "policy")).state_dict()
+    assert all(torch.equal(value, plain[name]) for name, value in base.network.state_dict().items())
+
+
+def test_no_preferences_at_all_still_writes_a_model(base: LocalModel, tmp_path: Path) -> None:
+    assert tune(base, [], tmp_path) == []
+    report = train_reward(base, [], tmp_path)
+    assert (report.history, report.pairs, report.gain, report.bias) == ([], 0, 1.0, 0.0)
+    assert (tmp_path / "policy" / "model.safetensors").is_file()
+    assert (tmp_path / "reward" / "model.safetensors").is_file()
+
+
+def test_bfloat16_products_learn_as_well_and_keep_float32_weights(base: LocalModel, tmp_path: Path) -> None:
+    report = train_reward(base, planted(48), tmp_path, epochs=4, precision="bfloat16")
+    network = load_network(base.folder, base.options, "float32", "test", head=True)
+    choose_attention(network, options(precision="bfloat16"))
+    assert network.config._attn_implementation == "eager"
+    assert accuracy(report) >= 0.8
+    assert {tensor.dtype for tensor in load_file(tmp_path / "reward" / "model.safetensors").values()} == {torch.float32}
+
+
+# --- stopping and going on --------------------------------------------------------------------------------------------
+
+RUNS: dict[str, tuple[Callable[..., Any], str]] = {"reward": (train_reward, "reward"), "dpo": (tune, "policy")}
+
+
+def stop_at(step: int) -> Watch:
+    watch = Watch(stop=threading.Event())
+    watch.report = lambda now, steps, figures: watch.stop.set() if now == step else None
+    return watch
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("kind", ["reward", "dpo"])
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_stopped_and_resumed_run_equals_a_straight_one(
+    kind: str, accumulation: int, base: LocalModel, tmp_path: Path
+) -> None:
+    """Bit for bit, with a schedule that depends on the step, stopped twice and between two epochs' plans."""
+    train, name = RUNS[kind]
+    rows = planted(30)
+    settings = {"epochs": 2, "schedule": "cosine", "warmup": 0.2, "accumulation": accumulation, "checkpoints": 2}
+    straight = train(base, rows, tmp_path / "straight", **settings)
+    for step in (2, 4):
+        with pytest.raises(Interrupted):
+            train(base, rows, tmp_path / "stopped", stop_at(step), **settings)
+        assert not (tmp_path / "stopped" / name).exists()
+        checkpoint = last_checkpoint(tmp_path / "stopped" / "work")
+        assert checkpoint is not None
+        assert checkpoint.name == f"checkpoint-{step}"
+    resumed = train(base, rows, tmp_path / "stopped", **settings)
+    one, other = (weights(tmp_path / run / name) for run in ("straight", "stopped"))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[key], other[key]) for key in one)
+    assert resumed == straight
+
+
+def test_unfinished_checkpoint_is_ignored(base: LocalModel, tmp_path: Path) -> None:
+    rows = planted(30)
+    settings = {"epochs": 2, "checkpoints": 1}
+    straight = train_reward(base, rows, tmp_path / "straight", **settings)
+    with pytest.raises(Interrupted):
+        train_reward(base, rows, tmp_path / "killed", stop_at(2), **settings)
+    torn = tmp_path / "killed" / "work" / "checkpoint-4"
+    torn.mkdir()
+    (torn / "model.safetensors").write_bytes(b"half a file")
+    assert train_reward(base, rows, tmp_path / "killed", **settings) == straight
+    assert not (torn / "model.safetensors").is_file() or (torn / COMPLETE).is_file()
+
+
+def test_last_checkpoint_is_the_newest_whole_one(tmp_path: Path) -> None:
+    for step in (2, 10, 9, 11):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        if step != 11:
+            (tmp_path / f"checkpoint-{step}" / COMPLETE).write_text(json.dumps([]))
+    found = last_checkpoint(tmp_path)
+    assert found is not None
+    assert found.name == "checkpoint-10"
+    assert not (tmp_path / "checkpoint-11").exists()
+    assert last_checkpoint(tmp_path / "empty") is None
+
+
+def test_stopping_at_the_last_step_loses_nothing(base: LocalModel, tmp_path: Path) -> None:
+    rows = planted(12)
+    straight = train_reward(base, rows, tmp_path / "straight")
+    with pytest.raises(Interrupted):
+        train_reward(base, rows, tmp_path / "stopped", stop_at(len(straight.history)))
+    assert train_reward(base, rows, tmp_path / "stopped") == straight
+    one, other = (weights(tmp_path / run / "reward") for run in ("straight", "stopped"))
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_dpo_keeps_its_reference_apart(base: LocalModel, tmp_path: Path) -> None:
+    """Its log-probabilities are taken before the first step, for every response once."""
+    groups = group_preferences(planted(6), base.tokens, 200).groups
+    network = load_network(base.folder, base.options, "float32", "test")
+    reference = sequence_logprobs(network.eval(), groups, base.tokens.pad_id, share=True)
+    trainer = _Trainer(network, groups, DPO.Options(learning_rate=1e-2, epochs=3), tmp_path, 0, Watch())
+    trainer.reference, trainer.share, trainer.pad_id, trainer.beta = reference, True, base.tokens.pad_id, 0.1
+    kept = [list(many) for many in reference]
+    trainer.run()
+    assert trainer.reference == kept
+    assert [len(many) for many in reference] == [len(group.responses) for group in groups]
