@@ -574,7 +574,9 @@ def test_no_preferences_at_all_still_writes_a_model(base: LocalModel, tmp_path: 
 def test_bfloat16_products_learn_as_well_and_keep_float32_weights(base: LocalModel, tmp_path: Path) -> None:
     report = train_reward(base, planted(48), tmp_path, epochs=4, precision="bfloat16")
     network = load_network(base.folder, base.options, "float32", "test", head=True)
-    choose_attention(network, options(precision="bfloat16"))
+    choose_attention(network, options(precision="bfloat16"), "sdpa")
+    assert network.config._attn_implementation == "sdpa"
+    choose_attention(network, options(precision="bfloat16"), None)
     assert network.config._attn_implementation == "eager"
     assert accuracy(report) >= 0.8
     assert {tensor.dtype for tensor in load_file(tmp_path / "reward" / "model.safetensors").values()} == {torch.float32}

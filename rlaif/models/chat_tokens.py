@@ -76,7 +76,7 @@ class ChatTokenizer:
         else:  # a template that renders the last turn unlike its generation prompt, thinking models for instance
             text = "\n\n".join(self._disarm(message.content) for message in response)
         if not ended or not self.eos_ids:
-            return self._encode(_up_to(text, self._disarm(response[-1].content)))
+            return self._encode(_up_to(text, [self._disarm(message.content) for message in response]))
         ids = self._encode(text)
         last = max((i for i, token in enumerate(ids) if token in self.eos_ids), default=None)
         if last is not None:
@@ -150,13 +150,16 @@ class ChatTokenizer:
         return frozenset(found)
 
 
-def _up_to(text: str, words: str) -> str:
-    """``text`` to the end of the last ``words`` in it, which a template may have trimmed."""
-    for form in (words, words.strip()):
-        at = text.rfind(form)
-        if form and at >= 0:
-            return text[: at + len(form)]
-    return words
+def _up_to(text: str, turns: Sequence[str]) -> str:
+    """``text`` up to the end of the last of ``turns``, found one after the other; templates may have trimmed them."""
+    end = 0
+    for turn in turns:
+        words = turn if text.find(turn, end) >= 0 else turn.strip()
+        start = text.find(words, end)
+        if start < 0:
+            return text
+        end = start + len(words)
+    return text[:end]
 
 
 def _fold_system(turns: list[dict[str, str]]) -> list[dict[str, str]]:
