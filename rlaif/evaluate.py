@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -60,6 +61,7 @@ class Evaluation:
     judges: LabelSource | None
     metrics: Sequence[Metric]
     counting: Callable[[str, int], AbstractContextManager[Any]]  # answered requests become a stage's progress
+    part: Callable[[str, int, int], None]  # progress of a pass in the model thread: name, done, total
     release: Callable[[], None]  # gives models' memory back
 
     async def run(self, prompts: list[Prompt], sampling: Sampling, seed: int, folder: Path) -> None:
@@ -130,8 +132,10 @@ class Evaluation:
                 if response and response.token_ids
             ]
             both = [
-                sequence_logprobs(model.network, groups, model.tokens.pad_id, share=False)
-                for model in (tuned, self.start)
+                sequence_logprobs(
+                    model.network, groups, model.tokens.pad_id, share=False, done=partial(self.part, name)
+                )
+                for name, model in ((f"{arm.name} under itself", tuned), (f"{arm.name} under the start", self.start))
             ]
             values = iter(ours[0] - theirs[0] for ours, theirs in zip(*both, strict=True))
             arm.kl = [next(values) if response and response.token_ids else None for response in arm.responses]

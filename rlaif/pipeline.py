@@ -374,7 +374,10 @@ class Road:
             note = " ".join(f"{name} {value:.3f}" for name, value in figures.items() if name != "step")
             loop.call_soon_threadsafe(self.watcher.listen, Progress(stage, step, steps, note))
 
-        watch = Watch(report=report)
+        def part(name: str, done: int, total: int) -> None:
+            loop.call_soon_threadsafe(self.watcher.listen, Progress(f"{stage}: {name}", done, total))
+
+        watch = Watch(report=report, part=part)
         start = time.perf_counter()
         job = asyncio.ensure_future(self.gateway.in_worker(train, work, self.folder / folder, watch))
         try:
@@ -479,6 +482,11 @@ class Road:
         if self.run_folder.begin("evaluation", signature, ["evaluation"]):
             return
         start = time.perf_counter()
+        loop = asyncio.get_running_loop()
+
+        def part(name: str, done: int, total: int) -> None:
+            loop.call_soon_threadsafe(self.watcher.listen, Progress(name, done, total))
+
         evaluation = Evaluation(
             gateway=self.gateway,
             start=self.models["policy"],
@@ -488,6 +496,7 @@ class Road:
             judges=self.judges,
             metrics=self.metrics,
             counting=self._counting,
+            part=part,
             release=self._release,
         )
         await evaluation.run(prompts, sampling, self.pipeline.seed + 1, self.folder / "evaluation")

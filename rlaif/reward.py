@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from rlaif.models.shared_prompt import Rows, last_hidden, sharing_works
 from rlaif.records import Message, Preference, uniform
 from rlaif.training.batching import Group, group_preferences
 from rlaif.training.checkpoints import save_whole
-from rlaif.training.passes import PASS_TOKENS, inference_batches, pair_index, rows_of
+from rlaif.training.passes import Done, pair_index, per_response
 from rlaif.training.trainer import PreferenceTrainer, TrainingOptions, Watch, choose_attention
 
 
@@ -99,14 +100,16 @@ def train_reward_model(
         trainer.share, trainer.pad_id = share, pad_id
         history = trainer.run()
     network.eval()
-    rewards = score_groups(network, reference_groups(train.groups, options.normalise_on, seed), pad_id, share=share)
+    reference = reference_groups(train.groups, options.normalise_on, seed)
+    rewards = score_groups(network, reference, pad_id, share=share, done=partial(watch.part, "reference rewards"))
     values = torch.tensor([value for many in rewards for value in many], dtype=torch.float64)
     spread = float(values.std(correction=0)) if len(values) > 1 else 0.0
     gain = 1.0 / spread if spread > 1e-8 else 1.0
     bias = -gain * float(values.mean()) if len(values) else 0.0
     network.config.rlaif_gain, network.config.rlaif_bias = gain, bias
     save_whole(network, base, out)
-    held = held_out_differences(network, test.groups, pad_id, share=share)
+    scored = score_groups(network, test.groups, pad_id, share=share, done=partial(watch.part, "held-out rewards"))
+    held = held_out_differences(test.groups, scored)
     pairs = sum(len(group.pairs) for group in train.groups)
     return RewardReport(history, held, pairs, train.too_long + test.too_long, gain, bias)
 
@@ -138,21 +141,16 @@ def reference_groups(groups: Sequence[Group], count: int, seed: int) -> list[Gro
     return chosen
 
 
-@torch.inference_mode()
-def score_groups(network: Any, groups: Sequence[Group], pad_id: int, *, share: bool) -> list[list[float]]:
+def score_groups(
+    network: Any, groups: Sequence[Group], pad_id: int, *, share: bool, done: Done = lambda groups, total: None
+) -> list[list[float]]:
     """Raw reward of every response of every group."""
-    found: list[list[float]] = [[] for _ in groups]
-    for batch in inference_batches(groups, PASS_TOKENS):
-        members = [groups[i] for i in batch]
-        values = raw_rewards(network, rows_of(members), pad_id, share=share).tolist()
-        for i, group in zip(batch, members, strict=True):
-            found[i], values = values[: len(group.responses)], values[len(group.responses) :]
-    return found
+    return per_response(groups, lambda rows: raw_rewards(network, rows, pad_id, share=share), done)
 
 
-def held_out_differences(network: Any, groups: Sequence[Group], pad_id: int, *, share: bool) -> HeldOut:
+def held_out_differences(groups: Sequence[Group], scored: Sequence[Sequence[float]]) -> HeldOut:
     held = HeldOut([], [], [], [], [])
-    for group, rewards in zip(groups, score_groups(network, groups, pad_id, share=share), strict=True):
+    for group, rewards in zip(groups, scored, strict=True):
         for (a, b), p, weight in zip(group.pairs, group.p, group.weight, strict=True):
             la, lb = len(group.responses[a]), len(group.responses[b])
             held.prompt_ids.append(group.prompt_id)

@@ -783,6 +783,27 @@ def test_a_full_disk_under_the_ledger_is_one_line_and_replies_are_kept(small_dis
     assert len(records("out", "judgements")) == 80
 
 
+def test_a_full_disk_while_training_is_one_line_and_training_goes_on(
+    small_disk: Path, rlaif: Rlaif, policy_folder: Path
+) -> None:
+    subprocess.run(["mount", "-o", "remount,size=600k", str(small_disk)], check=True)
+    rows = [{"prompt": f"Question {i}", "chosen": "the day is long", "rejected": f"no {i}"} for i in range(12)]
+    out = small_disk / "out"
+    arguments = [
+        "run", "human-preferences", "--out", out, "--set", f"pairs={pairs(*rows)}",
+        "--set", f"models.policy={policy_folder}", "--set", "policies=[]", "--set", "evaluation=null",
+    ]  # fmt: skip
+    said = rlaif(*arguments)
+    assert said.code == 2
+    assert said.line == (
+        f"rlaif: {out}/training/reward_model/checkpoint: cannot be written: No space left on device. "
+        "Free some space, then run again: finished work is kept."
+    )
+    grow(small_disk)
+    assert rlaif(*arguments).code == 0
+    assert (out / "reward_model" / "model.safetensors").is_file()
+
+
 def test_a_full_disk_leaves_no_empty_secret(small_disk: Path, rlaif: Rlaif, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RLAIF_FENCE_SECRET")
     with pytest.raises(OSError, match="No space left"):

@@ -8,6 +8,7 @@ its log-probabilities are computed once, on the same rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -52,7 +53,8 @@ class DPO:
             start.notice(f"{start.where}: prompts are not shared between rows of this model ({why}).")
         history: list[dict[str, float]] = []
         if data.groups:
-            reference = sequence_logprobs(network.eval(), data.groups, pad_id, share=share)
+            done = partial(context.watch.part, "reference log-probabilities")
+            reference = sequence_logprobs(network.eval(), data.groups, pad_id, share=share, done=done)
             trainer = _Trainer(network, data.groups, self.options, context.work, context.seed, context.watch)
             trainer.reference, trainer.share, trainer.pad_id, trainer.beta = reference, share, pad_id, self.options.beta
             history = trainer.run()

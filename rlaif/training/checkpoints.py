@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from rlaif.models.local import LocalModel
+from rlaif.store import disk_error
 
 COMPLETE = "rlaif-complete"  # marks a checkpoint folder that was written to its end
+NEARLY_FULL = 2**20  # bytes left from which a failed write is put down to a full disk
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -22,15 +30,27 @@ def last_checkpoint(folder: Path) -> Path | None:
     return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
+@contextmanager
+def saving(path: Path) -> Iterator[None]:
+    """While weights are written: what goes wrong is the disk's, and becomes one StorageError."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have errors of their own
+        full = shutil.disk_usage(path.parent if path.parent.is_dir() else Path.cwd()).free < NEARLY_FULL
+        cause = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) if full else OSError(errno.EIO, str(error))
+        raise disk_error(path, cause) from error
+
+
 def save_whole(network: Any, base: LocalModel, out: Path) -> None:
     """Weights and tokenizer as an ordinary model folder, renamed into place when complete."""
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    network.save_pretrained(str(partial))
-    base.tokens.hf.save_pretrained(str(partial))
-    generation = base.folder / "generation_config.json"
-    if generation.is_file() and not (partial / "generation_config.json").exists():
-        shutil.copy(generation, partial)
-    shutil.rmtree(out, ignore_errors=True)
-    partial.rename(out)
+    with saving(out):
+        partial.mkdir(parents=True)
+        network.save_pretrained(str(partial))
+        base.tokens.hf.save_pretrained(str(partial))
+        generation = base.folder / "generation_config.json"
+        if generation.is_file() and not (partial / "generation_config.json").exists():
+            shutil.copy(generation, partial)
+        shutil.rmtree(out, ignore_errors=True)
+        partial.rename(out)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -46,14 +46,28 @@ def inference_batches(groups: Sequence[Group], budget: int) -> list[list[int]]:
     return batches
 
 
+Done = Callable[[int, int], None]  # groups done, groups in all
+
+
 @torch.no_grad()
-def sequence_logprobs(network: Any, groups: Sequence[Group], pad_id: int, *, share: bool) -> list[list[float]]:
-    """log π(response | prompt), summed over response tokens, of every response of every group."""
+def per_response(
+    groups: Sequence[Group], values_of: Callable[[Rows], Tensor], done: Done = lambda groups, total: None
+) -> list[list[float]]:
+    """One number for every response of every group; ``values_of`` gives them for rows, of shape (rows,)."""
     found: list[list[float]] = [[] for _ in groups]
+    finished = 0
     for batch in inference_batches(groups, PASS_TOKENS):
         members = [groups[i] for i in batch]
-        logprobs, _ = token_logprobs(network, rows_of(members), pad_id, share=share)
-        values = logprobs.sum(-1).tolist()
+        values = values_of(rows_of(members)).tolist()
         for i, group in zip(batch, members, strict=True):
             found[i], values = values[: len(group.responses)], values[len(group.responses) :]
+        finished += len(batch)
+        done(finished, len(groups))
     return found
+
+
+def sequence_logprobs(
+    network: Any, groups: Sequence[Group], pad_id: int, *, share: bool, done: Done = lambda groups, total: None
+) -> list[list[float]]:
+    """log π(response | prompt), summed over response tokens, of every response of every group."""
+    return per_response(groups, lambda rows: token_logprobs(network, rows, pad_id, share=share)[0].sum(-1), done)

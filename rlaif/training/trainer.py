@@ -26,11 +26,12 @@ from transformers.trainer_callback import PrinterCallback
 from rlaif.component import Options as BaseOptions
 from rlaif.models.shared_prompt import Rows
 from rlaif.training.batching import Group, plan_batches
-from rlaif.training.checkpoints import COMPLETE, last_checkpoint
+from rlaif.training.checkpoints import COMPLETE, last_checkpoint, saving
 from rlaif.training.losses import soft_preference_loss
 from rlaif.training.passes import rows_of
 
 Report = Callable[[int, int, dict[str, float]], None]  # step, steps, the latest figures
+Part = Callable[[str, int, int], None]  # a pass beside the training: its name, groups done, groups in all
 
 
 class Interrupted(Exception):
@@ -66,6 +67,7 @@ class Watch:
     """How a caller follows and stops a training."""
 
     report: Report = lambda step, steps, figures: None
+    part: Part = lambda name, done, total: None
     stop: threading.Event = field(default_factory=threading.Event)
 
 
@@ -156,6 +158,10 @@ class PreferenceTrainer(Trainer, ABC):
             self._sums["clear"] = self._sums.get("clear", 0.0) + float(clear.sum())
         loss = total / max(self.plan.weight[index], 1e-12)
         return (loss, difference) if return_outputs else loss
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        with saving(Path(str(self.args.output_dir)) / "checkpoint"):
+            super()._save_checkpoint(model, trial)
 
     def run(self) -> list[dict[str, float]]:
         """Train to the end, from the last whole checkpoint if there is one. Returns loss and accuracy per step.
