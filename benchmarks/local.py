@@ -355,7 +355,7 @@ def reward(world: World, *, quick: bool) -> dict[str, dict[str, float]]:
             checkpoints=1,
             precision=precision,
         )
-        choose_attention(network, options)
+        choose_attention(network, options, None)
         with tempfile.TemporaryDirectory() as folder:
             _RewardTrainer(network, groups, options, Path(folder), number, Watch()).run()
         return real

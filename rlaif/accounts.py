@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from rlaif.config import Pipeline
+from rlaif.errors import StorageError
 from rlaif.preferences import NEAR_TIE, p_first
 from rlaif.records import Comparison, Judgement, Preference, Provenance, uniform
 from rlaif.sampling import grouped
@@ -29,24 +31,33 @@ def accounts_of(run: RunFolder, pipeline: Pipeline, selector: Selector) -> dict[
     """One account per finished stage, in the order of the road. Raises AssertionError where one does not add up."""
     accounts: dict[str, Account] = {}
     for stage in ("prompts", "pairs", "responses", "comparisons", "judgements", "preferences"):
-        state = run.state(stage)
-        if state and state.complete:
+        if _confirmed(run, stage):
             accounts[stage] = _account(run, stage, pipeline, selector)
-    for stage, account in accounts.items():
-        assert account["in"] == sum(account["outcomes"].values()), f"the account of {stage} does not add up: {account}"
     for stage in ("reward_model", *(f"policies/{component.name}" for component in pipeline.policies)):
         path = run.path / "training" / f"{stage.replace('/', '-')}.json"
-        state = run.state(stage)
-        if state and state.complete and path.is_file():
-            accounts[stage] = _training_account(run, json.loads(path.read_text(encoding="utf-8")), accounts)
+        if _confirmed(run, stage) and path.is_file():
+            accounts[stage] = _training_account(run, json.loads(path.read_text(encoding="utf-8")))
+    kept = run.path / "evaluation" / "account.json"
+    if _confirmed(run, "evaluation") and kept.is_file():
+        accounts.update(json.loads(kept.read_text(encoding="utf-8")))
+    for stage, account in accounts.items():
+        if account["in"] != sum(account["outcomes"].values()):
+            raise StorageError(f"{run.path}: the account of {stage} does not add up: {account}.")
     return accounts
+
+
+def _confirmed(run: RunFolder, stage: str) -> bool:
+    """Whether a stage's output belongs to this walk: what an earlier recipe left is not reported beside it."""
+    state = run.state(stage)
+    return stage in run.walked and state is not None and state.complete
 
 
 def _account(run: RunFolder, stage: str, pipeline: Pipeline, selector: Selector) -> Account:
     if stage == "judgements":
         return _judgement_account(run.read("judgements"), run.rows("judgements"))
     if stage == "preferences":
-        return _preference_account(run.read("provenance"), run.rows("preferences"))
+        pairs = sum(math.comb(len(comparison.responses), 2) for comparison in run.read("comparisons"))
+        return _preference_account(run.read("provenance"), pairs)
     own = "comparisons" if stage == "pairs" else stage
     account = run.account(stage, own)
     came_in = account["in"]
@@ -86,16 +97,10 @@ def _preference_account(provenance: Iterable[Provenance], total: int) -> Account
     return {"unit": "comparisons", "in": total, "outcomes": dict(outcomes), "reasons": dict(reasons.most_common())}
 
 
-def _training_account(run: RunFolder, report: dict[str, Any], accounts: dict[str, Account]) -> Account:
-    """Pairs: trained on, held out, too long. The pairs held out are counted where a reward model measured them."""
-    total = run.rows("preferences")
-    used, too_long = report["pairs"], report["too_long"]
-    return {
-        "unit": "preferences",
-        "in": total,
-        "outcomes": {"trained on": used, "too long": too_long, "held out": total - used - too_long},
-        "reasons": {},
-    }
+def _training_account(run: RunFolder, report: dict[str, Any]) -> Account:
+    """Pairs that were trained on, held out, or too long to be either."""
+    outcomes = {"trained on": report["pairs"], "too long": report["too_long"], "held out": report["held_out_pairs"]}
+    return {"unit": "preferences", "in": run.rows("preferences"), "outcomes": outcomes, "reasons": {}}
 
 
 # --- figures ----------------------------------------------------------------------------------------------------------
@@ -115,8 +120,7 @@ def metrics_of(run: RunFolder, accounts: dict[str, Account]) -> dict[str, Figure
         report = json.loads((run.path / "training" / "reward_model.json").read_text(encoding="utf-8"))
         flat.update(reward_figures(report["held_out"]))
     evaluation = run.path / "evaluation" / "figures.json"
-    state = run.state("evaluation")
-    if state and state.complete and evaluation.is_file():
+    if _confirmed(run, "evaluation") and evaluation.is_file():
         flat.update({k: Figure(**v) for k, v in json.loads(evaluation.read_text(encoding="utf-8")).items()})
     return flat
 
@@ -156,12 +160,11 @@ def label_figures(run: RunFolder) -> dict[str, Figure]:
             mass.append((judgement.option_mass, prompt))
     agree: list[tuple[float, str]] = []
     between: list[tuple[float, str]] = []
-    for row in run.read("provenance"):
+    for prompt, row in zip(_prompts_of_pairs(run), run.read("provenance"), strict=True):
         if row.orders_agree is not None:
-            agree.append((float(row.orders_agree), row.comparison_id))
+            agree.append((float(row.orders_agree), prompt))
         sides = [_side(vote) for vote in row.votes]
-        pairs = [(x, y) for i, x in enumerate(sides) for y in sides[i + 1 :]]
-        between += [(float(x == y), row.comparison_id) for x, y in pairs]
+        between += [(float(x == y), prompt) for x, y in itertools.combinations(sides, 2)]
     found = {
         "judgements.first_rate": first,
         "judgements.longer_rate": longer,
@@ -170,6 +173,12 @@ def label_figures(run: RunFolder) -> dict[str, Figure]:
         "judgements.labellers_agree": between,
     }
     return {name: cluster_mean([v for v, _ in rows], [c for _, c in rows]) for name, rows in found.items() if rows}
+
+
+def _prompts_of_pairs(run: RunFolder) -> Iterator[str]:
+    """The prompt of each compared pair, in the order of the preferences."""
+    for comparison in run.read("comparisons"):
+        yield from [comparison.prompt.id] * math.comb(len(comparison.responses), 2)
 
 
 def _side(p: float) -> float:

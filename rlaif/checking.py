@@ -171,6 +171,7 @@ def build(
         constitution=pipeline.constitution,
         pairs=pipeline.pairs.source if pipeline.pairs else None,
         split=pipeline.pairs.split if pipeline.pairs else "train",
+        limit=pipeline.pairs.limit if pipeline.pairs else None,
         secret=secret,
         seed=pipeline.seed,
     )

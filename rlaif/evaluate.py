@@ -17,7 +17,7 @@ from rlaif.component import load, parse_options
 from rlaif.config import Component, Sampling
 from rlaif.labels import LabelSource
 from rlaif.models.gateway import Gateway
-from rlaif.policy import PolicyMethod, Reward
+from rlaif.policy import PolicyMethod
 from rlaif.preferences import mean_vote, votes
 from rlaif.records import Comparison, Judgement, Message, Prompt, Response
 from rlaif.sampling import Sampler
@@ -63,6 +63,8 @@ class Evaluation:
     counting: Callable[[str, int], AbstractContextManager[Any]]  # answered requests become a stage's progress
     part: Callable[[str, int, int], None]  # progress of a pass in the model thread: name, done, total
     release: Callable[[], None]  # gives models' memory back
+    notice: Callable[[str], None]
+    _loaded: Any = None  # the reward model
 
     async def run(self, prompts: list[Prompt], sampling: Sampling, seed: int, folder: Path) -> None:
         arms = await self._answers(prompts, sampling, seed)
@@ -71,8 +73,11 @@ class Evaluation:
                 await self._contest(prompts, arms[0], arm, folder / "judgements" / f"part-{number:05d}.parquet")
             self.release()
         if self.reward_model:
-            await self.gateway.in_worker(self._rewards, prompts, arms)
-        await self.gateway.in_worker(self._kl, prompts, arms)
+            await self._rewards(prompts, arms)
+        if is_plain(sampling):
+            await self.gateway.in_worker(self._kl, prompts, arms)
+        else:
+            self.notice("KL is not measured: it needs samples drawn at temperature 1 without cuts or penalties.")
         write_evaluation(folder, prompts, arms, self.metrics)
 
     async def _answers(self, prompts: list[Prompt], sampling: Sampling, seed: int) -> list[Arm]:
@@ -83,19 +88,20 @@ class Evaluation:
             arms = [Arm(START, [many[0] if many else None for many in first])]
             for name, method in self.methods.items():
                 model = self.tuned(name) if method.writes_weights else self.start
-                reward = self._reward_function() if method.needs_reward else None
+                reward = self._reward if method.needs_reward else None
                 arms.append(Arm(name, await method.respond(prompts, model, sample, reward), kl_bound=method.kl_bound()))
         return arms
 
-    def _reward_function(self) -> Reward:
+    async def _reward(self, items: Sequence[tuple[Prompt, Sequence[Response]]]) -> list[list[float]]:
+        """Rewards of responses, in the model thread; the reward model is loaded once."""
+        found: list[list[float]] = await self.gateway.in_worker(self._score, items)
+        return found
+
+    def _score(self, items: Sequence[tuple[Prompt, Sequence[Response]]]) -> list[list[float]]:
         assert self.reward_model
-        model = self.reward_model()
-
-        def reward(prompt: Prompt, responses: Sequence[Response]) -> list[float]:
-            found: list[float] = model([(prompt.messages, [_whole(response) for response in responses])])[0]
-            return found
-
-        return reward
+        self._loaded = self._loaded or self.reward_model()
+        found: list[list[float]] = self._loaded([(p.messages, [_whole(r) for r in many]) for p, many in items])
+        return found
 
     async def _contest(self, prompts: list[Prompt], start: Arm, arm: Arm, verdicts: Path) -> None:
         """The judges' verdicts on the arm against the start."""
@@ -109,13 +115,10 @@ class Evaluation:
         write_shard(verdicts, Judgement, judgements, len(comparisons))
         read_wins(arm, start, asked, judgements)
 
-    def _rewards(self, prompts: list[Prompt], arms: list[Arm]) -> None:
-        assert self.reward_model
-        model = self.reward_model()
+    async def _rewards(self, prompts: list[Prompt], arms: list[Arm]) -> None:
         for arm in arms:
-            kept = [(p, r) for p, r in zip(prompts, arm.responses, strict=True) if r is not None]
-            values = iter(model([(prompt.messages, [_whole(response)]) for prompt, response in kept]))
-            arm.rewards = [None if r is None else next(values)[0] for r in arm.responses]
+            given = [(p, [] if r is None else [r]) for p, r in zip(prompts, arm.responses, strict=True)]
+            arm.rewards = [values[0] if values else None for values in await self._reward(given)]
 
     def _kl(self, prompts: list[Prompt], arms: list[Arm]) -> None:
         """log π − log π_start of each tuned arm's own samples, token for token as they were sampled."""
@@ -142,6 +145,12 @@ class Evaluation:
         self.start.unload()
 
 
+def is_plain(sampling: Sampling) -> bool:
+    """Whether samples come from the model's own distribution, so that their log-ratios average to the KL."""
+    whole = sampling.model_copy(update={"max_output_tokens": 256, "stop": ()})
+    return whole == Sampling(max_output_tokens=256)
+
+
 def _whole(response: Response) -> tuple[tuple[Message, ...], bool]:
     """A response as a reward model takes it: its turns, and whether it ended by itself."""
     return response.messages, response.finish_reason != "length"
@@ -160,7 +169,31 @@ def write_evaluation(folder: Path, prompts: Sequence[Prompt], arms: Sequence[Arm
         turns = [message.model_dump() for message in prompt.messages]
         rows.append({"prompt": turns, "category": prompt.category, "answers": answers})
     write_json(folder / "samples.json", rows)
+    write_json(folder / "account.json", evaluation_accounts(prompts, arms))
     write_json(folder / "figures.json", {n: f.model_dump() for n, f in named_figures(primary, figures).items()})
+
+
+def evaluation_accounts(prompts: Sequence[Prompt], arms: Sequence[Arm]) -> dict[str, Any]:
+    """What became of every prompt in every arm: answered or not; judged, equal to the start's answer, or unlabelled."""
+    accounts: dict[str, Any] = {}
+    for arm in arms:
+        answered = sum(response is not None for response in arm.responses)
+        outcomes = {"answered": answered, "not answered": len(prompts) - answered}
+        accounts[f"answers of {arm.name}"] = {
+            "unit": "prompts",
+            "in": len(prompts),
+            "outcomes": outcomes,
+            "reasons": {},
+        }
+        if arm.wins:
+            both = [(w, o, t) for w, o, t in zip(arm.wins, arm.responses, arms[0].responses, strict=True)]
+            equal = sum(o is not None and t is not None and o.messages == t.messages for _, o, t in both)
+            judged = sum(w is not None for w, _, _ in both) - equal
+            outcomes = {"judged": judged, "equal answers": equal, "unlabelled": len(prompts) - judged - equal}
+            accounts[f"verdicts on {arm.name}"] = {
+                "unit": "prompts", "in": len(prompts), "outcomes": outcomes, "reasons": {},
+            }  # fmt: skip
+    return accounts
 
 
 def _sample(arm: Arm, i: int) -> dict[str, Any] | None:

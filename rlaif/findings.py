@@ -7,6 +7,7 @@ from rlaif.statistics import Figure
 START = "start"
 HABIT = 0.15  # |first-shown rate − 1/2| from which a labeller's habit of position is worth a warning
 MOSTLY = 0.5
+DETECTABLE = (1.96 + 0.84) / 1.96  # of the interval's half-width: what 80% power takes
 SMALL = 0.005  # a difference from one half below half a point is none, however narrow its interval
 
 Metrics = dict[str, Figure]
@@ -68,7 +69,9 @@ def _policy(metrics: Metrics, arm: str) -> list[str]:
         else:
             verdict = "better than the start" if low > 0.5 else "worse than the start" if high < 0.5 else "inconclusive"
         seen = (
-            f"; a difference below {(high - low) / 2:.1%} could not be seen here" if verdict == "inconclusive" else ""
+            f"; a difference below {DETECTABLE * (high - low) / 2:.1%} would be missed here more than one time in five"
+            if verdict == "inconclusive"
+            else ""
         )
         return [
             f"{arm}: preferred to the start in {value:.1%} of {n} held-out prompts ({low:.1%} to {high:.1%}): "

@@ -2,7 +2,8 @@
 
 SQLite in WAL mode with ``synchronous=NORMAL``: a reply that a caller has seen survives a killed process (not a power
 cut). Replies of one event-loop tick, or of one local batch, are one transaction, committed before any caller sees
-them. Two processes may share a ledger: a key is claimed, with an expiry, before it is asked.
+them. Two processes may share a ledger: the requests of a local batch are claimed before they are computed; a claim ends
+with its process, or expires unless it is renewed.
 
 What varies from run to run (time, tokens, cost, raw text) is kept only here; stage files refer to it by key.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import platform
 import sqlite3
 import time
 import uuid
@@ -60,7 +62,7 @@ class Ledger:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.owner = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self.owner = f"{platform.node()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._waiting: list[tuple[Entry, asyncio.Future[Entry]]] = []
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -150,6 +152,8 @@ class Ledger:
         now = time.time()
         with self._transaction():
             self._db.execute("DELETE FROM claims WHERE expires < ?", (now,))
+            owners = [row[0] for row in self._db.execute("SELECT DISTINCT owner FROM claims")]
+            self._db.executemany("DELETE FROM claims WHERE owner = ?", [(o,) for o in owners if _is_dead(o)])
             marks = ",".join("?" * len(keys))
             others = self._db.execute(
                 f"SELECT count(*) FROM claims WHERE owner != ? AND key IN ({marks})", (self.owner, *keys)
@@ -182,3 +186,17 @@ class Ledger:
                 f"{self.path}: the ledger cannot be written: {error}. Free space or permissions, then run again: "
                 "everything recorded so far is kept."
             ) from error
+
+
+def _is_dead(owner: str) -> bool:
+    """Whether a claim's owner was a process of this machine that is gone."""
+    node, pid, _ = owner.rsplit(":", 2)
+    if node != platform.node():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False

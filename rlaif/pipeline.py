@@ -8,17 +8,19 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import shutil
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from rlaif.accounts import accounts_of, metrics_of
 from rlaif.catalogue import Catalogue, Entry
+from rlaif.component import code_hash
 from rlaif.config import Pipeline, Sampling
 from rlaif.errors import DataError, RlaifError
 from rlaif.evaluate import Evaluation, Metric
@@ -46,6 +48,7 @@ from rlaif.sampling import Compare, ReadPairs, Sampler, grouped
 from rlaif.selection import Selector
 from rlaif.statistics import Figure
 from rlaif.store import RunFolder, cut, disk_error, environment, write_json
+from rlaif.training.batching import held_out
 
 Until = Literal["responses", "comparisons", "judgements", "preferences", "policy", "report"]
 STAGES: tuple[Until, ...] = ("responses", "comparisons", "judgements", "preferences", "policy", "report")
@@ -96,6 +99,10 @@ class Road:
         """Walk the stages up to ``until``. Whatever interrupts, finished work is kept."""
         wanted = STAGES[: STAGES.index(until) + 1]
         self.run_folder = RunFolder(self.folder)
+        with self.run_folder.alone():
+            return await self._walk(wanted)
+
+    async def _walk(self, wanted: Sequence[Until]) -> Outcome:
         self._describe()
         try:
             if self.pipeline.pairs:
@@ -117,7 +124,7 @@ class Road:
                     await self._timed(f"policies/{name}", self._policy, name)
             if "report" in wanted and self.pipeline.evaluation:
                 await self._timed("evaluation", self._evaluation)
-            return await self._accounts_and_report(report=until == "report")
+            return await self._accounts_and_report(report="report" in wanted)
         finally:
             await self.gateway.close()
 
@@ -126,6 +133,8 @@ class Road:
         try:
             await work(*arguments)
         except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EROFS, errno.EDQUOT):
+                raise
             raise disk_error(self.folder, error) from error
         self.seconds[stage] = time.perf_counter() - start
         self.watcher.listen(Progress(stage, 0, None, finished=True))
@@ -181,6 +190,7 @@ class Road:
         await self.run_folder.run_stage(
             "prompts",
             signature=self._signature("prompts", settings, source_hash(section.source)),
+            size=self.pipeline.shard_rows,
             source=lambda skip: cut(prompt_rows(section), self.pipeline.shard_rows, skip),
             apply=ReadPrompts(section),
             nouns=[Prompt],
@@ -215,6 +225,7 @@ class Road:
             await self.run_folder.run_stage(
                 "responses",
                 signature=signature,
+                size=size,
                 source=lambda skip: self.run_folder.batches("prompts", size, skip),
                 apply=Sampler(self.gateway, models, section.samples, section.sampling, self.pipeline.seed),
                 nouns=[Response],
@@ -236,12 +247,15 @@ class Road:
             "comparisons",
             self.pipeline.comparisons.model_dump(mode="json"),
             self.pipeline.responses.samples if self.pipeline.responses else 0,
+            [code_hash(self.selector), getattr(self.selector, "source", "")],
+            self.run_folder.content("prompts"),
             self.run_folder.content("responses"),
         )
         total = self.run_folder.rows("prompts")
         await self.run_folder.run_stage(
             "comparisons",
             signature=signature,
+            size=self.pipeline.shard_rows,
             source=lambda skip: cut(
                 grouped(self.run_folder.read("prompts"), self.run_folder.read("responses")),
                 self.pipeline.shard_rows,
@@ -259,7 +273,8 @@ class Road:
         settings = section.model_dump(mode="json", exclude={"source"})
         await self.run_folder.run_stage(
             "pairs",
-            signature=self._signature("pairs", settings, source_hash(section.source), self.pipeline.shard_rows),
+            signature=self._signature("pairs", settings, source_hash(section.source)),
+            size=self.pipeline.shard_rows,
             source=lambda skip: cut(
                 read_pairs(section.source, section.split, section.limit), self.pipeline.shard_rows, skip
             ),
@@ -279,13 +294,16 @@ class Road:
     async def _judgements(self) -> None:
         assert self.labels
         size = max(1, self.pipeline.shard_rows // max(1, self.labels.per_comparison() or 1))
-        signature = self._signature("judgements", self.labels.signature(), size, self.run_folder.content("comparisons"))
+        signature = self._signature(
+            "judgements", self.labels.signature(), code_hash(self.labels), self.run_folder.content("comparisons")
+        )
         each = self.labels.per_comparison()
         total = self.run_folder.rows("comparisons")
         with self._counting("judgements", total * (each or 1)):
             await self.run_folder.run_stage(
                 "judgements",
                 signature=signature,
+                size=size,
                 source=lambda skip: self.run_folder.batches("comparisons", size, skip),
                 apply=self._within_tolerance(self.labels.label),
                 nouns=[Judgement],
@@ -296,23 +314,31 @@ class Road:
     def _within_tolerance(
         self, label: Callable[[AsyncIterator[list[Comparison]]], AsyncIterator[list[Judgement]]]
     ) -> Callable[[AsyncIterator[list[Comparison]]], AsyncIterator[list[Judgement]]]:
-        """``label``, stopped when the share of failed judgements passes the recipe's tolerance."""
-        failed: Counter[str] = Counter()
-        count = 0
+        """``label``, stopped when the share of failed judgements passes the recipe's tolerance; those of an earlier
+        walk count, and a batch that passes it is not written."""
 
         async def watched(batches: AsyncIterator[list[Comparison]]) -> AsyncIterator[list[Judgement]]:
-            nonlocal count
-            async for judgements in label(batches):
-                count += len(judgements)
-                failed.update(j.reason or "" for j in judgements if j.outcome == "failed")
-                if count >= WORK_ROWS and failed.total() > self.pipeline.failure_tolerance * count:
+            failed: Counter[str] = Counter()
+            count = 0
+
+            def look(judgements: Iterable[Judgement], at_least: int) -> None:
+                nonlocal count
+                for judgement in judgements:
+                    count += 1
+                    failed.update([judgement.reason or ""] if judgement.outcome == "failed" else [])
+                if count >= at_least and failed.total() > self.pipeline.failure_tolerance * count:
                     reason, times = failed.most_common(1)[0]
                     raise RlaifError(
                         f"judgements: {failed.total()} of {count} failed, more than failure_tolerance "
                         f"{self.pipeline.failure_tolerance:g} allows; {times} × {reason}. Finished work is kept: mend "
                         "the cause and run again."
                     )
+
+            look(self.run_folder.read("judgements"), WORK_ROWS)
+            async for judgements in label(batches):
+                look(judgements, WORK_ROWS)
                 yield judgements
+            look([], 1)
 
         return watched
 
@@ -326,6 +352,7 @@ class Road:
         await self.run_folder.run_stage(
             "preferences",
             signature=signature,
+            size=self.pipeline.shard_rows,
             source=lambda skip: cut(
                 with_judgements(self.run_folder.read("comparisons"), self.run_folder.read("judgements")),
                 self.pipeline.shard_rows,
@@ -339,7 +366,7 @@ class Road:
     # --- training -----------------------------------------------------------------------------------------------------
 
     def is_held_out(self, prompt_id: str) -> bool:
-        return uniform("held out", self.pipeline.seed, prompt_id) < self.pipeline.held_out
+        return held_out(prompt_id, self.pipeline.held_out, self.pipeline.seed)
 
     def _ended(self) -> Callable[[Preference, Sequence[Message]], bool]:
         """Whether a response ended by itself: those cut off at their length limit get no end-of-turn token."""
@@ -385,6 +412,7 @@ class Road:
         except asyncio.CancelledError:
             watch.stop.set()
             await asyncio.wait([job])
+            job.exception()  # Interrupted, as asked
             raise
         write_json(self.folder / "training" / f"{folder.replace('/', '-')}.json", result)
         shutil.rmtree(work, ignore_errors=True)
@@ -415,6 +443,7 @@ class Road:
                 "history": report.history,
                 "pairs": report.pairs,
                 "too_long": report.too_long,
+                "held_out_pairs": len(report.held_out.p),
                 "gain": report.gain,
                 "bias": report.bias,
                 "held_out": report.held_out.__dict__,
@@ -428,7 +457,7 @@ class Road:
             return
         options = method.options.model_dump(mode="json")
         start = self.models["policy"]
-        signature = self._training_signature(f"policies/{name}", start.identity, options)
+        signature = self._training_signature(f"policies/{name}", start.identity, options, code_hash(method))
         ended = self._ended()
 
         def train(work: Path, out: Path, watch: Any) -> Any:
@@ -472,7 +501,8 @@ class Road:
             section.model_dump(mode="json"),
             sampling.model_dump(mode="json"),
             self.pipeline.seed,
-            [prompt.id for prompt in prompts],
+            [prompt.fingerprint() for prompt in prompts],
+            [code_hash(part) for part in (*self.metrics, *self.methods.values())],
             self.models["policy"].identity.sha256,
             {name: self._state_signature(f"policies/{name}") or method.options.model_dump(mode="json")
              for name, method in self.methods.items()},
@@ -498,8 +528,10 @@ class Road:
             counting=self._counting,
             part=part,
             release=self._release,
+            notice=self.watcher.notice,
         )
-        await evaluation.run(prompts, sampling, self.pipeline.seed + 1, self.folder / "evaluation")
+        seed = int(digest("evaluation", self.pipeline.seed, length=12), 16)  # none of the draws that were trained on
+        await evaluation.run(prompts, sampling, seed, self.folder / "evaluation")
         self.run_folder.finish("evaluation", "", time.perf_counter() - start)
 
     def _state_signature(self, stage: str) -> str | None:
@@ -530,7 +562,9 @@ class Road:
         write_json(self.folder / "accounts.json", accounts)
         metrics = metrics_of(self.run_folder, accounts)
         write_json(self.folder / "metrics.json", {name: figure.model_dump() for name, figure in metrics.items()})
-        if report:
+        if not report:
+            self.run_folder.set_aside_report()
+        else:
             from rlaif.report import write_report
 
             start = time.perf_counter()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rlaif.config import PreferencesSection
+from rlaif.errors import DataError
 from rlaif.records import Comparison, Judgement, Preference, Provenance, Record, Response, uniform
 
 NEAR_TIE = 0.05  # |p - 1/2| below which a hard-label export drops a pair (RECIPES: a swap-averaged near-tie)
@@ -33,6 +34,11 @@ def with_judgements(
             own = list(held[1])
             held = next(by_comparison, None)
         yield comparison, own
+    if held:
+        raise DataError(
+            f"judgements: {held[0]} is judged out of order or is not a comparison of this run: a label source gives the "
+            "judgements of each comparison together, in the order of the comparisons."
+        )
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,8 @@ def reconcile(
     )
     provenance = Provenance(
         comparison_id=comparison.id,
+        chosen_id=chosen.id,
+        rejected_id=rejected.id,
         outcome=outcome,
         reason=reason,
         labellers=tuple(dict.fromkeys(j.labeller for j in judgements)),
@@ -122,8 +130,9 @@ def p_first(judgement: Judgement, a: str, b: str) -> float | None:
     """Probability that ``a`` is better than ``b`` by one judgement; None where it says nothing of the two."""
     if judgement.outcome != "ranked":
         return None
-    if judgement.p is not None and judgement.shown is not None and {a, b} <= set(judgement.shown):
-        pa, pb = (judgement.p[judgement.shown.index(i)] for i in (a, b))
+    ranked = judgement.ranked
+    if judgement.p is not None and {a, b} <= set(ranked):
+        pa, pb = (judgement.p[ranked.index(i)] for i in (a, b))
         if pa + pb > 0:  # else both are surely not the best, and the ranking says which is better
             return pa / (pa + pb)
     rank = {response: group for group, members in enumerate(judgement.ranking) for response in members}

@@ -62,6 +62,8 @@ class NearDuplicates:
     def __init__(self, threshold: float) -> None:
         from datasketch import MinHashLSH
 
+        self.threshold = threshold
+        self.seen: dict[str, Any] = {}
         self.index: Any = MinHashLSH(threshold=threshold, num_perm=PERMUTATIONS)
 
     def repeats(self, key: str, text: str) -> bool:
@@ -72,7 +74,8 @@ class NearDuplicates:
         shingles = {" ".join(words[i : i + 2]) for i in range(max(1, len(words) - 1))}
         signature = MinHash(num_perm=PERMUTATIONS, seed=1)
         signature.update_batch([shingle.encode() for shingle in shingles])
-        if self.index.query(signature):
+        if any(signature.jaccard(self.seen[other]) >= self.threshold for other in self.index.query(signature)):
             return True
         self.index.insert(key, signature)
+        self.seen[key] = signature
         return False

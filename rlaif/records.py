@@ -36,9 +36,19 @@ def uniform(*parts: Any) -> float:
 
 
 class Record(BaseModel):
-    """Base of all records: frozen, and unknown fields are refused."""
+    """Base of all records: frozen, and unknown fields are refused.
+
+    Ids, keys and digests leave out fields that have their default, so that a record can gain an optional field without
+    changing any of them. A default itself therefore never changes.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    hashed: ClassVar[frozenset[str] | None] = None  # the fields a stage's content stands for; None: all
+
+    def fingerprint(self) -> str:
+        """Digest of what a stage's content stands for in this record."""
+        fields = set(self.hashed) if self.hashed else None
+        return digest(self.model_dump(mode="json", include=fields, exclude_defaults=True))
 
 
 class ContentRecord(Record):
@@ -59,7 +69,7 @@ class ContentRecord(Record):
 
     def content(self) -> dict[str, Any]:
         """The part of the record its id stands for."""
-        return self.model_dump(mode="json", include=set(self.identity))
+        return self.model_dump(mode="json", include=set(self.identity), exclude_defaults=True)
 
 
 class Message(Record):
@@ -154,7 +164,8 @@ class Judgement(Record):
     """What one labeller said of one comparison, in the order it was shown.
 
     ``ranking`` exists exactly when the outcome is *ranked*; a tie is an opinion (responses sharing a group), the other
-    outcomes are failures to measure. ``p[i]`` is the probability that the i-th *shown* response is best.
+    outcomes are failures to measure. ``p[i]`` is the probability that the i-th response of the ranking, read from best
+    to worst, is best: it needs no order of showing, which for people is often not known.
     """
 
     comparison_id: str
@@ -167,6 +178,7 @@ class Judgement(Record):
     p: tuple[float, ...] | None = None
     option_mass: float | None = None  # probability the model put on the offered options together
     reason: str | None = None  # why there is no ranking
+    retryable: bool = False  # of a failure: asking again could help, and a rerun does
     reply_keys: tuple[str, ...] = ()  # ledger rows: raw replies, tokens, cost, time
 
     @model_validator(mode="after")
@@ -176,17 +188,26 @@ class Judgement(Record):
         if (self.outcome == "ranked") == bool(self.reason):
             raise ValueError("a reason exists exactly when the outcome is not 'ranked'")
         if self.p is not None:
-            if self.outcome != "ranked" or self.shown is None or len(self.p) != len(self.shown):
-                raise ValueError("p needs a ranking, a known order, and one number per shown response")
+            if self.outcome != "ranked" or len(self.p) != len(self.ranked):
+                raise ValueError("p needs a ranking, and one number per ranked response")
             if any(not 0 <= q <= 1 for q in self.p) or abs(sum(self.p) - 1) > 1e-6:
-                raise ValueError(f"p must be a probability for each shown response, got {self.p}")
+                raise ValueError(f"p must be a probability for each ranked response, got {self.p}")
+        if len(set(self.ranked)) < len(self.ranked):
+            raise ValueError("a response stands in the ranking twice")
         if self.weight <= 0:
             raise ValueError("a judgement's weight is positive")
         return self
 
+    @property
+    def ranked(self) -> tuple[str, ...]:
+        """Response ids from best to worst, ties side by side."""
+        return tuple(response for group in self.ranking for response in group)
+
 
 class Preference(Record):
     """What training consumes. The same row whoever labelled: nothing here says where the label came from."""
+
+    hashed: ClassVar = frozenset({"prompt", "chosen", "rejected", "p", "weight"})
 
     prompt: tuple[Message, ...]
     chosen: tuple[Message, ...]
@@ -209,6 +230,8 @@ class Provenance(Record):
     """Where a preference came from: one row beside each preference, never read by training."""
 
     comparison_id: str
+    chosen_id: str
+    rejected_id: str
     outcome: Literal["labelled", "tie", "unreadable", "refused", "failed", "filtered"]
     reason: str | None = None
     labellers: tuple[str, ...] = ()
@@ -225,6 +248,7 @@ class Exclusion(Record):
     item_id: str
     outcome: Literal["unreadable", "refused", "failed", "over budget", "filtered"]
     reason: str
+    retryable: bool = False  # of a failure: asking again could help, and a rerun does
 
 
 def transcript(messages: tuple[Message, ...]) -> str:

@@ -90,7 +90,7 @@ def train_reward_model(
     choose_attention(network, options, base.options.attention)
     initialise_head(network, seed)
     pad_id = base.tokens.pad_id
-    network.config.pad_token_id = pad_id
+    network.config.pad_token_id = pad_id = padding_of(base)
     share, why = sharing_works_for_head(network, pad_id)
     if not share:
         base.notice(f"{base.where}: prompts are not shared between rows of this model ({why}).")
@@ -107,11 +107,18 @@ def train_reward_model(
     gain = 1.0 / spread if spread > 1e-8 else 1.0
     bias = -gain * float(values.mean()) if len(values) else 0.0
     network.config.rlaif_gain, network.config.rlaif_bias = gain, bias
-    save_whole(network, base, out)
+    save_whole(network, base, out, pad_id=pad_id)
     scored = score_groups(network, test.groups, pad_id, share=share, done=partial(watch.part, "held-out rewards"))
     held = held_out_differences(test.groups, scored)
     pairs = sum(len(group.pairs) for group in train.groups)
     return RewardReport(history, held, pairs, train.too_long + test.too_long, gain, bias)
+
+
+def padding_of(base: LocalModel) -> int:
+    """A padding token that no response ends with: transformers reads a classifier at the last token that is not it."""
+    hf = base.tokens.hf
+    found = [base.tokens.pad_id, *(i for i in (hf.unk_token_id, hf.bos_token_id) if i is not None)]
+    return next((i for i in found if i not in base.tokens.eos_ids), base.tokens.pad_id)
 
 
 def initialise_head(network: Any, seed: int) -> None:

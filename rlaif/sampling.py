@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlaif.config import Sampling
-from rlaif.errors import CallError, CallRefused
+from rlaif.errors import CallError, CallRefused, DataError
 from rlaif.models import ChatRequest, Identity, sampling_text
 from rlaif.models.gateway import Gateway, gather_all
 from rlaif.pairs import Pair
@@ -46,6 +46,7 @@ class Sampler:
                 item_id=f"{prompt.id}/{role}/{index}",
                 outcome="refused" if isinstance(error, CallRefused) else "failed",
                 reason=str(error),
+                retryable=error.retryable,
             )
         return Response(
             prompt_id=prompt.id,
@@ -76,6 +77,8 @@ def grouped(prompts: Iterable[Prompt], responses: Iterable[Response]) -> Iterato
             own = list(held[1])
             held = next(by_prompt, None)
         yield prompt, own
+    if held:
+        raise DataError(f"responses: {held[0]} is out of order or is not a prompt of this run.")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from pydantic import Field
 
 from rlaif.component import Options as BaseOptions
-from rlaif.component import load
+from rlaif.component import code_hash, load
 from rlaif.config import ComparisonsSection
 from rlaif.errors import ConfigError
 from rlaif.records import Prompt, Response, uniform
@@ -67,6 +67,7 @@ class Adjacent:
 
     def __init__(self, options: Options, where: str) -> None:
         self.score: Callable[[Prompt, Response], float] = load(options.score, SCORES, "score", where)
+        self.source = code_hash(self.score)
 
     def pairs(self, prompt: Prompt, responses: Sequence[Response]) -> Pairs:
         order = sorted(range(len(responses)), key=lambda i: (self.score(prompt, responses[i]), i))

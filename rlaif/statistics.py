@@ -47,6 +47,9 @@ def cluster_mean(values: ArrayLike, clusters: Sequence[Hashable], *, seed: int =
     if x.size == 0:
         return Figure(value=None, n=0)
     sums, counts = _by_cluster(x, clusters)
+    if np.all(x == x[0]) and x[0] in (0.0, 1.0):  # nothing to resample: the interval of as many trials as clusters
+        share = wilson(float(x[0]) * len(sums), len(sums))
+        return Figure(value=share.value, low=share.low, high=share.high, n=x.size)
     return _bootstrap(
         lambda index: sums[index].sum(-1) / counts[index].sum(-1), len(sums), float(x.mean()), x.size, seed
     )

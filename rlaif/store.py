@@ -21,6 +21,8 @@ and seed. Where the stored signature differs, the old output moves to ``supersed
 from __future__ import annotations
 
 import errno
+import fcntl
+import hashlib
 import json
 import os
 import platform
@@ -37,6 +39,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.parquet as pq
 from pydantic import BaseModel
 
@@ -179,10 +182,10 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, sort_keys=False) + "\n")
 
 
-def write_shard(path: Path, record: type[BaseModel], rows: Sequence[BaseModel], inputs: int) -> None:
-    """One Parquet file. Its metadata keep the digest of its rows and how many inputs it answers for."""
-    content = digest([row.model_dump(mode="json") for row in rows])
-    schema = schema_of(record).with_metadata({"rlaif.sha256": content, "rlaif.inputs": str(inputs)})
+def write_shard(path: Path, record: type[Record], rows: Sequence[Record], inputs: int) -> None:
+    """One Parquet file. Its metadata keep the fingerprint of each row and how many inputs it answers for."""
+    prints = "".join(row.fingerprint()[:16] for row in rows)
+    schema = schema_of(record).with_metadata({"rlaif.rows": prints, "rlaif.inputs": str(inputs)})
     table = pa.Table.from_pylist([to_row(row) for row in rows], schema=schema)
     with writing(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
@@ -204,6 +207,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.walked: set[str] = set()  # stages whose signature was confirmed through this object
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -216,6 +220,16 @@ class RunFolder:
         else:
             self.manifest = {"format": FORMAT, "created": _now(), "files": [], "models": {}, "stages": {}}
             self.save()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other processes from running in this folder meanwhile. Raises UserError when one is."""
+        with (self.path / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(f"{self.path}: another run is at work in this folder. Wait for it.") from error
+            yield
 
     def save(self) -> None:
         write_json(self.path / "manifest.json", self.manifest)
@@ -246,6 +260,7 @@ class RunFolder:
         """True when the stage is already complete under this signature. Otherwise what another signature, or another
         stage, left in ``folders`` moves to ``superseded/`` and the stage is marked as begun."""
         state = self.state(stage)
+        self.walked.add(stage)
         if state and state.signature == signature:
             return state.complete
         folders = list(folders)
@@ -277,6 +292,10 @@ class RunFolder:
         except OSError as error:
             raise disk_error(target, error) from error
 
+    def set_aside_report(self) -> None:
+        """Move a report that may be of other labels or policies to ``superseded/``."""
+        self._supersede("report.html", digest(_now()))
+
     def shards(self, noun: str) -> list[Path]:
         return sorted((self.path / noun).glob("part-*.parquet"))
 
@@ -292,8 +311,11 @@ class RunFolder:
             yield batch
 
     def content(self, noun: str) -> str:
-        """Digest of a noun's records in order."""
-        return digest([_metadata(shard, "rlaif.sha256") for shard in self.shards(noun)])
+        """Digest of a noun's records in order, however they are cut into shards."""
+        whole = hashlib.sha256()
+        for shard in self.shards(noun):
+            whole.update(_metadata(shard, "rlaif.rows").encode())
+        return whole.hexdigest()
 
     def rows(self, noun: str) -> int:
         return sum(pq.read_metadata(shard).num_rows for shard in self.shards(noun))
@@ -303,6 +325,7 @@ class RunFolder:
         stage: str,
         *,
         signature: str,
+        size: int,
         source: Callable[[int], AsyncIterator[list[Any]]],
         apply: Stage,
         nouns: Sequence[type[Record]],
@@ -311,11 +334,14 @@ class RunFolder:
     ) -> None:
         """Run a streaming stage to its end, or to where it was, and mark it complete.
 
-        ``source(n)`` yields the input batches from the n-th on. ``nouns`` are the record types the stage yields, its own
+        ``source(n)`` yields the input batches, of ``size`` items, from the n-th on. ``nouns`` are the record types the stage yields, its own
         last. ``resumable=False``: a stage with memory across batches (duplicates) starts over when it was cut off.
         """
         names = [NOUNS[record] for record in nouns]
         folders = [*names, f"exclusions/{stage}"]
+        signature = digest(signature, size)  # where a shard ends is part of what may be resumed
+        if resumable:
+            self._reopen(stage, signature, folders)
         if self.begin(stage, signature, folders):
             return
         start = time.perf_counter()
@@ -341,6 +367,25 @@ class RunFolder:
         if index == 0:  # no input at all is still an answer: an empty table with the right columns
             self._write_batch(stage, 0, 0, [], nouns)
         self.finish(stage, self.content(own), time.perf_counter() - start)
+
+    def _reopen(self, stage: str, signature: str, folders: Sequence[str]) -> None:
+        """Drop the shards from the first failure on that asking again could mend: answered requests cost nothing."""
+        state = self.state(stage)
+        if state is None or state.signature != signature:
+            return
+        failed = [
+            shard.name
+            for folder in folders
+            for shard in self.shards(folder)
+            if "retryable" in pq.read_schema(shard).names
+            and pa.compute.any(pq.read_table(shard, columns=["retryable"])["retryable"]).as_py()
+        ]
+        if failed:
+            self.set_state(stage, replace(state, complete=False))
+            for folder in reversed(folders):
+                for shard in self.shards(folder):
+                    if shard.name >= min(failed):
+                        shard.unlink()
 
     def _write_batch(self, stage: str, index: int, inputs: int, outputs: Batch, nouns: Sequence[type[Record]]) -> None:
         kinds: list[type[Record]] = [Exclusion, *nouns]

@@ -40,7 +40,7 @@ def judgement(of: Comparison, p_first: float | None, *, flipped: bool = False, *
     if p_first is not None:
         best, worst = ids if p_first >= 0.5 else ids[::-1]
         ranking = ((best, worst),) if p_first == 0.5 else ((best,), (worst,))
-        p = (1 - p_first, p_first) if flipped else (p_first, 1 - p_first)
+        p = (max(p_first, 1 - p_first), min(p_first, 1 - p_first))  # from best to worst
     values: dict[str, Any] = {
         "comparison_id": of.id,
         "labeller": "judge:j@1",

@@ -336,11 +336,32 @@ def test_when_no_prompt_fits_the_context_the_line_says_so(rlaif: Rlaif, policy_f
 
 def test_a_comparison_longer_than_the_judges_context_is_counted_as_failed(rlaif: Rlaif, judge_folder: Path) -> None:
     source = pairs(GOOD, {"prompt": "Hi", "chosen": "word " * 5000, "rejected": "No."})
-    said = rlaif("judge", "compare-local", "--in", source, "--model", judge_folder, "--out", "out")
+    said = rlaif(
+        "judge",
+        "compare-local",
+        "--in",
+        source,
+        "--model",
+        judge_folder,
+        "--out",
+        "out",
+        "--set",
+        "failure_tolerance=0.5",
+    )
     assert said.code == 0
     assert "2 failed" in said.text
     assert "2 × prompt and 1 new tokens exceed the model's context of 2048" in said.text
     assert sorted(row["outcome"] for row in records("out", "provenance"))[0] == "failed"
+
+
+def test_more_failures_than_a_recipe_tolerates_stop_even_a_small_run(rlaif: Rlaif, judge_folder: Path) -> None:
+    source = pairs(GOOD, {"prompt": "Hi", "chosen": "word " * 5000, "rejected": "No."})
+    for _ in range(2):  # the second walk has nothing left to ask, and says the same
+        said = rlaif("judge", "compare-local", "--in", source, "--model", judge_folder, "--out", "out")
+        assert said.code == 1
+        assert said.line.startswith(
+            "rlaif: judgements: 2 of 4 failed, more than failure_tolerance 0.2 allows; 2 × prompt"
+        )
 
 
 # --- models -----------------------------------------------------------------------------------------------------------

@@ -291,7 +291,7 @@ def test_a_local_file_does_not_change_what_a_builtin_pipeline_uses(pairs: Path) 
 
 
 def test_a_local_template_does_not_change_a_builtin_judge_but_changes_a_local_one(judge_context: Any) -> None:
-    wrote("prompts/templates/compare-two.txt", "=== user\nMINE {{prompt}} {{response_1}} {{response_2}}\n")
+    wrote("prompts/templates/compare-two.txt", "=== user\nMINE {{fence}} {{prompt}} {{response_1}} {{response_2}}\n")
     wrote("prompts/rubrics/helpful-and-safe.md", "MINE\n")
     shipped = open_judge("compare-text", judge_context)
     assert not any("MINE" in text for _, text in shipped.protocol.template.sections)  # type: ignore[attr-defined]
@@ -306,7 +306,7 @@ def test_a_local_template_does_not_change_a_builtin_judge_but_changes_a_local_on
 def judge_context() -> Any:
     from rlaif.labels import LabelContext
 
-    return LabelContext("test", Catalogue(), None, {"judge": None}, None, None, "train", b"s", 0)  # type: ignore[arg-type]
+    return LabelContext("test", Catalogue(), None, {"judge": None}, None, None, "train", None, b"s", 0)  # type: ignore[arg-type]
 
 
 def test_a_name_given_by_set_finds_the_local_file_and_the_shadow_is_announced(pairs: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -373,19 +375,58 @@ def test_a_refusal_is_paid_for_kept_and_raised_each_time(path: Path) -> None:
     assert service.calls == 1
 
 
-def test_a_cancelled_call_is_not_recorded(ledger: Ledger) -> None:
-    gateway, service = Gateway(ledger), Service()
+class Hanging:
+    """A service that never answers, and counts who asked."""
+
+    identity = Identity("hanging", None, (("provider", "test"),))
+
+    def __init__(self) -> None:
+        self.asked = self.left = 0
+
+    async def complete(self, request: ChatRequest) -> Reply:
+        self.asked += 1
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.left += 1
+        raise AssertionError("unreachable")
+
+
+def test_closing_ends_calls_in_flight_and_records_nothing_of_them(ledger: Ledger) -> None:
+    gateway, service = Gateway(ledger), Hanging()
 
     async def work() -> None:
         task = asyncio.create_task(gateway.ask(service, request("a"), {}))
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         await gateway.close()
 
-    asyncio.run(work())
+    asyncio.run(asyncio.wait_for(work(), 30))
+    assert (service.asked, service.left) == (1, 1)
     assert len(ledger) == 0
+
+
+def test_equal_calls_at_once_are_asked_once(ledger: Ledger) -> None:
+    gateway, service = Gateway(ledger), Service()
+
+    async def work() -> list[Any]:
+        return await asyncio.gather(*(gateway.ask(service, request("a"), {}) for _ in range(4)))
+
+    found = asyncio.run(work())
+    assert len({key for key, _ in found}) == 1
+    assert gateway.account(service.identity).asked == 1
+
+
+def test_a_dead_process_does_not_keep_its_claims(ledger: Ledger) -> None:
+    """Killed while it computed: whoever comes next computes at once, instead of waiting for the claim to expire."""
+    script = (
+        "import os, signal\nfrom pathlib import Path\nfrom rlaif.ledger import Ledger\n"
+        f"Ledger(Path({str(ledger.path.resolve())!r})).claim(['k' * 64], 900)\nos.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=False)
+    assert ledger.claim(["k" * 64], 1)
 
 
 # --- the scripted model -----------------------------------------------------------------------------------------------

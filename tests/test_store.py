@@ -16,7 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rlaif.errors import DataError, StorageError, UserError
-from rlaif.records import Exclusion, Preference, Prompt, Provenance, Record
+from rlaif.records import Exclusion, Preference, Prompt, Provenance, Record, digest
 from rlaif.store import RunFolder, cut, read_shard, write_json, write_shard, writing
 from tests import make
 
@@ -55,7 +55,10 @@ class Labels:
             prompt_id=prompt.id,
             comparison_id=f"c-{number}",
         )
-        return [Provenance(comparison_id=f"c-{number}", outcome="labelled"), preference]
+        return [
+            Provenance(comparison_id=f"c-{number}", chosen_id="r-1", rejected_id="r-2", outcome="labelled"),
+            preference,
+        ]
 
 
 def run(
@@ -72,6 +75,7 @@ def run(
     work = folder.run_stage(
         "preferences",
         signature=signature,
+        size=SIZE,
         source=source,
         apply=stage,
         nouns=[Provenance, Preference],
@@ -193,10 +197,11 @@ def test_a_changed_signature_moves_the_old_output_aside_and_runs_again(working_f
     run(folder, stage, signature="signature-2", prompts=PROMPTS[4:8])
     assert stage.batches == 1
     found = files(folder.path)
+    first = digest("signature-1", SIZE)[:8]
     aside = {
-        "exclusions/preferences/part-00000.parquet": "superseded/exclusions-preferences-signatur/part-00000.parquet",
-        "preferences/part-00000.parquet": "superseded/preferences-signatur/part-00000.parquet",
-        "provenance/part-00000.parquet": "superseded/provenance-signatur/part-00000.parquet",
+        "exclusions/preferences/part-00000.parquet": f"superseded/exclusions-preferences-{first}/part-00000.parquet",
+        "preferences/part-00000.parquet": f"superseded/preferences-{first}/part-00000.parquet",
+        "provenance/part-00000.parquet": f"superseded/provenance-{first}/part-00000.parquet",
     }
     assert {name: found[aside[name]] for name in old} == old
     assert [row.comparison_id for row in folder.read("preferences")] == ["c-4", "c-6", "c-7"]
@@ -221,7 +226,12 @@ def test_what_another_stage_left_in_a_folder_is_neither_resumed_nor_believed_lat
     def walk(stage: str, prompts: list[Prompt]) -> list[Prompt]:
         asyncio.run(
             folder.run_stage(
-                stage, signature=stage, source=lambda skip: cut(prompts, SIZE, skip), apply=same, nouns=[Prompt]
+                stage,
+                signature=stage,
+                size=SIZE,
+                source=lambda skip: cut(prompts, SIZE, skip),
+                apply=same,
+                nouns=[Prompt],
             )
         )
         return list(folder.read("prompts"))

@@ -403,8 +403,22 @@ def test_last_step_with_fewer_micro_batches_is_divided_by_its_own_weight(base: L
     groups = group_preferences(rows, base.tokens, 200).groups
     steps = gradients(base, groups, tmp_path, accumulation=4, batch_prompts=4, learning_rate=1e-12)
     assert len(steps) == 2
-    (last,) = plan_batches([group.tokens for group in groups], 1, 1, 0)[4]
-    assert_close(steps[1], written_out(base, [groups[last]]), 1e-5)
+    plan = plan_batches([group.tokens for group in groups], 4, 1, 0, accumulation=4)
+    for step, found in enumerate(steps):
+        members = [groups[i] for batch in plan[4 * step : 4 * step + 4] for i in batch]
+        assert_close(found, written_out(base, members), 1e-5)
+
+
+def test_what_makes_a_step_does_not_depend_on_accumulation() -> None:
+    """Steps of 8 groups, the last one short, split in one, two or four: the same groups in the same order."""
+    sizes = [(7 * i) % 31 + 1 for i in range(53)]
+    plans = {a: plan_batches(sizes, 8, 2, 3, accumulation=a) for a in (1, 2, 4)}
+    steps = {
+        a: [[i for batch in plan[n : n + a] for i in batch] for n in range(0, len(plan), a)]
+        for a, plan in plans.items()
+    }
+    assert steps[1] == steps[2] == steps[4]
+    assert len(steps[1]) == 14
 
 
 def test_rows_without_weight_change_nothing(base: LocalModel, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ write ``package.module:Class`` in a judge's YAML.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from rlaif.catalogue import Catalogue, Entry
@@ -87,12 +87,14 @@ class ProtocolContext:
     catalogue: Catalogue
     from_builtin: bool
     rubric: str
+    templates: list[str] = field(default_factory=list)  # hashes of those handed out: part of the labels' signature
 
     def template(self, name: str, allowed: tuple[str, ...], required: tuple[str, ...]) -> Template:
         """The named template, checked. Raises ConfigError."""
         entry: Entry = self.catalogue.find("template", name, where=self.where, from_builtin=self.from_builtin)
+        self.templates.append(entry.sha256)
         return Template.parse(entry.text, where=str(entry.path), allowed=allowed, required=required)
 
 
 PAIR_PLACEHOLDERS = ("rubric", "principle", "prompt", "response_1", "response_2", "fence")
-PAIR_REQUIRED = ("prompt", "response_1", "response_2")
+PAIR_REQUIRED = ("prompt", "response_1", "response_2", "fence")

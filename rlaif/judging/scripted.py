@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import model_validator
 
 from rlaif.component import Options as BaseOptions
-from rlaif.component import load
+from rlaif.component import code_hash, load
 from rlaif.judging import Ask, ProtocolContext, Showing, Verdict
 from rlaif.pairs import read_pairs
 from rlaif.records import uniform
@@ -39,9 +39,10 @@ class Scripted:
     def __init__(self, options: Options, context: ProtocolContext) -> None:
         if options.function:
             self._opinion: Callable[[Showing], Any] = load(options.function, FUNCTIONS, "function", context.where)
+            self.source = code_hash(self._opinion)  # part of the label stage's signature
         else:
             assert options.table
-            self.source = source_hash(options.table)  # part of the label stage's signature
+            self.source = source_hash(options.table)
             self._opinion = _table(options.table)
 
     async def judge(self, showing: Showing, ask: Ask) -> Verdict:

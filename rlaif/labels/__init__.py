@@ -31,6 +31,7 @@ class LabelContext:
     constitution: str | None
     pairs: str | None  # the pipeline's file of comparisons
     split: str
+    limit: int | None  # of the pairs file
     secret: bytes
     seed: int
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -22,11 +23,12 @@ class HumanLabels:
         if source is None:
             raise ConfigError(f"{context.where}: labels: set labels.options.file, the file with people's answers.")
         self.source, self.split = source, context.split
+        self.limit = None if options.file else context.limit
         self.hash = source_hash(source)
         self._votes: dict[str, list[tuple[str, str, float | None, str | None]]] | None = None
 
     def signature(self) -> Any:
-        return {"source": "human", "file": self.hash}
+        return {"source": "human", "file": self.hash, "split": self.split, "limit": self.limit}
 
     def per_comparison(self) -> int | None:
         return None
@@ -52,7 +54,7 @@ class HumanLabels:
                     shown=shown,
                     outcome="unreadable" if p is None else "ranked",
                     reason="no label" if p is None else None,
-                    **_ranking(a, b, p, shown),
+                    **_ranking(a, b, p),
                 )
             )
         return judgements
@@ -60,7 +62,7 @@ class HumanLabels:
     def _read(self) -> dict[str, list[tuple[str, str, float | None, str | None]]]:
         """By comparison: (annotator, the response p speaks of, p, order shown). Unnamed annotators are numbered."""
         votes: dict[str, list[tuple[str, str, float | None, str | None]]] = {}
-        for where, row in read_rows(self.source, self.split):
+        for where, row in itertools.islice(read_rows(self.source, self.split), self.limit):
             if is_answer(row):
                 key, first, found = str(row["comparison_id"]), "", read_votes(where, row)
             else:
@@ -77,12 +79,12 @@ class HumanLabels:
         return votes
 
 
-def _ranking(a: str, b: str, p: float | None, shown: tuple[str, ...] | None) -> dict[str, Any]:
-    """Ranking, and p in the order shown, of a vote that a is better with probability p."""
+def _ranking(a: str, b: str, p: float | None) -> dict[str, Any]:
+    """Ranking, and p from best to worst, of a vote that a is better with probability p."""
     if p is None:
         return {}
-    ranking: tuple[tuple[str, ...], ...] = ((a, b),) if p == 0.5 else ((a,), (b,)) if p > 0.5 else ((b,), (a,))
-    if p in (0.0, 0.5, 1.0):
-        return {"ranking": ranking}
-    order = shown or (a, b)
-    return {"ranking": ranking, "shown": order, "p": (p, 1 - p) if order[0] == a else (1 - p, p)}
+    if p == 0.5:
+        return {"ranking": ((a, b),)}
+    best, worst = (a, b) if p > 0.5 else (b, a)
+    share = {} if p in (0.0, 1.0) else {"p": (max(p, 1 - p), min(p, 1 - p))}
+    return {"ranking": ((best,), (worst,)), **share}

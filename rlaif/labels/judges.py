@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,14 +11,14 @@ from pydantic import Field
 
 from rlaif.catalogue import Entry
 from rlaif.component import Options as BaseOptions
-from rlaif.component import load, parse_model, parse_options
+from rlaif.component import code_hash, load, parse_model, parse_options
 from rlaif.config import JudgeFile, Principle, load_constitution
 from rlaif.errors import CallError, CallRefused, ConfigError
 from rlaif.judging import PROTOCOLS, JudgeProtocol, ProtocolContext, Question, Showing, Verdict
 from rlaif.labels import LabelContext
 from rlaif.models import ChatRequest, Reply
 from rlaif.models.gateway import gather_all
-from rlaif.prompting import Template, fence_for
+from rlaif.prompting import fence_for
 from rlaif.records import Comparison, Judgement, Response, digest, uniform
 
 
@@ -32,6 +31,7 @@ class Judge:
     protocol: JudgeProtocol
     model: Any | None
     rubric: str
+    templates: tuple[str, ...]  # hashes of those its protocol uses
 
     @property
     def labeller(self) -> str:
@@ -48,7 +48,8 @@ def open_judge(name: str, context: LabelContext) -> Judge:
         rubric = context.catalogue.find("rubric", file.rubric, where=where, from_builtin=entry.builtin).text.strip()
     kind = load(file.protocol, PROTOCOLS, "protocol", where)
     options = parse_options(kind, file.options, f"{where}: options")
-    protocol = kind(options, ProtocolContext(where, context.catalogue, entry.builtin, rubric))
+    offered = ProtocolContext(where, context.catalogue, entry.builtin, rubric)
+    protocol = kind(options, offered)
     model = None
     if file.model_role is not None:
         if file.model_role not in context.models:
@@ -57,7 +58,7 @@ def open_judge(name: str, context: LabelContext) -> Judge:
                 f"set models.{file.model_role} (--set models.{file.model_role}=FOLDER)."
             )
         model = context.models[file.model_role]
-    return Judge(entry, file, protocol, model, rubric)
+    return Judge(entry, file, protocol, model, rubric, tuple(offered.templates))
 
 
 class JudgeLabels:
@@ -87,8 +88,9 @@ class JudgeLabels:
                     judge.labeller,
                     judge.entry.sha256,
                     digest(judge.rubric),
-                    _template_digest(judge.protocol),
+                    judge.templates,
                     getattr(judge.protocol, "source", ""),
+                    code_hash(judge.protocol),
                     judge.model.identity.sha256 if judge.model else "",
                 ]
                 for judge in self.judges
@@ -149,12 +151,19 @@ class JudgeLabels:
                 seed=self.context.seed if judge.file.sampling.temperature > 0 else None,
                 fence=fence,
             )
-            asked = {"judge": judge.labeller, "comparison": comparison.id, "shown": ids}
+            asked = {
+                "judge": judge.labeller,
+                "comparison": comparison.id,
+                "principle": principle.tag if principle else None,
+                "shown": ids,
+                "question": len(keys),
+            }
             key, reply = await self.context.gateway.ask(judge.model, request, asked)
             keys.append(key)
             return reply
 
         outcome: Literal["ranked", "unreadable", "refused", "failed"] = "ranked"
+        retryable = False
         try:
             showing = Showing(comparison.prompt, shown, principle, judge.rubric, fence)
             verdict = await judge.protocol.judge(showing, ask)
@@ -162,8 +171,10 @@ class JudgeLabels:
             outcome = "refused" if isinstance(error, CallRefused) else "failed"
             verdict = Verdict(reason=str(error))
             keys += [error.key] if error.key else []
+            retryable = error.retryable
         if outcome == "ranked" and verdict.p is None:
             outcome = "unreadable"
+        ranked = outcome == "ranked"
         return Judgement(
             comparison_id=comparison.id,
             labeller=judge.labeller,
@@ -171,17 +182,13 @@ class JudgeLabels:
             weight=principle.weight if principle and self.options.principles == "average" else 1.0,
             shown=ids,
             outcome=outcome,
-            ranking=_ranking(ids, verdict.p) if outcome == "ranked" and verdict.p else (),
-            p=verdict.p if outcome == "ranked" and verdict.probabilistic else None,
+            ranking=_ranking(ids, verdict.p) if ranked and verdict.p else (),
+            p=tuple(sorted(verdict.p, reverse=True)) if ranked and verdict.p and verdict.probabilistic else None,
             option_mass=verdict.option_mass,
-            reason=None if outcome == "ranked" else verdict.reason or "no verdict",
+            reason=None if ranked else verdict.reason or "no verdict",
+            retryable=retryable,
             reply_keys=tuple(keys),
         )
-
-
-def _template_digest(protocol: JudgeProtocol) -> str:
-    template = getattr(protocol, "template", None)
-    return digest(template.sections, template.prefill) if isinstance(template, Template) else ""
 
 
 def draw_principle(principles: tuple[Principle, ...], comparison_id: str, seed: int) -> Principle:
@@ -194,8 +201,3 @@ def _ranking(ids: tuple[str, ...], p: tuple[float, ...]) -> tuple[tuple[str, ...
     """Groups of equal probability, best first."""
     levels = sorted(set(p), reverse=True)
     return tuple(tuple(i for i, q in zip(ids, p, strict=True) if q == level) for level in levels)
-
-
-def failures(judgements: list[Judgement]) -> Counter[str]:
-    """Reasons of the failed calls among judgements."""
-    return Counter(j.reason or "" for j in judgements if j.outcome == "failed")

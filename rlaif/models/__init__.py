@@ -95,8 +95,11 @@ Notice = Callable[[str], None]  # a line for the person watching
 
 
 def request_key(request: ChatRequest, identity: Identity) -> str:
-    """The ledger's key: SHA-256 over the complete canonical request. Frozen."""
-    body = request.model_dump(mode="json", exclude={"fence"})
+    """The ledger's key: SHA-256 over the complete canonical request. Frozen.
+
+    Fields that have their default are left out, so that requests can gain fields without orphaning any stored reply.
+    """
+    body = request.model_dump(mode="json", exclude={"fence"}, exclude_defaults=True)
     if request.fence:
         body = redact(body, request.fence, "{fence}")
     return digest(REQUEST_FORMAT, list(identity.facts), body)

@@ -22,7 +22,7 @@ from rlaif.records import canonical_json
 
 T = TypeVar("T")
 QUIET_TICKS = 8  # passes of the event loop without a new request before a batch is planned
-CLAIM_SECONDS = 900.0
+CLAIM_SECONDS = 60.0  # renewed while the batch is computed
 
 
 @dataclass
@@ -51,10 +51,16 @@ class Gateway:
         self.replies = replies
         self.accounts: dict[str, Account] = {}
         self._queues: dict[int, _Queue] = {}
+        self._calls: dict[str, asyncio.Task[Entry]] = {}  # API calls in flight, by key
+        self._closing = False
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rlaif-model")
 
     async def close(self) -> None:
         """Wait for the batch in the worker thread, so that what it computed is kept, and stop."""
+        self._closing = True
+        for call in list(self._calls.values()):
+            call.cancel()
+        await asyncio.gather(*self._calls.values(), return_exceptions=True)
         for queue in self._queues.values():
             if queue.worker and not queue.worker.done():
                 await asyncio.gather(queue.worker, return_exceptions=True)
@@ -86,11 +92,24 @@ class Gateway:
     # --- models behind an API ---------------------------------------------------------------------------------------
 
     async def _called(self, model: Any, request: ChatRequest, key: str, context: str) -> Entry:
+        """From the ledger, from an equal call already in flight, or by a call of its own."""
         account = self.account(model.identity)
         if stored := self.ledger.get([key]).get(key):
             account.from_ledger += 1
             self.replies(1)
             return stored
+        if key in self._calls:
+            account.from_ledger += 1
+        else:
+            self._calls[key] = asyncio.create_task(self._call(model, request, key, context, account))
+            self._calls[key].add_done_callback(lambda _: self._calls.pop(key))
+        call = self._calls[key]
+        try:
+            return await asyncio.shield(call)
+        finally:
+            self.replies(1)
+
+    async def _call(self, model: Any, request: ChatRequest, key: str, context: str, account: Account) -> Entry:
         start = time.perf_counter()
         account.asked += 1
         try:
@@ -101,7 +120,6 @@ class Gateway:
         entry = Entry(key, model.identity.name, reply, context, seconds=time.perf_counter() - start)
         stored = await self.ledger.record(entry)
         self._count(account, [reply], entry.seconds)
-        self.replies(1)
         return stored
 
     # --- models in this process -------------------------------------------------------------------------------------
@@ -177,8 +195,24 @@ class Gateway:
                 self.ledger.release(keys)
             if claimed:
                 break
+            if self._closing:
+                raise asyncio.CancelledError
             await asyncio.sleep(0.05)  # another process is computing some of these: its replies serve as well
         return entries
+
+    async def _renewing(self, keys: Sequence[str], work: Coroutine[Any, Any, T]) -> T:
+        """``work``, with the claim on ``keys`` renewed as long as it takes."""
+
+        async def renew() -> None:
+            while True:
+                await asyncio.sleep(CLAIM_SECONDS / 3)
+                self.ledger.claim(keys, CLAIM_SECONDS)
+
+        renewal = asyncio.create_task(renew())
+        try:
+            return await work
+        finally:
+            renewal.cancel()
 
     async def _compute(
         self,
@@ -192,7 +226,7 @@ class Gateway:
         start = time.perf_counter()
         account.asked += len(batch)
         try:
-            replies = await self.in_worker(model.complete_batch, [requests[i] for i in batch])
+            replies = await self._renewing(keys, self.in_worker(model.complete_batch, [requests[i] for i in batch]))
         except BaseException:
             account.failed += len(batch)
             self.ledger.release(keys)

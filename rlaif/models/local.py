@@ -468,7 +468,10 @@ def load_network(
         hf_logging.set_verbosity(verbosity)
         if bars:
             hf_logging.enable_progress_bar()
-    if adapter:
+    if adapter and head:  # the adapter is a language model's: laid over it, then the trunk is taken
+        trunk = load_network(folder, options, dtype, where, adapter=adapter).base_model
+        network.base_model.load_state_dict(trunk.state_dict())
+    elif adapter:
         from peft import PeftModel
 
         network = PeftModel.from_pretrained(network, str(adapter)).merge_and_unload()

@@ -23,7 +23,7 @@ METHODS = {
     "best-of-n": "rlaif.policy.best_of_n:BestOfN",
 }
 
-Reward = Callable[[Prompt, Sequence[Response]], list[float]]
+Reward = Callable[[Sequence[tuple[Prompt, Sequence[Response]]]], Awaitable[list[list[float]]]]
 Sample = Callable[[Any, Sequence[Prompt], int], Awaitable[list[list[Response]]]]  # model, prompts, K each
 
 
@@ -48,6 +48,7 @@ class PolicyReport:
     history: list[dict[str, float]]
     pairs: int = 0
     too_long: int = 0
+    held_out_pairs: int = 0
 
 
 class PolicyMethod(Protocol):

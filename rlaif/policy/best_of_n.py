@@ -34,11 +34,12 @@ class BestOfN:
         self, prompts: Sequence[Prompt], model: Any, sample: Sample, reward: Reward | None
     ) -> list[Response | None]:
         assert reward is not None
-        best: list[Response | None] = []
-        for prompt, many in zip(prompts, await sample(model, prompts, self.n), strict=True):
-            rewards = reward(prompt, many)
-            best.append(max(zip(rewards, many, strict=True), key=lambda pair: pair[0])[1] if many else None)
-        return best
+        sampled = await sample(model, prompts, self.n)
+        rewards = await reward(list(zip(prompts, sampled, strict=True)))
+        return [
+            many[max(range(len(many)), key=values.__getitem__)] if many else None
+            for many, values in zip(sampled, rewards, strict=True)
+        ]
 
     def kl_bound(self) -> float | None:
         return math.log(self.n) - (self.n - 1) / self.n

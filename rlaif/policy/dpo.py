@@ -54,12 +54,13 @@ class DPO:
         history: list[dict[str, float]] = []
         if data.groups:
             done = partial(context.watch.part, "reference log-probabilities")
-            reference = sequence_logprobs(network.eval(), data.groups, pad_id, share=share, done=done)
+            with self.options.autocast(network):
+                reference = sequence_logprobs(network.eval(), data.groups, pad_id, share=share, done=done)
             trainer = _Trainer(network, data.groups, self.options, context.work, context.seed, context.watch)
             trainer.reference, trainer.share, trainer.pad_id, trainer.beta = reference, share, pad_id, self.options.beta
             history = trainer.run()
         save_whole(network, start, context.out)
-        return PolicyReport(history, sum(len(group.pairs) for group in data.groups), data.too_long)
+        return PolicyReport(history, sum(len(group.pairs) for group in data.groups), data.too_long, data.left_out)
 
     async def respond(
         self, prompts: Sequence[Prompt], model: Any, sample: Sample, reward: Reward | None

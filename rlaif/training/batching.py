@@ -37,10 +37,11 @@ class Group:
 
 @dataclass(frozen=True)
 class Grouped:
-    """Groups in the order of the preferences, and how many pairs were left out as too long."""
+    """Groups in the order of the preferences, and how many pairs were left out: too long, or not to be kept."""
 
     groups: list[Group]
     too_long: int
+    left_out: int
 
 
 def group_preferences(
@@ -58,9 +59,10 @@ def group_preferences(
     """
     groups: dict[str, Group] = {}
     index: dict[str, dict[tuple[Message, ...], int]] = {}
-    too_long = 0
+    too_long = left_out = 0
     for row in preferences:
         if not keep(row.prompt_id):
+            left_out += 1
             continue
         group = groups.get(row.prompt_id)
         if group is None:
@@ -84,7 +86,7 @@ def group_preferences(
         group.pairs.append((known[sides[0]], known[sides[1]]))
         group.p.append(1 - row.p if flipped else row.p)
         group.weight.append(row.weight)
-    return Grouped(list(groups.values()), too_long)
+    return Grouped(list(groups.values()), too_long, left_out)
 
 
 def held_out(prompt_id: str, share: float, seed: int) -> bool:
@@ -92,19 +94,24 @@ def held_out(prompt_id: str, share: float, seed: int) -> bool:
     return uniform("held out", seed, prompt_id) < share
 
 
-def plan_batches(sizes: Sequence[int], groups_per_batch: int, epochs: int, seed: int) -> list[list[int]]:
-    """Micro-batches of group indices, epochs one after another.
+def plan_batches(
+    sizes: Sequence[int], groups_per_step: int, epochs: int, seed: int, *, accumulation: int = 1
+) -> list[list[int]]:
+    """Micro-batches of group indices, ``accumulation`` to each optimiser step, epochs one after another.
 
-    Each epoch is a keyed permutation; within windows of ``WINDOW_STEPS`` batches groups are sorted by size, so that a
-    batch holds groups of like length, and the batches of a window are shuffled again.
+    Each epoch is a keyed permutation; within windows of ``WINDOW_STEPS`` steps groups are sorted by size, so that a
+    step holds groups of like length, and the steps of a window are shuffled again. Which groups make a step does not
+    depend on ``accumulation``: it only splits them, and a short step may leave a micro-batch empty.
     """
     plan: list[list[int]] = []
+    part = -(-groups_per_step // accumulation)
     for epoch in range(epochs):
         random = np.random.default_rng([seed, epoch])
         order = random.permutation(len(sizes))
-        window = groups_per_batch * WINDOW_STEPS
+        window = groups_per_step * WINDOW_STEPS
         for start in range(0, len(order), window):
-            part = sorted((int(i) for i in order[start : start + window]), key=lambda i: (sizes[i], i))
-            batches = [part[i : i + groups_per_batch] for i in range(0, len(part), groups_per_batch)]
-            plan += [batches[i] for i in random.permutation(len(batches))]
+            alike = sorted((int(i) for i in order[start : start + window]), key=lambda i: (sizes[i], i))
+            steps = [alike[i : i + groups_per_step] for i in range(0, len(alike), groups_per_step)]
+            for n in random.permutation(len(steps)):
+                plan += [steps[n][k * part : (k + 1) * part] for k in range(accumulation)]
     return plan

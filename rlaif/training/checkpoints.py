@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import os
 import shutil
@@ -41,7 +42,7 @@ def saving(path: Path) -> Iterator[None]:
         raise disk_error(path, cause) from error
 
 
-def save_whole(network: Any, base: LocalModel, out: Path) -> None:
+def save_whole(network: Any, base: LocalModel, out: Path, *, pad_id: int | None = None) -> None:
     """Weights and tokenizer as an ordinary model folder, renamed into place when complete."""
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -49,6 +50,10 @@ def save_whole(network: Any, base: LocalModel, out: Path) -> None:
         partial.mkdir(parents=True)
         network.save_pretrained(str(partial))
         base.tokens.hf.save_pretrained(str(partial))
+        if pad_id is not None and pad_id != base.tokens.hf.pad_token_id:
+            words = copy.deepcopy(base.tokens.hf)
+            words.pad_token = words.convert_ids_to_tokens(pad_id)
+            words.save_pretrained(str(partial))
         generation = base.folder / "generation_config.json"
         if generation.is_file() and not (partial / "generation_config.json").exists():
             shutil.copy(generation, partial)

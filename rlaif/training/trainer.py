@@ -24,7 +24,9 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from rlaif.component import Options as BaseOptions
+from rlaif.errors import ModelError
 from rlaif.models.shared_prompt import Rows
+from rlaif.store import write_json
 from rlaif.training.batching import Group, plan_batches
 from rlaif.training.checkpoints import COMPLETE, last_checkpoint, saving
 from rlaif.training.losses import soft_preference_loss
@@ -52,6 +54,10 @@ class TrainingOptions(BaseOptions):
     max_gradient_norm: float = Field(default=1.0, gt=0)
     checkpoints: int = Field(default=10, ge=1)  # written along the way
     precision: Literal["float32", "bfloat16"] = "float32"  # of matrix products; weights and optimiser stay float32
+
+    def autocast(self, network: Any) -> Any:
+        """The context in which passes run at this precision."""
+        return torch.autocast(network.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
 
     @model_validator(mode="after")
     def _whole_micro_batches(self) -> Self:
@@ -98,8 +104,8 @@ class PreferenceTrainer(Trainer, ABC):
         self, model: Any, groups: Sequence[Group], options: TrainingOptions, folder: Path, seed: int, watch: Watch
     ) -> None:
         self.groups, self.options, self.watch = groups, options, watch
-        per_batch = options.batch_prompts // options.accumulation
-        batches = plan_batches([group.tokens for group in groups], per_batch, options.epochs, seed)
+        sizes = [group.tokens for group in groups]
+        batches = plan_batches(sizes, options.batch_prompts, options.epochs, seed, accumulation=options.accumulation)
         self.plan = Plan(groups, batches, options.accumulation)
         steps = -(-len(batches) // options.accumulation)
         self._sums = {"loss": 0.0, "right": 0.0, "weight": 0.0}
@@ -132,6 +138,8 @@ class PreferenceTrainer(Trainer, ABC):
             callbacks=[_Follow(self, steps)],
         )
         self.remove_callback(PrinterCallback)
+        if not hasattr(self, "loss_is_scaled_for_ga"):
+            raise ModelError("this transformers would divide the loss once more: transformers 5.23 or later is needed.")
         self.loss_is_scaled_for_ga = True  # the loss is already divided by the global batch's weight
 
     @abstractmethod
@@ -146,7 +154,9 @@ class PreferenceTrainer(Trainer, ABC):
     ) -> Any:
         index = int(inputs["micro_batch"])
         groups = [self.groups[i] for i in self.plan.batches[index]]
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=self.options.precision == "bfloat16"):
+        if not groups:  # a short step leaves a micro-batch empty: no loss, and no gradient
+            return next(p for p in model.parameters() if p.requires_grad).sum() * 0.0
+        with self.options.autocast(model):
             difference = self.differences(model, rows_of(groups), groups, index)
         p, weight = labels_of(groups, difference.device)
         total = soft_preference_loss(difference, p, weight)
@@ -202,7 +212,7 @@ class _Follow(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        (folder / COMPLETE).write_text(json.dumps(self.trainer.history))
+        write_json(folder / COMPLETE, self.trainer.history)
 
 
 def choose_attention(network: Any, options: TrainingOptions, asked: str | None) -> None:

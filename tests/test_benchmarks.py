@@ -1,0 +1,24 @@
+"""The benchmark runs, and its last line is figures in the project's one shape."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+
+@pytest.mark.slow
+def test_the_local_benchmark_ends_with_its_figures() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "local.py"), "--quick"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout.strip().splitlines()[-1])
+    assert {"sampling.ratio_to_generate", "reward.ratio_to_padded_loop", "judging.ratio_to_padded"} <= set(figures)
+    for name, figure in figures.items():
+        assert set(figure) == {"value", "low", "high", "n"}, name
+        assert figure["low"] <= figure["value"] <= figure["high"], name
