@@ -6,6 +6,7 @@ Heavy modules are imported inside the commands that need them, so that ``--help`
 from __future__ import annotations
 
 import asyncio
+import itertools
 import signal
 import sys
 from collections.abc import Callable
@@ -217,7 +218,10 @@ def label(
     settings: Settings = [],  # noqa: B006
 ) -> None:
     """People's labels to judgements and preferences. With an --out that was sampled, FILE holds answers to its tasks."""
-    answers = out is not None and (out / "comparisons").is_dir()
+    from rlaif.pairs import is_answer
+    from rlaif.rows import read_rows
+
+    answers = any(is_answer(row) for _, row in itertools.islice(read_rows(file), 1))
     data: dict[str, Any] = {"labels": {"source": "human", "options": {"file": file} if answers else {}}}
     _continue("label", data, None if answers else file, settings, out, limit, "preferences")
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from rlaif.progress import Progress
 
-PLAIN_EVERY_SECONDS = 15.0
+PLAIN_FIRST_SECONDS, PLAIN_EVERY_SECONDS = 2.0, 15.0
 
 
 class Display:
@@ -20,7 +20,7 @@ class Display:
         self._bars: Any = None
         self._tasks: dict[str, Any] = {}
         self._began: dict[str, float] = {}
-        self._said: dict[str, float] = {}
+        self._said: dict[str, float] = {}  # by stage: when it may speak again
 
     def __enter__(self) -> Self:
         if self.live:
@@ -61,8 +61,8 @@ class Display:
         began = self._began.setdefault(progress.stage, now)
         if self._bars:
             self._draw(progress, now - began)
-        elif not progress.finished and now - max(began, self._said.get(progress.stage, 0.0)) >= PLAIN_EVERY_SECONDS:
-            self._said[progress.stage] = now
+        elif not progress.finished and now >= self._said.get(progress.stage, began + PLAIN_FIRST_SECONDS):
+            self._said[progress.stage] = now + PLAIN_EVERY_SECONDS
             total = f" of {progress.total:,}" if progress.total else ""
             self.say(
                 f"{progress.stage}: {progress.done:,}{total}, {_pace(progress, now - began)} {progress.note}".rstrip()

@@ -97,6 +97,8 @@ def read_votes(where: str, row: Mapping[str, Any]) -> tuple[Vote, ...]:
 def _label(where: str, value: Any) -> float | None:
     if value is None or value == "":
         return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # whole numbers beside empty cells come as 1.0 and 2.0
     p = LABELS.get(str(value).strip().lower())
     if p is None:
         raise DataError(f'{where}: label {value!r}; expected "a", "b", "tie" or null.')

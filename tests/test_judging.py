@@ -29,7 +29,9 @@ from rlaif.models import ChatRequest, Identity, Reply
 from rlaif.models.gateway import Gateway
 from rlaif.preferences import hard_labels, reconcile
 from rlaif.records import Comparison, Judgement
+from rlaif.store import RunFolder
 from tests import make
+from tests.runs import rlaif
 from tests.tiny import write_jsonl
 
 A, B, TIE, UNREADABLE = 0, 1, 2, None
@@ -635,3 +637,40 @@ def test_the_signature_changes_with_every_part_of_what_is_asked() -> None:
     texts = [json.dumps(signature, sort_keys=True) for signature in seen]
     assert len(set(texts)) == len(texts)
     assert json.dumps(labels()[0].signature(), sort_keys=True) == texts[-1]
+
+
+# --- failures that asking again could mend ----------------------------------------------------------------------------
+
+
+def test_a_failure_that_may_pass_is_asked_again_by_the_next_walk_and_others_are_not(working_folder: Path) -> None:
+    """Three pairs: the second's judge is down at first, and every pair is asked once more only where that could help."""
+    (working_folder / "moody_judge.py").write_text(
+        "from pathlib import Path\n"
+        "from rlaif.errors import CallFailed\n"
+        "def speak(request):\n"
+        "    text = request.messages[-1].content\n"
+        "    with open('asked', 'a') as file:\n"
+        "        file.write(text.split('Question ')[1][0])\n"
+        "    if 'Question 1' in text and not Path('up').exists():\n"
+        "        raise CallFailed('the server is down', retryable=True)\n"
+        "    if 'Question 2' in text:\n"
+        "        raise CallFailed('never answers this')\n"
+        "    return '[[A]]'\n"
+    )
+    rows = [f'{{"prompt": "Question {i}", "chosen": "yes {i}", "rejected": "no"}}\n' for i in range(3)]
+    (working_folder / "pairs.jsonl").write_text("".join(rows))
+    arguments = (
+        "judge", "compare-text", "--in", "pairs.jsonl", "--model", "scripted:moody_judge:speak", "--out", "run",
+        "--set", "failure_tolerance=1", "--set", "shard_rows=2",
+    )  # fmt: skip
+    rlaif(working_folder, *arguments)
+    outcomes = [row.outcome for row in RunFolder(working_folder / "run").read("provenance")]
+    assert outcomes == ["tie", "failed", "failed"]
+    assert (working_folder / "asked").read_text() == "001122"
+    (working_folder / "up").touch()
+    rlaif(working_folder, *arguments)
+    outcomes = [row.outcome for row in RunFolder(working_folder / "run").read("provenance")]
+    assert outcomes == ["tie", "tie", "failed"]
+    assert (working_folder / "asked").read_text() == "001122" + "1122"  # the shards from the failure on; 0 is not asked
+    rlaif(working_folder, *arguments)
+    assert (working_folder / "asked").read_text() == "0011221122"
