@@ -26,7 +26,7 @@ def test_a_page_does_what_it_shows(page: str, tmp_path: Path) -> None:
         elif kind == "console":
             for part in re.split(r"^\$ ", body, flags=re.MULTILINE)[1:]:
                 command, _, shown = part.partition("\n")
-                program, *arguments = shlex.split(command)
+                program, *arguments = shlex.split(command, comments=True)
                 if program != "rlaif":  # make: the tests themselves, and the benchmark
                     continue
                 (tmp_path / "log").unlink(missing_ok=True)
