@@ -58,14 +58,14 @@ def kill_when(process: Any, reached: Callable[[], bool], seconds: float = 120) -
     raise AssertionError("the point was not reached in time")
 
 
-def ledger_rows(folder: Path) -> int:
-    """Replies in a folder's ledger; 0 where there is none yet."""
+def ledger_rows(folder: Path, table: str = "replies") -> int:
+    """Rows of a folder's ledger, replies or claims; 0 where there is none yet."""
     path = folder / ".rlaif" / "ledger.sqlite"
     if not path.exists():
         return 0
     try:
         with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as ledger:
-            return int(ledger.execute("SELECT count(*) FROM replies").fetchone()[0])
+            return int(ledger.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
     except sqlite3.OperationalError:
         return 0
 

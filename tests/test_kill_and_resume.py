@@ -53,9 +53,11 @@ def replies(at_least: int) -> Point:
 POINTS: dict[str, Point] = {
     "prompts read": exists("prompts/part-00000.parquet"),
     "first samples": replies(1),
+    "a batch being sampled": lambda folder: ledger_rows(folder, "claims") > 0,
     "a shard of responses": exists("responses/part-00001.parquet"),
     "comparisons": exists("comparisons/part-00000.parquet"),
     "first judgements": replies(121),
+    "a batch being judged": lambda folder: ledger_rows(folder) >= 120 and ledger_rows(folder, "claims") > 0,
     "a shard of judgements": exists("judgements/part-00002.parquet"),
     "preferences": exists("preferences/part-00000.parquet"),
     "reward model in training": exists("training/reward_model/checkpoint-*/rlaif-complete"),
