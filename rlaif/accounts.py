@@ -54,10 +54,10 @@ def _confirmed(run: RunFolder, stage: str) -> bool:
 
 def _account(run: RunFolder, stage: str, pipeline: Pipeline, selector: Selector) -> Account:
     if stage == "judgements":
-        return _judgement_account(run.read("judgements"), run.rows("judgements"))
+        return _outcome_account(run.read("judgements"), "showings", run.rows("judgements"))
     if stage == "preferences":
         pairs = sum(math.comb(len(comparison.responses), 2) for comparison in run.read("comparisons"))
-        return _preference_account(run.read("provenance"), pairs)
+        return _outcome_account(run.read("provenance"), "comparisons", pairs)
     own = "comparisons" if stage == "pairs" else stage
     account = run.account(stage, own)
     came_in = account["in"]
@@ -77,24 +77,15 @@ def _account(run: RunFolder, stage: str, pipeline: Pipeline, selector: Selector)
     }
 
 
-def _judgement_account(judgements: Iterable[Judgement], total: int) -> Account:
+def _outcome_account(rows: Iterable[Judgement | Provenance], unit: str, total: int) -> Account:
+    """Rows by outcome, and the reasons they give."""
     outcomes: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
-    for judgement in judgements:
-        outcomes[judgement.outcome] += 1
-        if judgement.reason:
-            reasons[judgement.reason] += 1
-    return {"unit": "showings", "in": total, "outcomes": dict(outcomes), "reasons": dict(reasons.most_common())}
-
-
-def _preference_account(provenance: Iterable[Provenance], total: int) -> Account:
-    outcomes: Counter[str] = Counter()
-    reasons: Counter[str] = Counter()
-    for row in provenance:
+    for row in rows:
         outcomes[row.outcome] += 1
         if row.reason:
             reasons[row.reason] += 1
-    return {"unit": "comparisons", "in": total, "outcomes": dict(outcomes), "reasons": dict(reasons.most_common())}
+    return {"unit": unit, "in": total, "outcomes": dict(outcomes), "reasons": dict(reasons.most_common())}
 
 
 def _training_account(run: RunFolder, report: dict[str, Any]) -> Account:
