@@ -130,7 +130,7 @@ def copy(
         raise ConfigError(f"{target}: exists already. Give the copy another name with --as.")
     with writing(target) as temporary:
         temporary.write_bytes(entry.data)
-    print(f"{target}  (edit it; commands run in this folder find it before the built-in one)")
+    print(f"{target}  (edit it; your own files and --set find it first, shipped pipelines go on using the shipped one)")
 
 
 def _find_any(name: str) -> Any:

@@ -117,7 +117,8 @@ class Road:
                 await self._timed("judgements", self._judgements)
                 if "preferences" in wanted:
                     await self._timed("preferences", self._preferences)
-            if "policy" in wanted:
+            if "policy" in wanted and (self.pipeline.reward_model or self.methods):
+                self._need_labels()
                 if self.pipeline.reward_model:
                     await self._timed("reward_model", self._reward_model)
                 for name in self.methods:
@@ -362,6 +363,16 @@ class Road:
             nouns=[Provenance, Preference],
             done=self._tell("preferences", self.run_folder.rows("comparisons")),
         )
+
+    def _need_labels(self) -> None:
+        """Training on nothing would still give numbers: it is refused."""
+        if not any(row.weight > 0 for row in self.run_folder.read("preferences")):
+            reasons = Counter(row.reason or row.outcome for row in self.run_folder.read("provenance"))
+            found = "; ".join(f"{count} × {reason}" for reason, count in reasons.most_common(3))
+            raise RlaifError(
+                f"preferences: not one label to train on ({found}). Low option mass means that the judge's model does not "
+                "answer with the offered words: take an instruction-tuned model, or a judge that reads text."
+            )
 
     # --- training -----------------------------------------------------------------------------------------------------
 
