@@ -115,7 +115,7 @@ def test_an_edited_recipe_reruns_only_what_depends_on_it(straight: tuple[Path, i
     folder = tmp_path / "work"
     shutil.copytree(reference.parent, folder, symlinks=True)
     before = stage_files(folder / "run")
-    rlaif(folder, "run", "recipe.yaml", "--out", "run", "--set", "preferences.minimum_margin=0.2")
+    rlaif(folder, "run", "recipe.yaml", "--out", "run", "--set", "preferences.clamp=[0.5, 0.5]")
     after = stage_files(folder / "run")
     same = {name.partition("/")[0] for name in before if after.get(name) == before[name]}
     assert {"prompts", "responses", "comparisons", "judgements"} <= same
