@@ -99,16 +99,6 @@ def _bootstrap(mean_of: Callable[[Any], Any], groups: int, value: float, n: int,
     return Figure(value=value, low=float(low), high=float(high), n=n)
 
 
-def kappa(a: Sequence[Hashable], b: Sequence[Hashable]) -> float | None:
-    """Cohen's (1960) kappa of two raters on the same items; None where chance agreement is complete."""
-    if not a:
-        return None
-    labels = sorted(set(a) | set(b), key=str)
-    observed = sum(x == y for x, y in zip(a, b, strict=True)) / len(a)
-    chance = sum(a.count(label) * b.count(label) for label in labels) / len(a) ** 2
-    return None if chance == 1 else (observed - chance) / (1 - chance)
-
-
 def log_loss(p: ArrayLike, target: ArrayLike) -> float:
     """Mean cross-entropy in nats of predicted probabilities against targets in [0, 1]."""
     q = np.clip(np.asarray(p, dtype=np.float64), 1e-12, 1 - 1e-12)

@@ -15,7 +15,6 @@ from rlaif.statistics import (
     calibration_error,
     cluster_mean,
     cluster_statistic,
-    kappa,
     log_loss,
     reliability,
     wilson,
@@ -132,30 +131,6 @@ def test_any_statistic_is_resampled_by_cluster() -> None:
 
 
 # --- agreement --------------------------------------------------------------------------------------------------------
-
-
-def test_kappa_by_hand() -> None:
-    # both yes 4, both no 3, first alone yes 2, second alone yes 1: observed 0.7; yes by the first 6, by the second 5:
-    # chance 0.6·0.5 + 0.4·0.5 = 0.5; kappa = 0.2 / 0.5 = 0.4
-    a = ["y"] * 4 + ["n"] * 3 + ["y"] * 2 + ["n"]
-    b = ["y"] * 4 + ["n"] * 3 + ["n"] * 2 + ["y"]
-    assert kappa(a, b) == pytest.approx(0.4)
-
-
-def test_kappa_counts_ties_as_a_third_label() -> None:
-    # each rater uses each label once: chance 3 · (1/3)² = 1/3; one agreement of three is no better than chance
-    assert kappa(["a", "b", "tie"], ["a", "tie", "b"]) == pytest.approx(0)
-    assert kappa(["a", "b", "tie"], ["a", "b", "tie"]) == 1
-
-
-def test_kappa_of_opposite_raters_is_negative_one() -> None:
-    # observed 0, chance 0.5
-    assert kappa(["a", "b"], ["b", "a"]) == -1
-
-
-def test_kappa_has_no_value_where_chance_explains_everything() -> None:
-    assert kappa(["a", "a"], ["a", "a"]) is None
-    assert kappa([], []) is None
 
 
 # --- calibration ------------------------------------------------------------------------------------------------------
