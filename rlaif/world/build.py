@@ -1,0 +1,145 @@
+"""Build the embedded models from nothing: ``python -m rlaif.world build``.
+
+Deterministic for a given build of torch and one thread. Training stops and goes on at any time; figures of each model
+lie beside its weights.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+
+from rlaif.models.chat_tokens import ChatTokenizer
+from rlaif.world.chat import Habits
+from rlaif.world.exam import WAYS, figures, paper, sit
+from rlaif.world.learning import Notice, Plan, train_judge, train_policy
+from rlaif.world.lessons import Level
+from rlaif.world.tokens import build_tokenizer
+
+MODELS = Path(__file__).parent / "models"
+HABITS = Habits()
+
+
+def llama(vocabulary: int, *, layers: int, width: int, positions: int) -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=vocabulary,
+            hidden_size=width,
+            intermediate_size=3 * width,
+            num_hidden_layers=layers,
+            num_attention_heads=width // 32,
+            num_key_value_heads=width // 32,
+            max_position_embeddings=positions,
+            tie_word_embeddings=True,
+            pad_token_id=0,
+            bos_token_id=None,
+            eos_token_id=1,
+        )
+    )
+
+
+def neox(vocabulary: int, *, layers: int, width: int, positions: int) -> Any:
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    return GPTNeoXForCausalLM(
+        GPTNeoXConfig(
+            vocab_size=vocabulary,
+            hidden_size=width,
+            intermediate_size=4 * width,
+            num_hidden_layers=layers,
+            num_attention_heads=width // 32,
+            max_position_embeddings=positions,
+            tie_word_embeddings=True,
+            hidden_dropout=0.0,
+            attention_dropout=0.0,
+            pad_token_id=0,
+            bos_token_id=None,
+            eos_token_id=1,
+        )
+    )
+
+
+def level(done: float) -> tuple[Level, float]:
+    """First plain principles on pairs that differ; then ties; then negation. The helpers fade."""
+    negation = min(0.6, max(0.0, (done - 0.06) / 0.14 * 0.6))
+    ties = min(0.25, max(0.0, (done - 0.06) / 0.1 * 0.25))
+    return Level(negation=negation, ties=ties), 1.0 if done < 0.3 else 0.3
+
+
+JUDGES: dict[str, tuple[Callable[..., Any], Plan]] = {
+    "judge": (llama, Plan(seed=1, steps=4800, rate=2e-3, batch=16)),
+    "second-judge": (neox, Plan(seed=2, steps=3600, rate=2e-3, batch=16)),
+}
+POLICY = Plan(seed=0, steps=4000, rate=3e-3, batch=24)
+
+
+def shipped() -> frozenset[str]:
+    """Every wording of a principle that ships with the project: none may stand in the training data."""
+    from rlaif.catalogue import Catalogue
+
+    catalogue = Catalogue()
+    found: set[str] = set()
+    for name in catalogue.names("constitution"):
+        entry = catalogue.find("constitution", f"builtin:{name}", where="build")
+        found.update(p["text"].strip() for p in entry.yaml().get("principles", []))
+    return frozenset(found)
+
+
+def tokenizer(name: str, work: Path) -> ChatTokenizer:
+    folder = work / name
+    if (folder / "tokenizer.json").is_file():
+        return ChatTokenizer(folder, where="practice world", trust_remote_code=False, notice=print)
+    seed = POLICY.seed if name == "policy" else JUDGES[name][1].seed
+    return build_tokenizer(folder, seed, size=2048, judge=name != "policy")
+
+
+def build_policy(work: Path, notice: Notice) -> None:
+    tokens = tokenizer("policy", work)
+    torch.manual_seed(POLICY.seed)
+    model = llama(len(tokens.hf), layers=4, width=128, positions=512)
+    notice(f"policy: {sum(p.numel() for p in model.parameters()):,} parameters")
+    seconds = train_policy(model, tokens, POLICY, HABITS, work / "policy" / "training", notice)
+    finish(model, work / "policy", {"seconds": seconds, "steps": POLICY.steps})
+
+
+def build_judge(name: str, work: Path, notice: Notice) -> None:
+    make, plan = JUDGES[name]
+    tokens = tokenizer(name, work)
+    torch.manual_seed(plan.seed)
+    model = make(len(tokens.hf), layers=6, width=128, positions=1024)
+    notice(f"{name}: {sum(p.numel() for p in model.parameters()):,} parameters")
+    wordings = shipped()
+
+    def look(step: int) -> dict[str, float]:
+        found = {}
+        for way, drawing in WAYS.items():
+            answers = sit(model, tokens, paper(Random(f"dev/{way}"), drawing, 240, ties=0.0))
+            found[way] = figures(answers)["right"]
+        whole = figures(sit(model, tokens, paper(Random("dev/ties"), WAYS["seen"], 120, ties=0.5)))
+        return {**found, "tie": whole["tie"], "first": whole["first"]}
+
+    seconds = train_judge(
+        model, tokens, plan, level, wordings.__contains__, look, work / name / "training", notice
+    )
+    finish(model, work / name, {"seconds": seconds, "steps": plan.steps})
+
+
+def finish(model: Any, folder: Path, figures: dict[str, float]) -> None:
+    """Weights as bfloat16 safetensors beside the tokenizer, with what it took to make them."""
+    model.to(torch.bfloat16).save_pretrained(str(folder))
+    (folder / "training.json").write_text(json.dumps({k: round(v) for k, v in figures.items()}, indent=1) + "\n")
+
+
+def accept(name: str, work: Path) -> None:
+    """Copy a finished model to where it ships."""
+    target = MODELS / name
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(work / name, target, ignore=shutil.ignore_patterns("training"))

@@ -1,0 +1,267 @@
+"""How the embedded models are trained: two loops, resumable, each batch a pure function of (seed, step)."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import DynamicCache
+
+from rlaif.models.chat_tokens import ChatTokenizer
+from rlaif.models.shared_prompt import call, pad, selected
+from rlaif.world.chat import KINDS, Habits
+from rlaif.world.lessons import CHOICES, CORES, Level, Reading, conversation, draw_pair, labelled, read_pair
+from rlaif.world.oracle import FAMILIES
+
+Notice = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how fast a model learns."""
+
+    seed: int
+    steps: int
+    rate: float  # the highest learning rate
+    batch: int  # conversations, or pairs
+    principles: int = 12  # per pair
+    warmup: int = 200
+    save_every: int = 250
+
+
+class Learner:
+    """A network, its optimiser and its place in the plan, kept in ``work`` so that training goes on after any stop."""
+
+    def __init__(self, network: nn.Module, plan: Plan, work: Path, notice: Notice) -> None:
+        self.network, self.plan, self.work, self.notice = network, plan, work, notice
+        decayed = [p for p in network.parameters() if p.dim() > 1]
+        others = [p for p in network.parameters() if p.dim() <= 1]
+        groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
+        self.optimiser = torch.optim.AdamW(groups, lr=plan.rate, betas=(0.9, 0.98))
+        self.step = 0
+        self.seconds = 0.0
+        if self.path.is_file():
+            state = torch.load(self.path, weights_only=True)
+            network.load_state_dict(state["network"])
+            self.optimiser.load_state_dict(state["optimiser"])
+            self.step, self.seconds = state["step"], state["seconds"]
+            notice(f"goes on at step {self.step} of {plan.steps}")
+
+    @property
+    def path(self) -> Path:
+        return self.work / "checkpoint.pt"
+
+    def save(self) -> None:
+        self.work.mkdir(parents=True, exist_ok=True)
+        state = {
+            "network": self.network.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+        }
+        torch.save(state, self.path.with_suffix(".new"))
+        os.replace(self.path.with_suffix(".new"), self.path)
+
+    def run(self, loss_of: Callable[[int], tuple[Tensor, dict[str, float]]], look: Callable[[int], dict[str, float]]) -> None:
+        """Steps until the plan is done; ``loss_of(step)`` gives the loss and what to print, ``look`` the dev figures."""
+        seen: dict[str, list[float]] = {}
+        while self.step < self.plan.steps:
+            start = time.monotonic()
+            rate = self.rate(self.step)
+            for group in self.optimiser.param_groups:
+                group["lr"] = rate
+            loss, figures = loss_of(self.step)
+            self.optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+            self.optimiser.step()
+            self.step += 1
+            self.seconds += time.monotonic() - start
+            for name, value in figures.items():
+                seen.setdefault(name, []).append(value)
+            if self.step % self.plan.save_every == 0 or self.step == self.plan.steps:
+                means = {name: sum(values) / len(values) for name, values in seen.items()}
+                seen = {}
+                self.save()
+                self._log({"step": self.step, "seconds": round(self.seconds), **means, **look(self.step)})
+
+    def _log(self, figures: dict[str, float]) -> None:
+        with (self.work / "log.jsonl").open("a") as file:
+            file.write(json.dumps({name: round(value, 4) for name, value in figures.items()}) + "\n")
+        self.notice("  ".join(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in figures.items()))
+
+    def rate(self, step: int) -> float:
+        """Linear warm-up, then a cosine down to a twentieth."""
+        if step < self.plan.warmup:
+            return self.plan.rate * (step + 1) / self.plan.warmup
+        share = (step - self.plan.warmup) / max(1, self.plan.steps - self.plan.warmup)
+        return self.plan.rate * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * share)))
+
+
+# --- the policy -------------------------------------------------------------------------------------------------------
+
+
+def train_policy(model: Any, tokens: ChatTokenizer, plan: Plan, habits: Habits, work: Path, notice: Notice) -> float:
+    """Next-token cross-entropy on what the assistant says. Returns seconds."""
+    learner = Learner(model, plan, work, notice)
+
+    def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
+        rng = Random(f"{plan.seed}/policy/{step}")
+        rows = [whole(tokens, conversation(rng, habits)) for _ in range(plan.batch)]
+        ids, mask = pad([ids for ids, _ in rows], tokens.pad_id, "cpu")
+        counted = torch.zeros_like(mask, dtype=torch.bool)
+        for i, (_, told) in enumerate(rows):
+            counted[i, : len(told)] = torch.tensor(told)
+        logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1]
+        loss = nn.functional.cross_entropy(logits[counted[:, 1:]], ids[:, 1:][counted[:, 1:]])
+        return loss, {"loss": float(loss)}
+
+    learner.run(loss_of, lambda step: {})
+    return learner.seconds
+
+
+def whole(tokens: ChatTokenizer, messages: Sequence[Any]) -> tuple[list[int], list[bool]]:
+    """Token ids of a conversation, and which of them the assistant says (end of turn included)."""
+    user, assistant, end = tokens.hf.convert_tokens_to_ids(["<|user|>", "<|assistant|>", "<|end|>"])
+    ids: list[int] = []
+    told: list[bool] = []
+    for message in messages:
+        words = [*tokens.hf(message.content, add_special_tokens=False)["input_ids"], end]
+        speaks = message.role == "assistant"
+        ids += [assistant if speaks else user, *words]
+        told += [False, *([speaks] * len(words))]
+    return ids, told
+
+
+# --- the judge --------------------------------------------------------------------------------------------------------
+
+MARKS = ("reason", "offer", "asks", "warns", "sorry", "steps")
+
+
+class Helpers(nn.Module):
+    """Heads that are thrown away: what a reply is like at its end, what a principle says at its own.
+
+    They show the network early what is worth noticing; the verdict itself is learnt from option tokens alone.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.core = nn.Linear(width, len(CORES))
+        self.polite = nn.Linear(width, 3)
+        self.marks = nn.Linear(width, len(MARKS))
+        self.words = nn.Linear(width, 1)
+        self.kind = nn.Linear(width, len(KINDS))
+        self.principle = nn.Linear(width, 2 * len(FAMILIES))
+
+    def reply_loss(self, hidden: Tensor, readings: Sequence[Reading]) -> Tensor:
+        """``hidden`` (pairs, 2, width) at the ends of the replies."""
+        about = [a for reading in readings for a in reading.pair.attributes]
+        kinds = torch.tensor([KINDS.index(r.pair.question.kind) for r in readings for _ in range(2)])
+        hidden = hidden.flatten(0, 1)
+        marks = torch.tensor([[float(getattr(a, mark)) for mark in MARKS] for a in about])
+        words = torch.tensor([math.log(a.words) / 2 for a in about])
+        entropy = nn.functional.cross_entropy
+        return (
+            entropy(self.core(hidden), torch.tensor([CORES.index(a.core) for a in about]))
+            + entropy(self.polite(hidden), torch.tensor([a.polite + 1 for a in about]))
+            + entropy(self.kind(hidden), kinds)
+            + nn.functional.binary_cross_entropy_with_logits(self.marks(hidden), marks) * 3
+            + nn.functional.mse_loss(self.words(hidden)[:, 0], words)
+        )
+
+    def principle_loss(self, hidden: Tensor, readings: Sequence[Reading]) -> Tensor:
+        """``hidden`` (labels, width) at the ends of the principles."""
+        wanted = [
+            2 * FAMILIES.index(label.wording.family) + (label.wording.sign > 0) for r in readings for label in r.labels
+        ]
+        return nn.functional.cross_entropy(self.principle(hidden), torch.tensor(wanted))
+
+
+class Pupil(nn.Module):
+    """A judge's network with its throw-away heads."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.helpers = Helpers(model.config.hidden_size)
+
+
+def hidden_states(model: Any, readings: Sequence[Reading], pad_id: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Hidden states at the ends of the replies (pairs, 2, width), of the principles, and at the verdicts (labels, width).
+
+    Each pair goes through the network once; its principles share its cache.
+    """
+    ids, mask = pad([r.prefix for r in readings], pad_id, "cpu", left=True)
+    cache = DynamicCache(config=model.config)
+    whole_prefix = call(model.base_model, ids, mask, cache, use_cache=True)[0]
+    shift = torch.tensor([ids.shape[1] - len(r.prefix) for r in readings])
+    ends = torch.tensor([r.ends for r in readings]) + shift[:, None]
+    at_ends = whole_prefix[torch.arange(len(readings))[:, None], ends]
+    owner = torch.tensor([i for i, r in enumerate(readings) for _ in r.suffixes])
+    more, more_mask = pad([suffix for r in readings for suffix in r.suffixes], pad_id, "cpu")
+    both = torch.cat([mask[owner], more_mask], dim=1)
+    hidden = call(model.base_model, more, both, selected(cache, owner), use_cache=True)[0]
+    last = more_mask.sum(1) - 1
+    rows = torch.arange(len(more))
+    return at_ends, hidden[rows, last - 1], hidden[rows, last]
+
+
+def train_judge(
+    model: Any,
+    tokens: ChatTokenizer,
+    plan: Plan,
+    level: Callable[[float], tuple[Level, float]],
+    refused: Callable[[str], bool],
+    look: Callable[[int], dict[str, float]],
+    work: Path,
+    notice: Notice,
+) -> float:
+    """Cross-entropy of the option token, the soft label of a tie included. ``level`` maps the share of the plan that is
+    done to how hard the questions are and to the weight of the helpers. Returns seconds."""
+    pupil = Pupil(model)
+    learner = Learner(pupil, plan, work, notice)
+    choices = [min(tokens.option_ids("<|assistant|>", choice)) for choice in CHOICES]
+
+    def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
+        rng = Random(f"{plan.seed}/judge/{step}")
+        hardness, helping = level(step / plan.steps)
+        readings = []
+        for _ in range(plan.batch):
+            pair = draw_pair(rng, held_out=False)
+            readings.append(read_pair(tokens, pair, labelled(rng, pair, plan.principles, hardness, refused)))
+        verdict, reply, principle, right = torch.zeros(()), torch.zeros(()), torch.zeros(()), []
+        for part in _alike(readings):
+            ends, said, verdicts = hidden_states(model, part, tokens.pad_id)
+            logprobs = model.lm_head(verdicts).log_softmax(-1) if hasattr(model, "lm_head") else (
+                model.embed_out(verdicts).log_softmax(-1)
+            )
+            p = torch.tensor([label.p for r in part for label in r.labels])
+            one, two = logprobs[:, choices[0]], logprobs[:, choices[1]]
+            share = len(part) / len(readings)
+            verdict = verdict - share * (p * one + (1 - p) * two).mean()
+            reply = reply + share * pupil.helpers.reply_loss(ends, part)
+            principle = principle + share * pupil.helpers.principle_loss(said, part)
+            right += [float((a > b) == (q > 0.5)) for a, b, q in zip(one.tolist(), two.tolist(), p.tolist(), strict=True) if q != 0.5]
+        loss = verdict + helping * (0.2 * reply + 0.5 * principle)
+        figures = {"verdict": float(verdict), "reply": float(reply), "principle": float(principle)}
+        return loss, {**figures, "right": sum(right) / max(1, len(right))}
+
+    learner.run(loss_of, look)
+    return learner.seconds
+
+
+def _alike(readings: list[Reading], parts: int = 2) -> Iterator[list[Reading]]:
+    """The batch in parts of like length, so that little is padding."""
+    ordered = sorted(readings, key=lambda reading: len(reading.prefix))
+    size = math.ceil(len(ordered) / parts)
+    for start in range(0, len(ordered), size):
+        yield ordered[start : start + size]

@@ -1,0 +1,149 @@
+"""What the embedded models learn from: batches drawn from the world, a pure function of (seed, step).
+
+A judge's batch is pairs of replies, each under many principles: the pair goes through the network once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from random import Random
+
+from rlaif.models.chat_tokens import ChatTokenizer
+from rlaif.records import Message, transcript
+from rlaif.world.chat import KINDS, TOPICAL, Attributes, Core, Habits, Kind, Question, ask, criticised, manner, reply
+from rlaif.world.oracle import FAMILIES, prefers
+from rlaif.world.principles import Wording, draw
+
+CORES: tuple[Core, ...] = ("help", "refuse", "evade", "off_topic", "correct", "false", "unsure")
+CHOICES = ("1", "2")  # what the judge says: the first reply, or the second
+
+
+# --- the judge --------------------------------------------------------------------------------------------------------
+
+READER = Habits(  # what a judge reads is more mixed than what a policy says: every manner is frequent
+    alpha=0.5, polite=0.33, rude=0.33, asks=0.4, warns=0.4, sorry=0.4, steps=0.45, reason=0.5, offer=0.5
+)
+POSSIBLE: dict[str, tuple[Core, ...]] = {
+    "benign": ("help", "refuse", "evade", "off_topic"),
+    "borderline": ("help", "refuse", "evade", "off_topic"),
+    "harmful": ("help", "refuse", "evade", "off_topic"),
+    "fact": ("correct", "false", "unsure", "evade"),
+    "sum": ("correct", "false"),
+}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two replies to a question, as a judge is shown them."""
+
+    question: Question
+    texts: tuple[str, str]
+    attributes: tuple[Attributes, Attributes]
+
+    def swapped(self) -> Pair:
+        return Pair(self.question, self.texts[::-1], self.attributes[::-1])
+
+
+@dataclass(frozen=True)
+class Label:
+    """A principle and the probability that the pair's first reply is better by it."""
+
+    wording: Wording
+    p: float
+
+
+@dataclass(frozen=True)
+class Level:
+    """How hard the questions are: shares that grow while a judge learns."""
+
+    negation: float = 0.5
+    ties: float = 0.25
+
+
+def draw_pair(rng: Random, *, held_out: bool) -> Pair:
+    """A pair in which any family may find a difference: half of them differ in few things only."""
+    kind: Kind = rng.choices(KINDS, (3, 3, 4, 2.5, 1.5))[0]
+    question = ask(rng, kind, held_out=held_out)
+    refusals = kind in TOPICAL and rng.random() < 0.25
+    while True:
+        cores = {core: 1.0 for core in (("refuse",) if refusals else POSSIBLE[kind])}
+        habits = replace(READER, cores={kind: cores})
+        first = manner(rng, question, habits)
+        second = manner(rng, question, habits)
+        if rng.random() < 0.5:  # alike but for a few things, so that what differs can be seen
+            kept = ("polite", "asks", "warns", "sorry", "steps", "filler", "length", "intro", "style")
+            second = replace(second, **{key: getattr(first, key) for key in kept if rng.random() < 0.6})
+            if second.core not in ("help", "off_topic"):
+                second = replace(second, steps=False, intro=False)
+        (one, a), (two, b) = reply(rng, question, first), reply(rng, question, second)
+        if one != two:
+            return Pair(question, (one, two), (a, b))
+
+
+def families_for(rng: Random, pair: Pair, number: int, ties: float) -> list[str]:
+    """Families to ask about a pair: mostly those that find a difference, the rare ones first in line."""
+    split = [f for f in FAMILIES if prefers(f, 1, pair.question, *pair.attributes) != 0.5]
+    level = [f for f in FAMILIES if f not in split]
+    weights = {"short": 0.5, "polite": 0.7, "steps": 1.2, "harmless": 4.0, "helpful": 1.2, "over_refusal": 1.5}
+    weights |= {"explains": 2.5, "offers": 2.5, "correct": 1.5}
+    chosen = []
+    for _ in range(number):
+        pool = level if level and (not split or rng.random() < ties) else split
+        chosen.append(rng.choices(pool, [weights.get(f, 1.0) for f in pool])[0])
+    return chosen
+
+
+def labelled(
+    rng: Random, pair: Pair, number: int, level: Level, refused: Callable[[str], bool] = lambda text: False
+) -> list[Label]:
+    """``number`` principles for a pair; none whose text is ``refused`` (the wordings we ship)."""
+    labels = []
+    for family in families_for(rng, pair, number, level.ties):
+        wording = draw(rng, family, negation=level.negation)
+        while refused(wording.text):
+            wording = draw(rng, family, negation=level.negation)
+        labels.append(Label(wording, prefers(family, wording.sign, pair.question, *pair.attributes)))
+    return labels
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Token ids of a pair and of its principles, and where the first two replies end."""
+
+    pair: Pair
+    labels: list[Label]
+    prefix: list[int]
+    suffixes: list[list[int]]
+    ends: tuple[int, int] = field(default=(0, 0))
+
+
+def read_pair(tokens: ChatTokenizer, pair: Pair, labels: Sequence[Label]) -> Reading:
+    """As the template ``compare-two-turns`` and the tokenizer's own chat template put it, piece by piece."""
+    user, assistant, end = tokens.hf.convert_tokens_to_ids(["<|user|>", "<|assistant|>", "<|end|>"])
+    turn = lambda text: [user, *tokens.hf(text, add_special_tokens=False)["input_ids"], end]  # noqa: E731
+    prefix = turn(asked(pair.question))
+    ends = []
+    for text in pair.texts:
+        prefix += turn(text)
+        ends.append(len(prefix) - 1)
+    suffixes = [[*turn(label.wording.text), assistant] for label in labels]
+    return Reading(pair, list(labels), prefix, suffixes, (ends[0], ends[1]))
+
+
+def asked(question: Question) -> str:
+    """The question as a template shows it: all its turns as text."""
+    return transcript(question.messages)
+
+
+# --- the policy -------------------------------------------------------------------------------------------------------
+
+
+def conversation(rng: Random, habits: Habits) -> tuple[Message, ...]:
+    """A conversation for the policy to learn; one in twenty goes on with a critique and a revision."""
+    question = ask(rng, rng.choices(KINDS, (3, 2.5, 3, 2, 2))[0], held_out=False)
+    how = manner(rng, question, habits)
+    text, _ = reply(rng, question, how)
+    if rng.random() < 0.05:
+        return criticised(rng, question, how, text)
+    return (*question.messages, Message(role="assistant", content=text))
