@@ -149,7 +149,8 @@ def every(text: str) -> tuple[str, ...]:
     if not found:
         return (" ".join(text.split()),)
     options = found.group(1).split("|")
-    return tuple(one for o in options for one in every(text[: found.start()] + o + text[found.end() :]))
+    found_all = (one for o in options for one in every(text[: found.start()] + o + text[found.end() :]))
+    return tuple(dict.fromkeys(found_all))
 
 
 @functools.cache

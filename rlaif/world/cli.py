@@ -1,0 +1,140 @@
+"""``rlaif world``: look at the practice world's prompts, replies, truths, annotators and judges."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    help="The practice world: prompts with known truth, simulated people, small judges.", rich_markup_mode=None
+)
+
+Seed = Annotated[int, typer.Option("--seed", help="Another seed draws other prompts.")]
+Number = Annotated[int, typer.Option("--number", "-n", min=1, help="How many.")]
+HeldOut = Annotated[bool, typer.Option("--held-out", help="Only what stands in no model's training data.")]
+
+
+@app.command()
+def prompts(
+    number: Number = 10,
+    kind: Annotated[str | None, typer.Option("--kind", help="benign, borderline, harmful, fact or sum.")] = None,
+    held_out: HeldOut = False,
+    seed: Seed = 0,
+    to: Annotated[Path | None, typer.Option("--to", help="Write JSONL for `prompts: FILE` instead.")] = None,
+) -> None:
+    """Draw prompts, and show a reply to each with its attributes, or write them to a file."""
+    from rlaif.world.showing import questions, shown
+
+    drawn = questions(number, _kinds(kind), held_out=held_out, seed=seed)
+    if to is None:
+        print("\n\n".join(shown(question, seed) for question in drawn))
+        return
+    rows = [{"messages": [m.model_dump() for m in q.messages], "category": q.kind} for q in drawn]
+    _write(to, rows)
+    print(f"{to}: {len(rows)} prompts")
+
+
+@app.command()
+def attributes(
+    prompt: Annotated[str, typer.Option("--prompt", help="What a person asks.")],
+    reply: Annotated[str, typer.Option("--reply", help="What is answered.")],
+) -> None:
+    """What the oracle reads in a prompt and a reply: the truth that judges are measured against."""
+    from dataclasses import asdict
+
+    from rlaif.errors import DataError
+    from rlaif.records import Message
+    from rlaif.world.oracle import FAMILIES, read, score
+    from rlaif.world.oracle import attributes as truth
+
+    question = read((Message(role="user", content=prompt),))
+    if question is None:
+        raise DataError("--prompt: not a question of the practice world (`rlaif world prompts` shows some).")
+    found = truth(question, reply)
+    about = {"kind": question.kind, "topic": question.topic, "harmful": question.harmful, "answer": question.answer}
+    _print_table("prompt", {key: value for key, value in about.items() if value != ""})
+    _print_table("reply", asdict(found))
+    _print_table("score by family (- : no opinion)", {f: score(f, question, found) for f in FAMILIES})
+
+
+@app.command()
+def annotators(
+    number: Number = 2000,
+    seed: Seed = 0,
+    options: Annotated[list[str], typer.Option("--set", help="An option of the annotators, such as noise=0.25.")] = [],  # noqa: B006
+) -> None:
+    """Let simulated people label random pairs, and compare what they do with the truth and with the faults planted."""
+    from rlaif.component import parse_options
+    from rlaif.config import apply_settings
+    from rlaif.world.annotators import Annotators
+    from rlaif.world.showing import annotator_rates
+
+    chosen = parse_options(Annotators, apply_settings({}, options), "--set")
+    for name, figure in annotator_rates(chosen, number, seed).items():
+        print(f"{name:<34}{figure.value:.3f}  ({figure.low:.3f} to {figure.high:.3f}, n = {figure.n})")
+
+
+@app.command()
+def check(
+    principles: Annotated[list[str], typer.Argument(help="A principle in quotes, or the name of a constitution.")],
+    model: Annotated[str, typer.Option("--model", help="The judge's folder.")] = "package:rlaif.world/models/judge",
+) -> None:
+    """How the practice judge reads principles: unknown words, and verdicts on pairs that differ in one thing."""
+    from rlaif.world.showing import check_principles
+
+    for line in check_principles(principles, model):
+        print(line)
+
+
+@app.command()
+def build(
+    models: Annotated[list[str] | None, typer.Argument(help="policy, judge, second-judge; all without a name.")] = None,
+    work: Annotated[Path, typer.Option("--work", help="Where training is kept; it goes on from there.")] = Path("world-build"),
+) -> None:
+    """Train the embedded models from nothing: hours on one core, resumable."""
+    from rlaif.world.build import build_models
+
+    build_models(models or [], work, print)
+
+
+@app.command()
+def exam(
+    model: Annotated[str, typer.Option("--model", help="The judge's folder.")] = "package:rlaif.world/models/judge",
+    number: Number = 1200,
+    seed: Seed = 0,
+    held_out_wordings: Annotated[
+        bool, typer.Option("--held-out-wordings", help="Also those written without sight of the grammar.")
+    ] = False,
+) -> None:
+    """Examine a judge against the oracle on held-out prompts, both orders averaged, each figure with n and interval."""
+    from rlaif.world.showing import examine
+
+    for name, figure in examine(model, number, seed, held_out_wordings).items():
+        print(f"{name:<34}{figure.value:.3f}  ({figure.low:.3f} to {figure.high:.3f}, n = {figure.n})")
+
+
+def _kinds(kind: str | None) -> Any:
+    from rlaif.errors import ConfigError, did_you_mean
+    from rlaif.world.chat import KINDS
+
+    if kind is None:
+        return KINDS
+    if kind not in KINDS:
+        raise ConfigError(f'--kind: "{kind}"?{did_you_mean(kind, KINDS)}')
+    return (kind,)
+
+
+def _print_table(title: str, values: dict[str, Any]) -> None:
+    print(title)
+    for key, value in values.items():
+        print(f"  {key:<14}{'-' if value is None else value}")
+
+
+def _write(path: Path, rows: list[dict[str, Any]]) -> None:
+    from rlaif.store import writing
+
+    with writing(path) as temporary:
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
