@@ -41,7 +41,7 @@ def main() -> None:
 
     code = None
     try:
-        code = app(standalone_mode=False)  # None, or the code a command left with
+        code = app(prog_name="rlaif", standalone_mode=False)  # None, or the code a command left with
     except (UserError, StorageError) as error:
         _fail(str(error), 2)
     except RlaifError as error:
@@ -175,23 +175,23 @@ def run(
 
 @app.command()
 def sample(
+    file: Annotated[str, typer.Argument(help="Prompts: a file, hub:OWNER/NAME or set:NAME.")],
     model: Annotated[str, typer.Option("--model", help="Policy: a local model folder.")],
-    prompts: Annotated[str, typer.Option("--prompts", help="File, hub:OWNER/NAME or set:NAME.")],
     samples: Annotated[int, typer.Option("--samples", help="Responses per prompt.")] = 4,
     out: Out = None,
     limit: Limit = None,
     settings: Settings = [],  # noqa: B006
 ) -> None:
     """Prompts to responses and comparisons."""
-    data = {"models": {"policy": model}, "prompts": prompts, "responses": {"samples": samples}}
+    data = {"models": {"policy": model}, "prompts": file, "responses": {"samples": samples}}
     _walk_data("sample", data, settings, out, limit, "comparisons")
 
 
 @app.command()
 def judge(
     name: Annotated[str, typer.Argument(metavar="JUDGE", help="A judge: name or path.")],
-    source: Annotated[
-        str | None, typer.Option("--in", help="A file of pairs; without it --out names a sampled run.")
+    file: Annotated[
+        str | None, typer.Argument(help="Pairs: a file or hub:OWNER/NAME; without it --out names a sampled run.")
     ] = None,
     model: Annotated[
         str | None, typer.Option("--model", help="The judge's model: a local folder, or scripted:…")
@@ -207,7 +207,7 @@ def judge(
         "constitution": constitution,
         "models": {"judge": _model(model)} if model else {},
     }
-    _continue("judge", data, source, settings, out, limit, "preferences")
+    _continue("judge", data, file, settings, out, limit, "preferences")
 
 
 @app.command()
@@ -314,7 +314,7 @@ def _continue(
         _walk_data(name, {**data, "pairs": source}, settings, out, limit, until)
         return
     if out is None:
-        raise UserError(f"{name}: name a file with --in, or a run folder with --out.")
+        raise UserError(f"{name}: name a file of pairs, or a run folder with --out.")
     from rlaif.catalogue import Catalogue
 
     pipeline, entry = recipe_of_folder(name, out, data, settings)

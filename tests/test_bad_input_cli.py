@@ -84,7 +84,7 @@ def records(folder: str | Path, noun: str) -> list[dict[str, Any]]:
 # --- files that are missing, malformed or of the wrong shape ----------------------------------------------------------
 
 Wrong = tuple[dict[str, bytes], list[str], str]
-JUDGE = ["judge", "longest", "--in"]
+JUDGE = ["judge", "longest"]
 
 WRONG_FILES: dict[str, Wrong] = {
     "pairs missing": ({}, [*JUDGE, "nowhere.jsonl"], "nowhere.jsonl: no such file."),
@@ -186,13 +186,13 @@ def test_a_wrong_file_of_prompts_is_one_line_and_exit_code_2(name: str, rlaif: R
     data, message = WRONG_PROMPTS[name]
     if data is not None:
         Path("p.jsonl").write_bytes(data)
-    said = rlaif("sample", "--model", policy_folder, "--prompts", "p.jsonl", "--out", "out")
+    said = rlaif("sample", "--model", policy_folder, "p.jsonl", "--out", "out")
     assert (said.code, said.line) == (2, f"rlaif: {message}")
 
 
 def test_a_column_that_is_not_there_offers_a_near_one(rlaif: Rlaif, policy_folder: Path) -> None:
     write_jsonl(Path("p.jsonl"), [{"query_text": "Hi"}])
-    said = rlaif("sample", "--model", policy_folder, "--prompts", "p.jsonl", "--set", "prompts.column=query_txt")
+    said = rlaif("sample", "--model", policy_folder, "p.jsonl", "--set", "prompts.column=query_txt")
     assert (said.code, said.line) == (2, 'rlaif: p.jsonl line 1: no column "query_txt". Did you mean "query_text"?')
 
 
@@ -208,7 +208,7 @@ def test_rows_that_cannot_be_used_are_counted_by_reason_and_the_rest_goes_on(rla
         {"prompt": "a", "chosen": "\ud83d", "rejected": "c"},
     ]
     Path("p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    said = rlaif("judge", "longest", "--in", "p.jsonl", "--out", "out")
+    said = rlaif("judge", "longest", "p.jsonl", "--out", "out")
     assert said.code == 0
     assert "pairs                       8 rows: 2 passed on, 6 filtered" in said.text
     counted = json.loads(Path("out/accounts.json").read_text())["pairs"]["reasons"]
@@ -227,7 +227,7 @@ def test_rows_that_cannot_be_used_are_counted_by_reason_and_the_rest_goes_on(rla
 
 def test_repeated_prompts_are_sampled_once_and_counted(rlaif: Rlaif, policy_folder: Path) -> None:
     said = rlaif(
-        "sample", "--model", policy_folder, "--prompts", prompts("Hi", "Hi", "Bye"), "--samples", "2",
+        "sample", "--model", policy_folder, prompts("Hi", "Hi", "Bye"), "--samples", "2",
         "--out", "out", *SHORT,
     )  # fmt: skip
     assert said.code == 0
@@ -240,9 +240,7 @@ def test_repeated_prompts_are_sampled_once_and_counted(rlaif: Rlaif, policy_fold
 
 
 def test_a_single_response_per_prompt_is_nothing_to_compare(rlaif: Rlaif, policy_folder: Path) -> None:
-    said = rlaif(
-        "sample", "--model", policy_folder, "--prompts", prompts("Hi", "Bye"), "--samples", "1", "--out", "out", *SHORT
-    )
+    said = rlaif("sample", "--model", policy_folder, prompts("Hi", "Bye"), "--samples", "1", "--out", "out", *SHORT)
     assert (said.code, said.line) == (2, "rlaif: out: nothing to compare: 2 × a single response.")
     assert len(records("out", "responses")) == 2, "what was sampled is kept"
 
@@ -263,7 +261,7 @@ def test_a_recipe_that_would_compare_a_single_response_is_stopped_before_samplin
 
 def test_identical_samples_are_nothing_to_compare(rlaif: Rlaif, policy_folder: Path) -> None:
     said = rlaif(
-        "sample", "--model", policy_folder, "--prompts", prompts("Hi"), "--samples", "3", "--out", "out", *SHORT,
+        "sample", "--model", policy_folder, prompts("Hi"), "--samples", "3", "--out", "out", *SHORT,
         "--set", "responses.sampling.temperature=0",
     )  # fmt: skip
     assert (said.code, said.line) == (2, "rlaif: out: nothing to compare: 3 × identical responses.")
@@ -286,7 +284,7 @@ def test_what_a_response_says_is_material_and_never_the_verdict(name: str, rlaif
     one, two = AWKWARD[name]
     source = pairs({"prompt": "Which?", "response_a": one, "response_b": two})
     Path("own_judge.py").write_text("def undecided(request):\n    return 'I cannot tell.'\n")
-    said = rlaif("judge", "compare-text", "--in", source, "--model", "scripted:own_judge:undecided", "--out", "out")
+    said = rlaif("judge", "compare-text", source, "--model", "scripted:own_judge:undecided", "--out", "out")
     assert said.code == 0
     assert "2 × no verdict in the reply" in said.text
     assert [row["weight"] for row in records("out", "preferences")] == [0.0]
@@ -295,7 +293,7 @@ def test_what_a_response_says_is_material_and_never_the_verdict(name: str, rlaif
 def test_awkward_responses_are_all_judged_by_a_local_model(rlaif: Rlaif, judge_folder: Path) -> None:
     rows = [{"prompt": "Which?", "response_a": a, "response_b": b} for a, b in AWKWARD.values()]
     said = rlaif(
-        "judge", "compare-local", "--in", pairs(*rows), "--model", judge_folder, "--constitution", "concise",
+        "judge", "compare-local", pairs(*rows), "--model", judge_folder, "--constitution", "concise",
         "--out", "out",
     )  # fmt: skip
     assert said.code == 0
@@ -306,7 +304,7 @@ def test_awkward_responses_are_all_judged_by_a_local_model(rlaif: Rlaif, judge_f
 
 def test_prompts_longer_than_the_context_are_counted_and_the_rest_goes_on(rlaif: Rlaif, policy_folder: Path) -> None:
     said = rlaif(
-        "sample", "--model", policy_folder, "--prompts", prompts("Hi", "how " * 3000), "--samples", "2",
+        "sample", "--model", policy_folder, prompts("Hi", "how " * 3000), "--samples", "2",
         "--out", "out", *SHORT,
     )  # fmt: skip
     assert said.code == 0
@@ -320,7 +318,6 @@ def test_when_no_prompt_fits_the_context_the_line_says_so(rlaif: Rlaif, policy_f
         "sample",
         "--model",
         policy_folder,
-        "--prompts",
         prompts("how " * 3000),
         "--samples",
         "2",
@@ -339,7 +336,6 @@ def test_a_comparison_longer_than_the_judges_context_is_counted_as_failed(rlaif:
     said = rlaif(
         "judge",
         "compare-local",
-        "--in",
         source,
         "--model",
         judge_folder,
@@ -357,7 +353,7 @@ def test_a_comparison_longer_than_the_judges_context_is_counted_as_failed(rlaif:
 def test_more_failures_than_a_recipe_tolerates_stop_even_a_small_run(rlaif: Rlaif, judge_folder: Path) -> None:
     source = pairs(GOOD, {"prompt": "Hi", "chosen": "word " * 5000, "rejected": "No."})
     for _ in range(2):  # the second walk has nothing left to ask, and says the same
-        said = rlaif("judge", "compare-local", "--in", source, "--model", judge_folder, "--out", "out")
+        said = rlaif("judge", "compare-local", source, "--model", judge_folder, "--out", "out")
         assert said.code == 1
         assert said.line.startswith(
             "rlaif: judgements: 2 of 4 failed, more than failure_tolerance 0.2 allows; 2 × prompt"
@@ -378,7 +374,7 @@ def test_a_model_without_chat_template_or_end_token_runs_and_says_so(rlaif: Rlai
     folder = build(tmp_path / "plain", template=None)
     without_eos(folder)
     said = rlaif(
-        "sample", "--model", folder, "--prompts", prompts(), "--samples", "2", "--out", "out",
+        "sample", "--model", folder, prompts(), "--samples", "2", "--out", "out",
         "--set", "responses.sampling.max_output_tokens=4",
     )  # fmt: skip
     assert said.code == 0
@@ -399,7 +395,7 @@ def test_turns_a_chat_template_refuses_are_counted_and_the_rest_goes_on(rlaif: R
     folder = build(tmp_path / "strict", template=alternate)
     twice = [{"role": "user", "content": text} for text in ("one", "two")]
     write_jsonl(Path("p.jsonl"), [{"prompt": "Hi"}, {"messages": twice}])
-    said = rlaif("sample", "--model", folder, "--prompts", "p.jsonl", "--samples", "2", "--out", "out", *SHORT)
+    said = rlaif("sample", "--model", folder, "p.jsonl", "--samples", "2", "--out", "out", *SHORT)
     assert said.code == 0
     assert "2 × " in said.text
     assert "the chat template refuses turns 'user user': Roles must alternate" in said.text
@@ -430,7 +426,7 @@ def test_a_model_folder_with_parts_missing_is_one_line(name: str, rlaif: Rlaif, 
     damage, message = MODELS[name]
     shutil.copytree(policy_folder, "model")
     broken(Path("model"), **damage)
-    said = rlaif("sample", "--model", "model", "--prompts", prompts(), "--out", "out")
+    said = rlaif("sample", "--model", "model", prompts(), "--out", "out")
     assert (said.code, said.line) == (2, f"rlaif: rlaif sample: models.policy: {message.replace('M', 'model', 1)}")
 
 
@@ -454,40 +450,40 @@ def test_a_damaged_model_folder_is_one_line(
 ) -> None:
     shutil.copytree(policy_folder, "model")
     broken(Path("model"), **damage)
-    said = rlaif("sample", "--model", "model", "--prompts", prompts(), "--out", "out", *SHORT)
+    said = rlaif("sample", "--model", "model", prompts(), "--out", "out", *SHORT)
     assert said.code == 2
     assert said.line.startswith(beginning)
 
 
 WRONG_MODELS = {
     "no folder": (
-        ["sample", "--model", "nowhere", "--prompts", "prompts.jsonl"],
+        ["sample", "--model", "nowhere", "prompts.jsonl"],
         "rlaif sample: models.policy: model folder nowhere does not exist (a local Hugging Face folder is expected).",
     ),
     "an unknown provider": (
-        ["sample", "--model", "x", "--prompts", "prompts.jsonl", "--set", "models.policy.provider=lcoal"],
+        ["sample", "--model", "x", "prompts.jsonl", "--set", "models.policy.provider=lcoal"],
         'rlaif sample: models.policy: provider "lcoal" is not known. Did you mean "local"? '
         "A class of your own is named package.module:Class.",
     ),
     "an unknown option": (
-        ["sample", "--model", "x", "--prompts", "prompts.jsonl", "--set", "models.policy.options.dtpe=float32"],
+        ["sample", "--model", "x", "prompts.jsonl", "--set", "models.policy.options.dtpe=float32"],
         'rlaif sample: models.policy: options: unknown key "dtpe". Did you mean "dtype"?',
     ),
     "a script that is not there": (
-        ["judge", "compare-text", "--in", "pairs.jsonl", "--model", "scripted:own_nowhere:speak"],
+        ["judge", "compare-text", "pairs.jsonl", "--model", "scripted:own_nowhere:speak"],
         'rlaif judge: models.judge: function "own_nowhere:speak": module "own_nowhere" was not found. '
         "Install it or run where it can be imported.",
     ),
     "a table that is not there": (
-        ["judge", "compare-text", "--in", "pairs.jsonl", "--model", "scripted:nowhere.jsonl"],
+        ["judge", "compare-text", "pairs.jsonl", "--model", "scripted:nowhere.jsonl"],
         "nowhere.jsonl: no such file.",
     ),
     "a table that is no table": (
-        ["judge", "compare-text", "--in", "pairs.jsonl", "--model", "scripted:pairs.jsonl"],
+        ["judge", "compare-text", "pairs.jsonl", "--model", "scripted:pairs.jsonl"],
         'pairs.jsonl line 1: expected {"contains": …, "reply": …}, both text.',
     ),
     "a table that is not JSON": (
-        ["judge", "compare-text", "--in", "pairs.jsonl", "--model", "scripted:bad.jsonl"],
+        ["judge", "compare-text", "pairs.jsonl", "--model", "scripted:bad.jsonl"],
         "bad.jsonl line 1: not valid JSON: Expecting value at column 1.",
     ),
 }
@@ -544,30 +540,30 @@ WRONG_RECIPES: dict[str, tuple[dict[str, str], list[str], str]] = {
     ),
     "an unknown judge": (
         {},
-        ["judge", "longst", "--in", "pairs.jsonl"],
+        ["judge", "longst", "pairs.jsonl"],
         'rlaif judge: judge "longst" not found in ./judges or the built-ins. Did you mean "longest"?',
     ),
     "an unknown constitution": (
         {},
-        ["judge", "longest", "--in", "pairs.jsonl", "--constitution", "concize"],
+        ["judge", "longest", "pairs.jsonl", "--constitution", "concize"],
         'rlaif judge: constitution "concize" not found in ./prompts/constitutions or the built-ins. '
         'Did you mean "concise"?',
     ),
     "a missing rubric": (
         {"judges/own.yaml": "protocol: pairwise-text\nrubric: helpful-safe\n"},
-        ["judge", "own", "--in", "pairs.jsonl", "--model", "scripted:own:speak"],
+        ["judge", "own", "pairs.jsonl", "--model", "scripted:own:speak"],
         'judges/own.yaml: rubric "helpful-safe" not found in ./prompts/rubrics or the built-ins. '
         'Did you mean "helpful-and-safe"?',
     ),
     "a judge without a model": (
         {},
-        ["judge", "compare-local", "--in", "pairs.jsonl"],
+        ["judge", "compare-local", "pairs.jsonl"],
         'rlaif judge: judge "compare-local" asks the model of role "judge": set models.judge '
         "(--set models.judge=FOLDER).",
     ),
     "a malformed setting": (
         {},
-        ["judge", "longest", "--in", "pairs.jsonl", "--set", "seed"],
+        ["judge", "longest", "pairs.jsonl", "--set", "seed"],
         "--set seed: expected key=value, for instance --set seed=1.",
     ),
     "a policy method no one knows": (
@@ -579,7 +575,7 @@ WRONG_RECIPES: dict[str, tuple[dict[str, str], list[str], str]] = {
     "neither a file nor a folder": (
         {},
         ["judge", "longest"],
-        "judge: name a file with --in, or a run folder with --out.",
+        "judge: name a file of pairs, or a run folder with --out.",
     ),
     "a kind that is none": ({}, ["list", "judgs"], 'list: unknown kind "judgs". Did you mean "judge"?'),
     "a name that is none": ({}, ["show", "longst"], '"longst" is not in the catalogue. Did you mean "longest"?'),
@@ -618,11 +614,11 @@ def test_a_wrong_recipe_or_name_is_one_line_before_anything_is_asked(
 COMMAND_LINES = {
     "an unknown command": (["jugde"], "No such command 'jugde'."),
     "an unknown option": (["judge", "longest", "--inn", "x"], "No such option: --inn"),
-    "an option without its value": (["judge", "longest", "--in"], "Option '--in' requires an argument."),
+    "an option without its value": (["judge", "longest", "--out"], "Option '--out' requires an argument."),
     "a missing argument": (["judge"], "Missing argument 'JUDGE'."),
-    "a missing option": (["sample", "--prompts", "x"], "Missing option '--model'."),
-    "a limit of nothing": (["judge", "longest", "--in", "x", "--limit", "0"], "Invalid value for '--limit': "),
-    "a limit that is a word": (["judge", "longest", "--in", "x", "--limit", "all"], "Invalid value for '--limit': "),
+    "a missing option": (["sample", "x"], "Missing option '--model'."),
+    "a limit of nothing": (["judge", "longest", "x", "--limit", "0"], "Invalid value for '--limit': "),
+    "a limit that is a word": (["judge", "longest", "x", "--limit", "all"], "Invalid value for '--limit': "),
 }
 
 
@@ -648,7 +644,7 @@ def test_no_command_prints_the_help(rlaif: Rlaif) -> None:
 def test_a_folder_that_holds_something_else_is_left_alone(rlaif: Rlaif) -> None:
     Path("mine").mkdir()
     Path("mine/thesis.txt").write_text("years")
-    said = rlaif("judge", "longest", "--in", pairs(), "--out", "mine")
+    said = rlaif("judge", "longest", pairs(), "--out", "mine")
     assert (said.code, said.line) == (2, "rlaif: mine: not empty and not a run folder. Choose another --out.")
     assert os.listdir("mine") == ["thesis.txt"]
 
@@ -672,7 +668,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(rlaif: Rlaif) -> None:
 def test_a_manifest_that_is_not_ours_is_one_line(manifest: str, message: str, rlaif: Rlaif) -> None:
     Path("out").mkdir()
     Path("out/manifest.json").write_text(manifest)
-    said = rlaif("judge", "longest", "--in", pairs(), "--out", "out")
+    said = rlaif("judge", "longest", pairs(), "--out", "out")
     assert (said.code, said.line) == (2, f"rlaif: {message}")
     assert Path("out/manifest.json").read_text() == manifest
 
@@ -682,7 +678,7 @@ def test_a_manifest_that_is_not_ours_is_one_line(manifest: str, message: str, rl
     [("pairs.jsonl", "File exists"), ("pairs.jsonl/below", "Not a directory"), ("/proc/rlaif", "No such file or directory")],
 )  # fmt: skip
 def test_a_place_that_cannot_be_written_is_one_line(out: str, reason: str, rlaif: Rlaif) -> None:
-    said = rlaif("judge", "longest", "--in", pairs(), "--out", out)
+    said = rlaif("judge", "longest", pairs(), "--out", out)
     assert (said.code, said.line) == (
         2,
         f"rlaif: {out}: cannot be written: {reason}. Choose a writable place with --out, then run again: finished work "
@@ -696,7 +692,7 @@ def test_a_ledger_that_cannot_be_written_is_one_line(
 ) -> None:
     if not environment:
         monkeypatch.delenv("RLAIF_FENCE_SECRET")
-    said = rlaif("judge", "longest", "--in", pairs(), "--out", "out", "--set", "ledger=pairs.jsonl/ledger.sqlite")
+    said = rlaif("judge", "longest", pairs(), "--out", "out", "--set", "ledger=pairs.jsonl/ledger.sqlite")
     assert said.code == 2
     expected = "pairs.jsonl/ledger.sqlite: the ledger cannot be opened: " if environment else "pairs.jsonl/secret: "
     assert said.line.startswith(f"rlaif: {expected}")
@@ -739,7 +735,7 @@ EXPORTS = {
 @pytest.mark.parametrize("name", EXPORTS)
 def test_an_export_that_cannot_be_is_one_line(name: str, rlaif: Rlaif) -> None:
     arguments, message = EXPORTS[name]
-    assert rlaif("judge", "longest", "--in", pairs(), "--out", "out").code == 0
+    assert rlaif("judge", "longest", pairs(), "--out", "out").code == 0
     said = rlaif("export", "out", *arguments)
     assert (said.code, said.line) == (2, f"rlaif: {message}")
 
@@ -772,7 +768,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on_when_there_is_room
 ) -> None:
     source = pairs(GOOD, OTHER)
     out = small_disk / "out"
-    said = rlaif("judge", "longest", "--in", source, "--out", out)
+    said = rlaif("judge", "longest", source, "--out", out)
     assert said.code == 2
     assert said.line.startswith(f"rlaif: {out}/")
     assert said.line.endswith(
@@ -781,7 +777,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on_when_there_is_room
     assert not list(out.rglob("*.tmp"))
     finished = {path: path.read_bytes() for path in out.rglob("*.parquet")}
     grow(small_disk)
-    assert rlaif("judge", "longest", "--in", source, "--out", out).code == 0
+    assert rlaif("judge", "longest", source, "--out", out).code == 0
     assert finished
     assert {path: path.read_bytes() for path in finished} == finished
     assert len(records(out, "preferences")) == 2
@@ -793,7 +789,7 @@ def test_a_full_disk_under_the_ledger_is_one_line_and_replies_are_kept(small_dis
     )
     rows = [{"prompt": f"Question {i}", "chosen": "good", "rejected": "bad"} for i in range(40)]
     arguments = [
-        "judge", "compare-text", "--in", pairs(*rows), "--model", "scripted:own_talker:speak", "--out", "out",
+        "judge", "compare-text", pairs(*rows), "--model", "scripted:own_talker:speak", "--out", "out",
         "--set", f"ledger={small_disk}/ledger.sqlite", "--set", "shard_rows=2",
     ]  # fmt: skip
     said = rlaif(*arguments)
@@ -829,7 +825,7 @@ def test_a_full_disk_leaves_no_empty_secret(small_disk: Path, rlaif: Rlaif, monk
     monkeypatch.delenv("RLAIF_FENCE_SECRET")
     with pytest.raises(OSError, match="No space left"):
         (small_disk / "filler").write_bytes(b"x" * 200_000)
-    said = rlaif("judge", "longest", "--in", pairs(), "--out", "out", "--set", f"ledger={small_disk}/l.sqlite")
+    said = rlaif("judge", "longest", pairs(), "--out", "out", "--set", f"ledger={small_disk}/l.sqlite")
     assert (said.code, said.line) == (
         2,
         f"rlaif: {small_disk}/secret: cannot be written: No space left on device. Set ledger: to a writable place.",
@@ -856,7 +852,7 @@ def test_an_interrupted_run_says_so_keeps_its_work_and_goes_on_from_there(number
     Path("speed.txt").write_text("slow")
     rows = [{"prompt": f"Question {i}", "chosen": "good", "rejected": "bad"} for i in range(4)]
     arguments = command(
-        "judge", "compare-text", "--in", pairs(*rows), "--model", "scripted:own_slow:speak", "--out", "out",
+        "judge", "compare-text", pairs(*rows), "--model", "scripted:own_slow:speak", "--out", "out",
         "--set", "shard_rows=2",
     )  # fmt: skip
     process = subprocess.Popen(
@@ -887,7 +883,7 @@ def test_an_interruption_while_files_are_checked_is_the_same_line() -> None:
         "import time\nopen('waiting', 'w').close()\ntime.sleep(60)\ndef speak(request): ...\n"
     )
     process = subprocess.Popen(
-        command("judge", "compare-text", "--in", pairs(name="p.jsonl"), "--model", "scripted:own_wait:speak"),
+        command("judge", "compare-text", pairs(name="p.jsonl"), "--model", "scripted:own_wait:speak"),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
@@ -902,7 +898,7 @@ def test_an_interruption_while_files_are_checked_is_the_same_line() -> None:
 
 def test_a_mistake_in_a_real_process_is_one_line_on_stderr() -> None:
     done = subprocess.run(
-        command("judge", "longest", "--in", "nowhere.jsonl"), capture_output=True, text=True, timeout=60, check=False
+        command("judge", "longest", "nowhere.jsonl"), capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (2, "", "rlaif: nowhere.jsonl: no such file.\n")
 
@@ -910,7 +906,7 @@ def test_a_mistake_in_a_real_process_is_one_line_on_stderr() -> None:
 def test_a_bug_in_a_users_own_code_keeps_its_traceback() -> None:
     Path("own_bug.py").write_text("def speak(request):\n    return {}['bug']\n")
     done = subprocess.run(
-        command("judge", "compare-text", "--in", pairs(), "--model", "scripted:own_bug:speak"),
+        command("judge", "compare-text", pairs(), "--model", "scripted:own_bug:speak"),
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 1

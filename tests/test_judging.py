@@ -660,7 +660,7 @@ def test_a_failure_that_may_pass_is_asked_again_by_the_next_walk_and_others_are_
     rows = [f'{{"prompt": "Question {i}", "chosen": "yes {i}", "rejected": "no"}}\n' for i in range(3)]
     (working_folder / "pairs.jsonl").write_text("".join(rows))
     arguments = (
-        "judge", "compare-text", "--in", "pairs.jsonl", "--model", "scripted:moody_judge:speak", "--out", "run",
+        "judge", "compare-text", "pairs.jsonl", "--model", "scripted:moody_judge:speak", "--out", "run",
         "--set", "failure_tolerance=1", "--set", "shard_rows=2",
     )  # fmt: skip
     rlaif(working_folder, *arguments)
