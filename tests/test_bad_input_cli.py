@@ -252,9 +252,9 @@ def test_a_recipe_that_would_compare_a_single_response_is_stopped_before_samplin
         "run", "ai-preferences", "--set", f"prompts={prompts()}", "--set", f"models.policy={policy_folder}",
         "--set", f"models.judge={judge_folder}", "--set", "responses.samples=1", "--out", "out",
     )  # fmt: skip
-    assert said.code == 2
-    assert said.line.endswith(
-        "ai-preferences.yaml: a single response cannot be compared: set responses.samples to 2 or more"
+    assert (said.code, said.line) == (
+        2,
+        "rlaif: --set responses.samples=1: a single response cannot be compared: set responses.samples to 2 or more",
     )
     assert not Path("out").exists()
 
@@ -462,12 +462,12 @@ WRONG_MODELS = {
     ),
     "an unknown provider": (
         ["sample", "--model", "x", "prompts.jsonl", "--set", "models.policy.provider=lcoal"],
-        'rlaif sample: models.policy: provider "lcoal" is not known. Did you mean "local"? '
+        '--set models.policy.provider=lcoal: provider "lcoal" is not known. Did you mean "local"? '
         "A class of your own is named package.module:Class.",
     ),
     "an unknown option": (
         ["sample", "--model", "x", "prompts.jsonl", "--set", "models.policy.options.dtpe=float32"],
-        'rlaif sample: models.policy: options: unknown key "dtpe". Did you mean "dtype"?',
+        '--set models.policy.options.dtpe=float32: unknown key "dtpe". Did you mean "dtype"?',
     ),
     "a script that is not there": (
         ["judge", "compare-text", "pairs.jsonl", "--model", "scripted:own_nowhere:speak"],
@@ -505,8 +505,11 @@ def test_a_policy_that_only_a_script_speaks_for_cannot_be_trained(rlaif: Rlaif) 
         "run", "human-preferences", "--set", f"pairs={pairs()}",
         "--set", "models.policy={provider: scripted, model: own_policy:speak}",
     )  # fmt: skip
-    assert said.code == 2
-    assert said.line.endswith("models.policy: training needs a local model folder, not a scripted:own_policy:speak.")
+    assert (said.code, said.line) == (
+        2,
+        "rlaif: --set models.policy={provider: scripted, model: own_policy:speak}: training needs a local model folder, "
+        "not a scripted:own_policy:speak.",
+    )
 
 
 # --- recipes and names ------------------------------------------------------------------------------------------------
@@ -515,12 +518,12 @@ WRONG_RECIPES: dict[str, tuple[dict[str, str], list[str], str]] = {
     "nothing set": (
         {},
         ["run", "ai-preferences"],
-        'B/pipelines/ai-preferences.yaml: set "prompts" (to sample responses) or "pairs" (a file of comparisons)',
+        "B/pipelines/ai-preferences.yaml: needs --set prompts=FILE --set models.policy=FOLDER",
     ),
     "no model set": (
         {},
         ["run", "human-preferences", "--set", "pairs=pairs.jsonl"],
-        "B/pipelines/human-preferences.yaml: models.policy is not set (--set models.policy=FOLDER names a model folder)",
+        "B/pipelines/human-preferences.yaml: needs --set models.policy=FOLDER",
     ),
     "an unknown pipeline": (
         {},
@@ -566,10 +569,39 @@ WRONG_RECIPES: dict[str, tuple[dict[str, str], list[str], str]] = {
         ["judge", "longest", "pairs.jsonl", "--set", "seed"],
         "--set seed: expected key=value, for instance --set seed=1.",
     ),
+    "a method's option set wrong": (
+        {},
+        ["run", "human-preferences", "--set", "pairs=pairs.jsonl", "--set", "models.policy=POLICY",
+         "--set", "policies.0.options.bet=1"],
+        '--set policies.0.options.bet=1: unknown key "bet". Did you mean "beta"?',
+    ),
+    "a model folder set wrong": (
+        {},
+        ["run", "human-preferences", "--set", "pairs=pairs.jsonl", "--set", "models.policy=nowhere"],
+        "--set models.policy=nowhere: model folder nowhere does not exist (a local Hugging Face folder is expected).",
+    ),
+    "a judge's option on the pipeline": (
+        {},
+        ["judge", "longest", "pairs.jsonl", "--set", "labels.options.minimum_mass=0"],
+        "--set labels.options.minimum_mass=0: unknown key \"minimum_mass\". A judge's own settings stand in its file: "
+        "`rlaif copy JUDGE --as NAME` makes one of yours, to be edited and named here.",
+    ),
+    "a judge set wrong": (
+        {},
+        ["judge", "longest", "pairs.jsonl", "--set", "labels.options.judges=[longst]"],
+        '--set labels.options.judges=[longst]: judge "longst" not found in ./judges or the built-ins. Did you mean '
+        '"longest"?',
+    ),
+    "a constitution set wrong": (
+        {},
+        ["judge", "longest", "pairs.jsonl", "--set", "constitution=concize"],
+        '--set constitution=concize: constitution "concize" not found in ./prompts/constitutions or the built-ins. '
+        'Did you mean "concise"?',
+    ),
     "a policy method no one knows": (
         {},
         ["run", "human-preferences", "--set", "pairs=pairs.jsonl", "--set", "models.policy=POLICY", "--set", "policies=dop"],
-        'B/pipelines/human-preferences.yaml: policies: policy method "dop" is not known. Did you mean "dpo"? '
+        '--set policies=dop: policy method "dop" is not known. Did you mean "dpo"? '
         "A class of your own is named package.module:Class.",
     ),
     "neither a file nor a folder": (

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlaif.catalogue import Catalogue
+from rlaif.component import Place
 from rlaif.config import PreferencesSection, Principle
 from rlaif.errors import CallFailed, ConfigError
 from rlaif.judging import ProtocolContext, Question, Showing, Verdict
@@ -358,7 +359,7 @@ def labels(
         write_judge("mine")
     model = Answering(answer or (lambda request: "[[A]]"))
     label_context = LabelContext(
-        where="pipeline x",
+        where=Place("pipeline x"),
         catalogue=Catalogue(Path.cwd()),
         gateway=Gateway(Ledger(Path("ledger.sqlite"))),
         models={"judge": model},

@@ -12,7 +12,7 @@ from pydantic import Field
 from rlaif.catalogue import Entry
 from rlaif.component import Options as BaseOptions
 from rlaif.component import code_hash, load, parse_model, parse_options
-from rlaif.config import JudgeFile, Principle, load_constitution
+from rlaif.config import IN_JUDGE_FILE, JudgeFile, Principle, load_constitution
 from rlaif.errors import CallError, CallRefused, ConfigError
 from rlaif.judging import PROTOCOLS, JudgeProtocol, ProtocolContext, Question, Showing, Verdict
 from rlaif.labels import LabelContext
@@ -40,7 +40,7 @@ class Judge:
 
 def open_judge(name: str, context: LabelContext) -> Judge:
     """The judge called ``name`` with everything it refers to, checked. Raises ConfigError."""
-    entry = context.catalogue.find("judge", name, where=context.where)
+    entry = context.catalogue.find("judge", name, where=context.where.naming(name))
     where = str(entry.path)
     file: JudgeFile = parse_model(JudgeFile, entry.yaml(), where)
     rubric = ""
@@ -68,6 +68,10 @@ class JudgeLabels:
         judges: tuple[str, ...] = Field(min_length=1)
         principles: Literal["draw", "average", "all"] = "draw"
 
+        @classmethod
+        def hint(cls, key: str) -> str:
+            return IN_JUDGE_FILE
+
     def __init__(self, options: Options, context: LabelContext) -> None:
         self.options, self.context = options, context
         self.judges = [open_judge(name, context) for name in options.judges]
@@ -75,7 +79,8 @@ class JudgeLabels:
             raise ConfigError(f"{context.where}: labels.options.judges: the same judge is named twice.")
         self.principles: tuple[Principle, ...] = ()
         if context.constitution:
-            self.principles = load_constitution(context.catalogue, context.constitution, where=context.where).principles
+            asker = context.where.naming(context.constitution)
+            self.principles = load_constitution(context.catalogue, context.constitution, where=asker).principles
         if options.principles == "all" and self.principles:
             whole = "\n".join(f"- {principle.text}" for principle in self.principles)
             self.principles = (Principle(id="all", text=whole),)
