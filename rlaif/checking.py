@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from rlaif.catalogue import FOLDERS, Catalogue, Entry, Kind
-from rlaif.component import Place, load, parse_model, parse_options
+from rlaif.component import Place, construct, load, parse_model, parse_options
 from rlaif.config import Constitution, JudgeFile, Pipeline, apply_settings, load_pipeline, pinned_names
 from rlaif.conversations import prompt_column
 from rlaif.errors import ConfigError, UserError, did_you_mean
@@ -81,7 +81,8 @@ def _check_judge(catalogue: Catalogue, entry: Entry) -> None:
     if file.rubric:
         catalogue.find("rubric", file.rubric, where=where, from_builtin=entry.builtin)
     kind = load(file.protocol, PROTOCOLS, "protocol", where)
-    kind(parse_options(kind, file.options, f"{where}: options"), ProtocolContext(where, catalogue, entry.builtin, ""))
+    options = parse_options(kind, file.options, f"{where}: options")
+    construct(kind, "(options, context)", options, ProtocolContext(where, catalogue, entry.builtin, ""))
 
 
 def recipe_of(name: str, data: dict[str, Any], settings: Sequence[str]) -> tuple[Pipeline, Entry]:
@@ -232,7 +233,7 @@ def _open_labels(pipeline: Pipeline, context: LabelContext, where: Place) -> Lab
     assert pipeline.labels
     kind = load(pipeline.labels.source, SOURCES, "label source", where.at("labels", "source"))
     options = parse_options(kind, pipeline.labels.options, where.at("labels", "options"))
-    source: LabelSource = kind(options, context)
+    source: LabelSource = construct(kind, "(options, context)", options, context)
     return source
 
 
@@ -245,7 +246,7 @@ def _open_methods(pipeline: Pipeline, where: Place) -> dict[str, Any]:
             raise ConfigError(f'{place}: "{component.name}" is named twice.')
         kind = load(component.name, METHODS, "policy method", place.at("name"))
         options = parse_options(kind, component.options, place.at("options"))
-        methods[name] = kind(options, str(where))
+        methods[name] = construct(kind, "(options, where)", options, str(where))
         if methods[name].needs_reward and not pipeline.reward_model:
             raise ConfigError(f'{place}: "{component.name}" needs a reward model: set reward_model.')
     return methods

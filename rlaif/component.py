@@ -12,14 +12,16 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from rlaif.errors import ConfigError, did_you_mean
+from rlaif.errors import ConfigError, RlaifError, UserError, did_you_mean
 
 DOTTED = re.compile(r"\w+(\.\w+)*:\w+(\.\w+)*")
 
@@ -116,12 +118,49 @@ def load(name: str, table: Mapping[str, str], kind: str, where: str | Place) -> 
     return target
 
 
+@contextmanager
+def users_code(component: Any, doing: str) -> Iterator[None]:
+    """Where a user's own class or function is at work: what it raises becomes one line that says so.
+
+    What is raised on purpose passes through, and this package's own components keep their traceback.
+    """
+    try:
+        yield
+    except RlaifError:
+        raise
+    except Exception as error:
+        kind = _definition(component)
+        if not code_hash(kind):
+            raise
+        raise UserError(
+            f"{kind.__module__}:{kind.__qualname__}: {doing}: {type(error).__name__}: {error}{_line_in(kind, error)}. "
+            "Mend it and run again: finished work is kept."
+        ) from error
+
+
+def _line_in(kind: Any, error: Exception) -> str:
+    """Where in the file that defines ``kind`` the error came up, if it passed through there."""
+    file = inspect.getsourcefile(kind)
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    return f" ({Path(str(file)).name} line {lines[-1]})" if lines else ""
+
+
+def construct(kind: Any, form: str, *arguments: Any, **named: Any) -> Any:
+    """``kind`` built with what its sort of component is given: ``form`` says it in words, for a class that takes else."""
+    with users_code(kind, f"built with {form}"):
+        return kind(*arguments, **named)
+
+
+def _definition(component: Any) -> Any:
+    return component if inspect.isroutine(component) or isinstance(component, type) else type(component)
+
+
 def code_hash(component: Any) -> str:
     """SHA-256 of the file that defines a user's class, function or object; "" for this package's own.
 
     It enters the signature of whatever the code decides, so that an edit is not answered by an old result.
     """
-    kind = component if inspect.isroutine(component) or isinstance(component, type) else type(component)
+    kind = _definition(component)
     module = inspect.getmodule(kind)
     if module is None or module.__name__.partition(".")[0] == "rlaif":
         return ""

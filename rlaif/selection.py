@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from pydantic import Field
 
 from rlaif.component import Options as BaseOptions
-from rlaif.component import Place, code_hash, load, parse_options
+from rlaif.component import Place, code_hash, construct, load, parse_options
 from rlaif.config import ComparisonsSection
 from rlaif.errors import ConfigError
 from rlaif.records import Prompt, Response, uniform
@@ -100,5 +100,5 @@ def open_selector(section: ComparisonsSection, responses: int, where: Place) -> 
     if name == "all" and section.options:
         raise ConfigError(f'{where.at("comparisons", "options")}: "all" takes no options.')
     options = parse_options(kind, section.options, where.at("comparisons", "options"))
-    selector: Selector = kind(options, str(where))
+    selector: Selector = construct(kind, "(options, where)", options, str(where))
     return selector

@@ -935,11 +935,99 @@ def test_a_mistake_in_a_real_process_is_one_line_on_stderr() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (2, "", "rlaif: nowhere.jsonl: no such file.\n")
 
 
-def test_a_bug_in_a_users_own_code_keeps_its_traceback() -> None:
-    Path("own_bug.py").write_text("def speak(request):\n    return {}['bug']\n")
-    done = subprocess.run(
-        command("judge", "compare-text", pairs(), "--model", "scripted:own_bug:speak"),
-        capture_output=True, text=True, timeout=60, check=False,
+OWN_CODE = {
+    "a function that answers": (
+        ["compare-text", "pairs.jsonl", "--model", "scripted:own_bug:speak"],
+        "own_bug:speak: answering a request: KeyError: 'bug' (own_bug.py line 2)",
+    ),
+    "a function that judges": (
+        ["by-function", "pairs.jsonl"],
+        'own_bug:opinion: judging replies to "How do I boil an egg?": ZeroDivisionError: division by zero '
+        "(own_bug.py line 4)",
+    ),
+    "a judge class": (
+        ["by-class", "pairs.jsonl"],
+        "own_bug:Judge: judging replies to \"How do I boil an egg?\": AttributeError: 'Showing' object has no attribute "
+        "'replies' (own_bug.py line 8)",
+    ),
+    "a class that takes nothing": (
+        ["by-plain", "pairs.jsonl"],
+        "own_bug:Plain: built with (options, context): TypeError: Plain() takes no arguments",
+    ),
+}
+OWN_BUG = """def speak(request):
+    return {}["bug"]
+def opinion(showing):
+    return 1 / 0
+class Judge:
+    def __init__(self, options, context): ...
+    async def judge(self, showing, ask):
+        return showing.replies
+class Plain: ...
+"""
+
+
+@pytest.mark.parametrize("name", OWN_CODE)
+def test_what_a_users_own_code_raises_is_one_line_that_names_it(name: str, rlaif: Rlaif) -> None:
+    arguments, message = OWN_CODE[name]
+    pairs()
+    Path("own_bug.py").write_text(OWN_BUG)
+    Path("judges").mkdir()
+    for judge, protocol in {
+        "by-function": "scripted\noptions: {function: 'own_bug:opinion'}",
+        "by-class": "own_bug:Judge",
+        "by-plain": "own_bug:Plain",
+    }.items():
+        Path(f"judges/{judge}.yaml").write_text(f"model_role: null\nprotocol: {protocol}\n")
+    said = rlaif("judge", *arguments, "--out", "out")
+    assert (said.code, said.line) == (2, f"rlaif: {message}. Mend it and run again: finished work is kept.")
+
+
+def test_a_metric_that_raises_is_one_line_and_the_answers_are_not_asked_again(
+    rlaif: Rlaif, policy_folder: Path
+) -> None:
+    Path("own_metric.py").write_text(
+        "class Shouting:\n"
+        "    name = 'shouting'\n"
+        "    def __init__(self, options, where): ...\n"
+        "    def score(self, prompt, response):\n"
+        "        return len(response.words)\n"
+    )
+    arguments = [
+        "run", "human-preferences", "--out", "out", "--set", f"pairs={pairs(GOOD, OTHER)}", "--set", "held_out=0.9",
+        "--set", f"models.policy={policy_folder}", "--set", "reward_model=null", "--set", "policies=[]",
+        "--set", "evaluation.metrics=[own_metric:Shouting]", "--set", "evaluation.sampling.max_output_tokens=4",
+    ]  # fmt: skip
+    said = rlaif(*arguments)
+    assert said.code == 2
+    assert [line for line in said.err.splitlines() if not line.startswith("note")] == [
+        "rlaif: own_metric:Shouting: scoring a reply to \"How do I boil an egg?\": AttributeError: 'Response' object has no "
+        "attribute 'words' (own_metric.py line 5). Mend it and run again: finished work is kept."
+    ]
+    assert len(records("out", "preferences")) == 2
+    text = Path("own_metric.py").read_text()
+    Path("own_metric.py").write_text(text.replace("response.words", "response.text"))
+    done = subprocess.run(command(*map(str, arguments)), capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert ": 0 asked, 2 from the ledger" in done.stderr
+    assert "shouting.before" in json.loads(Path("out/metrics.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("module", "body", "message"),
+    [
+        ("own_plain", "name = 'm'", "own_plain:Odd: built with (options, where): TypeError: Odd() takes no arguments. "
+         "Mend it and run again: finished work is kept."),
+        ("own_unnamed", "def __init__(self, options, where): ...", "--set evaluation.metrics=[own_unnamed:Odd]: metric "
+         '"own_unnamed:Odd" has no name: give the class a text `name`.'),
+    ],
+)  # fmt: skip
+def test_a_metric_that_is_not_made_like_one_is_one_line(
+    module: str, body: str, message: str, rlaif: Rlaif, policy_folder: Path
+) -> None:
+    Path(f"{module}.py").write_text(f"class Odd:\n    {body}\n")
+    said = rlaif(
+        "run", "human-preferences", "--set", f"pairs={pairs()}", "--set", f"models.policy={policy_folder}",
+        "--set", f"evaluation.metrics=[{module}:Odd]",
     )  # fmt: skip
-    assert done.returncode == 1
-    assert "KeyError: 'bug'" in done.stderr
+    assert (said.code, said.line) == (2, f"rlaif: {message}")

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from rlaif.catalogue import Entry
 from rlaif.component import Options as BaseOptions
-from rlaif.component import code_hash, load, parse_model, parse_options
+from rlaif.component import code_hash, construct, load, parse_model, parse_options, users_code
 from rlaif.config import IN_JUDGE_FILE, JudgeFile, Principle, load_constitution
 from rlaif.errors import CallError, CallRefused, ConfigError
 from rlaif.judging import PROTOCOLS, JudgeProtocol, ProtocolContext, Question, Showing, Verdict
@@ -49,7 +49,7 @@ def open_judge(name: str, context: LabelContext) -> Judge:
     kind = load(file.protocol, PROTOCOLS, "protocol", where)
     options = parse_options(kind, file.options, f"{where}: options")
     offered = ProtocolContext(where, context.catalogue, entry.builtin, rubric)
-    protocol = kind(options, offered)
+    protocol = construct(kind, "(options, context)", options, offered)
     model = None
     if file.model_role is not None:
         if file.model_role not in context.models:
@@ -171,7 +171,8 @@ class JudgeLabels:
         retryable = False
         try:
             showing = Showing(comparison.prompt, shown, principle, judge.rubric, fence)
-            verdict = await judge.protocol.judge(showing, ask)
+            with users_code(judge.protocol, f"judging replies to {comparison.prompt.excerpt}"):
+                verdict = await judge.protocol.judge(showing, ask)
         except CallError as error:
             outcome = "refused" if isinstance(error, CallRefused) else "failed"
             verdict = Verdict(reason=str(error))

@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from pydantic import ConfigDict, Field
 
-from rlaif.component import Place, load, parse_options
+from rlaif.component import Place, construct, load, parse_options
 from rlaif.config import ModelSpec, Sampling
 from rlaif.prompting import redact
 from rlaif.records import Message, Record, canonical_json, digest
@@ -110,7 +110,8 @@ def open_model(spec: ModelSpec, where: Place, notice: Notice = lambda line: None
     provider = load(spec.provider, PROVIDERS, "provider", where.at("provider"))
     options = parse_options(provider, spec.options, where.at("options"))
     named = where.at("model")
-    return provider(spec.model, options, where=str(named if named.setting() else where), notice=notice)
+    said = str(named if named.setting() else where)
+    return construct(provider, "(model, options, where=…, notice=…)", spec.model, options, where=said, notice=notice)
 
 
 def sampling_text(sampling: Sampling) -> str:
