@@ -363,14 +363,12 @@ def _asyncio_run(work: Callable[[], Any]) -> Any:
 
 def _summary_of(road: Road, outcome: Outcome, say: Callable[[str], None]) -> None:
     """What became of everything, how long it took, what the figures say, what was written and what to look at."""
-    from rlaif.findings import findings
+    from rlaif.findings import AGREEMENT, NO_AGREEMENT, findings
 
     say("")
     for stage, account in outcome.accounts.items():
         outcomes = ", ".join(f"{count:,} {outcome}" for outcome, count in account["outcomes"].items())
-        seconds = road.seconds.get(stage)
-        took = f"  ({seconds:.1f} s)" if seconds is not None else ""
-        say(f"{stage:<20}{account['in']:>9,} {account['unit']}: {outcomes}{took}")
+        say(f"{stage:<20}{account['in']:>9,} {account['unit']}: {outcomes}{_took(road, stage)}")
         reasons = sorted(account["reasons"].items(), key=lambda item: -item[1])
         for reason, count in reasons[:4]:
             say(f"{'':<20}{count:>9,} × {reason}")
@@ -382,10 +380,20 @@ def _summary_of(road: Road, outcome: Outcome, say: Callable[[str], None]) -> Non
             f"model {name}: {account.asked:,} asked, {account.from_ledger:,} from the ledger, {account.failed:,} failed, "
             f"{account.prompt_tokens:,} + {account.output_tokens:,} tokens, {account.seconds:.1f} s{rate}"
         )
+    if road.pipeline.labels and road.pipeline.labels.source == "human" and AGREEMENT not in outcome.metrics:
+        say(NO_AGREEMENT)
     for line in findings(outcome.metrics):
         say(line)
     report = road.folder / "report.html"
     say(f"written: {road.folder}" + (f"; look at {report}" if report.exists() else ""))
+
+
+def _took(road: Road, stage: str) -> str:
+    """How long a stage took, or that an earlier run had finished it."""
+    whole = "evaluation" if stage.startswith(("answers of ", "verdicts on ")) else stage
+    if whole in road.run_folder.kept:
+        return "  (kept from an earlier run)"
+    return f"  ({road.seconds[stage]:.1f} s)" if stage in road.seconds else ""
 
 
 if __name__ == "__main__":

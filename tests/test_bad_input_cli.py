@@ -360,6 +360,47 @@ def test_more_failures_than_a_recipe_tolerates_stop_even_a_small_run(rlaif: Rlai
         )
 
 
+def test_when_no_reply_can_be_read_training_is_refused_with_the_mass_seen_and_what_to_do(
+    rlaif: Rlaif, policy_folder: Path
+) -> None:
+    source = pairs(GOOD, OTHER)
+    said = rlaif(
+        "run", "human-preferences", "--set", f"pairs={source}", "--set", f"models.policy={policy_folder}",
+        "--set", f"models.judge={policy_folder}", "--set", "labels.source=judges",
+        "--set", "labels.options.judges=[compare-local]", "--out", "out",
+    )  # fmt: skip
+    assert said.code == 1
+    line = said.err.splitlines()[-1]
+    assert line.startswith(
+        "rlaif: preferences: not one label to train on (2 × option mass below 0.5). The offered words had "
+    )
+    assert "Check that the judge's folder has a chat template" in line
+    assert "could not be read" in rlaif("judge", "compare-local", source, "--model", policy_folder, "--out", "o").text
+
+
+# --- labels -----------------------------------------------------------------------------------------------------------
+
+
+def test_label_says_how_far_several_annotators_agree_or_that_none_can(rlaif: Rlaif) -> None:
+    shown = {"prompt": "Which?", "response_a": "this", "response_b": "that"}
+    several = pairs(shown | {"human_labels": ["a", "a", "b"]}, shown | {"prompt": "And?", "human_labels": ["a", "a"]})
+    # of the three pairs of votes on the first, one agrees; the only pair on the second does
+    assert (
+        "Two labellers of one comparison agree in 50.0% of 4 pairs of votes"
+        in rlaif("label", several, "--out", "a").text
+    )
+    one = rlaif("label", pairs(shown | {"label": "a"}), "--out", "b")
+    assert "No comparison has labels of two people: how far people agree cannot be said." in one.err.splitlines()
+
+
+def test_a_stage_that_an_earlier_run_finished_is_marked(rlaif: Rlaif) -> None:
+    source = pairs(GOOD, OTHER)
+    assert "kept" not in rlaif("judge", "longest", source, "--out", "out").text
+    said = rlaif("judge", "first", source, "--out", "out").err.splitlines()
+    assert "pairs                       2 rows: 2 passed on  (kept from an earlier run)" in said
+    assert not any("kept" in line for line in said if line.startswith("judgements"))
+
+
 # --- models -----------------------------------------------------------------------------------------------------------
 
 
