@@ -33,17 +33,17 @@ def findings(metrics: Metrics) -> list[str]:
     lines = [*_warnings(metrics), *_agreement(metrics), *_reward_model(metrics)]
     for arm in arms_of(metrics):
         if arm != START:
-            lines += _policy(metrics, arm)
+            lines += [*_no_verdict(metrics, arm), *_policy(metrics, arm)]
     return lines
 
 
 def _warnings(metrics: Metrics) -> list[str]:
     lines = []
-    unreadable = _of(metrics, "judgements.unreadable")
-    if unreadable and unreadable[0] > UNREADABLE:
+    unreadable = metrics.get("judgements.unreadable")
+    if unreadable and (unreadable.value or 0) > UNREADABLE:
         mass = metrics.get("judgements.option_mass")
         lines.append(
-            f"Careful: {unreadable[0]:.1%} of {unreadable[3]:,} showings could not be read. "
+            f"Careful: {unreadable.value:.1%} of {unreadable.n:,} showings could not be read. "
             f"{mass_seen(mass.value if mass else None)}{READABLE}"
         )
     first, agree = _of(metrics, "judgements.first_rate"), _of(metrics, "judgements.orders_agree")
@@ -135,6 +135,14 @@ def verdicts(metrics: Metrics, arm: str) -> dict[str, int]:
         for name, figure in metrics.items()
         if name.startswith(head)
     }
+
+
+def _no_verdict(metrics: Metrics, arm: str) -> list[str]:
+    """A contest that came to nothing is said; the rest of what is known of the arm follows."""
+    found = verdicts(metrics, arm)
+    if not found or found["unlabelled"] < sum(found.values()):
+        return []
+    return [f"{arm} against the start: not one of {found['unlabelled']} held-out prompts has a verdict."]
 
 
 def _contests(metrics: Metrics, arm: str) -> str:

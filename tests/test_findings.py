@@ -55,6 +55,11 @@ def test_a_handful_gets_no_verdict_however_narrow_its_interval() -> None:
     )
 
 
+def test_a_contest_without_one_verdict_is_said() -> None:
+    metrics = contest(0, 0, 0, judged=0, unlabelled=12) | {"policies.dpo.win_rate": Figure(value=None, n=0)}
+    assert findings(metrics) == ["dpo against the start: not one of 12 held-out prompts has a verdict."]
+
+
 def test_a_reward_model_on_a_handful_of_pairs_gets_no_verdict() -> None:
     accuracy = {"reward_model.accuracy": Figure(value=0.9, low=0.7, high=1.0, n=10)}
     # 2.8 / (2 * sqrt(10)) = 44 points

@@ -22,6 +22,7 @@ from rlaif.statistics import Figure, reliability
 
 INK, ACCENT, MUTED = "#1f2933", "#2563a8", "#9aa5b1"
 WIDTH = 3.0  # inches; 96 CSS pixels each
+FLAT = 0.1  # nats: a loss that moves by less is drawn as flat as it is
 LABEL = 18  # characters to a line of a row's name
 STYLE: Any = {
     "font.family": "sans-serif",
@@ -87,6 +88,9 @@ class Plots:
                 axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
                 if name == "accuracy":
                     axes.set_ylim(0, 1.02)
+                elif np.ptp(values) < FLAT:
+                    middle = (values.min() + values.max()) / 2
+                    axes.set_ylim(middle - 0.55 * FLAT, middle + 0.55 * FLAT)
                 axes.set(xlabel="step", ylabel=label)
                 found.append(_svg(canvas, f"Training of {title}: {name} by step"))
         return found
@@ -134,8 +138,10 @@ def _rows(axes: Any, rows: list[tuple[str, Figure]]) -> None:
     for y, (_, figure) in enumerate(reversed(rows)):
         assert figure.value is not None
         if figure.low is not None and figure.high is not None:
-            axes.plot([figure.low, figure.high], [y, y], color=ACCENT, linewidth=2, solid_capstyle="round")
-        axes.plot([figure.value], [y], "o", color=ACCENT, markersize=5)
+            axes.plot(
+                [figure.low, figure.high], [y, y], color=ACCENT, linewidth=2, solid_capstyle="round", clip_on=False
+            )
+        axes.plot([figure.value], [y], "o", color=ACCENT, markersize=5, clip_on=False)
     axes.set_yticks(range(len(rows)), [textwrap.fill(label, LABEL) for label, _ in reversed(rows)])
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.margins(x=0.1)
