@@ -129,26 +129,30 @@ def label_figures(run: RunFolder) -> dict[str, Figure]:
     """What the labels look like: position, order consistency, length, option mass, agreement between labellers.
 
     ``judgements.first_rate`` and ``judgements.longer_rate`` are raw rates: on real comparisons they mix a labeller's
-    bias with true differences.
+    bias with true differences. ``judgements.option_mass`` is over all showings, the unreadable ones too;
+    ``judgements.unreadable`` is the share of a model's replies that could not be read.
     """
     first: list[tuple[float, str]] = []
     longer: list[tuple[float, str]] = []
     mass: list[tuple[float, str]] = []
+    unreadable: list[tuple[float, str]] = []
     for comparison, judgement in judged(run):
         if len(comparison.responses) != 2:
             continue
         a, b = comparison.responses
+        prompt = comparison.prompt.id
+        if judgement.reply_keys:
+            unreadable.append((float(judgement.outcome == "unreadable"), prompt))
+        if judgement.option_mass is not None:
+            mass.append((judgement.option_mass, prompt))
         p = p_first(judgement, a.id, b.id)
         if p is None:
             continue
-        prompt = comparison.prompt.id
         if judgement.shown:
             q = p if judgement.shown[0] == a.id else 1 - p
             first.append((_side(q), prompt))
         if len(a.text) != len(b.text):
             longer.append((_side(p if len(a.text) > len(b.text) else 1 - p), prompt))
-        if judgement.option_mass is not None:
-            mass.append((judgement.option_mass, prompt))
     agree: list[tuple[float, str]] = []
     between: list[tuple[float, str]] = []
     for prompt, row in zip(_prompts_of_pairs(run), run.read("provenance"), strict=True):
@@ -160,6 +164,7 @@ def label_figures(run: RunFolder) -> dict[str, Figure]:
         "judgements.first_rate": first,
         "judgements.longer_rate": longer,
         "judgements.option_mass": mass,
+        "judgements.unreadable": unreadable,
         "judgements.orders_agree": agree,
         "judgements.labellers_agree": between,
     }

@@ -3,7 +3,7 @@
 A name given by a user (in their own file, or by ``--set``) is looked for in the working folder, then among the
 built-ins; a path to an existing file is taken as it is. A name inside a built-in file is looked for only among the
 built-ins, so a local ``compare-two`` never changes a shipped judge. ``builtin:name`` pins a built-in. A local file
-that shadows a built-in is announced by whoever prints ``Catalogue.shadowed``. Every file handed out is remembered in
+that shadows a built-in, or is passed over for one, is announced by whoever prints ``Catalogue.notes``. Every file handed out is remembered in
 ``Catalogue.used`` with its hash, and the run folder keeps a copy.
 """
 
@@ -98,7 +98,7 @@ class Catalogue:
 
     folder: Path = field(default_factory=Path)
     used: dict[tuple[Kind, str], Entry] = field(default_factory=dict)
-    shadowed: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # which of two files of one name is used
 
     def find(self, kind: Kind, name: str, *, where: str, from_builtin: bool = False) -> Entry:
         """The entry called ``name``. ``where`` names the file that asked, for the message when there is none."""
@@ -108,7 +108,25 @@ class Catalogue:
             bare = name.removeprefix("builtin:")
             raise ConfigError(f'{where}: {kind} "{bare}" not found in {places}.{did_you_mean(bare, self.names(kind))}')
         self.used[kind, entry.name] = entry
+        if from_builtin and (local := self.passed_over(kind, name)):
+            by = Path(where.partition(": ")[0]).stem
+            self.say(
+                f'{kind} "{name}": {local} is passed over, for the shipped {by} names the built-in one. To use yours, '
+                f"name it in a copy: `rlaif copy {by}`."
+            )
         return entry
+
+    def passed_over(self, kind: Kind, name: str) -> Path | None:
+        """A local file with other content than the built-in ``name``, which a shipped file does not see."""
+        bare = name.removeprefix("builtin:")
+        shipped = _read(kind, bare, builtin_root(), builtin=True)
+        local = _read(kind, bare, self.folder, builtin=False)
+        return local.path if shipped and local and local.data != shipped.data else None
+
+    def say(self, line: str) -> None:
+        """Keep a line for the person, once."""
+        if line not in self.notes:
+            self.notes.append(line)
 
     def names(self, kind: Kind) -> list[str]:
         """Every name of a kind that a user could give, local ones first."""
@@ -140,9 +158,7 @@ class Catalogue:
             local = _read(kind, name, self.folder, builtin=False)
         shipped = _read(kind, name, builtin_root(), builtin=True)
         if local and shipped and local.data != shipped.data:
-            line = f'{kind} "{name}": {local.path} is used instead of the built-in one (builtin:{name} names that).'
-            if line not in self.shadowed:
-                self.shadowed.append(line)
+            self.say(f'{kind} "{name}": {local.path} is used instead of the built-in one (builtin:{name} names that).')
         return local or shipped
 
 

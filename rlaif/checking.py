@@ -15,8 +15,8 @@ from typing import Any
 import yaml
 
 from rlaif.catalogue import FOLDERS, Catalogue, Entry, Kind
-from rlaif.component import load, parse_model, parse_options
-from rlaif.config import Constitution, JudgeFile, Pipeline, apply_settings, load_pipeline
+from rlaif.component import Place, construct, load, parse_model, parse_options
+from rlaif.config import Constitution, JudgeFile, Pipeline, apply_settings, load_pipeline, pinned_names
 from rlaif.conversations import prompt_column
 from rlaif.errors import ConfigError, UserError, did_you_mean
 from rlaif.evaluate import Metric, open_metrics
@@ -81,13 +81,14 @@ def _check_judge(catalogue: Catalogue, entry: Entry) -> None:
     if file.rubric:
         catalogue.find("rubric", file.rubric, where=where, from_builtin=entry.builtin)
     kind = load(file.protocol, PROTOCOLS, "protocol", where)
-    kind(parse_options(kind, file.options, f"{where}: options"), ProtocolContext(where, catalogue, entry.builtin, ""))
+    options = parse_options(kind, file.options, f"{where}: options")
+    construct(kind, "(options, context)", options, ProtocolContext(where, catalogue, entry.builtin, ""))
 
 
 def recipe_of(name: str, data: dict[str, Any], settings: Sequence[str]) -> tuple[Pipeline, Entry]:
     """A recipe written down from flags, as if it had been a file."""
     data = apply_settings({key: value for key, value in data.items() if value is not None}, settings)
-    pipeline: Pipeline = parse_model(Pipeline, data, f"rlaif {name}")
+    pipeline: Pipeline = parse_model(Pipeline, data, Place(f"rlaif {name}", tuple(settings)))
     text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True).encode()
     return pipeline, Entry("pipeline", name, Path(f"rlaif {name}"), False, text)
 
@@ -148,13 +149,13 @@ def build(
 ) -> Road:
     """A typed pipeline as a Road: components found, options parsed, files there, models readable."""
     watcher = watcher or Watcher()
-    where = str(entry.path)
+    where = Place(str(entry.path), tuple(settings))
     if pipeline.prompts and pipeline.prompts.source.startswith("set:"):
-        found = catalogue.find("set", pipeline.prompts.source.removeprefix("set:"), where=where)
+        found = catalogue.find("set", pipeline.prompts.source.removeprefix("set:"), where=str(where.at("prompts")))
         source = pipeline.prompts.model_copy(update={"source": str(found.path)})
         pipeline = pipeline.model_copy(update={"prompts": source})
     models = {
-        role: open_model(spec, f"{where}: models.{role}", watcher.notice) for role, spec in pipeline.models.items()
+        role: open_model(spec, where.at("models", role), watcher.notice) for role, spec in pipeline.models.items()
     }
     _check_sources(pipeline)
     _check_trainable(pipeline, models, where)
@@ -180,15 +181,32 @@ def build(
     if pipeline.reward_model:
         from rlaif.reward import RewardOptions
 
-        reward_options = parse_model(RewardOptions, pipeline.reward_model.options, f"{where}: reward_model.options")
+        reward_options = parse_model(RewardOptions, pipeline.reward_model.options, where.at("reward_model", "options"))
     methods = _open_methods(pipeline, where)
     judges, metrics = _open_evaluation(pipeline, context, where)
-    for line in catalogue.shadowed:
+    if entry.builtin:
+        _say_passed_over(pipeline, entry.name, catalogue, settings)
+    for line in catalogue.notes:
         watcher.notice(line)
     return Road(
         pipeline, entry, tuple(settings), catalogue, out, watcher, gateway, secret, models, selector, labels,
         reward_options, methods, judges, metrics,
     )  # fmt: skip
+
+
+def _say_passed_over(pipeline: Pipeline, name: str, catalogue: Catalogue, settings: Sequence[str]) -> None:
+    """Local files that a shipped pipeline's own names do not reach, and what would use them."""
+    found: dict[tuple[Kind, str], list[str]] = {}
+    for kind, key, reference in pinned_names(pipeline.model_dump(mode="json")):
+        if not any(reference in setting for setting in settings):  # who sets builtin:NAME means it
+            found.setdefault((kind, reference.removeprefix("builtin:")), []).append(key)
+    for (kind, bare), keys in found.items():
+        if local := catalogue.passed_over(kind, bare):
+            remedy = " ".join(f"--set {key}={bare}" for key in keys)
+            catalogue.say(
+                f'{kind} "{bare}": {local} is passed over, for the shipped pipeline {name} names the built-in one. To use '
+                f"yours: {remedy}, or a copy of the pipeline (`rlaif copy {name}`)."
+            )
 
 
 def _check_sources(pipeline: Pipeline) -> None:
@@ -201,39 +219,42 @@ def _check_sources(pipeline: Pipeline) -> None:
         next(iter(read_pairs(pipeline.pairs.source, pipeline.pairs.split)), None)
 
 
-def _check_trainable(pipeline: Pipeline, models: dict[str, Any], where: str) -> None:
+def _check_trainable(pipeline: Pipeline, models: dict[str, Any], where: Place) -> None:
     roles = [pipeline.reward_model.base] if pipeline.reward_model else []
     roles += ["policy"] if pipeline.policies or pipeline.evaluation else []
     for role in roles:
         if not isinstance(models[role], BatchModel) or not hasattr(models[role], "folder"):
             raise ConfigError(
-                f"{where}: models.{role}: training needs a local model folder, not a {models[role].identity.name}."
+                f"{where.at('models', role)}: training needs a local model folder, not a {models[role].identity.name}."
             )
 
 
-def _open_labels(pipeline: Pipeline, context: LabelContext, where: str) -> LabelSource:
+def _open_labels(pipeline: Pipeline, context: LabelContext, where: Place) -> LabelSource:
     assert pipeline.labels
-    kind = load(pipeline.labels.source, SOURCES, "label source", f"{where}: labels")
-    options = parse_options(kind, pipeline.labels.options, f"{where}: labels.options")
-    source: LabelSource = kind(options, context)
+    kind = load(pipeline.labels.source, SOURCES, "label source", where.at("labels", "source"))
+    options = parse_options(kind, pipeline.labels.options, where.at("labels", "options"))
+    source: LabelSource = construct(kind, "(options, context)", options, context)
     return source
 
 
-def _open_methods(pipeline: Pipeline, where: str) -> dict[str, Any]:
+def _open_methods(pipeline: Pipeline, where: Place) -> dict[str, Any]:
     methods: dict[str, Any] = {}
-    for component in pipeline.policies:
+    for number, component in enumerate(pipeline.policies):
+        place = where.at("policies", number)
         name = component.name.replace(":", ".").replace("/", "-")
         if name in methods:
-            raise ConfigError(f'{where}: policies: "{component.name}" is named twice.')
-        kind = load(component.name, METHODS, "policy method", f"{where}: policies")
-        options = parse_options(kind, component.options, f"{where}: policies.{component.name}.options")
-        methods[name] = kind(options, where)
+            raise ConfigError(f'{place}: "{component.name}" is named twice.')
+        kind = load(component.name, METHODS, "policy method", place.at("name"))
+        options = parse_options(kind, component.options, place.at("options"))
+        methods[name] = construct(kind, "(options, where)", options, str(where))
         if methods[name].needs_reward and not pipeline.reward_model:
-            raise ConfigError(f'{where}: policies: "{component.name}" needs a reward model: set reward_model.')
+            raise ConfigError(f'{place}: "{component.name}" needs a reward model: set reward_model.')
     return methods
 
 
-def _open_evaluation(pipeline: Pipeline, context: LabelContext, where: str) -> tuple[LabelSource | None, list[Metric]]:
+def _open_evaluation(
+    pipeline: Pipeline, context: LabelContext, where: Place
+) -> tuple[LabelSource | None, list[Metric]]:
     section = pipeline.evaluation
     if section is None:
         return None, []
@@ -241,7 +262,7 @@ def _open_evaluation(pipeline: Pipeline, context: LabelContext, where: str) -> t
     if section.judges:
         named = replace(context, constitution=section.constitution or pipeline.constitution)
         judges = JudgeLabels(JudgeLabels.Options(judges=section.judges, principles="average"), named)
-    return judges, open_metrics(section.metrics, f"{where}: evaluation.metrics")
+    return judges, open_metrics(section.metrics, str(where.at("evaluation", "metrics")))
 
 
 def default_out(name: str) -> Path:

@@ -41,7 +41,7 @@ def main() -> None:
 
     code = None
     try:
-        code = app(standalone_mode=False)  # None, or the code a command left with
+        code = app(prog_name="rlaif", standalone_mode=False)  # None, or the code a command left with
     except (UserError, StorageError) as error:
         _fail(str(error), 2)
     except RlaifError as error:
@@ -175,23 +175,23 @@ def run(
 
 @app.command()
 def sample(
+    file: Annotated[str, typer.Argument(help="Prompts: a file, hub:OWNER/NAME or set:NAME.")],
     model: Annotated[str, typer.Option("--model", help="Policy: a local model folder.")],
-    prompts: Annotated[str, typer.Option("--prompts", help="File, hub:OWNER/NAME or set:NAME.")],
     samples: Annotated[int, typer.Option("--samples", help="Responses per prompt.")] = 4,
     out: Out = None,
     limit: Limit = None,
     settings: Settings = [],  # noqa: B006
 ) -> None:
     """Prompts to responses and comparisons."""
-    data = {"models": {"policy": model}, "prompts": prompts, "responses": {"samples": samples}}
+    data = {"models": {"policy": model}, "prompts": file, "responses": {"samples": samples}}
     _walk_data("sample", data, settings, out, limit, "comparisons")
 
 
 @app.command()
 def judge(
     name: Annotated[str, typer.Argument(metavar="JUDGE", help="A judge: name or path.")],
-    source: Annotated[
-        str | None, typer.Option("--in", help="A file of pairs; without it --out names a sampled run.")
+    file: Annotated[
+        str | None, typer.Argument(help="Pairs: a file or hub:OWNER/NAME; without it --out names a sampled run.")
     ] = None,
     model: Annotated[
         str | None, typer.Option("--model", help="The judge's model: a local folder, or scripted:…")
@@ -207,7 +207,7 @@ def judge(
         "constitution": constitution,
         "models": {"judge": _model(model)} if model else {},
     }
-    _continue("judge", data, source, settings, out, limit, "preferences")
+    _continue("judge", data, file, settings, out, limit, "preferences")
 
 
 @app.command()
@@ -314,7 +314,7 @@ def _continue(
         _walk_data(name, {**data, "pairs": source}, settings, out, limit, until)
         return
     if out is None:
-        raise UserError(f"{name}: name a file with --in, or a run folder with --out.")
+        raise UserError(f"{name}: name a file of pairs, or a run folder with --out.")
     from rlaif.catalogue import Catalogue
 
     pipeline, entry = recipe_of_folder(name, out, data, settings)
@@ -363,14 +363,12 @@ def _asyncio_run(work: Callable[[], Any]) -> Any:
 
 def _summary_of(road: Road, outcome: Outcome, say: Callable[[str], None]) -> None:
     """What became of everything, how long it took, what the figures say, what was written and what to look at."""
-    from rlaif.findings import findings
+    from rlaif.findings import AGREEMENT, NO_AGREEMENT, findings
 
     say("")
     for stage, account in outcome.accounts.items():
         outcomes = ", ".join(f"{count:,} {outcome}" for outcome, count in account["outcomes"].items())
-        seconds = road.seconds.get(stage)
-        took = f"  ({seconds:.1f} s)" if seconds is not None else ""
-        say(f"{stage:<20}{account['in']:>9,} {account['unit']}: {outcomes}{took}")
+        say(f"{stage:<20}{account['in']:>9,} {account['unit']}: {outcomes}{_took(road, stage)}")
         reasons = sorted(account["reasons"].items(), key=lambda item: -item[1])
         for reason, count in reasons[:4]:
             say(f"{'':<20}{count:>9,} × {reason}")
@@ -382,10 +380,20 @@ def _summary_of(road: Road, outcome: Outcome, say: Callable[[str], None]) -> Non
             f"model {name}: {account.asked:,} asked, {account.from_ledger:,} from the ledger, {account.failed:,} failed, "
             f"{account.prompt_tokens:,} + {account.output_tokens:,} tokens, {account.seconds:.1f} s{rate}"
         )
+    if road.pipeline.labels and road.pipeline.labels.source == "human" and AGREEMENT not in outcome.metrics:
+        say(NO_AGREEMENT)
     for line in findings(outcome.metrics):
         say(line)
     report = road.folder / "report.html"
     say(f"written: {road.folder}" + (f"; look at {report}" if report.exists() else ""))
+
+
+def _took(road: Road, stage: str) -> str:
+    """How long a stage took, or that an earlier run had finished it."""
+    whole = "evaluation" if stage.startswith(("answers of ", "verdicts on ")) else stage
+    if whole in road.run_folder.kept:
+        return "  (kept from an earlier run)"
+    return f"  ({road.seconds[stage]:.1f} s)" if stage in road.seconds else ""
 
 
 if __name__ == "__main__":

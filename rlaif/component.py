@@ -12,13 +12,16 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Mapping
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from rlaif.errors import ConfigError, did_you_mean
+from rlaif.errors import ConfigError, RlaifError, UserError, did_you_mean
 
 DOTTED = re.compile(r"\w+(\.\w+)*:\w+(\.\w+)*")
 
@@ -28,8 +31,68 @@ class Options(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    @classmethod
+    def hint(cls, key: str) -> str:
+        """A sentence for someone who looked for ``key`` here, where it is known to stand elsewhere; else ""."""
+        return ""
 
-def load(name: str, table: Mapping[str, str], kind: str, where: str) -> Any:
+
+@dataclass(frozen=True)
+class Place:
+    """A key of a recipe, as messages name it: the ``--set`` that wrote it, else the file and the key."""
+
+    file: str
+    settings: tuple[str, ...] = ()  # key=value, as given
+    key: tuple[str, ...] = ()
+
+    def at(self, *key: str | int) -> Place:
+        """The place of a key below this one."""
+        return replace(self, key=(*self.key, *map(str, key)))
+
+    def __str__(self) -> str:
+        if setting := self.setting():
+            return f"--set {setting}"
+        return f"{self.file}: {'.'.join(self.key)}" if self.key else self.file
+
+    def setting(self) -> str | None:
+        """The last setting that wrote the whole of what stands here."""
+        return self._last(lambda path, value: bool(self.key) and path == self.key[: len(path)])
+
+    def naming(self, name: str) -> str:
+        """The last setting whose value holds ``name``, else this place."""
+        setting = self._last(lambda path, value: _stands_in(name, value))
+        return f"--set {setting}" if setting else str(self)
+
+    def of_fault(self, key: Sequence[str | int], kind: str, message: str) -> str:
+        """The setting to blame for a fault at ``key`` below this place, else this place.
+
+        That is the last one that wrote there, or below, or beside a key that is missing; where the whole was found
+        faulty, the last one whose key the message names.
+        """
+        whole = (*self.key, *map(str, key))
+
+        def wrote(path: tuple[str, ...], value: str) -> bool:
+            if not whole:
+                return _stands_in(".".join(path), message)
+            shorter = min(len(path), len(whole))
+            return path[:shorter] == whole[:shorter] or (kind == "missing" and path[:-1] == whole[:-1])
+
+        setting = self._last(wrote)
+        return f"--set {setting}" if setting else str(self)
+
+    def _last(self, fits: Callable[[tuple[str, ...], str], bool]) -> str | None:
+        for setting in reversed(self.settings):
+            path, _, value = setting.partition("=")
+            if fits(tuple(path.split(".")), value):
+                return setting
+        return None
+
+
+def _stands_in(word: str, text: str) -> bool:
+    return re.search(rf"(?<![\w.-]){re.escape(word)}(?![\w.-])", text) is not None
+
+
+def load(name: str, table: Mapping[str, str], kind: str, where: str | Place) -> Any:
     """The class or function called ``name``. Raises ConfigError, naming ``where``, when there is none."""
     path = table.get(name, name)
     if not DOTTED.fullmatch(path):
@@ -55,12 +118,49 @@ def load(name: str, table: Mapping[str, str], kind: str, where: str) -> Any:
     return target
 
 
+@contextmanager
+def users_code(component: Any, doing: str) -> Iterator[None]:
+    """Where a user's own class or function is at work: what it raises becomes one line that says so.
+
+    What is raised on purpose passes through, and this package's own components keep their traceback.
+    """
+    try:
+        yield
+    except RlaifError:
+        raise
+    except Exception as error:
+        kind = _definition(component)
+        if not code_hash(kind):
+            raise
+        raise UserError(
+            f"{kind.__module__}:{kind.__qualname__}: {doing}: {type(error).__name__}: {error}{_line_in(kind, error)}. "
+            "Mend it and run again: finished work is kept."
+        ) from error
+
+
+def _line_in(kind: Any, error: Exception) -> str:
+    """Where in the file that defines ``kind`` the error came up, if it passed through there."""
+    file = inspect.getsourcefile(kind)
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    return f" ({Path(str(file)).name} line {lines[-1]})" if lines else ""
+
+
+def construct(kind: Any, form: str, *arguments: Any, **named: Any) -> Any:
+    """``kind`` built with what its sort of component is given: ``form`` says it in words, for a class that takes else."""
+    with users_code(kind, f"built with {form}"):
+        return kind(*arguments, **named)
+
+
+def _definition(component: Any) -> Any:
+    return component if inspect.isroutine(component) or isinstance(component, type) else type(component)
+
+
 def code_hash(component: Any) -> str:
     """SHA-256 of the file that defines a user's class, function or object; "" for this package's own.
 
     It enters the signature of whatever the code decides, so that an edit is not answered by an old result.
     """
-    kind = component if inspect.isroutine(component) or isinstance(component, type) else type(component)
+    kind = _definition(component)
     module = inspect.getmodule(kind)
     if module is None or module.__name__.partition(".")[0] == "rlaif":
         return ""
@@ -70,13 +170,13 @@ def code_hash(component: Any) -> str:
         return module.__name__
 
 
-def parse_options(component: Any, values: Mapping[str, Any], where: str) -> Any:
+def parse_options(component: Any, values: Mapping[str, Any], where: str | Place) -> Any:
     """``values`` as the component's own ``Options``; a component without any accepts none."""
     model: type[BaseModel] = getattr(component, "Options", Options)
     return parse_model(model, values, where)
 
 
-def parse_model(model: type[BaseModel], values: Any, where: str) -> Any:
+def parse_model(model: type[BaseModel], values: Any, where: str | Place) -> Any:
     """Validate ``values`` against a pydantic model; every fault becomes part of one clear ConfigError line."""
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where}: expected a mapping of settings, found {type(values).__name__}.")
@@ -87,7 +187,11 @@ def parse_model(model: type[BaseModel], values: Any, where: str) -> Any:
         places = [item["loc"] for item in faults]
         # a list whose item is faulty also counts as too short: the item is what to mend
         own = [item for item in faults if not any(_within(place, item["loc"]) for place in places)]
-        raise ConfigError(f"{where}: {'; '.join(_explain(model, item) for item in own)}") from error
+        lines: dict[str, list[str]] = {}
+        for item in own:
+            blamed = where.of_fault(item["loc"], item["type"], item["msg"]) if isinstance(where, Place) else where
+            lines.setdefault(blamed, []).append(_explain(model, item))
+        raise ConfigError("; ".join(f"{blamed}: {'; '.join(found)}" for blamed, found in lines.items())) from error
 
 
 def _within(place: tuple[Any, ...], whole: tuple[Any, ...]) -> bool:
@@ -98,8 +202,9 @@ def _explain(model: type[BaseModel], item: Any) -> str:
     path = [str(part) for part in item["loc"]]
     name = ".".join(path)
     if item["type"] == "extra_forbidden":
-        known = _fields_at(model, path[:-1])
-        return f'unknown key "{name}".{did_you_mean(path[-1], known)}'
+        known = did_you_mean(path[-1], _fields_at(model, path[:-1]))
+        hint = getattr(model, "hint", lambda key: "")(name)
+        return f'unknown key "{name}".{f" {hint}" if hint and "Did you mean" not in known else known}'
     if item["type"] == "missing":
         return f'"{name}" is missing'
     message = item["msg"].removeprefix("Value error, ")

@@ -7,14 +7,14 @@ default is written once, here or in a component's own ``Options``.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from rlaif.catalogue import Catalogue, Entry
-from rlaif.component import parse_model
+from rlaif.catalogue import Catalogue, Entry, Kind
+from rlaif.component import Place, parse_model
 from rlaif.errors import ConfigError
 from rlaif.records import digest
 
@@ -164,8 +164,9 @@ class Pipeline(Section):
 
     @model_validator(mode="after")
     def _whole(self) -> Pipeline:
-        if self.pairs is None and self.prompts is None:
-            raise ValueError('set "prompts" (to sample responses) or "pairs" (a file of comparisons)')
+        missing = list(self._missing())
+        if missing:
+            raise ValueError(f"needs {' '.join(missing)}")
         if self.pairs is not None and self.responses is not None:
             raise ValueError('"pairs" brings its own responses: leave out "responses"')
         if self.pairs is None and self.labels and self.responses is None:
@@ -174,10 +175,21 @@ class Pipeline(Section):
             raise ValueError("a single response cannot be compared: set responses.samples to 2 or more")
         if (self.reward_model or self.policies) and not self.labels:
             raise ValueError('training needs "labels"')
+        return self
+
+    def _missing(self) -> Iterator[str]:
+        """What a person still has to name, as the settings that would: the input first."""
+        if self.pairs is None and self.prompts is None:
+            yield "--set prompts=FILE" if self.responses else "--set pairs=FILE"
         for role in self.needed_roles():
             if role not in self.models:
-                raise ValueError(f"models.{role} is not set (--set models.{role}=FOLDER names a model folder)")
-        return self
+                yield f"--set models.{role}=FOLDER"
+
+    @classmethod
+    def hint(cls, key: str) -> str:
+        """A judge's settings, looked for in a pipeline, stand in the judge's file."""
+        first = key.partition(".")[0]
+        return IN_JUDGE_FILE if first in ("judge", "judges", *JudgeFile.model_fields) else ""
 
     def needed_roles(self) -> Iterable[str]:
         """Model roles the recipe itself refers to; judges add their own."""
@@ -255,6 +267,9 @@ class Constitution(Section):
         return self
 
 
+IN_JUDGE_FILE = "A judge's own settings stand in its file: `rlaif copy JUDGE --as NAME` makes one of yours, to be edited and named here."
+
+
 class JudgeFile(Section):
     """A judge: a protocol, the model role it asks, its scoring instructions and its options."""
 
@@ -302,12 +317,16 @@ def load_pipeline(entry: Entry, settings: Iterable[str] = ()) -> Pipeline:
     data = entry.yaml()
     if entry.builtin:
         data = _pinned(data)
+    settings = tuple(settings)
     data = apply_settings(data, settings)
-    pipeline: Pipeline = parse_model(Pipeline, data, str(entry.path))
+    pipeline: Pipeline = parse_model(Pipeline, data, Place(str(entry.path), settings))
     return pipeline
 
 
-REFERENCES = {"constitution", "judges"}  # keys whose values name files of the catalogue
+REFERENCES: dict[str, Kind] = {
+    "constitution": "constitution",
+    "judges": "judge",
+}  # keys that name files of the catalogue
 
 
 def _pinned(data: Any, key: str = "") -> Any:
@@ -319,6 +338,18 @@ def _pinned(data: Any, key: str = "") -> Any:
     if isinstance(data, str) and key in REFERENCES and not data.startswith("builtin:"):
         return f"builtin:{data}"
     return data
+
+
+def pinned_names(data: Any, path: tuple[str, ...] = (), kind: Kind | None = None) -> Iterator[tuple[Kind, str, str]]:
+    """Kind, dotted key and value of every ``builtin:name`` in a recipe."""
+    if isinstance(data, dict):
+        for name, value in data.items():
+            yield from pinned_names(value, (*path, name), REFERENCES.get(name))
+    elif isinstance(data, list | tuple):
+        for place, value in enumerate(data):
+            yield from pinned_names(value, (*path, str(place)), kind)
+    elif kind and isinstance(data, str) and data.startswith("builtin:"):
+        yield kind, ".".join(path), data
 
 
 def load_constitution(catalogue: Catalogue, name: str, *, where: str) -> Constitution:

@@ -13,8 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from rlaif.component import load, parse_options
+from rlaif.component import construct, load, parse_options, users_code
 from rlaif.config import Component, Sampling
+from rlaif.errors import ConfigError
 from rlaif.labels import LabelSource
 from rlaif.models.gateway import Gateway
 from rlaif.policy import PolicyMethod
@@ -212,7 +213,11 @@ def open_metrics(components: Sequence[Component], where: str) -> list[Metric]:
     metrics: list[Metric] = []
     for component in components:
         kind = load(component.name, {}, "metric", where)
-        metrics.append(kind(parse_options(kind, component.options, f"{where}: {component.name}"), where))
+        options = parse_options(kind, component.options, f"{where}: {component.name}")
+        metric = construct(kind, "(options, where)", options, where)
+        if not isinstance(getattr(metric, "name", None), str):
+            raise ConfigError(f'{where}: metric "{component.name}" has no name: give the class a text `name`.')
+        metrics.append(metric)
     return metrics
 
 
@@ -295,8 +300,10 @@ def _metric_values(
 ) -> dict[str, list[float | None]]:
     scored: list[Mapping[str, float]] = []
     for prompt, response in zip(prompts, responses, strict=True):
-        value = None if response is None else metric.score(prompt, response)
-        scored.append({} if value is None else value if isinstance(value, Mapping) else {"": float(value)})
+        with users_code(metric, f"scoring a reply to {prompt.excerpt}"):
+            value = None if response is None else metric.score(prompt, response)
+            found = {} if value is None else value if isinstance(value, Mapping) else {"": value}
+            scored.append({name: float(number) for name, number in found.items()})
     names = sorted({name for values in scored for name in values})
     return {name: [values.get(name) for values in scored] for name in names}
 

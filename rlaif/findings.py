@@ -9,6 +9,16 @@ HABIT = 0.15  # |first-shown rate − 1/2| from which a labeller's habit of posi
 MOSTLY = 0.5
 DETECTABLE = (1.96 + 0.84) / 1.96  # of the interval's half-width: what 80% power takes
 SMALL = 0.005  # a difference from one half below half a point is none, however narrow its interval
+FEW = 30  # below so many, an interval by resampling is too narrow to carry a verdict
+UNREADABLE = 0.1  # share of replies from which those that cannot be read are worth a warning
+READABLE = (
+    "Check that the judge's folder has a chat template; try another template or other words (options.template and "
+    "options.choices, in a copy of the judge: `rlaif copy JUDGE`); or take a judge that was trained to answer: an "
+    "instruction-tuned model, or a judge that reads text, such as compare-text."
+)
+
+AGREEMENT = "judgements.labellers_agree"
+NO_AGREEMENT = "No comparison has labels of two people: how far people agree cannot be said."
 
 Metrics = dict[str, Figure]
 
@@ -19,16 +29,23 @@ def arms_of(metrics: Metrics) -> list[str]:
 
 
 def findings(metrics: Metrics) -> list[str]:
-    """Warnings, then the reward model, then each policy against the start."""
-    lines = [*_warnings(metrics), *_reward_model(metrics)]
+    """Warnings, then agreement between labellers, the reward model, and each policy against the start."""
+    lines = [*_warnings(metrics), *_agreement(metrics), *_reward_model(metrics)]
     for arm in arms_of(metrics):
         if arm != START:
-            lines += _policy(metrics, arm)
+            lines += [*_no_verdict(metrics, arm), *_policy(metrics, arm)]
     return lines
 
 
 def _warnings(metrics: Metrics) -> list[str]:
     lines = []
+    unreadable = metrics.get("judgements.unreadable")
+    if unreadable and (unreadable.value or 0) > UNREADABLE:
+        mass = metrics.get("judgements.option_mass")
+        lines.append(
+            f"Careful: {unreadable.value:.1%} of {unreadable.n:,} showings could not be read. "
+            f"{mass_seen(mass.value if mass else None)}{READABLE}"
+        )
     first, agree = _of(metrics, "judgements.first_rate"), _of(metrics, "judgements.orders_agree")
     if first and agree and (abs(first[0] - 0.5) > HABIT or agree[0] < MOSTLY):
         lines.append(
@@ -44,13 +61,37 @@ def _warnings(metrics: Metrics) -> list[str]:
     return lines
 
 
+def mass_seen(mean: float | None) -> str:
+    """What a judge read by its probabilities gave to the words it was offered; "" for one that writes."""
+    if mean is None:
+        return ""
+    return f"The offered words had {mean:.1%} of the judge's probability, on average over all showings. "
+
+
+def _agreement(metrics: Metrics) -> list[str]:
+    found = _of(metrics, AGREEMENT)
+    if not found:
+        return []
+    value, low, high, n = found
+    return [
+        f"Two labellers of one comparison agree in {value:.1%} of {n:,} pairs of votes ({low:.1%} to {high:.1%}), a tie "
+        "being an opinion like the others."
+    ]
+
+
 def _reward_model(metrics: Metrics) -> list[str]:
     found = _of(metrics, "reward_model.accuracy")
     if not found:
         return []
     value, low, high, n = found
     verdict = (
-        "better than a coin" if low > 0.5 else "worse than a coin" if high < 0.5 else "not distinguishable from a coin"
+        too_few(n, "pairs")
+        if n < FEW
+        else "better than a coin"
+        if low > 0.5
+        else "worse than a coin"
+        if high < 0.5
+        else "not distinguishable from a coin"
     )
     longest = _of(metrics, "reward_model.accuracy_of_longest")
     beside = f" (always the longer reply: {longest[0]:.1%})" if longest else ""
@@ -60,22 +101,21 @@ def _reward_model(metrics: Metrics) -> list[str]:
     ]
 
 
+def too_few(n: int, what: str) -> str:
+    """No verdict on so few trials: what they could have told from a coin, with 80% power."""
+    reach = DETECTABLE * 1.96 * 0.5 / max(1, n) ** 0.5  # half a point is the widest spread a share's trials can have
+    if reach >= 0.5:
+        return f"{n} {what} are too few to tell anything from a coin"
+    return f"{n} {what} are too few for a verdict: they would tell a coin from {0.5 + reach:.0%} or more, not from less"
+
+
 def _policy(metrics: Metrics, arm: str) -> list[str]:
     win = _of(metrics, f"policies.{arm}.win_rate")
     if win:
-        value, low, high, n = win
-        if abs(value - 0.5) < SMALL:
-            verdict = "no difference to speak of" if high - low < 4 * SMALL else "inconclusive"
-        else:
-            verdict = "better than the start" if low > 0.5 else "worse than the start" if high < 0.5 else "inconclusive"
-        seen = (
-            f"; a difference below {DETECTABLE * (high - low) / 2:.1%} would be missed here more than one time in five"
-            if verdict == "inconclusive"
-            else ""
-        )
+        value, low, high, _ = win
         return [
-            f"{arm}: preferred to the start in {value:.1%} of {n} held-out prompts ({low:.1%} to {high:.1%}): "
-            f"{verdict}{seen}."
+            f"{arm} against the start: preferred in {value:.1%} ({low:.1%} to {high:.1%}) of {_contests(metrics, arm)}: "
+            f"{_win_verdict(metrics, arm, value, low, high)}."
         ]
     before, after = _of(metrics, "policies.start.reward"), _of(metrics, f"policies.{arm}.reward")
     if before and after:
@@ -85,6 +125,50 @@ def _policy(metrics: Metrics, arm: str) -> list[str]:
             "labels: what it likes more need not be better."
         ]
     return []
+
+
+def verdicts(metrics: Metrics, arm: str) -> dict[str, int]:
+    """What became of the held-out prompts in the contest with the start: judged, equal answers, unlabelled."""
+    head = f"accounts.verdicts on {arm}."
+    return {
+        name.removeprefix(head).replace("_", " "): int(figure.value or 0)
+        for name, figure in metrics.items()
+        if name.startswith(head)
+    }
+
+
+def _no_verdict(metrics: Metrics, arm: str) -> list[str]:
+    """A contest that came to nothing is said; the rest of what is known of the arm follows."""
+    found = verdicts(metrics, arm)
+    if not found or found["unlabelled"] < sum(found.values()):
+        return []
+    return [f"{arm} against the start: not one of {found['unlabelled']} held-out prompts has a verdict."]
+
+
+def _contests(metrics: Metrics, arm: str) -> str:
+    """How many prompts stand behind a win rate; equal answers, where there was nothing to judge, apart."""
+    found = verdicts(metrics, arm)
+    equal, unlabelled = found.get("equal answers", 0), found.get("unlabelled", 0)
+    text = f"{found.get('judged', 0)} judged held-out prompts"
+    if equal:
+        text += f" and {equal} where both answers are equal (nothing to judge, counted one half)"
+    return f"{text}, {unlabelled} more without a verdict" if unlabelled else text
+
+
+def _win_verdict(metrics: Metrics, arm: str, value: float, low: float, high: float) -> str:
+    judged = verdicts(metrics, arm).get("judged", 0)
+    if judged < FEW:
+        return too_few(judged, "judged prompts")
+    if abs(value - 0.5) < SMALL and high - low < 4 * SMALL:
+        return "no difference to speak of"
+    if abs(value - 0.5) >= SMALL and low > 0.5:
+        return "better than the start"
+    if abs(value - 0.5) >= SMALL and high < 0.5:
+        return "worse than the start"
+    return (
+        f"inconclusive; a difference below {DETECTABLE * (high - low) / 2:.1%} would be missed here more than one time in "
+        "five"
+    )
 
 
 def _of(metrics: Metrics, name: str) -> tuple[float, float, float, int] | None:

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal
 
 from rlaif.accounts import accounts_of, metrics_of
@@ -24,6 +25,7 @@ from rlaif.component import code_hash
 from rlaif.config import Pipeline, Sampling
 from rlaif.errors import DataError, RlaifError
 from rlaif.evaluate import Evaluation, Metric
+from rlaif.findings import READABLE, mass_seen
 from rlaif.labels import LabelSource
 from rlaif.models import Identity
 from rlaif.models.gateway import Gateway
@@ -369,10 +371,15 @@ class Road:
         if not any(row.weight > 0 for row in self.run_folder.read("preferences")):
             reasons = Counter(row.reason or row.outcome for row in self.run_folder.read("provenance"))
             found = "; ".join(f"{count} × {reason}" for reason, count in reasons.most_common(3))
-            raise RlaifError(
-                f"preferences: not one label to train on ({found}). Low option mass means that the judge's model does not "
-                "answer with the offered words: take an instruction-tuned model, or a judge that reads text."
-            )
+            raise RlaifError(f"preferences: not one label to train on ({found}).{self._unread()}")
+
+    def _unread(self) -> str:
+        """What to do where a model's replies could not be read, with the option mass seen."""
+        replies = [row for row in self.run_folder.read("judgements") if row.reply_keys]
+        masses = [row.option_mass for row in replies if row.option_mass is not None]
+        if all(row.outcome != "unreadable" for row in replies):
+            return ""
+        return f" {mass_seen(fmean(masses) if masses else None)}{READABLE}"
 
     # --- training -----------------------------------------------------------------------------------------------------
 

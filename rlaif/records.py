@@ -100,6 +100,12 @@ class Prompt(ContentRecord):
         """All turns as plain text, for eyes and for near-duplicate search."""
         return transcript(self.messages)
 
+    @property
+    def excerpt(self) -> str:
+        """The beginning of the last turn on one line and in quotes: which prompt this is, in a message."""
+        words = " ".join(self.messages[-1].content[:200].split())
+        return f'"{words if len(words) <= 50 else words[:49] + "…"}"'
+
 
 class Response(ContentRecord):
     """What one model, or an unnamed author in a file, answered to one prompt: usually one assistant turn.

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from pydantic import Field
 
 from rlaif.component import Options as BaseOptions
-from rlaif.component import code_hash, load
+from rlaif.component import Place, code_hash, construct, load, parse_options
 from rlaif.config import ComparisonsSection
 from rlaif.errors import ConfigError
 from rlaif.records import Prompt, Response, uniform
@@ -93,13 +93,12 @@ def length(prompt: Prompt, response: Response) -> float:
     return float(len(response.text))
 
 
-def open_selector(section: ComparisonsSection, responses: int, where: str) -> Selector:
+def open_selector(section: ComparisonsSection, responses: int, where: Place) -> Selector:
     """The selector a recipe names; by default all pairs for up to four responses, else six at random."""
-    from rlaif.component import parse_options
-
     name = section.select or ("all" if responses <= 4 else "random")
-    kind: Any = load(name, SELECTORS, "selection", f"{where}: comparisons.select")
+    kind: Any = load(name, SELECTORS, "selection", where.at("comparisons", "select"))
     if name == "all" and section.options:
-        raise ConfigError(f'{where}: comparisons.options: "all" takes no options.')
-    selector: Selector = kind(parse_options(kind, section.options, f"{where}: comparisons.options"), where)
+        raise ConfigError(f'{where.at("comparisons", "options")}: "all" takes no options.')
+    options = parse_options(kind, section.options, where.at("comparisons", "options"))
+    selector: Selector = construct(kind, "(options, where)", options, str(where))
     return selector

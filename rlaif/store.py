@@ -208,6 +208,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.walked: set[str] = set()  # stages whose signature was confirmed through this object
+        self.kept: set[str] = set()  # those of them that an earlier run had finished
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -262,6 +263,7 @@ class RunFolder:
         state = self.state(stage)
         self.walked.add(stage)
         if state and state.signature == signature:
+            self.kept.update([stage] if state.complete else [])
             return state.complete
         folders = list(folders)
         stages: dict[str, Any] = self.manifest["stages"]

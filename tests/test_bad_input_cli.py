@@ -84,7 +84,7 @@ def records(folder: str | Path, noun: str) -> list[dict[str, Any]]:
 # --- files that are missing, malformed or of the wrong shape ----------------------------------------------------------
 
 Wrong = tuple[dict[str, bytes], list[str], str]
-JUDGE = ["judge", "longest", "--in"]
+JUDGE = ["judge", "longest"]
 
 WRONG_FILES: dict[str, Wrong] = {
     "pairs missing": ({}, [*JUDGE, "nowhere.jsonl"], "nowhere.jsonl: no such file."),
@@ -186,13 +186,13 @@ def test_a_wrong_file_of_prompts_is_one_line_and_exit_code_2(name: str, rlaif: R
     data, message = WRONG_PROMPTS[name]
     if data is not None:
         Path("p.jsonl").write_bytes(data)
-    said = rlaif("sample", "--model", policy_folder, "--prompts", "p.jsonl", "--out", "out")
+    said = rlaif("sample", "--model", policy_folder, "p.jsonl", "--out", "out")
     assert (said.code, said.line) == (2, f"rlaif: {message}")
 
 
 def test_a_column_that_is_not_there_offers_a_near_one(rlaif: Rlaif, policy_folder: Path) -> None:
     write_jsonl(Path("p.jsonl"), [{"query_text": "Hi"}])
-    said = rlaif("sample", "--model", policy_folder, "--prompts", "p.jsonl", "--set", "prompts.column=query_txt")
+    said = rlaif("sample", "--model", policy_folder, "p.jsonl", "--set", "prompts.column=query_txt")
     assert (said.code, said.line) == (2, 'rlaif: p.jsonl line 1: no column "query_txt". Did you mean "query_text"?')
 
 
@@ -208,7 +208,7 @@ def test_rows_that_cannot_be_used_are_counted_by_reason_and_the_rest_goes_on(rla
         {"prompt": "a", "chosen": "\ud83d", "rejected": "c"},
     ]
     Path("p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    said = rlaif("judge", "longest", "--in", "p.jsonl", "--out", "out")
+    said = rlaif("judge", "longest", "p.jsonl", "--out", "out")
     assert said.code == 0
     assert "pairs                       8 rows: 2 passed on, 6 filtered" in said.text
     counted = json.loads(Path("out/accounts.json").read_text())["pairs"]["reasons"]
@@ -227,7 +227,7 @@ def test_rows_that_cannot_be_used_are_counted_by_reason_and_the_rest_goes_on(rla
 
 def test_repeated_prompts_are_sampled_once_and_counted(rlaif: Rlaif, policy_folder: Path) -> None:
     said = rlaif(
-        "sample", "--model", policy_folder, "--prompts", prompts("Hi", "Hi", "Bye"), "--samples", "2",
+        "sample", "--model", policy_folder, prompts("Hi", "Hi", "Bye"), "--samples", "2",
         "--out", "out", *SHORT,
     )  # fmt: skip
     assert said.code == 0
@@ -240,9 +240,7 @@ def test_repeated_prompts_are_sampled_once_and_counted(rlaif: Rlaif, policy_fold
 
 
 def test_a_single_response_per_prompt_is_nothing_to_compare(rlaif: Rlaif, policy_folder: Path) -> None:
-    said = rlaif(
-        "sample", "--model", policy_folder, "--prompts", prompts("Hi", "Bye"), "--samples", "1", "--out", "out", *SHORT
-    )
+    said = rlaif("sample", "--model", policy_folder, prompts("Hi", "Bye"), "--samples", "1", "--out", "out", *SHORT)
     assert (said.code, said.line) == (2, "rlaif: out: nothing to compare: 2 × a single response.")
     assert len(records("out", "responses")) == 2, "what was sampled is kept"
 
@@ -254,16 +252,16 @@ def test_a_recipe_that_would_compare_a_single_response_is_stopped_before_samplin
         "run", "ai-preferences", "--set", f"prompts={prompts()}", "--set", f"models.policy={policy_folder}",
         "--set", f"models.judge={judge_folder}", "--set", "responses.samples=1", "--out", "out",
     )  # fmt: skip
-    assert said.code == 2
-    assert said.line.endswith(
-        "ai-preferences.yaml: a single response cannot be compared: set responses.samples to 2 or more"
+    assert (said.code, said.line) == (
+        2,
+        "rlaif: --set responses.samples=1: a single response cannot be compared: set responses.samples to 2 or more",
     )
     assert not Path("out").exists()
 
 
 def test_identical_samples_are_nothing_to_compare(rlaif: Rlaif, policy_folder: Path) -> None:
     said = rlaif(
-        "sample", "--model", policy_folder, "--prompts", prompts("Hi"), "--samples", "3", "--out", "out", *SHORT,
+        "sample", "--model", policy_folder, prompts("Hi"), "--samples", "3", "--out", "out", *SHORT,
         "--set", "responses.sampling.temperature=0",
     )  # fmt: skip
     assert (said.code, said.line) == (2, "rlaif: out: nothing to compare: 3 × identical responses.")
@@ -286,7 +284,7 @@ def test_what_a_response_says_is_material_and_never_the_verdict(name: str, rlaif
     one, two = AWKWARD[name]
     source = pairs({"prompt": "Which?", "response_a": one, "response_b": two})
     Path("own_judge.py").write_text("def undecided(request):\n    return 'I cannot tell.'\n")
-    said = rlaif("judge", "compare-text", "--in", source, "--model", "scripted:own_judge:undecided", "--out", "out")
+    said = rlaif("judge", "compare-text", source, "--model", "scripted:own_judge:undecided", "--out", "out")
     assert said.code == 0
     assert "2 × no verdict in the reply" in said.text
     assert [row["weight"] for row in records("out", "preferences")] == [0.0]
@@ -295,7 +293,7 @@ def test_what_a_response_says_is_material_and_never_the_verdict(name: str, rlaif
 def test_awkward_responses_are_all_judged_by_a_local_model(rlaif: Rlaif, judge_folder: Path) -> None:
     rows = [{"prompt": "Which?", "response_a": a, "response_b": b} for a, b in AWKWARD.values()]
     said = rlaif(
-        "judge", "compare-local", "--in", pairs(*rows), "--model", judge_folder, "--constitution", "concise",
+        "judge", "compare-local", pairs(*rows), "--model", judge_folder, "--constitution", "concise",
         "--out", "out",
     )  # fmt: skip
     assert said.code == 0
@@ -306,7 +304,7 @@ def test_awkward_responses_are_all_judged_by_a_local_model(rlaif: Rlaif, judge_f
 
 def test_prompts_longer_than_the_context_are_counted_and_the_rest_goes_on(rlaif: Rlaif, policy_folder: Path) -> None:
     said = rlaif(
-        "sample", "--model", policy_folder, "--prompts", prompts("Hi", "how " * 3000), "--samples", "2",
+        "sample", "--model", policy_folder, prompts("Hi", "how " * 3000), "--samples", "2",
         "--out", "out", *SHORT,
     )  # fmt: skip
     assert said.code == 0
@@ -320,7 +318,6 @@ def test_when_no_prompt_fits_the_context_the_line_says_so(rlaif: Rlaif, policy_f
         "sample",
         "--model",
         policy_folder,
-        "--prompts",
         prompts("how " * 3000),
         "--samples",
         "2",
@@ -339,7 +336,6 @@ def test_a_comparison_longer_than_the_judges_context_is_counted_as_failed(rlaif:
     said = rlaif(
         "judge",
         "compare-local",
-        "--in",
         source,
         "--model",
         judge_folder,
@@ -357,11 +353,52 @@ def test_a_comparison_longer_than_the_judges_context_is_counted_as_failed(rlaif:
 def test_more_failures_than_a_recipe_tolerates_stop_even_a_small_run(rlaif: Rlaif, judge_folder: Path) -> None:
     source = pairs(GOOD, {"prompt": "Hi", "chosen": "word " * 5000, "rejected": "No."})
     for _ in range(2):  # the second walk has nothing left to ask, and says the same
-        said = rlaif("judge", "compare-local", "--in", source, "--model", judge_folder, "--out", "out")
+        said = rlaif("judge", "compare-local", source, "--model", judge_folder, "--out", "out")
         assert said.code == 1
         assert said.line.startswith(
             "rlaif: judgements: 2 of 4 failed, more than failure_tolerance 0.2 allows; 2 × prompt"
         )
+
+
+def test_when_no_reply_can_be_read_training_is_refused_with_the_mass_seen_and_what_to_do(
+    rlaif: Rlaif, policy_folder: Path
+) -> None:
+    source = pairs(GOOD, OTHER)
+    said = rlaif(
+        "run", "human-preferences", "--set", f"pairs={source}", "--set", f"models.policy={policy_folder}",
+        "--set", f"models.judge={policy_folder}", "--set", "labels.source=judges",
+        "--set", "labels.options.judges=[compare-local]", "--out", "out",
+    )  # fmt: skip
+    assert said.code == 1
+    line = said.err.splitlines()[-1]
+    assert line.startswith(
+        "rlaif: preferences: not one label to train on (2 × option mass below 0.5). The offered words had "
+    )
+    assert "Check that the judge's folder has a chat template" in line
+    assert "could not be read" in rlaif("judge", "compare-local", source, "--model", policy_folder, "--out", "o").text
+
+
+# --- labels -----------------------------------------------------------------------------------------------------------
+
+
+def test_label_says_how_far_several_annotators_agree_or_that_none_can(rlaif: Rlaif) -> None:
+    shown = {"prompt": "Which?", "response_a": "this", "response_b": "that"}
+    several = pairs(shown | {"human_labels": ["a", "a", "b"]}, shown | {"prompt": "And?", "human_labels": ["a", "a"]})
+    # of the three pairs of votes on the first, one agrees; the only pair on the second does
+    assert (
+        "Two labellers of one comparison agree in 50.0% of 4 pairs of votes"
+        in rlaif("label", several, "--out", "a").text
+    )
+    one = rlaif("label", pairs(shown | {"label": "a"}), "--out", "b")
+    assert "No comparison has labels of two people: how far people agree cannot be said." in one.err.splitlines()
+
+
+def test_a_stage_that_an_earlier_run_finished_is_marked(rlaif: Rlaif) -> None:
+    source = pairs(GOOD, OTHER)
+    assert "kept" not in rlaif("judge", "longest", source, "--out", "out").text
+    said = rlaif("judge", "first", source, "--out", "out").err.splitlines()
+    assert "pairs                       2 rows: 2 passed on  (kept from an earlier run)" in said
+    assert not any("kept" in line for line in said if line.startswith("judgements"))
 
 
 # --- models -----------------------------------------------------------------------------------------------------------
@@ -378,7 +415,7 @@ def test_a_model_without_chat_template_or_end_token_runs_and_says_so(rlaif: Rlai
     folder = build(tmp_path / "plain", template=None)
     without_eos(folder)
     said = rlaif(
-        "sample", "--model", folder, "--prompts", prompts(), "--samples", "2", "--out", "out",
+        "sample", "--model", folder, prompts(), "--samples", "2", "--out", "out",
         "--set", "responses.sampling.max_output_tokens=4",
     )  # fmt: skip
     assert said.code == 0
@@ -399,7 +436,7 @@ def test_turns_a_chat_template_refuses_are_counted_and_the_rest_goes_on(rlaif: R
     folder = build(tmp_path / "strict", template=alternate)
     twice = [{"role": "user", "content": text} for text in ("one", "two")]
     write_jsonl(Path("p.jsonl"), [{"prompt": "Hi"}, {"messages": twice}])
-    said = rlaif("sample", "--model", folder, "--prompts", "p.jsonl", "--samples", "2", "--out", "out", *SHORT)
+    said = rlaif("sample", "--model", folder, "p.jsonl", "--samples", "2", "--out", "out", *SHORT)
     assert said.code == 0
     assert "2 × " in said.text
     assert "the chat template refuses turns 'user user': Roles must alternate" in said.text
@@ -430,7 +467,7 @@ def test_a_model_folder_with_parts_missing_is_one_line(name: str, rlaif: Rlaif, 
     damage, message = MODELS[name]
     shutil.copytree(policy_folder, "model")
     broken(Path("model"), **damage)
-    said = rlaif("sample", "--model", "model", "--prompts", prompts(), "--out", "out")
+    said = rlaif("sample", "--model", "model", prompts(), "--out", "out")
     assert (said.code, said.line) == (2, f"rlaif: rlaif sample: models.policy: {message.replace('M', 'model', 1)}")
 
 
@@ -454,40 +491,40 @@ def test_a_damaged_model_folder_is_one_line(
 ) -> None:
     shutil.copytree(policy_folder, "model")
     broken(Path("model"), **damage)
-    said = rlaif("sample", "--model", "model", "--prompts", prompts(), "--out", "out", *SHORT)
+    said = rlaif("sample", "--model", "model", prompts(), "--out", "out", *SHORT)
     assert said.code == 2
     assert said.line.startswith(beginning)
 
 
 WRONG_MODELS = {
     "no folder": (
-        ["sample", "--model", "nowhere", "--prompts", "prompts.jsonl"],
+        ["sample", "--model", "nowhere", "prompts.jsonl"],
         "rlaif sample: models.policy: model folder nowhere does not exist (a local Hugging Face folder is expected).",
     ),
     "an unknown provider": (
-        ["sample", "--model", "x", "--prompts", "prompts.jsonl", "--set", "models.policy.provider=lcoal"],
-        'rlaif sample: models.policy: provider "lcoal" is not known. Did you mean "local"? '
+        ["sample", "--model", "x", "prompts.jsonl", "--set", "models.policy.provider=lcoal"],
+        '--set models.policy.provider=lcoal: provider "lcoal" is not known. Did you mean "local"? '
         "A class of your own is named package.module:Class.",
     ),
     "an unknown option": (
-        ["sample", "--model", "x", "--prompts", "prompts.jsonl", "--set", "models.policy.options.dtpe=float32"],
-        'rlaif sample: models.policy: options: unknown key "dtpe". Did you mean "dtype"?',
+        ["sample", "--model", "x", "prompts.jsonl", "--set", "models.policy.options.dtpe=float32"],
+        '--set models.policy.options.dtpe=float32: unknown key "dtpe". Did you mean "dtype"?',
     ),
     "a script that is not there": (
-        ["judge", "compare-text", "--in", "pairs.jsonl", "--model", "scripted:own_nowhere:speak"],
+        ["judge", "compare-text", "pairs.jsonl", "--model", "scripted:own_nowhere:speak"],
         'rlaif judge: models.judge: function "own_nowhere:speak": module "own_nowhere" was not found. '
         "Install it or run where it can be imported.",
     ),
     "a table that is not there": (
-        ["judge", "compare-text", "--in", "pairs.jsonl", "--model", "scripted:nowhere.jsonl"],
+        ["judge", "compare-text", "pairs.jsonl", "--model", "scripted:nowhere.jsonl"],
         "nowhere.jsonl: no such file.",
     ),
     "a table that is no table": (
-        ["judge", "compare-text", "--in", "pairs.jsonl", "--model", "scripted:pairs.jsonl"],
+        ["judge", "compare-text", "pairs.jsonl", "--model", "scripted:pairs.jsonl"],
         'pairs.jsonl line 1: expected {"contains": …, "reply": …}, both text.',
     ),
     "a table that is not JSON": (
-        ["judge", "compare-text", "--in", "pairs.jsonl", "--model", "scripted:bad.jsonl"],
+        ["judge", "compare-text", "pairs.jsonl", "--model", "scripted:bad.jsonl"],
         "bad.jsonl line 1: not valid JSON: Expecting value at column 1.",
     ),
 }
@@ -509,8 +546,11 @@ def test_a_policy_that_only_a_script_speaks_for_cannot_be_trained(rlaif: Rlaif) 
         "run", "human-preferences", "--set", f"pairs={pairs()}",
         "--set", "models.policy={provider: scripted, model: own_policy:speak}",
     )  # fmt: skip
-    assert said.code == 2
-    assert said.line.endswith("models.policy: training needs a local model folder, not a scripted:own_policy:speak.")
+    assert (said.code, said.line) == (
+        2,
+        "rlaif: --set models.policy={provider: scripted, model: own_policy:speak}: training needs a local model folder, "
+        "not a scripted:own_policy:speak.",
+    )
 
 
 # --- recipes and names ------------------------------------------------------------------------------------------------
@@ -519,12 +559,12 @@ WRONG_RECIPES: dict[str, tuple[dict[str, str], list[str], str]] = {
     "nothing set": (
         {},
         ["run", "ai-preferences"],
-        'B/pipelines/ai-preferences.yaml: set "prompts" (to sample responses) or "pairs" (a file of comparisons)',
+        "B/pipelines/ai-preferences.yaml: needs --set prompts=FILE --set models.policy=FOLDER",
     ),
     "no model set": (
         {},
         ["run", "human-preferences", "--set", "pairs=pairs.jsonl"],
-        "B/pipelines/human-preferences.yaml: models.policy is not set (--set models.policy=FOLDER names a model folder)",
+        "B/pipelines/human-preferences.yaml: needs --set models.policy=FOLDER",
     ),
     "an unknown pipeline": (
         {},
@@ -544,42 +584,71 @@ WRONG_RECIPES: dict[str, tuple[dict[str, str], list[str], str]] = {
     ),
     "an unknown judge": (
         {},
-        ["judge", "longst", "--in", "pairs.jsonl"],
+        ["judge", "longst", "pairs.jsonl"],
         'rlaif judge: judge "longst" not found in ./judges or the built-ins. Did you mean "longest"?',
     ),
     "an unknown constitution": (
         {},
-        ["judge", "longest", "--in", "pairs.jsonl", "--constitution", "concize"],
+        ["judge", "longest", "pairs.jsonl", "--constitution", "concize"],
         'rlaif judge: constitution "concize" not found in ./prompts/constitutions or the built-ins. '
         'Did you mean "concise"?',
     ),
     "a missing rubric": (
         {"judges/own.yaml": "protocol: pairwise-text\nrubric: helpful-safe\n"},
-        ["judge", "own", "--in", "pairs.jsonl", "--model", "scripted:own:speak"],
+        ["judge", "own", "pairs.jsonl", "--model", "scripted:own:speak"],
         'judges/own.yaml: rubric "helpful-safe" not found in ./prompts/rubrics or the built-ins. '
         'Did you mean "helpful-and-safe"?',
     ),
     "a judge without a model": (
         {},
-        ["judge", "compare-local", "--in", "pairs.jsonl"],
+        ["judge", "compare-local", "pairs.jsonl"],
         'rlaif judge: judge "compare-local" asks the model of role "judge": set models.judge '
         "(--set models.judge=FOLDER).",
     ),
     "a malformed setting": (
         {},
-        ["judge", "longest", "--in", "pairs.jsonl", "--set", "seed"],
+        ["judge", "longest", "pairs.jsonl", "--set", "seed"],
         "--set seed: expected key=value, for instance --set seed=1.",
+    ),
+    "a method's option set wrong": (
+        {},
+        ["run", "human-preferences", "--set", "pairs=pairs.jsonl", "--set", "models.policy=POLICY",
+         "--set", "policies.0.options.bet=1"],
+        '--set policies.0.options.bet=1: unknown key "bet". Did you mean "beta"?',
+    ),
+    "a model folder set wrong": (
+        {},
+        ["run", "human-preferences", "--set", "pairs=pairs.jsonl", "--set", "models.policy=nowhere"],
+        "--set models.policy=nowhere: model folder nowhere does not exist (a local Hugging Face folder is expected).",
+    ),
+    "a judge's option on the pipeline": (
+        {},
+        ["judge", "longest", "pairs.jsonl", "--set", "labels.options.minimum_mass=0"],
+        "--set labels.options.minimum_mass=0: unknown key \"minimum_mass\". A judge's own settings stand in its file: "
+        "`rlaif copy JUDGE --as NAME` makes one of yours, to be edited and named here.",
+    ),
+    "a judge set wrong": (
+        {},
+        ["judge", "longest", "pairs.jsonl", "--set", "labels.options.judges=[longst]"],
+        '--set labels.options.judges=[longst]: judge "longst" not found in ./judges or the built-ins. Did you mean '
+        '"longest"?',
+    ),
+    "a constitution set wrong": (
+        {},
+        ["judge", "longest", "pairs.jsonl", "--set", "constitution=concize"],
+        '--set constitution=concize: constitution "concize" not found in ./prompts/constitutions or the built-ins. '
+        'Did you mean "concise"?',
     ),
     "a policy method no one knows": (
         {},
         ["run", "human-preferences", "--set", "pairs=pairs.jsonl", "--set", "models.policy=POLICY", "--set", "policies=dop"],
-        'B/pipelines/human-preferences.yaml: policies: policy method "dop" is not known. Did you mean "dpo"? '
+        '--set policies=dop: policy method "dop" is not known. Did you mean "dpo"? '
         "A class of your own is named package.module:Class.",
     ),
     "neither a file nor a folder": (
         {},
         ["judge", "longest"],
-        "judge: name a file with --in, or a run folder with --out.",
+        "judge: name a file of pairs, or a run folder with --out.",
     ),
     "a kind that is none": ({}, ["list", "judgs"], 'list: unknown kind "judgs". Did you mean "judge"?'),
     "a name that is none": ({}, ["show", "longst"], '"longst" is not in the catalogue. Did you mean "longest"?'),
@@ -618,11 +687,11 @@ def test_a_wrong_recipe_or_name_is_one_line_before_anything_is_asked(
 COMMAND_LINES = {
     "an unknown command": (["jugde"], "No such command 'jugde'."),
     "an unknown option": (["judge", "longest", "--inn", "x"], "No such option: --inn"),
-    "an option without its value": (["judge", "longest", "--in"], "Option '--in' requires an argument."),
+    "an option without its value": (["judge", "longest", "--out"], "Option '--out' requires an argument."),
     "a missing argument": (["judge"], "Missing argument 'JUDGE'."),
-    "a missing option": (["sample", "--prompts", "x"], "Missing option '--model'."),
-    "a limit of nothing": (["judge", "longest", "--in", "x", "--limit", "0"], "Invalid value for '--limit': "),
-    "a limit that is a word": (["judge", "longest", "--in", "x", "--limit", "all"], "Invalid value for '--limit': "),
+    "a missing option": (["sample", "x"], "Missing option '--model'."),
+    "a limit of nothing": (["judge", "longest", "x", "--limit", "0"], "Invalid value for '--limit': "),
+    "a limit that is a word": (["judge", "longest", "x", "--limit", "all"], "Invalid value for '--limit': "),
 }
 
 
@@ -648,7 +717,7 @@ def test_no_command_prints_the_help(rlaif: Rlaif) -> None:
 def test_a_folder_that_holds_something_else_is_left_alone(rlaif: Rlaif) -> None:
     Path("mine").mkdir()
     Path("mine/thesis.txt").write_text("years")
-    said = rlaif("judge", "longest", "--in", pairs(), "--out", "mine")
+    said = rlaif("judge", "longest", pairs(), "--out", "mine")
     assert (said.code, said.line) == (2, "rlaif: mine: not empty and not a run folder. Choose another --out.")
     assert os.listdir("mine") == ["thesis.txt"]
 
@@ -672,7 +741,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(rlaif: Rlaif) -> None:
 def test_a_manifest_that_is_not_ours_is_one_line(manifest: str, message: str, rlaif: Rlaif) -> None:
     Path("out").mkdir()
     Path("out/manifest.json").write_text(manifest)
-    said = rlaif("judge", "longest", "--in", pairs(), "--out", "out")
+    said = rlaif("judge", "longest", pairs(), "--out", "out")
     assert (said.code, said.line) == (2, f"rlaif: {message}")
     assert Path("out/manifest.json").read_text() == manifest
 
@@ -682,7 +751,7 @@ def test_a_manifest_that_is_not_ours_is_one_line(manifest: str, message: str, rl
     [("pairs.jsonl", "File exists"), ("pairs.jsonl/below", "Not a directory"), ("/proc/rlaif", "No such file or directory")],
 )  # fmt: skip
 def test_a_place_that_cannot_be_written_is_one_line(out: str, reason: str, rlaif: Rlaif) -> None:
-    said = rlaif("judge", "longest", "--in", pairs(), "--out", out)
+    said = rlaif("judge", "longest", pairs(), "--out", out)
     assert (said.code, said.line) == (
         2,
         f"rlaif: {out}: cannot be written: {reason}. Choose a writable place with --out, then run again: finished work "
@@ -696,7 +765,7 @@ def test_a_ledger_that_cannot_be_written_is_one_line(
 ) -> None:
     if not environment:
         monkeypatch.delenv("RLAIF_FENCE_SECRET")
-    said = rlaif("judge", "longest", "--in", pairs(), "--out", "out", "--set", "ledger=pairs.jsonl/ledger.sqlite")
+    said = rlaif("judge", "longest", pairs(), "--out", "out", "--set", "ledger=pairs.jsonl/ledger.sqlite")
     assert said.code == 2
     expected = "pairs.jsonl/ledger.sqlite: the ledger cannot be opened: " if environment else "pairs.jsonl/secret: "
     assert said.line.startswith(f"rlaif: {expected}")
@@ -739,7 +808,7 @@ EXPORTS = {
 @pytest.mark.parametrize("name", EXPORTS)
 def test_an_export_that_cannot_be_is_one_line(name: str, rlaif: Rlaif) -> None:
     arguments, message = EXPORTS[name]
-    assert rlaif("judge", "longest", "--in", pairs(), "--out", "out").code == 0
+    assert rlaif("judge", "longest", pairs(), "--out", "out").code == 0
     said = rlaif("export", "out", *arguments)
     assert (said.code, said.line) == (2, f"rlaif: {message}")
 
@@ -772,7 +841,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on_when_there_is_room
 ) -> None:
     source = pairs(GOOD, OTHER)
     out = small_disk / "out"
-    said = rlaif("judge", "longest", "--in", source, "--out", out)
+    said = rlaif("judge", "longest", source, "--out", out)
     assert said.code == 2
     assert said.line.startswith(f"rlaif: {out}/")
     assert said.line.endswith(
@@ -781,7 +850,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on_when_there_is_room
     assert not list(out.rglob("*.tmp"))
     finished = {path: path.read_bytes() for path in out.rglob("*.parquet")}
     grow(small_disk)
-    assert rlaif("judge", "longest", "--in", source, "--out", out).code == 0
+    assert rlaif("judge", "longest", source, "--out", out).code == 0
     assert finished
     assert {path: path.read_bytes() for path in finished} == finished
     assert len(records(out, "preferences")) == 2
@@ -793,7 +862,7 @@ def test_a_full_disk_under_the_ledger_is_one_line_and_replies_are_kept(small_dis
     )
     rows = [{"prompt": f"Question {i}", "chosen": "good", "rejected": "bad"} for i in range(40)]
     arguments = [
-        "judge", "compare-text", "--in", pairs(*rows), "--model", "scripted:own_talker:speak", "--out", "out",
+        "judge", "compare-text", pairs(*rows), "--model", "scripted:own_talker:speak", "--out", "out",
         "--set", f"ledger={small_disk}/ledger.sqlite", "--set", "shard_rows=2",
     ]  # fmt: skip
     said = rlaif(*arguments)
@@ -829,7 +898,7 @@ def test_a_full_disk_leaves_no_empty_secret(small_disk: Path, rlaif: Rlaif, monk
     monkeypatch.delenv("RLAIF_FENCE_SECRET")
     with pytest.raises(OSError, match="No space left"):
         (small_disk / "filler").write_bytes(b"x" * 200_000)
-    said = rlaif("judge", "longest", "--in", pairs(), "--out", "out", "--set", f"ledger={small_disk}/l.sqlite")
+    said = rlaif("judge", "longest", pairs(), "--out", "out", "--set", f"ledger={small_disk}/l.sqlite")
     assert (said.code, said.line) == (
         2,
         f"rlaif: {small_disk}/secret: cannot be written: No space left on device. Set ledger: to a writable place.",
@@ -856,7 +925,7 @@ def test_an_interrupted_run_says_so_keeps_its_work_and_goes_on_from_there(number
     Path("speed.txt").write_text("slow")
     rows = [{"prompt": f"Question {i}", "chosen": "good", "rejected": "bad"} for i in range(4)]
     arguments = command(
-        "judge", "compare-text", "--in", pairs(*rows), "--model", "scripted:own_slow:speak", "--out", "out",
+        "judge", "compare-text", pairs(*rows), "--model", "scripted:own_slow:speak", "--out", "out",
         "--set", "shard_rows=2",
     )  # fmt: skip
     process = subprocess.Popen(
@@ -887,7 +956,7 @@ def test_an_interruption_while_files_are_checked_is_the_same_line() -> None:
         "import time\nopen('waiting', 'w').close()\ntime.sleep(60)\ndef speak(request): ...\n"
     )
     process = subprocess.Popen(
-        command("judge", "compare-text", "--in", pairs(name="p.jsonl"), "--model", "scripted:own_wait:speak"),
+        command("judge", "compare-text", pairs(name="p.jsonl"), "--model", "scripted:own_wait:speak"),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
@@ -902,16 +971,104 @@ def test_an_interruption_while_files_are_checked_is_the_same_line() -> None:
 
 def test_a_mistake_in_a_real_process_is_one_line_on_stderr() -> None:
     done = subprocess.run(
-        command("judge", "longest", "--in", "nowhere.jsonl"), capture_output=True, text=True, timeout=60, check=False
+        command("judge", "longest", "nowhere.jsonl"), capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (2, "", "rlaif: nowhere.jsonl: no such file.\n")
 
 
-def test_a_bug_in_a_users_own_code_keeps_its_traceback() -> None:
-    Path("own_bug.py").write_text("def speak(request):\n    return {}['bug']\n")
-    done = subprocess.run(
-        command("judge", "compare-text", "--in", pairs(), "--model", "scripted:own_bug:speak"),
-        capture_output=True, text=True, timeout=60, check=False,
+OWN_CODE = {
+    "a function that answers": (
+        ["compare-text", "pairs.jsonl", "--model", "scripted:own_bug:speak"],
+        "own_bug:speak: answering a request: KeyError: 'bug' (own_bug.py line 2)",
+    ),
+    "a function that judges": (
+        ["by-function", "pairs.jsonl"],
+        'own_bug:opinion: judging replies to "How do I boil an egg?": ZeroDivisionError: division by zero '
+        "(own_bug.py line 4)",
+    ),
+    "a judge class": (
+        ["by-class", "pairs.jsonl"],
+        "own_bug:Judge: judging replies to \"How do I boil an egg?\": AttributeError: 'Showing' object has no attribute "
+        "'replies' (own_bug.py line 8)",
+    ),
+    "a class that takes nothing": (
+        ["by-plain", "pairs.jsonl"],
+        "own_bug:Plain: built with (options, context): TypeError: Plain() takes no arguments",
+    ),
+}
+OWN_BUG = """def speak(request):
+    return {}["bug"]
+def opinion(showing):
+    return 1 / 0
+class Judge:
+    def __init__(self, options, context): ...
+    async def judge(self, showing, ask):
+        return showing.replies
+class Plain: ...
+"""
+
+
+@pytest.mark.parametrize("name", OWN_CODE)
+def test_what_a_users_own_code_raises_is_one_line_that_names_it(name: str, rlaif: Rlaif) -> None:
+    arguments, message = OWN_CODE[name]
+    pairs()
+    Path("own_bug.py").write_text(OWN_BUG)
+    Path("judges").mkdir()
+    for judge, protocol in {
+        "by-function": "scripted\noptions: {function: 'own_bug:opinion'}",
+        "by-class": "own_bug:Judge",
+        "by-plain": "own_bug:Plain",
+    }.items():
+        Path(f"judges/{judge}.yaml").write_text(f"model_role: null\nprotocol: {protocol}\n")
+    said = rlaif("judge", *arguments, "--out", "out")
+    assert (said.code, said.line) == (2, f"rlaif: {message}. Mend it and run again: finished work is kept.")
+
+
+def test_a_metric_that_raises_is_one_line_and_the_answers_are_not_asked_again(
+    rlaif: Rlaif, policy_folder: Path
+) -> None:
+    Path("own_metric.py").write_text(
+        "class Shouting:\n"
+        "    name = 'shouting'\n"
+        "    def __init__(self, options, where): ...\n"
+        "    def score(self, prompt, response):\n"
+        "        return len(response.words)\n"
+    )
+    arguments = [
+        "run", "human-preferences", "--out", "out", "--set", f"pairs={pairs(GOOD, OTHER)}", "--set", "held_out=0.9",
+        "--set", f"models.policy={policy_folder}", "--set", "reward_model=null", "--set", "policies=[]",
+        "--set", "evaluation.metrics=[own_metric:Shouting]", "--set", "evaluation.sampling.max_output_tokens=4",
+    ]  # fmt: skip
+    said = rlaif(*arguments)
+    assert said.code == 2
+    assert [line for line in said.err.splitlines() if not line.startswith("note")] == [
+        "rlaif: own_metric:Shouting: scoring a reply to \"How do I boil an egg?\": AttributeError: 'Response' object has no "
+        "attribute 'words' (own_metric.py line 5). Mend it and run again: finished work is kept."
+    ]
+    assert len(records("out", "preferences")) == 2
+    text = Path("own_metric.py").read_text()
+    Path("own_metric.py").write_text(text.replace("response.words", "response.text"))
+    done = subprocess.run(command(*map(str, arguments)), capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert ": 0 asked, 2 from the ledger" in done.stderr
+    assert "shouting.before" in json.loads(Path("out/metrics.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("module", "body", "message"),
+    [
+        ("own_plain", "name = 'm'", "own_plain:Odd: built with (options, where): TypeError: Odd() takes no arguments. "
+         "Mend it and run again: finished work is kept."),
+        ("own_unnamed", "def __init__(self, options, where): ...", "--set evaluation.metrics=[own_unnamed:Odd]: metric "
+         '"own_unnamed:Odd" has no name: give the class a text `name`.'),
+    ],
+)  # fmt: skip
+def test_a_metric_that_is_not_made_like_one_is_one_line(
+    module: str, body: str, message: str, rlaif: Rlaif, policy_folder: Path
+) -> None:
+    Path(f"{module}.py").write_text(f"class Odd:\n    {body}\n")
+    said = rlaif(
+        "run", "human-preferences", "--set", f"pairs={pairs()}", "--set", f"models.policy={policy_folder}",
+        "--set", f"evaluation.metrics=[{module}:Odd]",
     )  # fmt: skip
-    assert done.returncode == 1
-    assert "KeyError: 'bug'" in done.stderr
+    assert (said.code, said.line) == (2, f"rlaif: {message}")

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from rlaif.catalogue import FOLDERS, Catalogue, Entry, Kind, builtin_root
 from rlaif.checking import check_file, open_road
-from rlaif.component import Options, load, parse_model, parse_options
+from rlaif.component import Options, Place, load, parse_model, parse_options
 from rlaif.config import Constitution, JudgeFile, Pipeline, apply_settings, load_constitution, load_pipeline
 from rlaif.errors import ConfigError, UserError
 from rlaif.labels.judges import open_judge
@@ -95,9 +95,10 @@ FAULTS = {
         'recipe.yaml: "preferences.clamp": clamp is [q, 1 - q] with q between 0 and 0.5 (found [0.2, 0.6])',
     ),
     "a key that is not text": ("pairs: x\n1: y", 'recipe.yaml: "1": Keys should be strings (found 1)'),
-    "neither prompts nor pairs": (
-        "seed: 1",
-        'recipe.yaml: set "prompts" (to sample responses) or "pairs" (a file of comparisons)',
+    "neither prompts nor pairs": ("seed: 1", "recipe.yaml: needs --set pairs=FILE"),
+    "a sampling recipe without prompts": (
+        "responses: {}",
+        "recipe.yaml: needs --set prompts=FILE --set models.policy=FOLDER",
     ),
     "pairs and responses": (
         "pairs: x\nmodels: {policy: y}\nresponses: {}",
@@ -113,11 +114,11 @@ FAULTS = {
     ),
     "a model not set": (
         "pairs: x\nlabels: human\nmodels: {policy: null}\npolicies: dpo",
-        "recipe.yaml: models.policy is not set (--set models.policy=FOLDER names a model folder)",
+        "recipe.yaml: needs --set models.policy=FOLDER",
     ),
     "a role no one set": (
         "prompts: x\nmodels: {policy: y}\nresponses: {models: [policy, other]}",
-        "recipe.yaml: models.other is not set (--set models.other=FOLDER names a model folder)",
+        "recipe.yaml: needs --set models.other=FOLDER",
     ),
     "a single response to compare": (
         "prompts: x\nmodels: {policy: y}\nresponses: {samples: 1}\nlabels: judges",
@@ -267,8 +268,58 @@ def test_what_is_set_is_found_at_its_path(path: list[str], value: Any) -> None:
     assert data == value
 
 
-def test_a_setting_is_checked_like_the_file() -> None:
-    assert complaint("pairs: x", "sed=1") == 'recipe.yaml: unknown key "sed". Did you mean "seed"?'
+BLAMED: dict[str, tuple[list[str], str]] = {
+    "an unknown key": (["sed=1"], '--set sed=1: unknown key "sed". Did you mean "seed"?'),
+    "an unknown key above what was set": (
+        ["preferencs.clamp=null"],
+        '--set preferencs.clamp=null: unknown key "preferencs". Did you mean "preferences"?',
+    ),
+    "a wrong type": (
+        ["seed=2", "seed=soon"],
+        '--set seed=soon: "seed": Input should be a valid integer, unable to parse string as an integer (found \'soon\')',
+    ),
+    "a key inside the value": (
+        ["policies=[{nme: dpo}]"],
+        '--set policies=[{nme: dpo}]: "policies.0.name" is missing; unknown key "policies.0.nme". Did you mean "name"?',
+    ),
+    "what is missing beside it": (
+        ["models.judge.provider=scripted"],
+        '--set models.judge.provider=scripted: "models.judge.model" is missing',
+    ),
+    "a value at odds with the rest": (
+        ["seed=1", "responses.samples=1"],
+        '--set responses.samples=1: a single response cannot be compared: set responses.samples to 2 or more',
+    ),
+    "two flags": (
+        ["sed=1", "held_out=2"],
+        '--set held_out=2: "held_out": Input should be less than 1 (found 2); '
+        '--set sed=1: unknown key "sed". Did you mean "seed"?',
+    ),
+    "the file's own fault beside a flag": (["seed=1"], 'recipe.yaml: unknown key "lables". Did you mean "labels"?'),
+    "a judge's section on the pipeline": (
+        ["judges.compare-local.minimum_mass=0"],
+        "--set judges.compare-local.minimum_mass=0: unknown key \"judges\". A judge's own settings stand in its file: "
+        "`rlaif copy JUDGE --as NAME` makes one of yours, to be edited and named here.",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BLAMED)
+def test_a_mistake_in_a_setting_is_blamed_on_the_flag(name: str) -> None:
+    settings, message = BLAMED[name]
+    recipe = "prompts: x\nmodels: {policy: y}\nresponses: {}\nlabels: judges\npreferences: {}\n"
+    assert complaint(recipe + ("lables: human\n" if "file" in name else ""), *settings) == message
+
+
+def test_a_shipped_pipeline_without_its_inputs_names_the_flags_that_would_do() -> None:
+    with pytest.raises(
+        ConfigError, match=r"human-preferences\.yaml: needs --set pairs=FILE --set models\.policy=FOLDER$"
+    ):
+        open_road("human-preferences", out=Path("out"))
+    with pytest.raises(
+        ConfigError, match=r"ai-preferences\.yaml: needs --set prompts=FILE --set models\.policy=FOLDER$"
+    ):
+        open_road("ai-preferences", out=Path("out"))
 
 
 # --- names of the catalogue -------------------------------------------------------------------------------------------
@@ -287,7 +338,54 @@ def test_a_local_file_does_not_change_what_a_builtin_pipeline_uses(pairs: Path) 
     assert catalogue.find("judge", pipeline.labels.options["judges"][0], where="test").builtin
     assert pipeline.constitution
     assert load_constitution(catalogue, pipeline.constitution, where="test").principles[0].id == "no-harm"
-    assert not catalogue.shadowed
+    assert not catalogue.notes
+
+
+def opened(pipeline: str, settings: list[str]) -> tuple[Any, list[str]]:
+    """A pipeline's road, and what was said while it was built."""
+    from rlaif.pipeline import Watcher
+
+    said: list[str] = []
+    road = open_road(pipeline, settings, out=Path("out"), watcher=Watcher(notice=said.append))
+    road.gateway.ledger.close()
+    return road, said
+
+
+def test_a_local_file_that_a_shipped_pipeline_passes_over_is_named_with_what_would_use_it(
+    policy_folder: Path, judge_folder: Path
+) -> None:
+    wrote("prompts/constitutions/harmless-helpful.yaml", "principles: [{id: mine, text: Mine.}]\n")
+    wrote("judges/compare-local.yaml", "protocol: scripted\nmodel_role: null\noptions: {function: first}\n")
+    given = ["prompts=set:first-questions", f"models.policy={policy_folder}", f"models.judge={judge_folder}"]
+    _, said = opened("ai-preferences", given)
+    assert said == [
+        'constitution "harmless-helpful": prompts/constitutions/harmless-helpful.yaml is passed over, for the shipped '
+        "pipeline ai-preferences names the built-in one. To use yours: --set constitution=harmless-helpful, or a copy of "
+        "the pipeline (`rlaif copy ai-preferences`).",
+        'judge "compare-local": judges/compare-local.yaml is passed over, for the shipped pipeline ai-preferences names '
+        "the built-in one. To use yours: --set labels.options.judges.0=compare-local --set "
+        "evaluation.judges.0=compare-local, or a copy of the pipeline (`rlaif copy ai-preferences`).",
+    ]
+    remedies = ["constitution=harmless-helpful", "labels.options.judges.0=compare-local", "evaluation.judges=[]"]
+    road, said = opened("ai-preferences", [*given, *remedies])
+    assert {entry.path.parts[0] for entry in road.catalogue.used.values() if not entry.builtin} == {"prompts", "judges"}
+    assert all("is used instead" in line for line in said)
+    meant = [
+        "constitution=builtin:harmless-helpful",
+        "labels.options.judges=[builtin:compare-local]",
+        "evaluation=null",
+    ]
+    assert opened("ai-preferences", [*given, *meant])[1] == []
+
+
+def test_a_local_rubric_that_a_shipped_judge_passes_over_is_named_once(judge_context: Any) -> None:
+    wrote("prompts/rubrics/helpful-and-safe.md", "MINE\n")
+    for _ in range(2):
+        open_judge("compare-text", judge_context)
+    assert judge_context.catalogue.notes == [
+        'rubric "helpful-and-safe": prompts/rubrics/helpful-and-safe.md is passed over, for the shipped compare-text '
+        "names the built-in one. To use yours, name it in a copy: `rlaif copy compare-text`."
+    ]
 
 
 def test_a_local_template_does_not_change_a_builtin_judge_but_changes_a_local_one(judge_context: Any) -> None:
@@ -306,7 +404,7 @@ def test_a_local_template_does_not_change_a_builtin_judge_but_changes_a_local_on
 def judge_context() -> Any:
     from rlaif.labels import LabelContext
 
-    return LabelContext("test", Catalogue(), None, {"judge": None}, None, None, "train", None, b"s", 0)  # type: ignore[arg-type]
+    return LabelContext(Place("test"), Catalogue(), None, {"judge": None}, None, None, "train", None, b"s", 0)  # type: ignore[arg-type]
 
 
 def test_a_name_given_by_set_finds_the_local_file_and_the_shadow_is_announced(pairs: Path) -> None:
@@ -329,9 +427,9 @@ def test_builtin_pins_the_shipped_file() -> None:
     wrote("judges/longest.yaml", "protocol: scripted\noptions: {function: first}\n")
     catalogue = Catalogue()
     assert not catalogue.find("judge", "longest", where="test").builtin
-    catalogue.shadowed.clear()
+    catalogue.notes.clear()
     assert catalogue.find("judge", "builtin:longest", where="test").builtin
-    assert not catalogue.shadowed
+    assert not catalogue.notes
 
 
 def test_an_unchanged_copy_of_a_builtin_file_is_not_announced() -> None:
@@ -339,7 +437,7 @@ def test_an_unchanged_copy_of_a_builtin_file_is_not_announced() -> None:
     wrote("judges/longest.yaml", shipped.text)
     catalogue = Catalogue()
     catalogue.find("judge", "longest", where="test")
-    assert not catalogue.shadowed
+    assert not catalogue.notes
 
 
 def test_a_name_in_a_subfolder_is_listed_and_found() -> None:

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlaif.catalogue import Catalogue
+from rlaif.component import Place
 from rlaif.config import PreferencesSection, Principle
 from rlaif.errors import CallFailed, ConfigError
 from rlaif.judging import ProtocolContext, Question, Showing, Verdict
@@ -358,7 +359,7 @@ def labels(
         write_judge("mine")
     model = Answering(answer or (lambda request: "[[A]]"))
     label_context = LabelContext(
-        where="pipeline x",
+        where=Place("pipeline x"),
         catalogue=Catalogue(Path.cwd()),
         gateway=Gateway(Ledger(Path("ledger.sqlite"))),
         models={"judge": model},
@@ -660,7 +661,7 @@ def test_a_failure_that_may_pass_is_asked_again_by_the_next_walk_and_others_are_
     rows = [f'{{"prompt": "Question {i}", "chosen": "yes {i}", "rejected": "no"}}\n' for i in range(3)]
     (working_folder / "pairs.jsonl").write_text("".join(rows))
     arguments = (
-        "judge", "compare-text", "--in", "pairs.jsonl", "--model", "scripted:moody_judge:speak", "--out", "run",
+        "judge", "compare-text", "pairs.jsonl", "--model", "scripted:moody_judge:speak", "--out", "run",
         "--set", "failure_tolerance=1", "--set", "shard_rows=2",
     )  # fmt: skip
     rlaif(working_folder, *arguments)

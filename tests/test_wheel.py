@@ -54,7 +54,7 @@ def test_the_catalogue_ships_whole(unpacked: Path, tmp_path: Path) -> None:
 
 def test_a_run_from_the_wheel_judges_with_its_own_files(unpacked: Path, tmp_path: Path) -> None:
     (tmp_path / "pairs.jsonl").write_text('{"prompt": "q", "response_a": "short", "response_b": "much longer"}\n')
-    done = from_wheel(unpacked, tmp_path, "judge", "longest", "--in", "pairs.jsonl", "--out", "run")
+    done = from_wheel(unpacked, tmp_path, "judge", "longest", "pairs.jsonl", "--out", "run")
     assert done.returncode == 0, done.stderr
     assert "1 labelled" in done.stderr
     where = from_wheel(unpacked, tmp_path, "show", "longest")

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import model_validator
 
 from rlaif.component import Options as BaseOptions
-from rlaif.component import code_hash, load
+from rlaif.component import code_hash, load, users_code
 from rlaif.judging import Ask, ProtocolContext, Showing, Verdict
 from rlaif.pairs import read_pairs
 from rlaif.records import uniform
@@ -46,7 +46,8 @@ class Scripted:
             self._opinion = _table(options.table)
 
     async def judge(self, showing: Showing, ask: Ask) -> Verdict:
-        p = self._opinion(showing)
+        with users_code(self._opinion, f"judging replies to {showing.prompt.excerpt}"):
+            p = self._opinion(showing)
         if p is None:
             return Verdict(reason="no opinion on this comparison")
         return Verdict(p=(float(p), 1.0 - float(p)), probabilistic=p not in (0, 0.5, 1))

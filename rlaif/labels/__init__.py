@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from rlaif.catalogue import Catalogue
+from rlaif.component import Place
 from rlaif.models.gateway import Gateway
 from rlaif.records import Comparison, Judgement
 
@@ -24,7 +25,7 @@ SOURCES = {
 class LabelContext:
     """What a pipeline offers a label source."""
 
-    where: str
+    where: Place  # of the recipe
     catalogue: Catalogue
     gateway: Gateway
     models: Mapping[str, Any]  # by role, opened

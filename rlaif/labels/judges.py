@@ -11,8 +11,8 @@ from pydantic import Field
 
 from rlaif.catalogue import Entry
 from rlaif.component import Options as BaseOptions
-from rlaif.component import code_hash, load, parse_model, parse_options
-from rlaif.config import JudgeFile, Principle, load_constitution
+from rlaif.component import code_hash, construct, load, parse_model, parse_options, users_code
+from rlaif.config import IN_JUDGE_FILE, JudgeFile, Principle, load_constitution
 from rlaif.errors import CallError, CallRefused, ConfigError
 from rlaif.judging import PROTOCOLS, JudgeProtocol, ProtocolContext, Question, Showing, Verdict
 from rlaif.labels import LabelContext
@@ -40,7 +40,7 @@ class Judge:
 
 def open_judge(name: str, context: LabelContext) -> Judge:
     """The judge called ``name`` with everything it refers to, checked. Raises ConfigError."""
-    entry = context.catalogue.find("judge", name, where=context.where)
+    entry = context.catalogue.find("judge", name, where=context.where.naming(name))
     where = str(entry.path)
     file: JudgeFile = parse_model(JudgeFile, entry.yaml(), where)
     rubric = ""
@@ -49,7 +49,7 @@ def open_judge(name: str, context: LabelContext) -> Judge:
     kind = load(file.protocol, PROTOCOLS, "protocol", where)
     options = parse_options(kind, file.options, f"{where}: options")
     offered = ProtocolContext(where, context.catalogue, entry.builtin, rubric)
-    protocol = kind(options, offered)
+    protocol = construct(kind, "(options, context)", options, offered)
     model = None
     if file.model_role is not None:
         if file.model_role not in context.models:
@@ -68,6 +68,10 @@ class JudgeLabels:
         judges: tuple[str, ...] = Field(min_length=1)
         principles: Literal["draw", "average", "all"] = "draw"
 
+        @classmethod
+        def hint(cls, key: str) -> str:
+            return IN_JUDGE_FILE
+
     def __init__(self, options: Options, context: LabelContext) -> None:
         self.options, self.context = options, context
         self.judges = [open_judge(name, context) for name in options.judges]
@@ -75,7 +79,8 @@ class JudgeLabels:
             raise ConfigError(f"{context.where}: labels.options.judges: the same judge is named twice.")
         self.principles: tuple[Principle, ...] = ()
         if context.constitution:
-            self.principles = load_constitution(context.catalogue, context.constitution, where=context.where).principles
+            asker = context.where.naming(context.constitution)
+            self.principles = load_constitution(context.catalogue, context.constitution, where=asker).principles
         if options.principles == "all" and self.principles:
             whole = "\n".join(f"- {principle.text}" for principle in self.principles)
             self.principles = (Principle(id="all", text=whole),)
@@ -166,7 +171,8 @@ class JudgeLabels:
         retryable = False
         try:
             showing = Showing(comparison.prompt, shown, principle, judge.rubric, fence)
-            verdict = await judge.protocol.judge(showing, ask)
+            with users_code(judge.protocol, f"judging replies to {comparison.prompt.excerpt}"):
+                verdict = await judge.protocol.judge(showing, ask)
         except CallError as error:
             outcome = "refused" if isinstance(error, CallRefused) else "failed"
             verdict = Verdict(reason=str(error))

@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from pydantic import ConfigDict, Field
 
-from rlaif.component import load, parse_options
+from rlaif.component import Place, construct, load, parse_options
 from rlaif.config import ModelSpec, Sampling
 from rlaif.prompting import redact
 from rlaif.records import Message, Record, canonical_json, digest
@@ -105,11 +105,13 @@ def request_key(request: ChatRequest, identity: Identity) -> str:
     return digest(REQUEST_FORMAT, list(identity.facts), body)
 
 
-def open_model(spec: ModelSpec, where: str, notice: Notice = lambda line: None) -> Any:
+def open_model(spec: ModelSpec, where: Place, notice: Notice = lambda line: None) -> Any:
     """The model a pipeline's ``models:`` entry names. Raises ConfigError or ModelError before anything is asked."""
-    provider = load(spec.provider, PROVIDERS, "provider", where)
-    options = parse_options(provider, spec.options, f"{where}: options")
-    return provider(spec.model, options, where=where, notice=notice)
+    provider = load(spec.provider, PROVIDERS, "provider", where.at("provider"))
+    options = parse_options(provider, spec.options, where.at("options"))
+    named = where.at("model")
+    said = str(named if named.setting() else where)
+    return construct(provider, "(model, options, where=…, notice=…)", spec.model, options, where=said, notice=notice)
 
 
 def sampling_text(sampling: Sampling) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.component import Options as BaseOptions
-from rlaif.component import load
+from rlaif.component import load, users_code
 from rlaif.errors import CallFailed, ConfigError
 from rlaif.models import ChatRequest, Identity, Notice, Reply
 from rlaif.rows import read_rows, source_hash
@@ -40,9 +40,10 @@ class ScriptedModel:
         )
 
     async def complete(self, request: ChatRequest) -> Reply:
-        answer = self._answer(request)
-        if inspect.isawaitable(answer):
-            answer = await answer
+        with users_code(self._answer, "answering a request"):
+            answer = self._answer(request)
+            if inspect.isawaitable(answer):
+                answer = await answer
         if isinstance(answer, str):
             logprobs = ((answer, 0.0),) if request.options else ()
             return Reply(text=answer, logprobs=logprobs, output_tokens=len(answer.split()))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
 
 from rlaif.config import Pipeline
-from rlaif.findings import arms_of, findings
+from rlaif.findings import arms_of, findings, verdicts
 from rlaif.report.figures import Plots
 from rlaif.statistics import Figure
 from rlaif.store import RunFolder, write_text
@@ -20,8 +21,9 @@ def write_report(run: RunFolder, pipeline: Pipeline, accounts: dict[str, Any], m
     from jinja2 import Environment, select_autoescape
 
     environment = Environment(autoescape=select_autoescape(default=True), trim_blocks=True, lstrip_blocks=True)
-    environment.filters["figure"] = show
     environment.filters["count"] = lambda value: f"{value:,}"
+    environment.filters["figure"] = show
+    environment.filters["percent"] = percent
     template = environment.from_string((files("rlaif.report") / "report.html.j2").read_text(encoding="utf-8"))
     plots = Plots()
     arms = arms_of(metrics)
@@ -32,18 +34,14 @@ def write_report(run: RunFolder, pipeline: Pipeline, accounts: dict[str, Any], m
         accounts=accounts,
         metrics=metrics,
         arms=arms,
-        arm_names=_arm_names(metrics, arms),
+        arm_rows=arm_rows(metrics, arms),
         examples=_examples(run),
         findings=findings(metrics),
         plots={
             "labels": plots.rates(metrics),
-            "reward_curve": plots.curve(_history(run, "reward_model"), "reward model"),
+            "reward_curves": plots.curves(_history(run, "reward_model"), "reward model"),
             "calibration": plots.calibration(_held_out(run)),
-            "policy_curves": [
-                (arm, plots.curve(_history(run, f"policies-{arm}"), arm))
-                for arm in arms
-                if _history(run, f"policies-{arm}")
-            ],
+            "policy_curves": [(arm, plots.curves(_history(run, f"policies-{arm}"), arm)) for arm in arms],
             "arms": plots.arms(metrics, arms),
         },
     )
@@ -51,20 +49,69 @@ def write_report(run: RunFolder, pipeline: Pipeline, accounts: dict[str, Any], m
 
 
 def show(figure: Figure | None) -> str:
-    """A figure for people: value and interval, shares as per cent left to the reader."""
+    """A figure for people: value and interval, three digits of it, at most two behind the point."""
+    if figure is None or figure.value is None:
+        return "–"
+    digits = 2 if abs(figure.value) < 10 else 1 if abs(figure.value) < 100 else 0
+    value, *interval = (
+        None if number is None else f"{number:z,.{digits}f}" for number in (figure.value, figure.low, figure.high)
+    )
+    return f"{value} ({interval[0]} to {interval[1]})" if all(interval) else str(value)
+
+
+def count(figure: Figure | None) -> str:
+    return "–" if figure is None or figure.value is None else f"{int(figure.value):,}"
+
+
+def percent(figure: Figure | None) -> str:
+    """A share in per cent, with its interval."""
     if figure is None or figure.value is None:
         return "–"
     if figure.low is None or figure.high is None:
-        return f"{figure.value:,.3g}" if figure.value != int(figure.value) else f"{int(figure.value):,}"
-    return f"{figure.value:.3f} ({figure.low:.3f} to {figure.high:.3f})"
+        return f"{figure.value:.0%}"
+    return f"{figure.value:.0%} ({figure.low * 100:.0f} to {figure.high:.0%})"
 
 
-def _arm_names(metrics: dict[str, Figure], arms: list[str]) -> list[str]:
-    names: dict[str, None] = {}
-    for arm in arms:
-        head = f"policies.{arm}."
-        names.update(dict.fromkeys(name.removeprefix(head) for name in metrics if name.startswith(head)))
-    return list(names)
+ARM_ROWS: dict[
+    str, tuple[str, str, Callable[[Figure | None], str]]
+] = {  # an arm's figures by short name, as a stranger reads them: what, unit, and what writes the number
+    "answered": ("prompts answered", "", count),
+    "win_rate": ("preferred to the start", "% of prompts", percent),
+    "reward": ("reward", "standard deviations above average", show),
+    "words": ("length of an answer", "words", show),
+    "length": ("length of an answer", "tokens", show),
+    "ended": ("ended by itself, not cut off at the limit", "% of answers", percent),
+    "kl": ("distance from the start (KL)", "nats per answer", show),
+    "kl_bound": ("distance from the start, at most (KL bound)", "nats per answer", show),
+}
+CONTEST_ROWS = {
+    "judged": "judged against the start",
+    "equal answers": "same answer as the start: nothing to judge",
+    "unlabelled": "without a verdict",
+}
+
+Row = tuple[str, str, list[str]]  # what, unit, each arm's number
+
+
+def arm_rows(metrics: dict[str, Figure], arms: list[str]) -> list[Row]:
+    """Before and after as a table; a user's own metrics by their own names, last."""
+    heads = [f"policies.{arm}." for arm in arms]
+    there = {name.removeprefix(head): None for head in heads for name in metrics if name.startswith(head)}
+    rows: list[Row] = []
+    for name in {**{name: None for name in ARM_ROWS if name in there}, **there}:
+        what, unit, write = ARM_ROWS.get(name, (name, "", show))
+        rows.append((what, unit, [write(metrics.get(head + name)) for head in heads]))
+        if name == "win_rate":
+            rows += _contest_rows([verdicts(metrics, arm) for arm in arms])
+    return rows
+
+
+def _contest_rows(contests: list[dict[str, int]]) -> list[Row]:
+    return [
+        (what, "prompts", [f"{found[outcome]:,}" if found else "–" for found in contests])
+        for outcome, what in CONTEST_ROWS.items()
+        if any(found.get(outcome) for found in contests)
+    ]
 
 
 def _history(run: RunFolder, name: str) -> list[dict[str, float]]:

@@ -1,8 +1,13 @@
-"""Plots as inline SVG. One look: few colours, labelled axes, intervals wherever there is a number."""
+"""Plots as inline SVG. One look: few colours, labelled axes, intervals wherever there is a number.
+
+Each panel is a figure of its own, narrow enough to be read on a phone at its natural size; a page sets as many side by
+side as fit.
+"""
 
 from __future__ import annotations
 
 import io
+import textwrap
 from typing import Any
 
 import matplotlib
@@ -11,13 +16,17 @@ matplotlib.use("svg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import MaxNLocator
 
 from rlaif.statistics import Figure, reliability
 
 INK, ACCENT, MUTED = "#1f2933", "#2563a8", "#9aa5b1"
+WIDTH = 3.0  # inches; 96 CSS pixels each
+FLAT = 0.1  # nats: a loss that moves by less is drawn as flat as it is
+LABEL = 18  # characters to a line of a row's name
 STYLE: Any = {
     "font.family": "sans-serif",
-    "font.size": 10,
+    "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": MUTED,
@@ -33,21 +42,22 @@ RATES = {
     "judgements.longer_rate": "longer preferred",
     "judgements.orders_agree": "both orders agree",
     "judgements.labellers_agree": "two labellers agree",
-    "judgements.option_mass": "option mass",
+    "judgements.unreadable": "reply not readable",
+    "judgements.option_mass": "probability on the offered words",
     "agreement.longest": "rule “longest” agrees",
     "agreement.first": "rule “first” agrees",
     "agreement.random": "a coin agrees",
 }
 ARM_PLOTS = {
-    "win_rate": "win rate against the start",
+    "win_rate": "preferred to the start, share of prompts",
     "reward": "reward",
-    "words": "words",
-    "kl": "KL to the start, nats",
+    "words": "length, words per answer",
+    "kl": "KL to the start, nats per answer",
 }
 
 
 class Plots:
-    """Each method returns an SVG string, or an empty one where there is nothing to show."""
+    """Each method returns SVG strings, or nothing where there is nothing to show."""
 
     def rates(self, metrics: dict[str, Figure]) -> str:
         """Label rates with intervals, one row each."""
@@ -56,32 +66,34 @@ class Plots:
         if not rows:
             return ""
         with plt.rc_context(STYLE):
-            canvas, axes = plt.subplots(figsize=(6.2, 0.6 + 0.36 * len(rows)))
-            for y, (_, figure) in enumerate(reversed(rows)):
-                _point(axes, figure, y)
-            axes.set_yticks(range(len(rows)), [label for label, _ in reversed(rows)])
+            canvas, axes = _panel(0.7 + 0.42 * len(rows))
+            _rows(axes, rows)
             axes.axvline(0.5, color=MUTED, linewidth=0.8, linestyle=":")
             axes.set_xlim(0, 1)
             axes.set_xlabel("share")
             return _svg(canvas, "Rates of the labels with 95% intervals")
 
-    def curve(self, history: list[dict[str, float]], title: str) -> str:
-        """Loss and accuracy per step."""
+    def curves(self, history: list[dict[str, float]], title: str) -> list[str]:
+        """Loss, then accuracy, per step."""
         if len(history) < 2:
-            return ""
-        with plt.rc_context(STYLE):
-            canvas, (left, right) = plt.subplots(1, 2, figsize=(6.2, 2.3))
-            steps = [row["step"] for row in history]
-            for axes, name in ((left, "loss"), (right, "accuracy")):
-                values = np.array([row[name] for row in history])
+            return []
+        steps = [row["step"] for row in history]
+        found = []
+        for name, label in (("loss", "loss, nats"), ("accuracy", "share in right order")):
+            values = np.array([row[name] for row in history])
+            with plt.rc_context(STYLE):
+                canvas, axes = _panel(2.4)
                 axes.plot(steps, values, color=MUTED, linewidth=0.8)
                 axes.plot(steps, _smooth(values), color=ACCENT, linewidth=1.6)
-                axes.set_xlabel("step")
+                axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
                 if name == "accuracy":
                     axes.set_ylim(0, 1.02)
-                axes.set_ylabel("loss, nats" if name == "loss" else "accuracy on its batch")
-            canvas.tight_layout()
-            return _svg(canvas, f"Training of {title}: loss and accuracy by step")
+                elif np.ptp(values) < FLAT:
+                    middle = (values.min() + values.max()) / 2
+                    axes.set_ylim(middle - 0.55 * FLAT, middle + 0.55 * FLAT)
+                axes.set(xlabel="step", ylabel=label)
+                found.append(_svg(canvas, f"Training of {title}: {name} by step"))
+        return found
 
     def calibration(self, held_out: dict[str, Any] | None) -> str:
         """Predicted probability against labels on held-out pairs."""
@@ -91,42 +103,49 @@ class Plots:
         predicted = [1 / (1 + np.exp(-held_out["differences"][i])) for i in labelled]
         target = [held_out["p"][i] for i in labelled]
         with plt.rc_context(STYLE):
-            canvas, axes = plt.subplots(figsize=(3.4, 3.0))
+            canvas, axes = _panel(3.1)
             axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=":")
             parts = reliability(predicted, target)
             axes.plot([x for x, _, _ in parts], [y for _, y, _ in parts], "o-", color=ACCENT, markersize=4, linewidth=1)
-            axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="predicted", ylabel="labelled")
+            axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="predicted by the reward model", ylabel="share in the labels")
             return _svg(canvas, "Calibration of the reward model on held-out pairs")
 
-    def arms(self, metrics: dict[str, Figure], arms: list[str]) -> str:
-        """Before and after: each policy's main figures with intervals."""
-        shown = [name for name in ARM_PLOTS if any(f"policies.{arm}.{name}" in metrics for arm in arms)]
-        if not shown:
-            return ""
-        with plt.rc_context(STYLE):
-            canvas, axes = plt.subplots(
-                1, len(shown), figsize=(2.3 * len(shown) + 0.9, 0.9 + 0.4 * len(arms)), sharey=True, squeeze=False
-            )
-            for plot, name in zip(axes[0], shown, strict=True):
-                for y, arm in enumerate(reversed(arms)):
-                    figure = metrics.get(f"policies.{arm}.{name}")
-                    if figure and figure.value is not None:
-                        _point(plot, figure, y)
+    def arms(self, metrics: dict[str, Figure], arms: list[str]) -> list[str]:
+        """Before and after: each of the policies' main figures with intervals, one panel each."""
+        found = []
+        for name, label in ARM_PLOTS.items():
+            rows = [(arm, metrics[key]) for arm in arms if (key := f"policies.{arm}.{name}") in metrics]
+            rows = [(arm, figure) for arm, figure in rows if figure.value is not None]
+            if not rows:
+                continue
+            with plt.rc_context(STYLE):
+                canvas, axes = _panel(0.8 + 0.36 * len(rows))
+                _rows(axes, rows)
                 if name == "win_rate":
-                    plot.axvline(0.5, color=MUTED, linewidth=0.8, linestyle=":")
-                plot.set_title(ARM_PLOTS[name], fontsize=9)
-                plot.margins(x=0.15)
-            axes[0][0].set_yticks(range(len(arms)), list(reversed(arms)))
-            axes[0][0].set_ylim(-0.6, len(arms) - 0.4)
-            canvas.tight_layout()
-            return _svg(canvas, "Policies before and after tuning with 95% intervals")
+                    axes.axvline(0.5, color=MUTED, linewidth=0.8, linestyle=":")
+                    axes.set_xlim(0, 1)
+                axes.set_xlabel(label)
+                found.append(_svg(canvas, f"Policies: {label}, with 95% intervals"))
+        return found
 
 
-def _point(axes: Any, figure: Figure, y: float) -> None:
-    assert figure.value is not None
-    if figure.low is not None and figure.high is not None:
-        axes.plot([figure.low, figure.high], [y, y], color=ACCENT, linewidth=2, solid_capstyle="round")
-    axes.plot([figure.value], [y], "o", color=ACCENT, markersize=5)
+def _panel(height: float) -> tuple[Canvas, Any]:
+    return plt.subplots(figsize=(WIDTH, height), layout="constrained")
+
+
+def _rows(axes: Any, rows: list[tuple[str, Figure]]) -> None:
+    """Values with intervals, one named row each, the first on top."""
+    for y, (_, figure) in enumerate(reversed(rows)):
+        assert figure.value is not None
+        if figure.low is not None and figure.high is not None:
+            axes.plot(
+                [figure.low, figure.high], [y, y], color=ACCENT, linewidth=2, solid_capstyle="round", clip_on=False
+            )
+        axes.plot([figure.value], [y], "o", color=ACCENT, markersize=5, clip_on=False)
+    axes.set_yticks(range(len(rows)), [textwrap.fill(label, LABEL) for label, _ in reversed(rows)])
+    axes.set_ylim(-0.6, len(rows) - 0.4)
+    axes.margins(x=0.1)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
@@ -140,7 +159,7 @@ def _smooth(values: np.ndarray) -> np.ndarray:
 
 def _svg(canvas: Canvas, title: str) -> str:
     text = io.StringIO()
-    canvas.savefig(text, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
+    canvas.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     plt.close(canvas)
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :]

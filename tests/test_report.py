@@ -1,0 +1,82 @@
+"""What a stranger sees in the report: plain names with units, few digits, figures that fit a phone."""
+
+from __future__ import annotations
+
+import re
+
+from rlaif.report import arm_rows, percent, show
+from rlaif.report.figures import RATES, Plots
+from rlaif.statistics import Figure
+
+PHONE = 380  # CSS pixels between the margins of a window of 420
+
+
+def figure(value: float, low: float | None = None, high: float | None = None) -> Figure:
+    return Figure(value=value, low=low, high=high, n=40)
+
+
+ARMS = {
+    "policies.start.answered": figure(40),
+    "policies.start.words": figure(23.4012, 21.25, 25.7),
+    "policies.start.shouting": figure(0.1234, 0.1, 0.15),
+    "policies.dpo.answered": figure(39),
+    "policies.dpo.win_rate": figure(0.5437, 0.4801, 0.6),
+    "policies.dpo.words": figure(123.4, 120.2, 130.9),
+    "policies.dpo.kl": figure(1.23456, -0.001, 1.5),
+    "policies.best-of-n.kl_bound": figure(0.636294),
+    "accounts.verdicts on dpo.judged": figure(30),
+    "accounts.verdicts on dpo.equal_answers": figure(10),
+    "accounts.verdicts on dpo.unlabelled": figure(0),
+}
+
+
+def test_the_table_names_what_was_measured_with_its_unit() -> None:
+    assert arm_rows(ARMS, ["start", "dpo", "best-of-n"]) == [
+        ("prompts answered", "", ["40", "39", "–"]),
+        ("preferred to the start", "% of prompts", ["–", "54% (48 to 60%)", "–"]),
+        ("judged against the start", "prompts", ["–", "30", "–"]),
+        ("same answer as the start: nothing to judge", "prompts", ["–", "10", "–"]),
+        ("length of an answer", "words", ["23.4 (21.2 to 25.7)", "123 (120 to 131)", "–"]),
+        ("distance from the start (KL)", "nats per answer", ["–", "1.23 (0.00 to 1.50)", "–"]),
+        ("distance from the start, at most (KL bound)", "nats per answer", ["–", "–", "0.64"]),
+        ("shouting", "", ["0.12 (0.10 to 0.15)", "–", "–"]),
+    ]
+
+
+def test_what_was_not_measured_is_a_dash() -> None:
+    assert (show(None), percent(Figure(value=None, n=0))) == ("–", "–")
+
+
+def widths(svgs: list[str]) -> list[float]:
+    return [float(re.search(r'width="([\d.]+)pt"', svg)[1]) * 96 / 72 for svg in svgs]  # type: ignore[index]
+
+
+def test_every_figure_fits_a_phone_at_its_natural_size() -> None:
+    history = [{"step": float(i), "loss": 0.7, "accuracy": 0.5} for i in range(1, 4)]
+    held_out = {"weight": [1.0] * 20, "differences": [i / 10 for i in range(20)], "p": [1.0] * 20}
+    plots = Plots()
+    svgs = [
+        plots.rates({name: figure(0.5, 0.4, 0.6) for name in RATES}),
+        *plots.curves(history, "dpo"),
+        plots.calibration(held_out),
+        *plots.arms(ARMS, ["start", "dpo", "best-of-n"]),
+    ]
+    assert len(svgs) == 1 + 2 + 1 + 3
+    assert max(widths(svgs)) <= PHONE
+
+
+def test_training_steps_are_whole_numbers() -> None:
+    loss, _ = Plots().curves([{"step": float(i), "loss": 0.7, "accuracy": 0.5} for i in range(1, 4)], "dpo")
+    ticks = re.findall(r'id="xtick_\d+".*?<text[^>]*>([^<]*)</text>', loss, re.DOTALL)
+    assert ticks
+    assert all(tick.isdigit() for tick in ticks)
+
+
+def test_nothing_to_show_is_no_figure() -> None:
+    plots = Plots()
+    assert (plots.rates({}), plots.curves([], "dpo"), plots.calibration(None), plots.arms({}, ["start"])) == (
+        "",
+        [],
+        "",
+        [],
+    )
