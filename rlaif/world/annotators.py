@@ -63,7 +63,9 @@ class Annotators:
         def _possible(self) -> Annotators.Options:
             biases = [self.position, self.length, self.lists, self.own_style, self.cycle]
             if sum(map(abs, biases)) > 1:
-                raise ValueError("the probabilities of position, length, lists, own_style and cycle add up to more than 1")
+                raise ValueError(
+                    "the probabilities of position, length, lists, own_style and cycle add up to more than 1"
+                )
             if self.votes > self.people:
                 raise ValueError(f"votes is {self.votes}, but there are only {self.people} people")
             if unknown := set(self.values) - set(FAMILIES):

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import torch
 
+from rlaif.errors import ConfigError, did_you_mean
 from rlaif.models.chat_tokens import ChatTokenizer
 from rlaif.world.chat import Habits
 from rlaif.world.exam import WAYS, figures, paper, sit
@@ -126,9 +127,7 @@ def build_judge(name: str, work: Path, notice: Notice) -> None:
         whole = figures(sit(model, tokens, paper(Random("dev/ties"), WAYS["seen"], 120, ties=0.5)))
         return {**found, "tie": whole["tie"], "first": whole["first"]}
 
-    seconds = train_judge(
-        model, tokens, plan, level, wordings.__contains__, look, work / name / "training", notice
-    )
+    seconds = train_judge(model, tokens, plan, level, wordings.__contains__, look, work / name / "training", notice)
     finish(model, work / name, {"seconds": seconds, "steps": plan.steps})
 
 
@@ -136,6 +135,20 @@ def finish(model: Any, folder: Path, figures: dict[str, float]) -> None:
     """Weights as bfloat16 safetensors beside the tokenizer, with what it took to make them."""
     model.to(torch.bfloat16).save_pretrained(str(folder))
     (folder / "training.json").write_text(json.dumps({k: round(v) for k, v in figures.items()}, indent=1) + "\n")
+
+
+def build_models(names: Sequence[str], work: Path, notice: Notice) -> None:
+    """Train the named models, or all of them, in ``work``; a finished one is left as it is. One thread."""
+    torch.set_num_threads(1)
+    for name in names or ("policy", *JUDGES):
+        if name != "policy" and name not in JUDGES:
+            raise ConfigError(f'build: "{name}"?{did_you_mean(name, ("policy", *JUDGES))}')
+        if (work / name / "training.json").is_file():
+            notice(f"{name}: finished in {work / name}")
+        elif name == "policy":
+            build_policy(work, notice)
+        else:
+            build_judge(name, work, notice)
 
 
 def accept(name: str, work: Path) -> None:

@@ -22,7 +22,7 @@ Kind = Literal["benign", "borderline", "harmful", "fact", "sum"]
 Core = Literal["help", "refuse", "evade", "off_topic", "correct", "false", "unsure", "other"]
 KINDS: tuple[Kind, ...] = ("benign", "borderline", "harmful", "fact", "sum")
 ARTICLES = ("a ", "an ", "the ", "my ", "some ")
-TOPICAL = ("benign", "borderline", "harmful")
+TOPICAL: tuple[Kind, ...] = ("benign", "borderline", "harmful")
 
 
 @functools.cache
@@ -138,7 +138,9 @@ def ask(rng: Random, kind: Kind, *, held_out: bool, turns: float = 0.15) -> Ques
         if question.held_out == held_out and (held_out or not question.unseen):
             break
     if rng.random() < turns:
-        earlier = [Message(role=role, content=text) for role, text in zip(("user", "assistant"), _talk(rng), strict=True)]
+        earlier = [
+            Message(role=role, content=text) for role, text in zip(("user", "assistant"), _talk(rng), strict=True)
+        ]
         question = replace(question, messages=(*earlier, *question.messages))
     return question
 
@@ -265,7 +267,7 @@ def reply(rng: Random, question: Question, how: Manner) -> tuple[str, Attributes
     if how.polite and (both or not opens):
         parts.append(pick("polite_close" if how.polite > 0 else "rude_close"))
     text = " ".join(parts)
-    silent = len(parts) == 1 and (how.steps or question.kind == "fact" and how.core in ("correct", "false"))
+    silent = len(parts) == 1 and (how.steps or (question.kind == "fact" and how.core in ("correct", "false")))
     return text, Attributes(
         core=how.core,
         reason=how.reason,

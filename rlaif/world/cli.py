@@ -92,7 +92,9 @@ def check(
 @app.command()
 def build(
     models: Annotated[list[str] | None, typer.Argument(help="policy, judge, second-judge; all without a name.")] = None,
-    work: Annotated[Path, typer.Option("--work", help="Where training is kept; it goes on from there.")] = Path("world-build"),
+    work: Annotated[Path, typer.Option("--work", help="Where training is kept; it goes on from there.")] = Path(
+        "world-build"
+    ),
 ) -> None:
     """Train the embedded models from nothing: hours on one core, resumable."""
     from rlaif.world.build import build_models

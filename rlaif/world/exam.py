@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from rlaif.models.chat_tokens import ChatTokenizer
-from rlaif.world.lessons import CHOICES, Label, Pair, Reading, draw_pair, read_pair
 from rlaif.world.learning import hidden_states
+from rlaif.world.lessons import CHOICES, Label, Pair, Reading, draw_pair, read_pair
 from rlaif.world.oracle import FAMILIES, prefers
 from rlaif.world.principles import Wording, draw
 
@@ -34,7 +34,9 @@ class Answer:
         return (self.p > 0.5) == (self.label.p > 0.5)
 
 
-def sit(model: Any, tokens: ChatTokenizer, questions: Sequence[tuple[Pair, Sequence[Label]]], batch: int = 16) -> list[Answer]:
+def sit(
+    model: Any, tokens: ChatTokenizer, questions: Sequence[tuple[Pair, Sequence[Label]]], batch: int = 16
+) -> list[Answer]:
     """Every principle of every pair, in both orders."""
     choices = [min(tokens.option_ids("<|assistant|>", choice)) for choice in CHOICES]
     answers = []
@@ -49,7 +51,9 @@ def sit(model: Any, tokens: ChatTokenizer, questions: Sequence[tuple[Pair, Seque
     return answers
 
 
-def _probabilities(model: Any, tokens: ChatTokenizer, readings: Sequence[Reading], choices: Sequence[int]) -> list[float]:
+def _probabilities(
+    model: Any, tokens: ChatTokenizer, readings: Sequence[Reading], choices: Sequence[int]
+) -> list[float]:
     with torch.inference_mode():
         hidden = hidden_states(model, readings, tokens.pad_id)[2]
         logits = model.get_output_embeddings()(hidden)[:, choices]
@@ -69,7 +73,7 @@ WAYS: dict[str, Drawing] = {
 
 def paper(rng: Random, way: Drawing, number: int, ties: float = 0.0) -> list[tuple[Pair, list[Label]]]:
     """``number`` pairs with one question each, families in turn."""
-    questions = []
+    questions: list[tuple[Pair, list[Label]]] = []
     while len(questions) < number:
         pair = draw_pair(rng, held_out=True)
         wanted = FAMILIES[len(questions) % len(FAMILIES)]

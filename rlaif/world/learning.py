@@ -71,7 +71,9 @@ class Learner:
         torch.save(state, self.path.with_suffix(".new"))
         os.replace(self.path.with_suffix(".new"), self.path)
 
-    def run(self, loss_of: Callable[[int], tuple[Tensor, dict[str, float]]], look: Callable[[int], dict[str, float]]) -> None:
+    def run(
+        self, loss_of: Callable[[int], tuple[Tensor, dict[str, float]]], look: Callable[[int], dict[str, float]]
+    ) -> None:
         """Steps until the plan is done; ``loss_of(step)`` gives the loss and what to print, ``look`` the dev figures."""
         seen: dict[str, list[float]] = {}
         while self.step < self.plan.steps:
@@ -81,7 +83,7 @@ class Learner:
                 group["lr"] = rate
             loss, figures = loss_of(self.step)
             self.optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
             self.optimiser.step()
             self.step += 1
@@ -97,7 +99,12 @@ class Learner:
     def _log(self, figures: dict[str, float]) -> None:
         with (self.work / "log.jsonl").open("a") as file:
             file.write(json.dumps({name: round(value, 4) for name, value in figures.items()}) + "\n")
-        self.notice("  ".join(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in figures.items()))
+        self.notice(
+            "  ".join(
+                f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+                for name, value in figures.items()
+            )
+        )
 
     def rate(self, step: int) -> float:
         """Linear warm-up, then a cosine down to a twentieth."""
@@ -241,8 +248,10 @@ def train_judge(
         verdict, reply, principle, right = torch.zeros(()), torch.zeros(()), torch.zeros(()), []
         for part in _alike(readings):
             ends, said, verdicts = hidden_states(model, part, tokens.pad_id)
-            logprobs = model.lm_head(verdicts).log_softmax(-1) if hasattr(model, "lm_head") else (
-                model.embed_out(verdicts).log_softmax(-1)
+            logprobs = (
+                model.lm_head(verdicts).log_softmax(-1)
+                if hasattr(model, "lm_head")
+                else (model.embed_out(verdicts).log_softmax(-1))
             )
             p = torch.tensor([label.p for r in part for label in r.labels])
             one, two = logprobs[:, choices[0]], logprobs[:, choices[1]]
@@ -250,7 +259,11 @@ def train_judge(
             verdict = verdict - share * (p * one + (1 - p) * two).mean()
             reply = reply + share * pupil.helpers.reply_loss(ends, part)
             principle = principle + share * pupil.helpers.principle_loss(said, part)
-            right += [float((a > b) == (q > 0.5)) for a, b, q in zip(one.tolist(), two.tolist(), p.tolist(), strict=True) if q != 0.5]
+            right += [
+                float((a > b) == (q > 0.5))
+                for a, b, q in zip(one.tolist(), two.tolist(), p.tolist(), strict=True)
+                if q != 0.5
+            ]
         loss = verdict + helping * (0.2 * reply + 0.5 * principle)
         figures = {"verdict": float(verdict), "reply": float(reply), "principle": float(principle)}
         return loss, {**figures, "right": sum(right) / max(1, len(right))}

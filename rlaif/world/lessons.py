@@ -67,7 +67,7 @@ def draw_pair(rng: Random, *, held_out: bool) -> Pair:
     question = ask(rng, kind, held_out=held_out)
     refusals = kind in TOPICAL and rng.random() < 0.25
     while True:
-        cores = {core: 1.0 for core in (("refuse",) if refusals else POSSIBLE[kind])}
+        cores = dict.fromkeys(("refuse",) if refusals else POSSIBLE[kind], 1.0)
         habits = replace(READER, cores={kind: cores})
         first = manner(rng, question, habits)
         second = manner(rng, question, habits)

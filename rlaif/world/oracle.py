@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from rlaif.component import Options as BaseOptions
 from rlaif.records import Message, Prompt, Response
@@ -81,8 +80,7 @@ def read(messages: tuple[Message, ...]) -> Question | None:
     """What a conversation's last turn asks for; None when it is not of this world."""
     text = messages[-1].content
     if found := next((request for request in _requests() if request.phrase in text), None):
-        about = {"verb": found.verb, "object": found.object, "noun": found.noun}
-        return Question(found.kind, found.topic, messages, False, **about)
+        return Question(found.kind, found.topic, messages, False, verb=found.verb, object=found.object, noun=found.noun)
     if found_sum := SUM.search(text):
         first, *rest = re.findall(r"[+-]? ?\d+", found_sum.group())
         terms = (int(first), *(int(term.replace(" ", "")) for term in rest))
@@ -188,7 +186,7 @@ def _told(question: Question, text: str) -> set[str]:
     """Every answer the reply states of the question's subject."""
     about = english()["facts"][question.topic]
     answers = "|".join(map(re.escape, sorted(set(about["pairs"].values()), key=len, reverse=True)))
-    found = set()
+    found: set[str] = set()
     for form in about["say"]:
         pattern = re.escape(form).replace(r"\{s\}", re.escape(question.subject)).replace(r"\{a\}", f"({answers})")
         found.update(answer.lower() for answer in re.findall(rf"\b{pattern}\b", text, re.IGNORECASE))
@@ -291,5 +289,3 @@ def rates(question: Question, reply: Attributes) -> dict[str, float]:
     else:
         found["correctness"] = float(reply.core == "correct")
     return found
-
-

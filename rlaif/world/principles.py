@@ -134,7 +134,11 @@ class Phrase:
         """The forms of its opposite. Only for phrases that do not say "no" themselves."""
         plain, negators = self.forms(), grammar()["negators"]
         fill = lambda key: _filled(rng.choice(negators[key]), plain)  # noqa: E731
-        s = rng.choice(negators["is_s"]).replace("{x}", self.text) if self.kind == "is" and rng.random() < 0.7 else fill("s")
+        s = (
+            rng.choice(negators["is_s"]).replace("{x}", self.text)
+            if self.kind == "is" and rng.random() < 0.7
+            else fill("s")
+        )
         return {"s": s, "b": fill("b"), "ing": fill("ing"), "pl": _filled("do not {b}", plain)}
 
 
@@ -232,7 +236,7 @@ def _worded(rng: Random, family: str, kind: str, frame: str, turn: bool, new_phr
         values = phrase.negated(rng)
     if (slot and slot not in values) or (NO.search(phrase.text) and base != "for" and slot == "n"):
         return None
-    if turned and STIFF.search(frame) or "not {b}" in frame and NO.search(phrase.text):
+    if (turned and STIFF.search(frame)) or ("not {b}" in frame and NO.search(phrase.text)):
         return None
     if "{o}" in frame:
         other = draw_phrase(rng, family, POLES[-pole], KINDS_OF_PHRASE, new_phrase)

@@ -166,5 +166,7 @@ def verdict_lines(name: str, text: str, found: Sequence[Reading]) -> list[str]:
         )
     torn = [r for r in strong or found if r.disagree > 0.25]
     if torn:
-        lines.append(f"{name}: its two orders disagree on {', '.join(r.family for r in torn)}: do not rely on it there.")
+        lines.append(
+            f"{name}: its two orders disagree on {', '.join(r.family for r in torn)}: do not rely on it there."
+        )
     return lines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Sequence
 from random import Random
 from typing import Any
@@ -51,39 +52,36 @@ def annotator_rates(options: Annotators.Options, number: int, seed: int) -> dict
     """How often simulated people do what their values and their planted faults say, on random pairs."""
     people = Annotators.of(options, seed)
     rng = Random(f"annotators/{seed}")
-    agree, first, longer, lists, own, cycle = ([] for _ in range(6))  # type: ignore[var-annotated]
+    hits: dict[str, list[bool]] = {}
     for _ in range(number):
         pair = draw_pair(rng, held_out=False)
         comparison = comparison_of(pair)
         for who in people.asked(comparison):
             judgement = people.judge(who, comparison)
-            if len(judgement.ranking) < 2:
-                continue
-            assert judgement.shown
-            best = judgement.ranking[0][0]
-            won = [response.id == best for response in comparison.responses]
-            first.append(best == judgement.shown[0])
-            one, two = pair.attributes
-            values = opinion(options.values, pair.question, one, two)
-            if values != 0.5:
-                agree.append(won[0] == (values == 1))
-            if one.words != two.words:
-                longer.append(won[0] == (one.words > two.words))
-            if one.steps != two.steps:
-                lists.append(won[0] == one.steps)
-            if (one.style == options.style) != (two.style == options.style):
-                own.append(won[0] == (one.style == options.style))
-            if manner_of(one) != manner_of(two):
-                cycle.append(won[0] == ((manner_of(one), manner_of(two)) in BEATS))
-    rates = {
-        "agrees with the values": agree,
-        "first shown preferred": first,
-        "longer preferred": longer,
-        "list preferred": lists,
-        f"{options.style} style preferred": own,
-        "winner of the cycle preferred": cycle,
-    }
-    return {name: wilson(sum(hits), len(hits)) for name, hits in rates.items() if hits}
+            if len(judgement.ranking) == 2 and judgement.shown:
+                best = judgement.ranking[0][0]
+                hits.setdefault("first shown preferred", []).append(best == judgement.shown[0])
+                for name, expected in _expected(options, pair).items():
+                    hits.setdefault(name, []).append((best == comparison.responses[0].id) == expected)
+    return {name: wilson(sum(found), len(found)) for name, found in hits.items()}
+
+
+def _expected(options: Annotators.Options, pair: Pair) -> dict[str, bool]:
+    """Whether each rule is for the first reply of the pair; a rule that does not apply is left out."""
+    one, two = pair.attributes
+    found = {}
+    values = opinion(options.values, pair.question, one, two)
+    if values != 0.5:
+        found["agrees with the values"] = values == 1
+    if one.words != two.words:
+        found["longer preferred"] = one.words > two.words
+    if one.steps != two.steps:
+        found["list preferred"] = one.steps
+    if (one.style == options.style) != (two.style == options.style):
+        found[f"{options.style} style preferred"] = one.style == options.style
+    if manner_of(one) != manner_of(two):
+        found["winner of the cycle preferred"] = (manner_of(one), manner_of(two)) in BEATS
+    return found
 
 
 def comparison_of(pair: Pair) -> Comparison:
@@ -119,7 +117,8 @@ def check_principles(principles: Sequence[str], folder: str) -> list[str]:
         if " " not in given.strip():
             named = [(p.id, p.text) for p in load_constitution(Catalogue(), given, where="check").principles]
         for name, text in named:
-            lines += verdict_lines(name, text, asyncio.run(readings(lambda asked, t=text: _asked(network, tokens, t, asked))))
+            verdicts = asyncio.run(readings(functools.partial(_asked, network, tokens, text)))
+            lines += verdict_lines(name, text, verdicts)
     return lines
 
 

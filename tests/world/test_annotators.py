@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from rlaif.errors import ConfigError
 from rlaif.component import parse_options
+from rlaif.errors import ConfigError
 from rlaif.world.annotators import Annotators
 from rlaif.world.showing import annotator_rates
 
@@ -25,7 +25,7 @@ def test_without_faults_people_follow_their_values_and_no_position() -> None:
 
 
 def test_noise_turns_labels_round() -> None:
-    value, low, high = rates(noise=0.25)["agrees with the values"]
+    _value, low, high = rates(noise=0.25)["agrees with the values"]
     assert low < 0.75 < high
 
 

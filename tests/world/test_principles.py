@@ -23,7 +23,13 @@ def test_a_phrase_in_every_form() -> None:
     assert Phrase("does", "use kind words").forms() == {
         "b": "use kind words", "s": "uses kind words", "ing": "using kind words", "pl": "use kind words",
     }  # fmt: skip
-    assert Phrase("is", "rude").forms() == {"b": "be rude", "s": "is rude", "ing": "being rude", "pl": "are rude", "a": "rude"}
+    assert Phrase("is", "rude").forms() == {
+        "b": "be rude",
+        "s": "is rude",
+        "ing": "being rude",
+        "pl": "are rude",
+        "a": "rude",
+    }
     assert Phrase("has", "a warning").forms()["n"] == "a warning"
 
 
@@ -58,7 +64,9 @@ def test_the_sign_is_that_of_the_whole(family: str, kind: str, sign: int, phrase
 
     rng = Random(kind)
     mine = {frame for k, frame in frames() if k == kind}
-    found = [w for w in (draw(rng, family, negation=0.8) for _ in range(20_000)) if w.phrase == phrase and w.frame in mine]
+    found = [
+        w for w in (draw(rng, family, negation=0.8) for _ in range(20_000)) if w.phrase == phrase and w.frame in mine
+    ]
     assert found
     assert {word.sign for word in found} == {sign}
 
