@@ -69,14 +69,15 @@ def neox(vocabulary: int, *, layers: int, width: int, positions: int) -> Any:
 
 
 def level(done: float) -> tuple[Level, float]:
-    """First plain principles on pairs that differ; then ties; then negation. The helpers fade."""
+    """First plain principles, mostly for more, on pairs that differ; then ties; then negation. The helpers fade."""
     negation = min(0.6, max(0.0, (done - 0.06) / 0.14 * 0.6))
     ties = min(0.25, max(0.0, (done - 0.06) / 0.1 * 0.25))
-    return Level(negation=negation, ties=ties), 1.0 if done < 0.3 else 0.3
+    positive = max(0.0, 0.8 - done / 0.15 * 0.8)
+    return Level(negation=negation, ties=ties, positive=positive), 1.0 if done < 0.4 else 0.3
 
 
 JUDGES: dict[str, tuple[Callable[..., Any], Plan]] = {
-    "judge": (llama, Plan(seed=1, steps=4800, rate=2e-3, batch=16)),
+    "judge": (llama, Plan(seed=1, steps=3600, rate=2e-3, batch=16)),
     "second-judge": (neox, Plan(seed=2, steps=3600, rate=2e-3, batch=16)),
 }
 POLICY = Plan(seed=0, steps=4000, rate=3e-3, batch=24)

@@ -35,7 +35,7 @@ class Plan:
     batch: int  # conversations, or pairs
     principles: int = 12  # per pair
     warmup: int = 200
-    save_every: int = 250
+    save_every: int = 200
 
 
 class Learner:
@@ -130,7 +130,7 @@ def train_policy(model: Any, tokens: ChatTokenizer, plan: Plan, habits: Habits, 
             counted[i, : len(told)] = torch.tensor(told)
         logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1]
         loss = nn.functional.cross_entropy(logits[counted[:, 1:]], ids[:, 1:][counted[:, 1:]])
-        return loss, {"loss": float(loss)}
+        return loss, {"loss": float(loss.detach())}
 
     learner.run(loss_of, lambda step: {})
     return learner.seconds
@@ -168,6 +168,7 @@ class Helpers(nn.Module):
         self.words = nn.Linear(width, 1)
         self.kind = nn.Linear(width, len(KINDS))
         self.principle = nn.Linear(width, 2 * len(FAMILIES))
+        self.more = nn.Linear(width, 3)
 
     def reply_loss(self, hidden: Tensor, readings: Sequence[Reading]) -> Tensor:
         """``hidden`` (pairs, 2, width) at the ends of the replies."""
@@ -186,11 +187,15 @@ class Helpers(nn.Module):
         )
 
     def principle_loss(self, hidden: Tensor, readings: Sequence[Reading]) -> Tensor:
-        """``hidden`` (labels, width) at the ends of the principles."""
-        wanted = [
-            2 * FAMILIES.index(label.wording.family) + (label.wording.sign > 0) for r in readings for label in r.labels
-        ]
-        return nn.functional.cross_entropy(self.principle(hidden), torch.tensor(wanted))
+        """``hidden`` (labels, width) at the ends of the principles: family and sign, and which reply has *more*.
+
+        A verdict is the product of sign and difference; learnt from the product alone, neither factor is ever found.
+        """
+        labels = [label for reading in readings for label in reading.labels]
+        wanted = [2 * FAMILIES.index(label.wording.family) + (label.wording.sign > 0) for label in labels]
+        more = [int(2 * (label.p if label.wording.sign > 0 else 1 - label.p)) for label in labels]
+        entropy = nn.functional.cross_entropy
+        return entropy(self.principle(hidden), torch.tensor(wanted)) + entropy(self.more(hidden), torch.tensor(more))
 
 
 class Pupil(nn.Module):
@@ -265,7 +270,11 @@ def train_judge(
                 if q != 0.5
             ]
         loss = verdict + helping * (0.2 * reply + 0.5 * principle)
-        figures = {"verdict": float(verdict), "reply": float(reply), "principle": float(principle)}
+        figures = {
+            "verdict": float(verdict.detach()),
+            "reply": float(reply.detach()),
+            "principle": float(principle.detach()),
+        }
         return loss, {**figures, "right": sum(right) / max(1, len(right))}
 
     learner.run(loss_of, look)

@@ -59,6 +59,7 @@ class Level:
 
     negation: float = 0.5
     ties: float = 0.25
+    positive: float = 0.0  # of the principles, made to prefer what their family calls more
 
 
 def draw_pair(rng: Random, *, held_out: bool) -> Pair:
@@ -100,9 +101,10 @@ def labelled(
     """``number`` principles for a pair; none whose text is ``refused`` (the wordings we ship)."""
     labels = []
     for family in families_for(rng, pair, number, level.ties):
-        wording = draw(rng, family, negation=level.negation)
+        sign = 1 if rng.random() < level.positive else None
+        wording = draw(rng, family, negation=level.negation, sign=sign)
         while refused(wording.text):
-            wording = draw(rng, family, negation=level.negation)
+            wording = draw(rng, family, negation=level.negation, sign=sign)
         labels.append(Label(wording, prefers(family, wording.sign, pair.question, *pair.attributes)))
     return labels
 
