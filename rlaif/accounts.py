@@ -21,7 +21,7 @@ from rlaif.preferences import NEAR_TIE, p_first
 from rlaif.records import Comparison, Judgement, Preference, Provenance, uniform
 from rlaif.sampling import grouped
 from rlaif.selection import Selector
-from rlaif.statistics import Figure, calibration_error, cluster_mean, cluster_statistic, log_loss
+from rlaif.statistics import Figure, Means, calibration_error, cluster_mean, cluster_statistic, log_loss
 from rlaif.store import RunFolder
 
 Account = dict[str, Any]
@@ -131,9 +131,7 @@ def label_figures(run: RunFolder) -> dict[str, Figure]:
     ``judgements.first_rate`` and ``judgements.longer_rate`` are raw rates: on real comparisons they mix a labeller's
     bias with true differences.
     """
-    first: list[tuple[float, str]] = []
-    longer: list[tuple[float, str]] = []
-    mass: list[tuple[float, str]] = []
+    means = Means()
     for comparison, judgement in judged(run):
         if len(comparison.responses) != 2:
             continue
@@ -143,27 +141,17 @@ def label_figures(run: RunFolder) -> dict[str, Figure]:
             continue
         prompt = comparison.prompt.id
         if judgement.shown:
-            q = p if judgement.shown[0] == a.id else 1 - p
-            first.append((_side(q), prompt))
+            means.add("judgements.first_rate", _side(p if judgement.shown[0] == a.id else 1 - p), prompt)
         if len(a.text) != len(b.text):
-            longer.append((_side(p if len(a.text) > len(b.text) else 1 - p), prompt))
+            means.add("judgements.longer_rate", _side(p if len(a.text) > len(b.text) else 1 - p), prompt)
         if judgement.option_mass is not None:
-            mass.append((judgement.option_mass, prompt))
-    agree: list[tuple[float, str]] = []
-    between: list[tuple[float, str]] = []
+            means.add("judgements.option_mass", judgement.option_mass, prompt)
     for prompt, row in zip(_prompts_of_pairs(run), run.read("provenance"), strict=True):
         if row.orders_agree is not None:
-            agree.append((float(row.orders_agree), prompt))
-        sides = [_side(vote) for vote in row.votes]
-        between += [(float(x == y), prompt) for x, y in itertools.combinations(sides, 2)]
-    found = {
-        "judgements.first_rate": first,
-        "judgements.longer_rate": longer,
-        "judgements.option_mass": mass,
-        "judgements.orders_agree": agree,
-        "judgements.labellers_agree": between,
-    }
-    return {name: cluster_mean([v for v, _ in rows], [c for _, c in rows]) for name, rows in found.items() if rows}
+            means.add("judgements.orders_agree", float(row.orders_agree), prompt)
+        for x, y in itertools.combinations([_side(vote) for vote in row.votes], 2):
+            means.add("judgements.labellers_agree", float(x == y), prompt)
+    return means.figures()
 
 
 def _prompts_of_pairs(run: RunFolder) -> Iterator[str]:
@@ -184,7 +172,7 @@ def baseline_figures(comparisons: Iterable[Comparison], preferences: Iterable[Pr
     rule agreeing with a tie only where it ties itself.
     Also the share of labels that are near-ties.
     """
-    rows: dict[str, list[tuple[float, str]]] = {}
+    means = Means()
     pairs = (pair for comparison in comparisons for pair in itertools.combinations(comparison.responses, 2))
     for (first, _), row in zip(pairs, preferences, strict=True):
         if row.weight == 0:
@@ -196,13 +184,13 @@ def baseline_figures(comparisons: Iterable[Comparison], preferences: Iterable[Pr
             "first": float(row.chosen == first.messages),
             "random": float(uniform("coin", row.comparison_id) < 0.5),
         }
-        rows.setdefault("preferences.near_tie", []).append((float(row.p - 0.5 < NEAR_TIE), row.prompt_id))
+        means.add("preferences.near_tie", float(row.p - 0.5 < NEAR_TIE), row.prompt_id)
         for name, says in rules.items():
             if row.p != 0.5:
-                rows.setdefault(f"agreement.{name}", []).append((says, row.prompt_id))
+                means.add(f"agreement.{name}", says, row.prompt_id)
             right = float(says == 1.0) if row.p != 0.5 else float(says == 0.5)
-            rows.setdefault(f"agreement_with_ties.{name}", []).append((right, row.prompt_id))
-    return {name: cluster_mean([v for v, _ in r], [c for _, c in r]) for name, r in rows.items()}
+            means.add(f"agreement_with_ties.{name}", right, row.prompt_id)
+    return means.figures()
 
 
 def reward_figures(held_out: dict[str, Sequence[Any]]) -> dict[str, Figure]:
@@ -216,14 +204,14 @@ def reward_figures(held_out: dict[str, Sequence[Any]]) -> dict[str, Figure]:
     names = [prompt for prompt, kept in zip(prompts, clear, strict=True) if kept]
     right = np.where(difference == 0, 0.5, (difference > 0) == (p > 0.5))[clear]
     agrees = np.where(longer == 0.5, 0.5, longer == (p > 0.5))[clear]
-    predicted = 1 / (1 + np.exp(-difference))
-    table = np.stack([predicted[labelled], p[labelled]], axis=1) if labelled.any() else np.zeros((0, 2))
-    all_names = [prompt for prompt, kept in zip(prompts, labelled, strict=True) if kept]
+    order = [i for i in np.argsort(difference, kind="stable") if labelled[i]]  # sorted once for all resamples
+    predicted, target = 1 / (1 + np.exp(-difference[order])), p[order]
+    all_names = [prompts[i] for i in order]
     return {
         "reward_model.accuracy": cluster_mean(right, names),
         "reward_model.accuracy_of_longest": cluster_mean(agrees, names),
-        "reward_model.log_loss": cluster_statistic(lambda t: log_loss(t[:, 0], t[:, 1]), table, all_names),
+        "reward_model.log_loss": cluster_mean(log_loss(predicted, target), all_names),
         "reward_model.calibration_error": cluster_statistic(
-            lambda t: calibration_error(t[:, 0], t[:, 1]), table, all_names
+            lambda weight: calibration_error(predicted, target, weight=weight), all_names
         ),
     }
