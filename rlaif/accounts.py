@@ -20,7 +20,7 @@ from rlaif.errors import StorageError
 from rlaif.preferences import NEAR_TIE, p_first
 from rlaif.records import Comparison, Judgement, Preference, Provenance, uniform
 from rlaif.sampling import grouped
-from rlaif.selection import Selector
+from rlaif.selection import Selector, selected
 from rlaif.statistics import Figure, Means, calibration_error, cluster_mean, cluster_statistic, log_loss
 from rlaif.store import RunFolder
 
@@ -64,10 +64,8 @@ def _account(run: RunFolder, stage: str, pipeline: Pipeline, selector: Selector)
     if stage == "responses" and pipeline.responses:
         came_in = run.rows("prompts") * pipeline.responses.samples * len(pipeline.responses.models)
     if stage == "comparisons":
-        came_in = sum(
-            len(selector.pairs(prompt, responses)) if len(responses) > 1 else 1
-            for prompt, responses in grouped(run.read("prompts"), run.read("responses"))
-        )
+        chosen = (selected(selector, *each) for each in grouped(run.read("prompts"), run.read("responses")))
+        came_in = sum(1 if isinstance(pairs, str) else len(pairs) for pairs in chosen)
     unit = {"prompts": "rows", "pairs": "rows", "responses": "samples", "comparisons": "pairs"}[stage]
     return {
         "unit": unit,

@@ -14,7 +14,7 @@ from rlaif.models.gateway import Gateway, gather_all
 from rlaif.ondisk import Seen
 from rlaif.pairs import Pair
 from rlaif.records import Comparison, Exclusion, Message, Prompt, Record, Response, digest
-from rlaif.selection import Selector
+from rlaif.selection import Selector, selected
 
 
 @dataclass(frozen=True)
@@ -95,11 +95,11 @@ class Compare:
             yield [record for prompt, responses in batch for record in self.of(prompt, responses)]
 
     def of(self, prompt: Prompt, responses: Sequence[Response]) -> Iterator[Record]:
-        if len(responses) < 2:
-            reason = "a single response" if responses else "no response"
-            yield Exclusion(item_id=prompt.id, outcome="filtered", reason=reason)
+        pairs = selected(self.selector, prompt, responses)
+        if isinstance(pairs, str):
+            yield Exclusion(item_id=prompt.id, outcome="filtered", reason=pairs)
             return
-        for i, j in self.selector.pairs(prompt, responses):
+        for i, j in pairs:
             a, b = responses[i], responses[j]
             if a.messages == b.messages:
                 item = f"{prompt.id}/{a.id}/{b.id}"
