@@ -36,48 +36,23 @@ from rlaif.training.checkpoints import COMPLETE, last_checkpoint
 from rlaif.training.losses import dpo_difference, soft_preference_loss
 from rlaif.training.passes import inference_batches, pair_index, rows_of, sequence_logprobs
 from rlaif.training.trainer import Interrupted, Watch, choose_attention, labels_of
-from tests.tiny import build
+from tests import make, tiny
 
-WORDS = [
-    "the",
-    "a",
-    "of",
-    "to",
-    "and",
-    "in",
-    "is",
-    "it",
-    "you",
-    "that",
-    "he",
-    "was",
-    "for",
-    "on",
-    "are",
-    "with",
-    "as",
-    "they",
-    "be",
-    "at",
-    "one",
-    "have",
-    "this",
-    "from",
-]
+WORDS = tiny.WORDS[:24]
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> LocalModel:
-    folder = build(tmp_path_factory.mktemp("models") / "start", "llama", hidden=32, context=256)
+    folder = tiny.build(tmp_path_factory.mktemp("models") / "start", "llama", hidden=32, context=256)
     return LocalModel(str(folder), LocalOptions(device="cpu"), where="models.policy", notice=lambda line: None)
 
 
 def user(text: str) -> tuple[Message, ...]:
-    return (Message(role="user", content=text),)
+    return (make.user(text),)
 
 
 def said(text: str) -> tuple[Message, ...]:
-    return (Message(role="assistant", content=text),)
+    return (make.assistant(text),)
 
 
 def preference(
