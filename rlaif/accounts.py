@@ -27,12 +27,17 @@ from rlaif.store import RunFolder
 Account = dict[str, Any]
 
 
-def accounts_of(run: RunFolder, pipeline: Pipeline, selector: Selector) -> dict[str, Account]:
-    """One account per finished stage, in the order of the road. Raises AssertionError where one does not add up."""
+def accounts_of(run: RunFolder, pipeline: Pipeline, selector: Selector, *, reference: int = 0) -> dict[str, Account]:
+    """One account per finished stage, in the order of the road. ``reference``: samples wanted to normalise rewards on.
+
+    Raises StorageError where one does not add up.
+    """
     accounts: dict[str, Account] = {}
     for stage in ("prompts", "pairs", "responses", "comparisons", "judgements", "preferences"):
         if _confirmed(run, stage):
             accounts[stage] = _account(run, stage, pipeline, selector)
+    if _confirmed(run, "reference"):
+        accounts["reference"] = _reference_account(run, reference)
     for stage in ("reward_model", *(f"policies/{component.name}" for component in pipeline.policies)):
         path = run.path / "training" / f"{stage.replace('/', '-')}.json"
         if _confirmed(run, stage) and path.is_file():
@@ -75,6 +80,13 @@ def _account(run: RunFolder, stage: str, pipeline: Pipeline, selector: Selector)
     }
 
 
+def _reference_account(run: RunFolder, wanted: int) -> Account:
+    account = run.account("reference", "reference/responses")
+    each = math.ceil(wanted / account["in"]) if account["in"] else 0
+    outcomes = {"sampled": account["out"], **account["excluded"]}
+    return {"unit": "samples", "in": each * account["in"], "outcomes": outcomes, "reasons": account["reasons"]}
+
+
 def _outcome_account(rows: Iterable[Judgement | Provenance], unit: str, total: int) -> Account:
     """Rows by outcome, and the reasons they give."""
     outcomes: Counter[str] = Counter()
@@ -108,6 +120,7 @@ def metrics_of(run: RunFolder, accounts: dict[str, Account]) -> dict[str, Figure
     if "reward_model" in accounts:
         report = json.loads((run.path / "training" / "reward_model.json").read_text(encoding="utf-8"))
         flat.update(reward_figures(report["held_out"]))
+        flat["reward_model.normalised_on"] = Figure(value=float(report["reference"]), n=report["reference"])
     evaluation = run.path / "evaluation" / "figures.json"
     if _confirmed(run, "evaluation") and evaluation.is_file():
         flat.update({k: Figure(**v) for k, v in json.loads(evaluation.read_text(encoding="utf-8")).items()})

@@ -28,6 +28,7 @@ from rlaif.models.gateway import Gateway
 from rlaif.pairs import read_pairs
 from rlaif.pipeline import Road, Watcher
 from rlaif.policy import METHODS
+from rlaif.progress import Progress
 from rlaif.prompting import project_secret
 from rlaif.prompts import prompt_rows
 from rlaif.selection import open_selector
@@ -157,6 +158,8 @@ def build(
         role: open_model(spec, f"{where}: models.{role}", watcher.notice) for role, spec in pipeline.models.items()
     }
     _check_sources(pipeline)
+    for role, model in models.items():
+        identify(model, role, watcher)
     _check_trainable(pipeline, models, where)
     samples = pipeline.responses.samples * len(pipeline.responses.models) if pipeline.responses else 2
     selector = open_selector(pipeline.comparisons, samples, where)
@@ -189,6 +192,15 @@ def build(
         pipeline, entry, tuple(settings), catalogue, out, watcher, gateway, secret, models, selector, labels,
         reward_options, methods, judges, metrics,
     )  # fmt: skip
+
+
+def identify(model: Any, role: str, watcher: Watcher) -> None:
+    """Have a model that reads large files for its identity do so now, and tell of it."""
+    if not hasattr(model, "identify"):
+        return
+    stage = f"reading models.{role}, MB"
+    model.identify(lambda read, total: watcher.listen(Progress(stage, read // 10**6, total // 10**6)))
+    watcher.listen(Progress(stage, 0, None, finished=True))
 
 
 def _check_sources(pipeline: Pipeline) -> None:

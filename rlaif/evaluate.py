@@ -88,7 +88,7 @@ class Evaluation:
             first = await sample(self.start, prompts, 1)
             arms = [Arm(START, [many[0] if many else None for many in first])]
             for name, method in self.methods.items():
-                model = self.tuned(name) if method.writes_weights else self.start
+                model = await self.gateway.in_worker(self.tuned, name) if method.writes_weights else self.start
                 reward = self._reward if method.needs_reward else None
                 arms.append(Arm(name, await method.respond(prompts, model, sample, reward), kl_bound=method.kl_bound()))
         return arms
