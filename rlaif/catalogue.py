@@ -3,8 +3,11 @@
 A name given by a user (in their own file, or by ``--set``) is looked for in the working folder, then among the
 built-ins; a path to an existing file is taken as it is. A name inside a built-in file is looked for only among the
 built-ins, so a local ``compare-two`` never changes a shipped judge. ``builtin:name`` pins a built-in. A local file
-that shadows a built-in is announced by whoever prints ``Catalogue.shadowed``. Every file handed out is remembered in
+that shadows a built-in is announced by whoever prints ``Catalogue.notices``. Every file handed out is remembered in
 ``Catalogue.used`` with its hash, and the run folder keeps a copy.
+
+A run folder goes on with the files it began with: ``Catalogue.kept`` holds its copies of judges, constitutions, rubrics
+and templates. Where the file of that name has changed since, or is gone, the copy is used and a notice says so.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import yaml
 from rlaif.errors import ConfigError, DataError, did_you_mean
 
 Kind = Literal["judge", "constitution", "rubric", "template", "set", "pipeline"]
+KEPT: tuple[Kind, ...] = ("judge", "constitution", "rubric", "template")  # kinds whose copies a run folder goes on with
 
 FOLDERS: dict[Kind, tuple[str, tuple[str, ...]]] = {
     "judge": ("judges", (".yaml",)),
@@ -98,15 +102,19 @@ class Catalogue:
 
     folder: Path = field(default_factory=Path)
     used: dict[tuple[Kind, str], Entry] = field(default_factory=dict)
-    shadowed: list[str] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+    kept: dict[tuple[Kind, str], Entry] = field(default_factory=dict)  # a run folder's copies, by kind and name
 
     def find(self, kind: Kind, name: str, *, where: str, from_builtin: bool = False) -> Entry:
         """The entry called ``name``. ``where`` names the file that asked, for the message when there is none."""
-        entry = self._look(kind, name, from_builtin)
+        found = self._look(kind, name, from_builtin)
+        entry = self._kept_instead(kind, name, found, from_builtin) or found
         if entry is None:
             places = "the built-ins" if from_builtin or name.startswith("builtin:") else self._places(kind)
             bare = name.removeprefix("builtin:")
             raise ConfigError(f'{where}: {kind} "{bare}" not found in {places}.{did_you_mean(bare, self.names(kind))}')
+        if entry is found and not from_builtin:
+            self._say_shadowing(kind, name, entry)
         self.used[kind, entry.name] = entry
         return entry
 
@@ -138,12 +146,28 @@ class Catalogue:
         local = None
         if self.folder.resolve() != builtin_root().resolve():
             local = _read(kind, name, self.folder, builtin=False)
-        shipped = _read(kind, name, builtin_root(), builtin=True)
-        if local and shipped and local.data != shipped.data:
-            line = f'{kind} "{name}": {local.path} is used instead of the built-in one (builtin:{name} names that).'
-            if line not in self.shadowed:
-                self.shadowed.append(line)
-        return local or shipped
+        return local or _read(kind, name, builtin_root(), builtin=True)
+
+    def _kept_instead(self, kind: Kind, name: str, found: Entry | None, from_builtin: bool) -> Entry | None:
+        """The run folder's copy, where it differs from the file of that name. A path is taken as it is."""
+        copy = self.kept.get((kind, name.removeprefix("builtin:")))
+        if copy is None or ((from_builtin or name.startswith("builtin:")) and not copy.builtin):
+            return None
+        if found and (found.data == copy.data or found.name != copy.name):
+            return None
+        state = f"{found.path} is not as it was when this run folder was made" if found else "the file is gone"
+        instead = "; remove the copy to use the new file" if found else ""
+        self._say(f'{kind} "{copy.name}": {state}. The run goes on with its copy, {copy.path}{instead}.')
+        return copy
+
+    def _say_shadowing(self, kind: Kind, name: str, entry: Entry) -> None:
+        shipped = None if entry.builtin else _read(kind, name, builtin_root(), builtin=True)
+        if shipped and shipped.data != entry.data:
+            self._say(f'{kind} "{name}": {entry.path} is used instead of the built-in one (builtin:{name} names that).')
+
+    def _say(self, line: str) -> None:
+        if line not in self.notices:
+            self.notices.append(line)
 
 
 def _stem(filename: str, suffixes: tuple[str, ...]) -> str:

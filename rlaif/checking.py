@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from rlaif.catalogue import FOLDERS, Catalogue, Entry, Kind
+from rlaif.catalogue import FOLDERS, KEPT, Catalogue, Entry, Kind, read_bytes
 from rlaif.component import load, parse_model, parse_options
 from rlaif.config import Constitution, JudgeFile, Pipeline, apply_settings, load_pipeline
 from rlaif.conversations import prompt_column
@@ -32,6 +32,7 @@ from rlaif.progress import Progress
 from rlaif.prompting import project_secret
 from rlaif.prompts import prompt_rows
 from rlaif.selection import open_selector
+from rlaif.store import read_manifest
 
 
 def check_file(name: str, settings: Sequence[str] = ()) -> str:
@@ -150,6 +151,7 @@ def build(
     """A typed pipeline as a Road: components found, options parsed, files there, models readable."""
     watcher = watcher or Watcher()
     where = str(entry.path)
+    catalogue.kept = kept_files(out)
     if pipeline.prompts and pipeline.prompts.source.startswith("set:"):
         found = catalogue.find("set", pipeline.prompts.source.removeprefix("set:"), where=where)
         source = pipeline.prompts.model_copy(update={"source": str(found.path)})
@@ -186,12 +188,25 @@ def build(
         reward_options = parse_model(RewardOptions, pipeline.reward_model.options, f"{where}: reward_model.options")
     methods = _open_methods(pipeline, where)
     judges, metrics = _open_evaluation(pipeline, context, where)
-    for line in catalogue.shadowed:
+    for line in catalogue.notices:
         watcher.notice(line)
     return Road(
         pipeline, entry, tuple(settings), catalogue, out, watcher, gateway, secret, models, selector, labels,
         reward_options, methods, judges, metrics,
     )  # fmt: skip
+
+
+def kept_files(out: Path) -> dict[tuple[Kind, str], Entry]:
+    """The files that a run folder which is there already was made with, as it keeps them. Raises UserError."""
+    manifest = out / "manifest.json"
+    found: dict[tuple[Kind, str], Entry] = {}
+    for file in read_manifest(manifest).get("files", []) if manifest.exists() else []:
+        kind, name = file["kind"], file["name"]
+        for suffix in FOLDERS[kind][1] if kind in KEPT else ():
+            path = out / "config" / f"{kind}s" / f"{name}{suffix}"
+            if path.is_file():
+                found[kind, name] = Entry(kind, name, path, file["builtin"], read_bytes(path))
+    return found
 
 
 def identify(model: Any, role: str, watcher: Watcher) -> None:

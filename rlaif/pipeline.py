@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlaif.accounts import accounts_of, metrics_of
-from rlaif.catalogue import Catalogue, Entry
+from rlaif.catalogue import KEPT, Catalogue, Entry
 from rlaif.component import code_hash
 from rlaif.config import Pipeline, Sampling
 from rlaif.errors import DataError, RlaifError
@@ -145,8 +145,14 @@ class Road:
         self.watcher.listen(Progress(stage, 0, None, finished=True))
 
     def _describe(self) -> None:
-        """The manifest's facts and a copy of every file used."""
+        """The manifest's facts and a copy of every file used; what changed since the last walk is said."""
+        before = {(file["kind"], file["name"]): file["sha256"] for file in self.run_folder.manifest["files"]}
         for (kind, name), entry in self.catalogue.used.items():
+            if kind in KEPT and before.get((kind, name), entry.sha256) != entry.sha256:
+                self.watcher.notice(
+                    f'{kind} "{name}" has changed since this run folder was made: what depends on it is made again, and '
+                    "what it replaces moves to superseded/."
+                )
             suffix = entry.path.name.removeprefix(Path(entry.name).name)
             self.run_folder.keep_file(kind, f"{name}{suffix}", entry.data)
         effective = self.pipeline.model_dump(mode="json", exclude_defaults=True)

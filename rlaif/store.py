@@ -2,7 +2,8 @@
 
     runs/NAME/
       manifest.json            format, files and models with their hashes, environment, state and signature of each stage
-      config/                  copy of the pipeline and of every judge, rubric, constitution and template used
+      config/                  copy of the pipeline and of every judge, rubric, constitution and template used; a
+                               later walk goes on with these copies
       prompts/ responses/ comparisons/ judgements/ preferences/ provenance/     part-00000.parquet …
       exclusions/STAGE/        items a stage did not pass on, each with its reason
       reference/responses/     samples of the policy that rewards are normalised on, where responses are not its own
@@ -215,7 +216,7 @@ class RunFolder:
             raise disk_error(path, error) from error
         manifest = path / "manifest.json"
         if manifest.exists():
-            self.manifest: dict[str, Any] = _read_manifest(manifest)
+            self.manifest: dict[str, Any] = read_manifest(manifest)
         elif any(not _is_leftover(child) for child in path.iterdir()):
             raise UserError(f"{path}: not empty and not a run folder. Choose another --out.")
         else:
@@ -241,9 +242,13 @@ class RunFolder:
         self.save()
 
     def keep_file(self, kind: str, name: str, data: bytes) -> None:
-        """A copy of a file that was used, under ``config/``."""
-        path = self.path / "config" / f"{kind}s" / name
-        if not path.exists() or path.read_bytes() != data:
+        """A copy of a file that was used, under ``config/``. A copy with other content moves to ``superseded/``."""
+        folder = f"config/{kind}s/{name}"
+        path = self.path / folder
+        before = path.read_bytes() if path.exists() else None
+        if before != data:
+            if before is not None and kind != "pipeline":  # every command writes its own recipe
+                self._supersede(folder, hashlib.sha256(before).hexdigest())
             with writing(path) as temporary:
                 temporary.write_bytes(data)
 
@@ -436,7 +441,8 @@ async def cut(rows: Iterable[T], size: int, skip: int = 0) -> AsyncIterator[list
         yield batch
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
+def read_manifest(path: Path) -> dict[str, Any]:
+    """A run folder's manifest. Raises UserError when it is none, or of another format."""
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

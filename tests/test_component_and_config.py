@@ -287,7 +287,7 @@ def test_a_local_file_does_not_change_what_a_builtin_pipeline_uses(pairs: Path) 
     assert catalogue.find("judge", pipeline.labels.options["judges"][0], where="test").builtin
     assert pipeline.constitution
     assert load_constitution(catalogue, pipeline.constitution, where="test").principles[0].id == "no-harm"
-    assert not catalogue.shadowed
+    assert not catalogue.notices
 
 
 def test_a_local_template_does_not_change_a_builtin_judge_but_changes_a_local_one(judge_context: Any) -> None:
@@ -329,9 +329,9 @@ def test_builtin_pins_the_shipped_file() -> None:
     wrote("judges/longest.yaml", "protocol: scripted\noptions: {function: first}\n")
     catalogue = Catalogue()
     assert not catalogue.find("judge", "longest", where="test").builtin
-    catalogue.shadowed.clear()
+    catalogue.notices.clear()
     assert catalogue.find("judge", "builtin:longest", where="test").builtin
-    assert not catalogue.shadowed
+    assert not catalogue.notices
 
 
 def test_an_unchanged_copy_of_a_builtin_file_is_not_announced() -> None:
@@ -339,7 +339,7 @@ def test_an_unchanged_copy_of_a_builtin_file_is_not_announced() -> None:
     wrote("judges/longest.yaml", shipped.text)
     catalogue = Catalogue()
     catalogue.find("judge", "longest", where="test")
-    assert not catalogue.shadowed
+    assert not catalogue.notices
 
 
 def test_a_name_in_a_subfolder_is_listed_and_found() -> None:
