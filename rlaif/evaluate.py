@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rlaif.component import load, parse_options
 from rlaif.config import Component, Sampling
@@ -23,6 +22,9 @@ from rlaif.records import Comparison, Judgement, Message, Prompt, Response
 from rlaif.sampling import Sampler
 from rlaif.statistics import Figure, cluster_mean, paired_difference
 from rlaif.store import cut, write_json, write_shard
+
+if TYPE_CHECKING:
+    from rlaif.training.trainer import Watch
 
 START = "start"
 Values = dict[str, list[float | None]]  # by short name; aligned to the prompts
@@ -62,7 +64,7 @@ class Evaluation:
     judges: LabelSource | None
     metrics: Sequence[Metric]
     counting: Callable[[str, int], AbstractContextManager[Any]]  # answered requests become a stage's progress
-    part: Callable[[str, int, int], None]  # progress of a pass in the model thread: name, done, total
+    watch: Watch  # follows and stops passes in the model thread
     release: Callable[[], None]  # gives models' memory back
     notice: Callable[[str], None]
     _loaded: Any = None  # the reward model
@@ -76,10 +78,14 @@ class Evaluation:
         if self.reward_model:
             await self._rewards(prompts, arms)
         if is_plain(sampling):
-            await self.gateway.in_worker(self._kl, prompts, arms)
+            await self._in_worker(self._kl, prompts, arms)
         else:
             self.notice("KL is not measured: it needs samples drawn at temperature 1 without cuts or penalties.")
         write_evaluation(folder, prompts, arms, self.metrics)
+
+    async def _in_worker(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """In the model thread; a cancelled caller has the pass end before the network's next layer."""
+        return await self.gateway.in_worker(function, *arguments, stop=self.watch.stop.set)
 
     async def _answers(self, prompts: list[Prompt], sampling: Sampling, seed: int) -> list[Arm]:
         """The start's answers, then each policy's; equal draws for all."""
@@ -95,13 +101,16 @@ class Evaluation:
 
     async def _reward(self, items: Sequence[tuple[Prompt, Sequence[Response]]]) -> list[list[float]]:
         """Rewards of responses, in the model thread; the reward model is loaded once."""
-        found: list[list[float]] = await self.gateway.in_worker(self._score, items)
+        found: list[list[float]] = await self._in_worker(self._score, items)
         return found
 
     def _score(self, items: Sequence[tuple[Prompt, Sequence[Response]]]) -> list[list[float]]:
         assert self.reward_model
         self._loaded = self._loaded or self.reward_model()
-        found: list[list[float]] = self._loaded([(p.messages, [_whole(r) for r in many]) for p, many in items])
+        with self.watch.passing("rewards", self._loaded.network) as done:
+            found: list[list[float]] = self._loaded(
+                [(p.messages, [_whole(r) for r in many]) for p, many in items], done
+            )
         return found
 
     async def _contest(self, prompts: list[Prompt], start: Arm, arm: Arm, verdicts: Path) -> None:
@@ -135,12 +144,10 @@ class Evaluation:
                 for prompt, response in zip(prompts, arm.responses, strict=True)
                 if response and response.token_ids
             ]
-            both = [
-                sequence_logprobs(
-                    model.network, groups, model.tokens.pad_id, share=False, done=partial(self.part, name)
-                )
-                for name, model in ((f"{arm.name} under itself", tuned), (f"{arm.name} under the start", self.start))
-            ]
+            both = []
+            for model, name in ((tuned, f"{arm.name} under itself"), (self.start, f"{arm.name} under the start")):
+                with self.watch.passing(name, model.network) as done:
+                    both.append(sequence_logprobs(model.network, groups, model.tokens.pad_id, share=False, done=done))
             values = iter(ours[0] - theirs[0] for ours, theirs in zip(*both, strict=True))
             arm.kl = [next(values) if response and response.token_ids else None for response in arm.responses]
         self.start.unload()

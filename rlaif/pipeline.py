@@ -427,14 +427,7 @@ class Road:
 
         watch = Watch(report=report, part=part)
         start = time.perf_counter()
-        job = asyncio.ensure_future(self.gateway.in_worker(train, work, self.folder / folder, watch))
-        try:
-            result = await asyncio.shield(job)
-        except asyncio.CancelledError:
-            watch.stop.set()
-            await asyncio.wait([job])
-            job.exception()  # Interrupted, as asked
-            raise
+        result = await self.gateway.in_worker(train, work, self.folder / folder, watch, stop=watch.stop.set)
         write_json(self.folder / "training" / f"{folder.replace('/', '-')}.json", result)
         shutil.rmtree(work, ignore_errors=True)
         self.run_folder.finish(stage, "", time.perf_counter() - start)
@@ -587,6 +580,8 @@ class Road:
         return kept[: section.prompts]
 
     async def _evaluation(self) -> None:
+        from rlaif.training.trainer import Watch
+
         section = self.pipeline.evaluation
         assert section
         prompts = self.evaluation_prompts()
@@ -625,7 +620,7 @@ class Road:
             judges=self.judges,
             metrics=self.metrics,
             counting=self._counting,
-            part=part,
+            watch=Watch(part=part),
             release=self._release,
             notice=self.watcher.notice,
         )

@@ -210,7 +210,8 @@ class RewardModel:
         self.gain, self.bias = config.get("rlaif_gain", 1.0), config.get("rlaif_bias", 0.0)
         self.share, _ = sharing_works_for_head(self.network, self.tokens.pad_id)
 
-    def __call__(self, items: Sequence[Answers]) -> list[list[float]]:
+    def __call__(self, items: Sequence[Answers], done: Done = lambda groups, total: None) -> list[list[float]]:
         """Rewards of the responses of each item."""
-        raw = score_groups(self.network, groups_of(items, self.tokens), self.tokens.pad_id, share=self.share)
+        groups = groups_of(items, self.tokens)
+        raw = score_groups(self.network, groups, self.tokens.pad_id, share=self.share, done=done)
         return [[self.gain * value + self.bias for value in many] for many in raw]
