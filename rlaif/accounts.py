@@ -20,19 +20,24 @@ from rlaif.errors import StorageError
 from rlaif.preferences import NEAR_TIE, p_first
 from rlaif.records import Comparison, Judgement, Preference, Provenance, uniform
 from rlaif.sampling import grouped
-from rlaif.selection import Selector
-from rlaif.statistics import Figure, calibration_error, cluster_mean, cluster_statistic, log_loss
+from rlaif.selection import Selector, selected
+from rlaif.statistics import Figure, Means, calibration_error, cluster_mean, cluster_statistic, log_loss
 from rlaif.store import RunFolder
 
 Account = dict[str, Any]
 
 
-def accounts_of(run: RunFolder, pipeline: Pipeline, selector: Selector) -> dict[str, Account]:
-    """One account per finished stage, in the order of the road. Raises AssertionError where one does not add up."""
+def accounts_of(run: RunFolder, pipeline: Pipeline, selector: Selector, *, reference: int = 0) -> dict[str, Account]:
+    """One account per finished stage, in the order of the road. ``reference``: samples wanted to normalise rewards on.
+
+    Raises StorageError where one does not add up.
+    """
     accounts: dict[str, Account] = {}
     for stage in ("prompts", "pairs", "responses", "comparisons", "judgements", "preferences"):
         if _confirmed(run, stage):
             accounts[stage] = _account(run, stage, pipeline, selector)
+    if _confirmed(run, "reference"):
+        accounts["reference"] = _reference_account(run, reference)
     for stage in ("reward_model", *(f"policies/{component.name}" for component in pipeline.policies)):
         path = run.path / "training" / f"{stage.replace('/', '-')}.json"
         if _confirmed(run, stage) and path.is_file():
@@ -64,10 +69,8 @@ def _account(run: RunFolder, stage: str, pipeline: Pipeline, selector: Selector)
     if stage == "responses" and pipeline.responses:
         came_in = run.rows("prompts") * pipeline.responses.samples * len(pipeline.responses.models)
     if stage == "comparisons":
-        came_in = sum(
-            len(selector.pairs(prompt, responses)) if len(responses) > 1 else 1
-            for prompt, responses in grouped(run.read("prompts"), run.read("responses"))
-        )
+        chosen = (selected(selector, *each) for each in grouped(run.read("prompts"), run.read("responses")))
+        came_in = sum(1 if isinstance(pairs, str) else len(pairs) for pairs in chosen)
     unit = {"prompts": "rows", "pairs": "rows", "responses": "samples", "comparisons": "pairs"}[stage]
     return {
         "unit": unit,
@@ -75,6 +78,13 @@ def _account(run: RunFolder, stage: str, pipeline: Pipeline, selector: Selector)
         "outcomes": {"passed on": account["out"], **account["excluded"]},
         "reasons": account["reasons"],
     }
+
+
+def _reference_account(run: RunFolder, wanted: int) -> Account:
+    account = run.account("reference", "reference/responses")
+    each = math.ceil(wanted / account["in"]) if account["in"] else 0
+    outcomes = {"sampled": account["out"], **account["excluded"]}
+    return {"unit": "samples", "in": each * account["in"], "outcomes": outcomes, "reasons": account["reasons"]}
 
 
 def _outcome_account(rows: Iterable[Judgement | Provenance], unit: str, total: int) -> Account:
@@ -110,6 +120,7 @@ def metrics_of(run: RunFolder, accounts: dict[str, Account]) -> dict[str, Figure
     if "reward_model" in accounts:
         report = json.loads((run.path / "training" / "reward_model.json").read_text(encoding="utf-8"))
         flat.update(reward_figures(report["held_out"]))
+        flat["reward_model.normalised_on"] = Figure(value=float(report["reference"]), n=report["reference"])
     evaluation = run.path / "evaluation" / "figures.json"
     if _confirmed(run, "evaluation") and evaluation.is_file():
         flat.update({k: Figure(**v) for k, v in json.loads(evaluation.read_text(encoding="utf-8")).items()})
@@ -132,43 +143,29 @@ def label_figures(run: RunFolder) -> dict[str, Figure]:
     bias with true differences. ``judgements.option_mass`` is over all showings, the unreadable ones too;
     ``judgements.unreadable`` is the share of a model's replies that could not be read.
     """
-    first: list[tuple[float, str]] = []
-    longer: list[tuple[float, str]] = []
-    mass: list[tuple[float, str]] = []
-    unreadable: list[tuple[float, str]] = []
+    means = Means()
     for comparison, judgement in judged(run):
         if len(comparison.responses) != 2:
             continue
         a, b = comparison.responses
         prompt = comparison.prompt.id
         if judgement.reply_keys:
-            unreadable.append((float(judgement.outcome == "unreadable"), prompt))
+            means.add("judgements.unreadable", float(judgement.outcome == "unreadable"), prompt)
         if judgement.option_mass is not None:
-            mass.append((judgement.option_mass, prompt))
+            means.add("judgements.option_mass", judgement.option_mass, prompt)
         p = p_first(judgement, a.id, b.id)
         if p is None:
             continue
         if judgement.shown:
-            q = p if judgement.shown[0] == a.id else 1 - p
-            first.append((_side(q), prompt))
+            means.add("judgements.first_rate", _side(p if judgement.shown[0] == a.id else 1 - p), prompt)
         if len(a.text) != len(b.text):
-            longer.append((_side(p if len(a.text) > len(b.text) else 1 - p), prompt))
-    agree: list[tuple[float, str]] = []
-    between: list[tuple[float, str]] = []
+            means.add("judgements.longer_rate", _side(p if len(a.text) > len(b.text) else 1 - p), prompt)
     for prompt, row in zip(_prompts_of_pairs(run), run.read("provenance"), strict=True):
         if row.orders_agree is not None:
-            agree.append((float(row.orders_agree), prompt))
-        sides = [_side(vote) for vote in row.votes]
-        between += [(float(x == y), prompt) for x, y in itertools.combinations(sides, 2)]
-    found = {
-        "judgements.first_rate": first,
-        "judgements.longer_rate": longer,
-        "judgements.option_mass": mass,
-        "judgements.unreadable": unreadable,
-        "judgements.orders_agree": agree,
-        "judgements.labellers_agree": between,
-    }
-    return {name: cluster_mean([v for v, _ in rows], [c for _, c in rows]) for name, rows in found.items() if rows}
+            means.add("judgements.orders_agree", float(row.orders_agree), prompt)
+        for x, y in itertools.combinations([_side(vote) for vote in row.votes], 2):
+            means.add("judgements.labellers_agree", float(x == y), prompt)
+    return means.figures()
 
 
 def _prompts_of_pairs(run: RunFolder) -> Iterator[str]:
@@ -189,7 +186,7 @@ def baseline_figures(comparisons: Iterable[Comparison], preferences: Iterable[Pr
     rule agreeing with a tie only where it ties itself.
     Also the share of labels that are near-ties.
     """
-    rows: dict[str, list[tuple[float, str]]] = {}
+    means = Means()
     pairs = (pair for comparison in comparisons for pair in itertools.combinations(comparison.responses, 2))
     for (first, _), row in zip(pairs, preferences, strict=True):
         if row.weight == 0:
@@ -201,13 +198,13 @@ def baseline_figures(comparisons: Iterable[Comparison], preferences: Iterable[Pr
             "first": float(row.chosen == first.messages),
             "random": float(uniform("coin", row.comparison_id) < 0.5),
         }
-        rows.setdefault("preferences.near_tie", []).append((float(row.p - 0.5 < NEAR_TIE), row.prompt_id))
+        means.add("preferences.near_tie", float(row.p - 0.5 < NEAR_TIE), row.prompt_id)
         for name, says in rules.items():
             if row.p != 0.5:
-                rows.setdefault(f"agreement.{name}", []).append((says, row.prompt_id))
+                means.add(f"agreement.{name}", says, row.prompt_id)
             right = float(says == 1.0) if row.p != 0.5 else float(says == 0.5)
-            rows.setdefault(f"agreement_with_ties.{name}", []).append((right, row.prompt_id))
-    return {name: cluster_mean([v for v, _ in r], [c for _, c in r]) for name, r in rows.items()}
+            means.add(f"agreement_with_ties.{name}", right, row.prompt_id)
+    return means.figures()
 
 
 def reward_figures(held_out: dict[str, Sequence[Any]]) -> dict[str, Figure]:
@@ -221,14 +218,14 @@ def reward_figures(held_out: dict[str, Sequence[Any]]) -> dict[str, Figure]:
     names = [prompt for prompt, kept in zip(prompts, clear, strict=True) if kept]
     right = np.where(difference == 0, 0.5, (difference > 0) == (p > 0.5))[clear]
     agrees = np.where(longer == 0.5, 0.5, longer == (p > 0.5))[clear]
-    predicted = 1 / (1 + np.exp(-difference))
-    table = np.stack([predicted[labelled], p[labelled]], axis=1) if labelled.any() else np.zeros((0, 2))
-    all_names = [prompt for prompt, kept in zip(prompts, labelled, strict=True) if kept]
+    order = [i for i in np.argsort(difference, kind="stable") if labelled[i]]  # sorted once for all resamples
+    predicted, target = 1 / (1 + np.exp(-difference[order])), p[order]
+    all_names = [prompts[i] for i in order]
     return {
         "reward_model.accuracy": cluster_mean(right, names),
         "reward_model.accuracy_of_longest": cluster_mean(agrees, names),
-        "reward_model.log_loss": cluster_statistic(lambda t: log_loss(t[:, 0], t[:, 1]), table, all_names),
+        "reward_model.log_loss": cluster_mean(log_loss(predicted, target), all_names),
         "reward_model.calibration_error": cluster_statistic(
-            lambda t: calibration_error(t[:, 0], t[:, 1]), table, all_names
+            lambda weight: calibration_error(predicted, target, weight=weight), all_names
         ),
     }

@@ -3,8 +3,11 @@
 A name given by a user (in their own file, or by ``--set``) is looked for in the working folder, then among the
 built-ins; a path to an existing file is taken as it is. A name inside a built-in file is looked for only among the
 built-ins, so a local ``compare-two`` never changes a shipped judge. ``builtin:name`` pins a built-in. A local file
-that shadows a built-in, or is passed over for one, is announced by whoever prints ``Catalogue.notes``. Every file handed out is remembered in
+that shadows a built-in, or is passed over for one, is announced by whoever prints ``Catalogue.notices``. Every file handed out is remembered in
 ``Catalogue.used`` with its hash, and the run folder keeps a copy.
+
+A file that is gone since a run folder was made is taken from the copy that the folder keeps (``Catalogue.kept``), and a
+notice says so.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import yaml
 from rlaif.errors import ConfigError, DataError, did_you_mean
 
 Kind = Literal["judge", "constitution", "rubric", "template", "set", "pipeline"]
+KEPT: tuple[Kind, ...] = ("judge", "constitution", "rubric", "template")  # kinds whose copies a run folder goes on with
 
 FOLDERS: dict[Kind, tuple[str, tuple[str, ...]]] = {
     "judge": ("judges", (".yaml",)),
@@ -98,15 +102,19 @@ class Catalogue:
 
     folder: Path = field(default_factory=Path)
     used: dict[tuple[Kind, str], Entry] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)  # which of two files of one name is used
+    notices: list[str] = field(default_factory=list)  # which of two files of one name is used
+    kept: dict[tuple[Kind, str], Entry] = field(default_factory=dict)  # a run folder's copies, by kind and name
 
     def find(self, kind: Kind, name: str, *, where: str, from_builtin: bool = False) -> Entry:
         """The entry called ``name``. ``where`` names the file that asked, for the message when there is none."""
-        entry = self._look(kind, name, from_builtin)
+        found = self._look(kind, name, from_builtin)
+        entry = found or self._copy(kind, name, from_builtin)
         if entry is None:
             places = "the built-ins" if from_builtin or name.startswith("builtin:") else self._places(kind)
             bare = name.removeprefix("builtin:")
             raise ConfigError(f'{where}: {kind} "{bare}" not found in {places}.{did_you_mean(bare, self.names(kind))}')
+        if entry is found and not from_builtin:
+            self._say_shadowing(kind, name, entry)
         self.used[kind, entry.name] = entry
         if from_builtin and (local := self.passed_over(kind, name)):
             by = Path(where.partition(": ")[0]).stem
@@ -125,8 +133,8 @@ class Catalogue:
 
     def say(self, line: str) -> None:
         """Keep a line for the person, once."""
-        if line not in self.notes:
-            self.notes.append(line)
+        if line not in self.notices:
+            self.notices.append(line)
 
     def names(self, kind: Kind) -> list[str]:
         """Every name of a kind that a user could give, local ones first."""
@@ -156,10 +164,20 @@ class Catalogue:
         local = None
         if self.folder.resolve() != builtin_root().resolve():
             local = _read(kind, name, self.folder, builtin=False)
-        shipped = _read(kind, name, builtin_root(), builtin=True)
-        if local and shipped and local.data != shipped.data:
-            self.say(f'{kind} "{name}": {local.path} is used instead of the built-in one (builtin:{name} names that).')
-        return local or shipped
+        return local or _read(kind, name, builtin_root(), builtin=True)
+
+    def _copy(self, kind: Kind, name: str, from_builtin: bool) -> Entry | None:
+        """The run folder's copy of a file that is gone. A user's own never stands in for a shipped one."""
+        copy = self.kept.get((kind, name.removeprefix("builtin:")))
+        if copy is None or ((from_builtin or name.startswith("builtin:")) and not copy.builtin):
+            return None
+        self.say(f'{kind} "{copy.name}": the file is gone. The run goes on with its copy, {copy.path}.')
+        return copy
+
+    def _say_shadowing(self, kind: Kind, name: str, entry: Entry) -> None:
+        shipped = None if entry.builtin else _read(kind, name, builtin_root(), builtin=True)
+        if shipped and shipped.data != entry.data:
+            self.say(f'{kind} "{name}": {entry.path} is used instead of the built-in one (builtin:{name} names that).')
 
 
 def _stem(filename: str, suffixes: tuple[str, ...]) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from rlaif.catalogue import FOLDERS, Catalogue, Entry, Kind
+from rlaif.catalogue import FOLDERS, KEPT, Catalogue, Entry, Kind, read_bytes
 from rlaif.component import Place, construct, load, parse_model, parse_options
 from rlaif.config import Constitution, JudgeFile, Pipeline, apply_settings, load_pipeline, pinned_names
 from rlaif.conversations import prompt_column
@@ -28,9 +28,11 @@ from rlaif.models.gateway import Gateway
 from rlaif.pairs import read_pairs
 from rlaif.pipeline import Road, Watcher
 from rlaif.policy import METHODS
+from rlaif.progress import Progress
 from rlaif.prompting import project_secret
 from rlaif.prompts import prompt_rows
 from rlaif.selection import open_selector
+from rlaif.store import read_manifest
 
 
 def check_file(name: str, settings: Sequence[str] = ()) -> str:
@@ -150,6 +152,7 @@ def build(
     """A typed pipeline as a Road: components found, options parsed, files there, models readable."""
     watcher = watcher or Watcher()
     where = Place(str(entry.path), tuple(settings))
+    catalogue.kept = kept_files(out)
     if pipeline.prompts and pipeline.prompts.source.startswith("set:"):
         found = catalogue.find("set", pipeline.prompts.source.removeprefix("set:"), where=str(where.at("prompts")))
         source = pipeline.prompts.model_copy(update={"source": str(found.path)})
@@ -158,6 +161,8 @@ def build(
         role: open_model(spec, where.at("models", role), watcher.notice) for role, spec in pipeline.models.items()
     }
     _check_sources(pipeline)
+    for role, model in models.items():
+        identify(model, role, watcher)
     _check_trainable(pipeline, models, where)
     samples = pipeline.responses.samples * len(pipeline.responses.models) if pipeline.responses else 2
     selector = open_selector(pipeline.comparisons, samples, where)
@@ -186,7 +191,7 @@ def build(
     judges, metrics = _open_evaluation(pipeline, context, where)
     if entry.builtin:
         _say_passed_over(pipeline, entry.name, catalogue, settings)
-    for line in catalogue.notes:
+    for line in catalogue.notices:
         watcher.notice(line)
     return Road(
         pipeline, entry, tuple(settings), catalogue, out, watcher, gateway, secret, models, selector, labels,
@@ -207,6 +212,28 @@ def _say_passed_over(pipeline: Pipeline, name: str, catalogue: Catalogue, settin
                 f'{kind} "{bare}": {local} is passed over, for the shipped pipeline {name} names the built-in one. To use '
                 f"yours: {remedy}, or a copy of the pipeline (`rlaif copy {name}`)."
             )
+
+
+def kept_files(out: Path) -> dict[tuple[Kind, str], Entry]:
+    """The files that a run folder which is there already was made with, as it keeps them. Raises UserError."""
+    manifest = out / "manifest.json"
+    found: dict[tuple[Kind, str], Entry] = {}
+    for file in read_manifest(manifest).get("files", []) if manifest.exists() else []:
+        kind, name = file["kind"], file["name"]
+        for suffix in FOLDERS[kind][1] if kind in KEPT else ():
+            path = out / "config" / f"{kind}s" / f"{name}{suffix}"
+            if path.is_file():
+                found[kind, name] = Entry(kind, name, path, file["builtin"], read_bytes(path))
+    return found
+
+
+def identify(model: Any, role: str, watcher: Watcher) -> None:
+    """Have a model that reads large files for its identity do so now, and tell of it."""
+    if not hasattr(model, "identify"):
+        return
+    stage = f"reading models.{role}, MB"
+    model.identify(lambda read, total: watcher.listen(Progress(stage, read // 10**6, total // 10**6)))
+    watcher.listen(Progress(stage, 0, None, finished=True))
 
 
 def _check_sources(pipeline: Pipeline) -> None:

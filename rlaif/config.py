@@ -119,6 +119,7 @@ class RewardSection(Section):
 
     base: str = "policy"
     options: dict[str, Any] = {}
+    sampling: Sampling | None = None  # of the policy's samples that rewards are normalised on; None: as for responses
 
 
 class EvaluationSection(Section):

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rlaif.component import construct, load, parse_options, users_code
 from rlaif.config import Component, Sampling
@@ -22,10 +21,14 @@ from rlaif.policy import PolicyMethod
 from rlaif.preferences import mean_vote, votes
 from rlaif.records import Comparison, Judgement, Message, Prompt, Response
 from rlaif.sampling import Sampler
-from rlaif.statistics import Figure, cluster_mean
+from rlaif.statistics import Figure, cluster_mean, paired_difference
 from rlaif.store import cut, write_json, write_shard
 
+if TYPE_CHECKING:
+    from rlaif.training.trainer import Watch
+
 START = "start"
+Values = dict[str, list[float | None]]  # by short name; aligned to the prompts
 JUDGED_ROWS = 1024  # comparisons labelled at a time
 
 
@@ -62,7 +65,7 @@ class Evaluation:
     judges: LabelSource | None
     metrics: Sequence[Metric]
     counting: Callable[[str, int], AbstractContextManager[Any]]  # answered requests become a stage's progress
-    part: Callable[[str, int, int], None]  # progress of a pass in the model thread: name, done, total
+    watch: Watch  # follows and stops passes in the model thread
     release: Callable[[], None]  # gives models' memory back
     notice: Callable[[str], None]
     _loaded: Any = None  # the reward model
@@ -76,10 +79,14 @@ class Evaluation:
         if self.reward_model:
             await self._rewards(prompts, arms)
         if is_plain(sampling):
-            await self.gateway.in_worker(self._kl, prompts, arms)
+            await self._in_worker(self._kl, prompts, arms)
         else:
             self.notice("KL is not measured: it needs samples drawn at temperature 1 without cuts or penalties.")
         write_evaluation(folder, prompts, arms, self.metrics)
+
+    async def _in_worker(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """In the model thread; a cancelled caller has the pass end before the network's next layer."""
+        return await self.gateway.in_worker(function, *arguments, stop=self.watch.stop.set)
 
     async def _answers(self, prompts: list[Prompt], sampling: Sampling, seed: int) -> list[Arm]:
         """The start's answers, then each policy's; equal draws for all."""
@@ -88,20 +95,23 @@ class Evaluation:
             first = await sample(self.start, prompts, 1)
             arms = [Arm(START, [many[0] if many else None for many in first])]
             for name, method in self.methods.items():
-                model = self.tuned(name) if method.writes_weights else self.start
+                model = await self.gateway.in_worker(self.tuned, name) if method.writes_weights else self.start
                 reward = self._reward if method.needs_reward else None
                 arms.append(Arm(name, await method.respond(prompts, model, sample, reward), kl_bound=method.kl_bound()))
         return arms
 
     async def _reward(self, items: Sequence[tuple[Prompt, Sequence[Response]]]) -> list[list[float]]:
         """Rewards of responses, in the model thread; the reward model is loaded once."""
-        found: list[list[float]] = await self.gateway.in_worker(self._score, items)
+        found: list[list[float]] = await self._in_worker(self._score, items)
         return found
 
     def _score(self, items: Sequence[tuple[Prompt, Sequence[Response]]]) -> list[list[float]]:
         assert self.reward_model
         self._loaded = self._loaded or self.reward_model()
-        found: list[list[float]] = self._loaded([(p.messages, [_whole(r) for r in many]) for p, many in items])
+        with self.watch.passing("rewards", self._loaded.network) as done:
+            found: list[list[float]] = self._loaded(
+                [(p.messages, [_whole(r) for r in many]) for p, many in items], done
+            )
         return found
 
     async def _contest(self, prompts: list[Prompt], start: Arm, arm: Arm, verdicts: Path) -> None:
@@ -135,12 +145,10 @@ class Evaluation:
                 for prompt, response in zip(prompts, arm.responses, strict=True)
                 if response and response.token_ids
             ]
-            both = [
-                sequence_logprobs(
-                    model.network, groups, model.tokens.pad_id, share=False, done=partial(self.part, name)
-                )
-                for name, model in ((f"{arm.name} under itself", tuned), (f"{arm.name} under the start", self.start))
-            ]
+            both = []
+            for model, name in ((tuned, f"{arm.name} under itself"), (self.start, f"{arm.name} under the start")):
+                with self.watch.passing(name, model.network) as done:
+                    both.append(sequence_logprobs(model.network, groups, model.tokens.pad_id, share=False, done=done))
             values = iter(ours[0] - theirs[0] for ours, theirs in zip(*both, strict=True))
             arm.kl = [next(values) if response and response.token_ids else None for response in arm.responses]
         self.start.unload()
@@ -159,7 +167,9 @@ def _whole(response: Response) -> tuple[tuple[Message, ...], bool]:
 
 def write_evaluation(folder: Path, prompts: Sequence[Prompt], arms: Sequence[Arm], metrics: Sequence[Metric]) -> None:
     """Answers, figures, and samples for the report."""
-    figures = {arm.name: arm_figures(prompts, arm, metrics) for arm in arms}
+    values = {arm.name: arm_values(prompts, arm, metrics) for arm in arms}
+    figures = {arm.name: arm_figures(prompts, arm, values[arm.name]) for arm in arms}
+    differences = {arm.name: paired_figures(prompts, values[START], values[arm.name]) for arm in arms[1:]}
     primary = arms[1].name if len(arms) > 1 else START
     for number, arm in enumerate(arms):
         responses = [response for response in arm.responses if response]
@@ -171,7 +181,9 @@ def write_evaluation(folder: Path, prompts: Sequence[Prompt], arms: Sequence[Arm
         rows.append({"prompt": turns, "category": prompt.category, "answers": answers})
     write_json(folder / "samples.json", rows)
     write_json(folder / "account.json", evaluation_accounts(prompts, arms))
-    write_json(folder / "figures.json", {n: f.model_dump() for n, f in named_figures(primary, figures).items()})
+    write_json(
+        folder / "figures.json", {n: f.model_dump() for n, f in named_figures(primary, figures, differences).items()}
+    )
 
 
 def evaluation_accounts(prompts: Sequence[Prompt], arms: Sequence[Arm]) -> dict[str, Any]:
@@ -266,33 +278,53 @@ def read_wins(arm: Arm, start: Arm, asked: Sequence[Comparison | None], judgemen
             arm.wins.append(mean_vote(*votes(by_comparison.get(comparison.id, []), ours.id, theirs.id)))
 
 
-def arm_figures(prompts: Sequence[Prompt], arm: Arm, metrics: Sequence[Metric]) -> dict[str, Figure]:
-    """An arm's figures by short name."""
+def arm_figures(prompts: Sequence[Prompt], arm: Arm, values: Values) -> dict[str, Figure]:
+    """An arm's figures by short name; ``values`` are those of ``arm_values``."""
     ids = [prompt.id for prompt in prompts]
 
     def mean(values: Sequence[float | None]) -> Figure:
         kept = [(v, i) for v, i in zip(values, ids, strict=True) if v is not None]
         return cluster_mean([v for v, _ in kept], [i for _, i in kept])
 
-    answered = arm.responses
-    figures = {
-        "answered": Figure(value=float(sum(r is not None for r in answered)), n=len(answered)),
-        "length": mean([None if r is None or r.output_tokens is None else float(r.output_tokens) for r in answered]),
-        "words": mean([None if r is None else float(len(r.text.split())) for r in answered]),
-        "ended": mean([None if r is None else float(r.finish_reason == "stop") for r in answered]),
-    }
-    if arm.rewards:
-        figures["reward"] = mean(arm.rewards)
+    answered = sum(response is not None for response in arm.responses)
+    figures = {"answered": Figure(value=float(answered), n=len(arm.responses))}
+    figures |= {name: mean(found) for name, found in values.items()}
     if arm.kl:
         figures["kl"] = mean(arm.kl)
     if arm.kl_bound is not None:
-        figures["kl_bound"] = Figure(value=arm.kl_bound, n=len(answered))
+        figures["kl_bound"] = Figure(value=arm.kl_bound, n=len(arm.responses))
     if arm.wins:
         figures["win_rate"] = mean(arm.wins)
-    for metric in metrics:
-        for name, values in _metric_values(metric, prompts, answered).items():
-            figures[f"{metric.name}.{name}" if name else metric.name] = mean(values)
     return figures
+
+
+def paired_figures(prompts: Sequence[Prompt], before: Values, after: Values) -> dict[str, Figure]:
+    """What an arm changed, by short name: the mean over prompts of its value minus the start's.
+
+    Over the prompts where both have one: the same prompt answered twice says more than two means do.
+    """
+    figures = {}
+    for name, values in after.items():
+        triples = zip(values, before.get(name, [None] * len(prompts)), prompts, strict=True)
+        kept = [(x, y, prompt.id) for x, y, prompt in triples if x is not None and y is not None]
+        figures[name] = paired_difference(*([row[i] for row in kept] for i in range(3)))
+    return figures
+
+
+def arm_values(prompts: Sequence[Prompt], arm: Arm, metrics: Sequence[Metric]) -> Values:
+    """What is measured of every answer by itself, by short name; None where there is nothing to measure."""
+    answered = arm.responses
+    values: Values = {
+        "length": [None if r is None or r.output_tokens is None else float(r.output_tokens) for r in answered],
+        "words": [None if r is None else float(len(r.text.split())) for r in answered],
+        "ended": [None if r is None else float(r.finish_reason == "stop") for r in answered],
+    }
+    if arm.rewards:
+        values["reward"] = arm.rewards
+    for metric in metrics:
+        for name, found in _metric_values(metric, prompts, answered).items():
+            values[f"{metric.name}.{name}" if name else metric.name] = found
+    return values
 
 
 def _metric_values(
@@ -308,8 +340,11 @@ def _metric_values(
     return {name: [values.get(name) for values in scored] for name in names}
 
 
-def named_figures(primary: str, by_arm: Mapping[str, Mapping[str, Figure]]) -> dict[str, Figure]:
-    """Flat names: ``NAME.before`` and ``NAME.after`` for the start and the first policy, ``policies.ARM.NAME`` for all.
+def named_figures(
+    primary: str, by_arm: Mapping[str, Mapping[str, Figure]], differences: Mapping[str, Mapping[str, Figure]]
+) -> dict[str, Figure]:
+    """Flat names: ``NAME.before``, ``NAME.after`` and ``NAME.difference`` for the start and the first policy,
+    ``policies.ARM.NAME`` and ``differences.ARM.NAME`` for all.
 
     A metric that gives several numbers is named ``METRIC.before.NUMBER``.
     """
@@ -317,15 +352,20 @@ def named_figures(primary: str, by_arm: Mapping[str, Mapping[str, Figure]]) -> d
     for arm, figures in by_arm.items():
         for name, figure in figures.items():
             flat[f"policies.{arm}.{name}"] = figure
-            if name in ("win_rate", "kl", "kl_bound"):
-                continue
             when = "before" if arm == START else "after" if arm == primary else None
-            if when:
-                head, dot, tail = name.partition(".")
-                flat[f"{head}.{when}.{tail}" if dot else f"{name}.{when}"] = figure
+            if when and name not in ("win_rate", "kl", "kl_bound"):
+                flat[_timed(name, when)] = figure
+    for arm, figures in differences.items():
+        flat |= {f"differences.{arm}.{name}": figure for name, figure in figures.items()}
+    flat |= {_timed(name, "difference"): figure for name, figure in differences.get(primary, {}).items()}
     main = by_arm.get(primary, {})
     if "win_rate" in main:
         flat["judge.win_rate"] = main["win_rate"]
     if "kl" in main:
         flat["policy.kl"] = main["kl"]
     return flat
+
+
+def _timed(name: str, when: str) -> str:
+    head, dot, tail = name.partition(".")
+    return f"{head}.{when}.{tail}" if dot else f"{name}.{when}"

@@ -117,14 +117,27 @@ def _policy(metrics: Metrics, arm: str) -> list[str]:
             f"{arm} against the start: preferred in {value:.1%} ({low:.1%} to {high:.1%}) of {_contests(metrics, arm)}: "
             f"{_win_verdict(metrics, arm, value, low, high)}."
         ]
-    before, after = _of(metrics, "policies.start.reward"), _of(metrics, f"policies.{arm}.reward")
-    if before and after:
-        return [
-            f"{arm}: mean reward {after[0]:.2f} ({after[1]:.2f} to {after[2]:.2f}), the start {before[0]:.2f} "
-            f"({before[1]:.2f} to {before[2]:.2f}), on {after[3]} held-out prompts. The reward model learnt from the same "
-            "labels: what it likes more need not be better."
-        ]
-    return []
+    return _change(metrics, arm)
+
+
+def _change(metrics: Metrics, arm: str) -> list[str]:
+    """What became of the reward, from the differences on the same prompts."""
+    before, after = metrics.get("policies.start.reward"), metrics.get(f"policies.{arm}.reward")
+    change = _of(metrics, f"differences.{arm}.reward")
+    if not change or not before or before.value is None or not after or after.value is None:
+        return []
+    value, low, high, n = change
+    if low == high == 0:
+        verdict = "no difference"
+    elif low > 0 or high < 0:
+        verdict = "better than the start" if low > 0 else "worse than the start"
+    else:
+        verdict = f"inconclusive: this study could detect {DETECTABLE * (high - low) / 2:.2f}"
+    return [
+        f"{arm}: mean reward {after.value:.2f}, the start {before.value:.2f}; the difference on the same {n} held-out "
+        f"prompts is {value:+.2f} ({low:+.2f} to {high:+.2f}): {verdict}. The reward model learnt from the same labels: "
+        "what it likes more need not be better."
+    ]
 
 
 def verdicts(metrics: Metrics, arm: str) -> dict[str, int]:

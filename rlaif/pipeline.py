@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import heapq
 import json
+import math
 import shutil
 import time
 from collections import Counter
@@ -20,7 +22,7 @@ from statistics import fmean
 from typing import Any, Literal
 
 from rlaif.accounts import accounts_of, metrics_of
-from rlaif.catalogue import Catalogue, Entry
+from rlaif.catalogue import KEPT, Catalogue, Entry
 from rlaif.component import code_hash
 from rlaif.config import Pipeline, Sampling
 from rlaif.errors import DataError, RlaifError
@@ -122,6 +124,8 @@ class Road:
             if "policy" in wanted and (self.pipeline.reward_model or self.methods):
                 self._need_labels()
                 if self.pipeline.reward_model:
+                    if self._reference_noun() == "reference/responses":
+                        await self._timed("reference", self._reference)
                     await self._timed("reward_model", self._reward_model)
                 for name in self.methods:
                     await self._timed(f"policies/{name}", self._policy, name)
@@ -143,8 +147,14 @@ class Road:
         self.watcher.listen(Progress(stage, 0, None, finished=True))
 
     def _describe(self) -> None:
-        """The manifest's facts and a copy of every file used."""
+        """The manifest's facts and a copy of every file used; what changed since the last walk is said."""
+        before = {(file["kind"], file["name"]): file["sha256"] for file in self.run_folder.manifest["files"]}
         for (kind, name), entry in self.catalogue.used.items():
+            if kind in KEPT and before.get((kind, name), entry.sha256) != entry.sha256:
+                self.watcher.notice(
+                    f'{kind} "{name}" has changed since this run folder was made: what depends on it is made again, and '
+                    "what it replaces moves to superseded/."
+                )
             suffix = entry.path.name.removeprefix(Path(entry.name).name)
             self.run_folder.keep_file(kind, f"{name}{suffix}", entry.data)
         effective = self.pipeline.model_dump(mode="json", exclude_defaults=True)
@@ -424,17 +434,80 @@ class Road:
 
         watch = Watch(report=report, part=part)
         start = time.perf_counter()
-        job = asyncio.ensure_future(self.gateway.in_worker(train, work, self.folder / folder, watch))
-        try:
-            result = await asyncio.shield(job)
-        except asyncio.CancelledError:
-            watch.stop.set()
-            await asyncio.wait([job])
-            job.exception()  # Interrupted, as asked
-            raise
+        result = await self.gateway.in_worker(train, work, self.folder / folder, watch, stop=watch.stop.set)
         write_json(self.folder / "training" / f"{folder.replace('/', '-')}.json", result)
         shutil.rmtree(work, ignore_errors=True)
         self.run_folder.finish(stage, "", time.perf_counter() - start)
+
+    def _reference_noun(self) -> str | None:
+        """Where the policy's samples that rewards are normalised on lie: among the run's responses, or in a stage of
+        their own where those are not the policy's; None without a policy."""
+        if "policy" not in self.models:
+            return None
+        responses = self.pipeline.responses
+        return "responses" if responses and "policy" in responses.models else "reference/responses"
+
+    def _reference_prompts(self) -> list[Prompt]:
+        """Training prompts, at most as many as rewards are normalised on, in the order of a keyed draw."""
+        seed, count = self.pipeline.seed, self.reward_options.normalise_on
+        prompts = (prompt for prompt in self.run_folder.read("prompts") if not self.is_held_out(prompt.id))
+        return heapq.nsmallest(count, prompts, key=lambda prompt: uniform("reference", seed, prompt.id))
+
+    async def _reference(self) -> None:
+        """Samples of the policy on training prompts, one each, or more where there are too few prompts."""
+        section = self.pipeline.reward_model
+        assert section
+        sampling = section.sampling or (self.pipeline.responses.sampling if self.pipeline.responses else Sampling())
+        policy, wanted = self.models["policy"], self.reward_options.normalise_on
+        prompts = self._reference_prompts()
+        each = math.ceil(wanted / max(1, len(prompts)))
+        prompts = prompts[: math.ceil(wanted / each)]
+        size = max(1, self.pipeline.shard_rows // each)
+        seed = int(digest("reference", self.pipeline.seed, length=12), 16)  # none of the draws of evaluation
+        signature = self._signature(
+            "reference",
+            sampling.model_dump(mode="json"),
+            [each, seed],
+            policy.identity.sha256,
+            [prompt.fingerprint() for prompt in prompts],
+        )
+        with self._counting("reference", len(prompts) * each):
+            await self.run_folder.run_stage(
+                "reference",
+                signature=signature,
+                size=size,
+                source=lambda skip: cut(prompts, size, skip),
+                apply=Sampler(self.gateway, {"policy": policy}, each, sampling, seed),
+                nouns=[Response],
+                under="reference",
+            )
+        self._release()
+        if prompts and not self.run_folder.rows("reference/responses"):
+            raise RlaifError(
+                "reference: the policy gave not one sample to normalise rewards on: "
+                f"{self._reasons('reference')}. Set reward_model.sampling to what it can answer."
+            )
+
+    def _reference_answers(self) -> list[Any] | None:
+        """The policy's samples, about as many as rewards are normalised on; None where there is no policy."""
+        noun = self._reference_noun()
+        if noun is None:
+            self.watcher.notice(
+                "reward_model: no models.policy to sample: rewards get mean 0 and deviation 1 on training responses."
+            )
+            return None
+        found: dict[str, list[Response]] = {prompt.id: [] for prompt in self._reference_prompts()}
+        for response in self.run_folder.read(noun):
+            if response.prompt_id in found and (response.generator or "").startswith("policy@"):
+                found[response.prompt_id].append(response)
+        answers: list[Any] = []
+        total = 0
+        for prompt in self._reference_prompts():
+            if total < self.reward_options.normalise_on and found[prompt.id]:
+                said = [(response.messages, response.finish_reason != "length") for response in found[prompt.id]]
+                answers.append((prompt.messages, said))
+                total += len(said)
+        return answers
 
     async def _reward_model(self) -> None:
         from rlaif.reward import train_reward_model
@@ -442,7 +515,13 @@ class Road:
         section = self.pipeline.reward_model
         assert section
         base = self.models[section.base]
-        signature = self._training_signature("reward_model", base.identity, self.reward_options.model_dump(mode="json"))
+        noun = self._reference_noun()
+        signature = self._training_signature(
+            "reward_model",
+            base.identity,
+            self.reward_options.model_dump(mode="json"),
+            self.run_folder.content(noun) if noun else None,
+        )
         ended = self._ended()
 
         def train(work: Path, out: Path, watch: Any) -> Any:
@@ -450,6 +529,7 @@ class Road:
                 lambda: self.run_folder.read("preferences"),
                 base,
                 self.reward_options,
+                reference=self._reference_answers(),
                 work=work,
                 out=out,
                 seed=self.pipeline.seed,
@@ -464,6 +544,7 @@ class Road:
                 "held_out_pairs": len(report.held_out.p),
                 "gain": report.gain,
                 "bias": report.bias,
+                "reference": report.reference,
                 "held_out": report.held_out.__dict__,
             }
 
@@ -506,6 +587,8 @@ class Road:
         return kept[: section.prompts]
 
     async def _evaluation(self) -> None:
+        from rlaif.training.trainer import Watch
+
         section = self.pipeline.evaluation
         assert section
         prompts = self.evaluation_prompts()
@@ -539,12 +622,12 @@ class Road:
             gateway=self.gateway,
             start=self.models["policy"],
             methods=self.methods,
-            tuned=self._tuned,
+            tuned=lambda name: self._tuned(name, part),
             reward_model=self._trained_reward if self.pipeline.reward_model else None,
             judges=self.judges,
             metrics=self.metrics,
             counting=self._counting,
-            part=part,
+            watch=Watch(part=part),
             release=self._release,
             notice=self.watcher.notice,
         )
@@ -556,14 +639,16 @@ class Road:
         state = self.run_folder.state(stage)
         return state.signature if state else None
 
-    def _tuned(self, name: str) -> Any:
+    def _tuned(self, name: str, part: Callable[[str, int, int], None]) -> Any:
         from rlaif.models.local import LocalModel
 
         start = self.models["policy"]
         options = start.options.model_copy(update={"adapter": None})
-        return LocalModel(
+        model = LocalModel(
             str(self.folder / "policies" / name), options, where=f"policy {name}", notice=self.watcher.notice
         )
+        model.identify(lambda read, total: part(f"reading {name}, MB", read // 10**6, total // 10**6))
+        return model
 
     def _trained_reward(self) -> Any:
         from rlaif.reward import RewardModel
@@ -576,7 +661,12 @@ class Road:
     # --- accounts and report ------------------------------------------------------------------------------------------
 
     async def _accounts_and_report(self, *, report: bool) -> Outcome:
-        accounts = accounts_of(self.run_folder, self.pipeline, self.selector)
+        accounts = accounts_of(
+            self.run_folder,
+            self.pipeline,
+            self.selector,
+            reference=self.reward_options.normalise_on if self.reward_options else 0,
+        )
         write_json(self.folder / "accounts.json", accounts)
         metrics = metrics_of(self.run_folder, accounts)
         write_json(self.folder / "metrics.json", {name: figure.model_dump() for name, figure in metrics.items()})

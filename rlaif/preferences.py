@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from rlaif.config import PreferencesSection
 from rlaif.errors import DataError
-from rlaif.records import Comparison, Judgement, Preference, Provenance, Record, Response, uniform
+from rlaif.records import NO_LABEL, Comparison, Judgement, Preference, Provenance, Record, Response, uniform
 
 NEAR_TIE = 0.05  # |p - 1/2| below which a hard-label export drops a pair (RECIPES: a swap-averaged near-tie)
 ROUNDING = 1e-9  # differences of p smaller than this are an accident of floating point
@@ -187,7 +187,7 @@ def _verdict(
     """Outcome, reason and weight."""
     if p is None:
         if not asked:
-            return "failed", "no label for this comparison", 0.0
+            return "unreadable", NO_LABEL, 0.0
         outcome, reason = min(missing, key=lambda item: (SEVERITY.index(item[0]), item[1]))
         return outcome, reason, 0.0
     if rules.consistent_orders_only and orders_agree is False:

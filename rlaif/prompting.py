@@ -33,7 +33,6 @@ class Template:
 
     sections: tuple[tuple[Role, str], ...]
     prefill: str
-    placeholders: frozenset[str]
 
     @classmethod
     def parse(cls, text: str, *, where: str, allowed: Iterable[str], required: Iterable[str] = ()) -> Template:
@@ -55,7 +54,7 @@ class Template:
             raise ConfigError(f'{where}: unknown placeholder "{{{{{name}}}}}".{did_you_mean(name, allowed)}')
         for name in sorted(set(required) - found):
             raise ConfigError(f'{where}: the placeholder "{{{{{name}}}}}" is missing from this template.')
-        return cls(tuple((cast("Role", role), body) for role, body in pairs), prefill, found)
+        return cls(tuple((cast("Role", role), body) for role, body in pairs), prefill)
 
     def fill(self, values: Mapping[str, str]) -> tuple[Message, ...]:
         """The messages with every placeholder replaced, in one pass."""

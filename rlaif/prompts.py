@@ -8,6 +8,7 @@ from typing import Any
 
 from rlaif.config import PromptsSection
 from rlaif.conversations import prompt_column, read_prompt
+from rlaif.ondisk import Seen
 from rlaif.records import Exclusion, Prompt, Record, digest
 from rlaif.rows import Row, read_rows
 
@@ -28,7 +29,7 @@ class ReadPrompts:
 
     def __init__(self, options: PromptsSection) -> None:
         self.options = options
-        self.seen: set[str] = set()
+        self.seen = Seen()
         self.near = NearDuplicates(options.near_duplicates) if options.near_duplicates else None
 
     async def __call__(self, batches: AsyncIterator[list[tuple[str, Row]]]) -> AsyncIterator[list[Record]]:
@@ -46,9 +47,8 @@ class ReadPrompts:
         return prompt
 
     def _objection(self, prompt: Prompt) -> str | None:
-        if prompt.id in self.seen:
+        if not self.seen.add(prompt.id):
             return "duplicate prompt"
-        self.seen.add(prompt.id)
         if len(prompt.text) > self.options.max_characters:
             return f"longer than {self.options.max_characters} characters"
         if self.near and self.near.repeats(prompt.id, prompt.text):

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 Role = Literal["system", "user", "assistant", "tool"]
 Outcome = Literal["ranked", "unreadable", "refused", "failed"]
 Json = str | int | float | bool | None
+NO_LABEL = "no label"  # the reason where nobody gave an opinion: a blank in a file, or no row for the comparison
 
 
 def canonical_json(value: Any) -> str:

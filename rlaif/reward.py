@@ -3,7 +3,7 @@
 A scalar head on any causal language model, read at the last token of the response. All pairs of a prompt are trained
 together on one shared prompt (Ouyang et al. 2022, 2203.02155 §3.5), under the soft loss. The checkpoint is an ordinary
 sequence-classification folder; its ``config.json`` keeps the gain and bias that give rewards mean 0 and standard
-deviation 1 on reference responses (Ziegler et al. 2019, 1909.08593).
+deviation 1 on samples of the policy (Ziegler et al. 2019, 1909.08593).
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import Field
 
+from rlaif.models.chat_tokens import ChatTokenizer
 from rlaif.models.local import LocalModel, LocalOptions, load_network
 from rlaif.models.shared_prompt import Rows, last_hidden, sharing_works
 from rlaif.records import Message, Preference, uniform
@@ -25,6 +25,10 @@ from rlaif.training.batching import Group, group_preferences
 from rlaif.training.checkpoints import save_whole
 from rlaif.training.passes import Done, pair_index, per_response
 from rlaif.training.trainer import PreferenceTrainer, TrainingOptions, Watch, choose_attention
+
+Answers = tuple[
+    tuple[Message, ...], Sequence[tuple[tuple[Message, ...], bool]]
+]  # prompt, [(response, ended by itself)]
 
 
 class RewardOptions(TrainingOptions):
@@ -67,6 +71,7 @@ class RewardReport:
     too_long: int
     gain: float
     bias: float
+    reference: int  # responses that gain and bias were set on
 
 
 def train_reward_model(
@@ -74,6 +79,7 @@ def train_reward_model(
     base: LocalModel,
     options: RewardOptions,
     *,
+    reference: Sequence[Answers] | None,
     work: Path,
     out: Path,
     seed: int,
@@ -81,11 +87,19 @@ def train_reward_model(
     ended: Callable[[Preference, Sequence[Message]], bool],
     watch: Watch,
 ) -> RewardReport:
-    """Train on the prompts that are not held out and write the model to ``out``, whole or not at all."""
+    """Train on the prompts that are not held out and write the model to ``out``, whole or not at all.
+
+    Gain and bias give rewards mean 0 and standard deviation 1 on ``reference``, the policy's own samples, those longer
+    than ``max_tokens`` left out. Where it is None, with no policy to sample, they are set on responses that were trained
+    on; on fewer than two different rewards they stay 1 and 0.
+    """
+    rows = watch.through(preferences())
     train = group_preferences(
-        preferences(), base.tokens, options.max_tokens, keep=lambda prompt: not is_held_out(prompt), ended=ended
+        rows, base.tokens, options.max_tokens, keep=lambda prompt: not is_held_out(prompt), ended=ended
     )
-    test = group_preferences(preferences(), base.tokens, options.max_tokens, keep=is_held_out, ended=ended)
+    test = group_preferences(
+        watch.through(preferences()), base.tokens, options.max_tokens, keep=is_held_out, ended=ended
+    )
     network = load_network(base.folder, base.options, "float32", base.where, adapter=base.adapter, head=True)
     choose_attention(network, options, base.options.attention)
     initialise_head(network, seed)
@@ -100,18 +114,23 @@ def train_reward_model(
         trainer.share, trainer.pad_id = share, pad_id
         history = trainer.run()
     network.eval()
-    reference = reference_groups(train.groups, options.normalise_on, seed)
-    rewards = score_groups(network, reference, pad_id, share=share, done=partial(watch.part, "reference rewards"))
+    if reference is None:
+        known = reference_groups(train.groups, options.normalise_on, seed)
+    else:
+        known = groups_of(reference, base.tokens, options.max_tokens)
+    with watch.passing("reference rewards", network) as done:
+        rewards = score_groups(network, known, pad_id, share=share, done=done)
     values = torch.tensor([value for many in rewards for value in many], dtype=torch.float64)
     spread = float(values.std(correction=0)) if len(values) > 1 else 0.0
     gain = 1.0 / spread if spread > 1e-8 else 1.0
     bias = -gain * float(values.mean()) if len(values) else 0.0
     network.config.rlaif_gain, network.config.rlaif_bias = gain, bias
     save_whole(network, base, out, pad_id=pad_id)
-    scored = score_groups(network, test.groups, pad_id, share=share, done=partial(watch.part, "held-out rewards"))
+    with watch.passing("held-out rewards", network) as done:
+        scored = score_groups(network, test.groups, pad_id, share=share, done=done)
     held = held_out_differences(test.groups, scored)
     pairs = sum(len(group.pairs) for group in train.groups)
-    return RewardReport(history, held, pairs, train.too_long + test.too_long, gain, bias)
+    return RewardReport(history, held, pairs, train.too_long + test.too_long, gain, bias, len(values))
 
 
 def padding_of(base: LocalModel) -> int:
@@ -137,7 +156,7 @@ def sharing_works_for_head(network: Any, pad_id: int) -> tuple[bool, str]:
 
 
 def reference_groups(groups: Sequence[Group], count: int, seed: int) -> list[Group]:
-    """Groups whose responses, about ``count`` of them, set gain and bias: a keyed draw of prompts, never by label."""
+    """Training groups with about ``count`` responses to set gain and bias on: a keyed draw of prompts, never by label."""
     chosen: list[Group] = []
     total = 0
     for group in sorted(groups, key=lambda group: uniform("reference", seed, group.prompt_id)):
@@ -146,6 +165,19 @@ def reference_groups(groups: Sequence[Group], count: int, seed: int) -> list[Gro
         chosen.append(group)
         total += len(group.responses)
     return chosen
+
+
+def groups_of(items: Sequence[Answers], tokens: ChatTokenizer, max_tokens: int | None = None) -> list[Group]:
+    """Prompts with their responses as token ids, one group an item, in order; over ``max_tokens`` left out."""
+    groups = []
+    for i, (prompt, responses) in enumerate(items):
+        ids = tuple(tokens.prompt_ids(prompt))
+        said = [tuple(tokens.response_ids(prompt, turns, ended=ended)) for turns, ended in responses]
+        if max_tokens is not None:
+            said = [response for response in said if response and len(ids) + len(response) <= max_tokens]
+        if said or max_tokens is None:
+            groups.append(Group(str(i), ids, said))
+    return groups
 
 
 def score_groups(
@@ -172,25 +204,14 @@ class RewardModel:
     """A trained reward model as a function from conversations to floats: mean 0 and deviation 1 on its reference."""
 
     def __init__(self, folder: Path, options: LocalOptions, *, where: str, notice: Callable[[str], None]) -> None:
-        from rlaif.models.chat_tokens import ChatTokenizer
-
         self.tokens = ChatTokenizer(folder, where=where, trust_remote_code=options.trust_remote_code, notice=notice)
         self.network = load_network(folder, options, "float32", where, head=True).eval()
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         self.gain, self.bias = config.get("rlaif_gain", 1.0), config.get("rlaif_bias", 0.0)
         self.share, _ = sharing_works_for_head(self.network, self.tokens.pad_id)
 
-    def __call__(
-        self, items: Sequence[tuple[tuple[Message, ...], Sequence[tuple[tuple[Message, ...], bool]]]]
-    ) -> list[list[float]]:
-        """Rewards of ``(prompt, [(response, ended by itself), …])`` items."""
-        groups = [
-            Group(
-                str(i),
-                tuple(self.tokens.prompt_ids(prompt)),
-                [tuple(self.tokens.response_ids(prompt, r, ended=ended)) for r, ended in responses],
-            )
-            for i, (prompt, responses) in enumerate(items)
-        ]
-        raw = score_groups(self.network, groups, self.tokens.pad_id, share=self.share)
+    def __call__(self, items: Sequence[Answers], done: Done = lambda groups, total: None) -> list[list[float]]:
+        """Rewards of the responses of each item."""
+        groups = groups_of(items, self.tokens)
+        raw = score_groups(self.network, groups, self.tokens.pad_id, share=self.share, done=done)
         return [[self.gain * value + self.bias for value in many] for many in raw]

@@ -11,9 +11,10 @@ from rlaif.config import Sampling
 from rlaif.errors import CallError, CallRefused, DataError
 from rlaif.models import ChatRequest, Identity, sampling_text
 from rlaif.models.gateway import Gateway, gather_all
+from rlaif.ondisk import Seen
 from rlaif.pairs import Pair
 from rlaif.records import Comparison, Exclusion, Message, Prompt, Record, Response, digest
-from rlaif.selection import Selector
+from rlaif.selection import Selector, selected
 
 
 @dataclass(frozen=True)
@@ -94,11 +95,11 @@ class Compare:
             yield [record for prompt, responses in batch for record in self.of(prompt, responses)]
 
     def of(self, prompt: Prompt, responses: Sequence[Response]) -> Iterator[Record]:
-        if len(responses) < 2:
-            reason = "a single response" if responses else "no response"
-            yield Exclusion(item_id=prompt.id, outcome="filtered", reason=reason)
+        pairs = selected(self.selector, prompt, responses)
+        if isinstance(pairs, str):
+            yield Exclusion(item_id=prompt.id, outcome="filtered", reason=pairs)
             return
-        for i, j in self.selector.pairs(prompt, responses):
+        for i, j in pairs:
             a, b = responses[i], responses[j]
             if a.messages == b.messages:
                 item = f"{prompt.id}/{a.id}/{b.id}"
@@ -111,7 +112,7 @@ class ReadPairs:
     """A stage from the rows of a pair file to its prompts, responses and comparisons, each once."""
 
     def __init__(self) -> None:
-        self.seen: set[str] = set()
+        self.seen = Seen()
 
     async def __call__(self, batches: AsyncIterator[list[Pair]]) -> AsyncIterator[list[Record]]:
         async for batch in batches:
@@ -123,12 +124,10 @@ class ReadPairs:
             item = f"row-{digest(pair.where, length=12)}"
             yield Exclusion(item_id=item, outcome="filtered", reason=comparison)
             return
-        if comparison.id in self.seen:  # its votes still count: labels are read by comparison
+        if not self.seen.add(comparison.id):  # its votes still count: labels are read by comparison
             yield Exclusion(item_id=comparison.id, outcome="filtered", reason="duplicate row")
             return
         for record in (comparison.prompt, *comparison.responses):
-            if record.id not in self.seen:
-                self.seen.add(record.id)
+            if self.seen.add(record.id):
                 yield record
-        self.seen.add(comparison.id)
         yield comparison

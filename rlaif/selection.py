@@ -26,9 +26,12 @@ Pairs = list[tuple[int, int]]
 
 
 class Selector(Protocol):
-    """Given a prompt and its responses, the index pairs to judge. A pure function of its arguments."""
+    """Given a prompt and its two or more responses, the index pairs to judge, or in words why there are none.
 
-    def pairs(self, prompt: Prompt, responses: Sequence[Response]) -> Pairs: ...
+    A pure function of its arguments.
+    """
+
+    def pairs(self, prompt: Prompt, responses: Sequence[Response]) -> Pairs | str: ...
 
 
 class All:
@@ -83,10 +86,19 @@ class Baseline:
     def __init__(self, options: Options, where: str) -> None:
         self.role = options.model
 
-    def pairs(self, prompt: Prompt, responses: Sequence[Response]) -> Pairs:
+    def pairs(self, prompt: Prompt, responses: Sequence[Response]) -> Pairs | str:
         base = [i for i, response in enumerate(responses) if (response.generator or "").startswith(f"{self.role}@")]
         others = [i for i in range(len(responses)) if i not in base]
+        if not base or not others:
+            return f"no response of {self.role}" if not base else f"no response but those of {self.role}"
         return [(min(a, b), max(a, b)) for a in base for b in others]
+
+
+def selected(selector: Selector, prompt: Prompt, responses: Sequence[Response]) -> Pairs | str:
+    """The pairs of a prompt's responses that are to be judged: at least one, or in words why there are none."""
+    if len(responses) < 2:
+        return "a single response" if responses else "no response"
+    return selector.pairs(prompt, responses) or "no pair selected"
 
 
 def length(prompt: Prompt, response: Response) -> float:

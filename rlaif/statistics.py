@@ -6,14 +6,16 @@ Every figure that leaves here for ``metrics.json`` is a ``Figure``: value, inter
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel
 
 RESAMPLES = 10_000
+BLOCK = 1_000  # resamples drawn at once
+KINDS = 512  # kinds of clusters that a resample tells apart
 LEVEL = 0.95
 Array = NDArray[np.float64]
 
@@ -46,81 +48,176 @@ def cluster_mean(values: ArrayLike, clusters: Sequence[Hashable], *, seed: int =
     x = np.asarray(values, dtype=np.float64)
     if x.size == 0:
         return Figure(value=None, n=0)
-    sums, counts = _by_cluster(x, clusters)
-    if np.all(x == x[0]) and x[0] in (0.0, 1.0):  # nothing to resample: the interval of as many trials as clusters
-        share = wilson(float(x[0]) * len(sums), len(sums))
-        return Figure(value=share.value, low=share.low, high=share.high, n=x.size)
-    return _bootstrap(
-        lambda index: sums[index].sum(-1) / counts[index].sum(-1), len(sums), float(x.mean()), x.size, seed
-    )
+    return _mean(*_by_cluster(x, clusters), float(x.min()), float(x.max()), seed)
 
 
-def cluster_statistic(
-    statistic: Callable[[Array], float], values: ArrayLike, clusters: Sequence[Hashable], *, seed: int = 0
-) -> Figure:
-    """Any statistic of the rows of ``values`` with a cluster bootstrap interval (1,000 resamples)."""
-    x = np.asarray(values, dtype=np.float64)
-    if len(x) == 0:
+def paired_difference(after: ArrayLike, before: ArrayLike, clusters: Sequence[Hashable], *, seed: int = 0) -> Figure:
+    """Mean of ``after − before``, aligned by index, with an interval that resamples whole clusters.
+
+    Where two rates (all values in [0, 1]) differ by the same −1, 0 or 1 everywhere, resampling would show no doubt at
+    all: the interval then is Wilson's for the share of clusters that changed.
+    """
+    x, y = np.asarray(after, dtype=np.float64), np.asarray(before, dtype=np.float64)
+    if x.size == 0:
         return Figure(value=None, n=0)
-    rows: dict[Hashable, list[int]] = {}
-    for i, name in enumerate(clusters):
-        rows.setdefault(name, []).append(i)
-    groups = [np.array(r) for r in rows.values()]
-    value = statistic(x)
-    if len(groups) < 2:
-        return Figure(value=value, n=len(x))
-    random = np.random.default_rng(seed)
-    draws = [
-        statistic(x[np.concatenate([groups[g] for g in random.integers(0, len(groups), len(groups))])])
-        for _ in range(1000)
-    ]
-    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Figure(value=value, low=float(low), high=float(high), n=len(x))
+    change = x - y
+    sums, counts = _by_cluster(change, clusters)
+    rates = min(x.min(), y.min()) >= 0 and max(x.max(), y.max()) <= 1
+    if not rates or np.any(change != change[0]) or change[0] not in (-1.0, 0.0, 1.0):
+        return _bootstrap(sums, counts, seed)
+    changed = wilson(abs(change[0]) * len(sums), len(sums))
+    assert changed.low is not None
+    assert changed.high is not None
+    bounds = {0.0: (-changed.high, changed.high), 1.0: (changed.low, 1.0), -1.0: (-1.0, -changed.low)}
+    low, high = bounds[float(change[0])]
+    return Figure(value=float(change[0]), low=low, high=high, n=x.size)
 
 
-def _by_cluster(x: Array, clusters: Sequence[Hashable]) -> tuple[Array, Array]:
-    names = {name: i for i, name in enumerate(dict.fromkeys(clusters))}
-    index = np.array([names[name] for name in clusters])
-    sums: Array = np.bincount(index, weights=x).astype(np.float64)
-    counts: Array = np.bincount(index).astype(np.float64)
-    return sums, counts
+class Means:
+    """Named means fed row by row, with the figures of ``cluster_mean``. Memory grows with clusters, not with rows."""
+
+    def __init__(self) -> None:
+        self._clusters: dict[Hashable, int] = {}
+        self._sums: dict[str, tuple[array[float], array[float]]] = {}  # by name: sum and count of each cluster
+        self._range: dict[str, tuple[float, float]] = {}
+
+    def add(self, name: str, value: float, cluster: Hashable) -> None:
+        index = self._clusters.setdefault(cluster, len(self._clusters))
+        sums, counts = self._sums.setdefault(name, (array("d"), array("d")))
+        if index >= len(sums):
+            new = bytes(8 * (index + 1 - len(sums)))
+            sums.frombytes(new)
+            counts.frombytes(new)
+        sums[index] += value
+        counts[index] += 1
+        low, high = self._range.get(name, (value, value))
+        self._range[name] = min(low, value), max(high, value)
+
+    def figures(self) -> dict[str, Figure]:
+        """Every name's figure, in the order of their first rows."""
+        found = {}
+        for name, columns in self._sums.items():
+            sums, counts = (np.array(column) for column in columns)
+            there = counts > 0
+            found[name] = _mean(sums[there], counts[there], *self._range[name], seed=0)
+        return found
 
 
-def _bootstrap(mean_of: Callable[[Any], Any], groups: int, value: float, n: int, seed: int) -> Figure:
+def cluster_statistic(statistic: Callable[[Array], float], clusters: Sequence[Hashable], *, seed: int = 0) -> Figure:
+    """Any statistic of weighted rows with a cluster bootstrap interval (1,000 resamples).
+
+    ``statistic`` is given the weight of each row, how often a resample holds it, of shape (rows,), in the order of
+    ``clusters``.
+    """
+    n = len(clusters)
+    if n == 0:
+        return Figure(value=None, n=0)
+    index, groups = _numbered(clusters)
+    value = statistic(np.ones(n))
     if groups < 2:
         return Figure(value=value, n=n)
     random = np.random.default_rng(seed)
+    draws = [
+        statistic(np.bincount(random.integers(0, groups, groups), minlength=groups)[index].astype(np.float64))
+        for _ in range(1000)
+    ]
+    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Figure(value=value, low=float(low), high=float(high), n=n)
+
+
+def _numbered(clusters: Sequence[Hashable]) -> tuple[NDArray[np.int64], int]:
+    """The number of each row's cluster, and how many clusters there are."""
+    names: dict[Hashable, int] = {}
+    index = np.fromiter((names.setdefault(name, len(names)) for name in clusters), np.int64, len(clusters))
+    return index, len(names)
+
+
+def _by_cluster(x: Array, clusters: Sequence[Hashable]) -> tuple[Array, Array]:
+    """Sum and count of each cluster's values."""
+    index, groups = _numbered(clusters)
+    sums: Array = np.bincount(index, x, groups).astype(np.float64)
+    counts: Array = np.bincount(index, minlength=groups).astype(np.float64)
+    return sums, counts
+
+
+def _mean(sums: Array, counts: Array, low: float, high: float, seed: int) -> Figure:
+    """The figure of a mean from its clusters; ``low`` and ``high`` are the least and greatest value."""
+    if low == high and low in (0.0, 1.0):  # nothing to resample: the interval of as many trials as clusters
+        share = wilson(low * len(sums), len(sums))
+        return Figure(value=share.value, low=share.low, high=share.high, n=int(counts.sum()))
+    return _bootstrap(sums, counts, seed)
+
+
+def _bootstrap(sums: Array, counts: Array, seed: int) -> Figure:
+    """Percentile interval of Σ sums / Σ counts over resamples of clusters.
+
+    A resample is how often each *kind* of cluster was drawn: a multinomial over kinds has the same distribution as
+    drawing clusters one by one, and its cost does not grow with their number.
+    """
+    value, n = float(sums.sum() / counts.sum()), int(counts.sum())
+    clusters = len(sums)
+    if clusters < 2:
+        return Figure(value=value, n=n)
+    if np.all(sums == value * counts):  # every cluster has the same mean
+        return Figure(value=value, low=value, high=value, n=n)
+    kind_sums, kind_counts, share = _kinds(sums, counts)
+    random = np.random.default_rng(seed)
     draws: list[Array] = []
-    step = max(1, 4_000_000 // groups)  # bounds memory at 32 MB a block
-    for start in range(0, RESAMPLES, step):
-        index = random.integers(0, groups, (min(step, RESAMPLES - start), groups))
-        draws.append(np.asarray(mean_of(index)))
+    for start in range(0, RESAMPLES, BLOCK):
+        times = random.multinomial(clusters, share, min(BLOCK, RESAMPLES - start))
+        draws.append((times @ kind_sums) / (times @ kind_counts))
     low, high = np.quantile(np.concatenate(draws), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Figure(value=value, low=float(low), high=float(high), n=n)
 
 
-def log_loss(p: ArrayLike, target: ArrayLike) -> float:
-    """Mean cross-entropy in nats of predicted probabilities against targets in [0, 1]."""
+def _kinds(sums: Array, counts: Array) -> tuple[Array, Array, Array]:
+    """Sum and count of each kind of cluster, and the share of clusters of that kind.
+
+    Clusters with equal sum and count are one kind. Where that leaves more than ``KINDS``, neighbours by their pull on
+    the mean (sum − mean · count) are one kind with their average, far-off ones in bins of their own: bins have equal
+    parts of the ranks and of the squared pulls, so that what averaging takes from the variance is below a thousandth.
+    """
+    kinds, kind_of = np.unique(sums + 1j * counts, return_inverse=True)
+    if len(kinds) > KINDS:
+        pull = sums - sums.sum() / counts.sum() * counts
+        order = np.argsort(pull, kind="stable")
+        parts = np.full(len(pull), 1 / len(pull)) + pull[order] ** 2 / (pull**2).sum()
+        kind_of = np.empty(len(pull), dtype=np.int64)
+        _, kind_of[order] = np.unique((np.cumsum(parts) * (KINDS / 2)).astype(np.int64), return_inverse=True)
+    size = np.bincount(kind_of).astype(np.float64)
+    return np.bincount(kind_of, sums) / size, np.bincount(kind_of, counts) / size, size / len(sums)
+
+
+def log_loss(p: ArrayLike, target: ArrayLike) -> Array:
+    """Cross-entropy in nats of each predicted probability against its target in [0, 1]."""
     q = np.clip(np.asarray(p, dtype=np.float64), 1e-12, 1 - 1e-12)
     t = np.asarray(target, dtype=np.float64)
-    return float(np.mean(-t * np.log(q) - (1 - t) * np.log1p(-q)))
+    losses: Array = -t * np.log(q) - (1 - t) * np.log1p(-q)
+    return losses
 
 
-def reliability(p: ArrayLike, target: ArrayLike, bins: int = 10) -> list[tuple[float, float, int]]:
+def reliability(
+    p: ArrayLike, target: ArrayLike, bins: int = 10, weight: ArrayLike | None = None
+) -> list[tuple[float, float, int]]:
     """(mean prediction, mean outcome, count) in bins of about equal size, for a reliability plot.
 
-    Equal predictions share a bin, so the order of the rows does not matter.
+    Equal predictions share a bin, so the order of the rows does not matter. ``weight``: how often each row counts,
+    whole numbers; by default once.
     """
     q, t = np.asarray(p, dtype=np.float64), np.asarray(target, dtype=np.float64)
-    _, level, counts = np.unique(q, return_inverse=True, return_counts=True)
+    times = np.ones(len(q)) if weight is None else np.asarray(weight, dtype=np.float64)
+    q, t, times = q[times > 0], t[times > 0], times[times > 0]
+    level = np.unique(q, return_inverse=True)[1]
+    counts = np.bincount(level, times)
     middle = np.cumsum(counts) - counts / 2  # of each distinct prediction's ranks
-    bin_of = (middle * min(bins, len(q)) / max(1, len(q))).astype(int)[level]
-    parts = [np.flatnonzero(bin_of == i) for i in np.unique(bin_of)]
-    return [(float(q[part].mean()), float(t[part].mean()), len(part)) for part in parts]
+    total = counts.sum()
+    bin_of = (middle * min(bins, total) / max(1, total)).astype(int)[level]
+    size, predicted, found = (np.bincount(bin_of, times * x) for x in (np.ones(len(q)), q, t))
+    return [(float(predicted[i] / size[i]), float(found[i] / size[i]), int(size[i])) for i in np.flatnonzero(size)]
 
 
-def calibration_error(p: ArrayLike, target: ArrayLike, bins: int = 10) -> float:
-    """Expected calibration error over bins of equal size, in [0, 1]."""
-    parts = reliability(p, target, bins)
+def calibration_error(p: ArrayLike, target: ArrayLike, bins: int = 10, weight: ArrayLike | None = None) -> float:
+    """Expected calibration error over bins of equal size, in [0, 1]; ``weight`` as in ``reliability``."""
+    parts = reliability(p, target, bins, weight)
     total = sum(count for _, _, count in parts)
     return sum(abs(mean - outcome) * count for mean, outcome, count in parts) / total

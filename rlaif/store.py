@@ -2,9 +2,11 @@
 
     runs/NAME/
       manifest.json            format, files and models with their hashes, environment, state and signature of each stage
-      config/                  copy of the pipeline and of every judge, rubric, constitution and template used
+      config/                  copy of the pipeline and of every judge, rubric, constitution and template used; a
+                               later walk goes on with these copies
       prompts/ responses/ comparisons/ judgements/ preferences/ provenance/     part-00000.parquet …
       exclusions/STAGE/        items a stage did not pass on, each with its reason
+      reference/responses/     samples of the policy that rewards are normalised on, where responses are not its own
       reward_model/ policies/NAME/   Hugging Face folders
       evaluation/              samples and verdicts behind the figures
       accounts.json metrics.json report.html
@@ -215,7 +217,7 @@ class RunFolder:
             raise disk_error(path, error) from error
         manifest = path / "manifest.json"
         if manifest.exists():
-            self.manifest: dict[str, Any] = _read_manifest(manifest)
+            self.manifest: dict[str, Any] = read_manifest(manifest)
         elif any(not _is_leftover(child) for child in path.iterdir()):
             raise UserError(f"{path}: not empty and not a run folder. Choose another --out.")
         else:
@@ -241,9 +243,13 @@ class RunFolder:
         self.save()
 
     def keep_file(self, kind: str, name: str, data: bytes) -> None:
-        """A copy of a file that was used, under ``config/``."""
-        path = self.path / "config" / f"{kind}s" / name
-        if not path.exists() or path.read_bytes() != data:
+        """A copy of a file that was used, under ``config/``. A copy with other content moves to ``superseded/``."""
+        folder = f"config/{kind}s/{name}"
+        path = self.path / folder
+        before = path.read_bytes() if path.exists() else None
+        if before != data:
+            if before is not None and kind != "pipeline":  # every command writes its own recipe
+                self._supersede(folder, hashlib.sha256(before).hexdigest())
             with writing(path) as temporary:
                 temporary.write_bytes(data)
 
@@ -302,8 +308,8 @@ class RunFolder:
         return sorted((self.path / noun).glob("part-*.parquet"))
 
     def read(self, noun: str) -> Iterator[Any]:
-        """All records of a noun, shard by shard."""
-        record: type[Record] = Exclusion if noun.startswith("exclusions/") else RECORDS[noun]
+        """All records of a noun, or of one under another folder (``reference/responses``), shard by shard."""
+        record: type[Record] = Exclusion if noun.startswith("exclusions/") else RECORDS[noun.rpartition("/")[2]]
         for shard in self.shards(noun):
             yield from read_shard(shard, record)
 
@@ -331,23 +337,24 @@ class RunFolder:
         source: Callable[[int], AsyncIterator[list[Any]]],
         apply: Stage,
         nouns: Sequence[type[Record]],
+        under: str = "",
         resumable: bool = True,
         done: Callable[[int], None] = lambda inputs: None,
     ) -> None:
         """Run a streaming stage to its end, or to where it was, and mark it complete.
 
         ``source(n)`` yields the input batches, of ``size`` items, from the n-th on. ``nouns`` are the record types the stage yields, its own
-        last. ``resumable=False``: a stage with memory across batches (duplicates) starts over when it was cut off.
+        last; their folders lie in the run folder, or in its folder ``under``. ``resumable=False``: a stage with memory across batches (duplicates) starts over when it was cut off.
         """
-        names = [NOUNS[record] for record in nouns]
-        folders = [*names, f"exclusions/{stage}"]
+        places = {Exclusion: f"exclusions/{stage}"} | {r: f"{under}/{NOUNS[r]}" if under else NOUNS[r] for r in nouns}
+        folders = [*(places[record] for record in nouns), places[Exclusion]]
         signature = digest(signature, size)  # where a shard ends is part of what may be resumed
         if resumable:
             self._reopen(stage, signature, folders)
         if self.begin(stage, signature, folders):
             return
         start = time.perf_counter()
-        own = names[-1]
+        own = places[nouns[-1]]
         finished = len(self.shards(own)) if resumable else 0
         if not resumable:
             for folder in folders:
@@ -363,11 +370,11 @@ class RunFolder:
         index = finished
         async for outputs in apply(counted()):
             inputs = sizes[index - finished]
-            self._write_batch(stage, index, inputs, outputs, nouns)
+            self._write_batch(index, inputs, outputs, places)
             index += 1
             done(inputs)
         if index == 0:  # no input at all is still an answer: an empty table with the right columns
-            self._write_batch(stage, 0, 0, [], nouns)
+            self._write_batch(0, 0, [], places)
         self.finish(stage, self.content(own), time.perf_counter() - start)
 
     def _reopen(self, stage: str, signature: str, folders: Sequence[str]) -> None:
@@ -389,14 +396,13 @@ class RunFolder:
                     if shard.name >= min(failed):
                         shard.unlink()
 
-    def _write_batch(self, stage: str, index: int, inputs: int, outputs: Batch, nouns: Sequence[type[Record]]) -> None:
-        kinds: list[type[Record]] = [Exclusion, *nouns]
-        by_type: dict[type[Record], list[Record]] = {kind: [] for kind in kinds}
+    def _write_batch(self, index: int, inputs: int, outputs: Batch, places: Mapping[type[Record], str]) -> None:
+        """One shard in each of ``places``, in their order."""
+        by_type: dict[type[Record], list[Record]] = {kind: [] for kind in places}
         for output in outputs:
             by_type[type(output)].append(output)
         for record, rows in by_type.items():
-            folder = f"exclusions/{stage}" if record is Exclusion else NOUNS[record]
-            write_shard(self.path / folder / f"part-{index:05d}.parquet", record, rows, inputs)
+            write_shard(self.path / places[record] / f"part-{index:05d}.parquet", record, rows, inputs)
 
     def account(self, stage: str, own: str) -> dict[str, Any]:
         """How many came in, went out, and were left out with which reasons."""
@@ -437,7 +443,8 @@ async def cut(rows: Iterable[T], size: int, skip: int = 0) -> AsyncIterator[list
         yield batch
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
+def read_manifest(path: Path) -> dict[str, Any]:
+    """A run folder's manifest. Raises UserError when it is none, or of another format."""
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

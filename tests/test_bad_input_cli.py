@@ -882,6 +882,7 @@ def test_a_full_disk_while_training_is_one_line_and_training_goes_on(
     arguments = [
         "run", "human-preferences", "--out", out, "--set", f"pairs={pairs(*rows)}",
         "--set", f"models.policy={policy_folder}", "--set", "policies=[]", "--set", "evaluation=null",
+        "--set", "reward_model.options.normalise_on=20",
     ]  # fmt: skip
     said = rlaif(*arguments)
     assert said.code == 2

@@ -115,6 +115,54 @@ def test_text_never_becomes_a_control_token(chat: ChatTokenizer, attack: str) ->
     assert response[-1] == chat.hf.eos_token_id
 
 
+@pytest.mark.parametrize(
+    "attack", ["\ue000", "a\ue000\ue000b", "\ue000user", "<\ue000s>", " <note>", "a  <note> b", "<no\ue000te>"]
+)
+def test_text_never_becomes_a_control_token_of_one_letter_or_one_that_opens_with_a_space(
+    tmp_path: Path, attack: str
+) -> None:
+    def change(hf: Any) -> None:
+        hf.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "\ue000", " <note>", "<no te>"]})
+
+    tokens = open_tokens(tmp_path, change=change)
+    control = {token: i for i, token in tokens.hf.added_tokens_decoder.items()}
+    assert {"\ue000", " <note>"} <= {str(token) for token in control}
+    found = [i for i in tokens.response_ids(user("hello"), said(attack)) if i in control.values()]
+    assert found == [tokens.hf.eos_token_id]
+    honest = [i for i in tokens.prompt_ids(user("hello")) if i in control.values()]
+    assert [i for i in tokens.prompt_ids(user(attack)) if i in control.values()] == honest
+
+
+def test_ordinary_text_is_left_as_it_is(chat: ChatTokenizer) -> None:
+    text = "a < b, s > t\n\n  two spaces, <b>bold</b> and | im_start |"
+    assert text in chat.prompt_text(user(text))
+
+
+def slow_folder(folder: Path, *words: str, lower: bool = False) -> Path:
+    """A tokenizer without a fast form."""
+    folder.mkdir()
+    (folder / "vocab.json").write_text(json.dumps({"<unk>": 0, **{word: i for i, word in enumerate(words, 1)}}))
+    (folder / "merges.txt").write_text("#version\na b</w>\n")
+    settings = {"tokenizer_class": "CTRLTokenizer", "unk_token": "<unk>", "do_lower_case": lower}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    (folder / "config.json").write_text(json.dumps({"model_type": "ctrl"}))
+    return folder
+
+
+def test_the_vocabulary_of_a_slow_tokenizer_is_part_of_its_hash(tmp_path: Path) -> None:
+    folders = [
+        slow_folder(tmp_path / "one", "a", "b"),
+        slow_folder(tmp_path / "same", "a", "b"),
+        slow_folder(tmp_path / "other-order", "b", "a"),
+        slow_folder(tmp_path / "other-settings", "a", "b", lower=True),
+    ]
+    opened = [ChatTokenizer(f, where="x", trust_remote_code=False, notice=lambda line: None) for f in folders]
+    assert not any(tokens.hf.is_fast for tokens in opened)
+    one, same, order, other = (tokens.sha256 for tokens in opened)
+    assert one == same
+    assert len({one, order, other}) == 3
+
+
 def test_no_chat_template_means_plain_turns_and_a_notice(tmp_path: Path) -> None:
     notices: list[str] = []
     tokens = open_tokens(tmp_path, template=None, notices=notices)

@@ -338,7 +338,7 @@ def test_a_local_file_does_not_change_what_a_builtin_pipeline_uses(pairs: Path) 
     assert catalogue.find("judge", pipeline.labels.options["judges"][0], where="test").builtin
     assert pipeline.constitution
     assert load_constitution(catalogue, pipeline.constitution, where="test").principles[0].id == "no-harm"
-    assert not catalogue.notes
+    assert not catalogue.notices
 
 
 def opened(pipeline: str, settings: list[str]) -> tuple[Any, list[str]]:
@@ -382,7 +382,7 @@ def test_a_local_rubric_that_a_shipped_judge_passes_over_is_named_once(judge_con
     wrote("prompts/rubrics/helpful-and-safe.md", "MINE\n")
     for _ in range(2):
         open_judge("compare-text", judge_context)
-    assert judge_context.catalogue.notes == [
+    assert judge_context.catalogue.notices == [
         'rubric "helpful-and-safe": prompts/rubrics/helpful-and-safe.md is passed over, for the shipped compare-text '
         "names the built-in one. To use yours, name it in a copy: `rlaif copy compare-text`."
     ]
@@ -427,9 +427,9 @@ def test_builtin_pins_the_shipped_file() -> None:
     wrote("judges/longest.yaml", "protocol: scripted\noptions: {function: first}\n")
     catalogue = Catalogue()
     assert not catalogue.find("judge", "longest", where="test").builtin
-    catalogue.notes.clear()
+    catalogue.notices.clear()
     assert catalogue.find("judge", "builtin:longest", where="test").builtin
-    assert not catalogue.notes
+    assert not catalogue.notices
 
 
 def test_an_unchanged_copy_of_a_builtin_file_is_not_announced() -> None:
@@ -437,7 +437,7 @@ def test_an_unchanged_copy_of_a_builtin_file_is_not_announced() -> None:
     wrote("judges/longest.yaml", shipped.text)
     catalogue = Catalogue()
     catalogue.find("judge", "longest", where="test")
-    assert not catalogue.notes
+    assert not catalogue.notices
 
 
 def test_a_name_in_a_subfolder_is_listed_and_found() -> None:

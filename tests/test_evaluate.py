@@ -10,7 +10,17 @@ import pytest
 
 from rlaif.config import Component
 from rlaif.errors import ConfigError
-from rlaif.evaluate import Arm, arm_figures, contests, named_figures, open_metrics, read_wins, write_evaluation
+from rlaif.evaluate import (
+    Arm,
+    arm_figures,
+    arm_values,
+    contests,
+    named_figures,
+    open_metrics,
+    read_wins,
+    write_evaluation,
+)
+from rlaif.findings import findings
 from rlaif.records import Comparison, Judgement, Prompt, Response
 from rlaif.statistics import Figure
 from tests import make
@@ -44,7 +54,7 @@ def test_wins_are_read_for_the_arm_with_ties_and_without_the_unlabelled() -> Non
     # won; lost at 1/4; identical: a tie; no answer; unreadable
     assert arm.wins == [1.0, 0.25, 0.5, None, None]
     # (1 + 0.25 + 0.5) / 3
-    figure = arm_figures(PROMPTS, arm, [])["win_rate"]
+    figure = arm_figures(PROMPTS, arm, {})["win_rate"]
     assert (figure.value, figure.n) == (pytest.approx(0.583333, abs=1e-6), 3)
 
 
@@ -76,7 +86,7 @@ def test_nothing_judged_is_no_win_rate() -> None:
     start, arm = Arm("start", answers("a")), Arm("dpo", answers("b"))
     read_wins(arm, start, contests(PROMPTS[:1], start, arm), [])
     assert arm.wins == [None]
-    assert arm_figures(PROMPTS[:1], arm, [])["win_rate"] == Figure(value=None, n=0)
+    assert arm_figures(PROMPTS[:1], arm, {})["win_rate"] == Figure(value=None, n=0)
 
 
 # --- figures ----------------------------------------------------------------------------------------------------------
@@ -132,31 +142,67 @@ def test_figures_are_named_before_and_after_and_by_policy(working_folder: Path) 
         "policies.start.oracle.harmful_compliance": (0.5, 4),
         "policies.start.answered": (5.0, 5),
         "policies.dpo.answered": (4.0, 5),
+        "reward.difference": (2.5, 4),  # the prompt that the arm did not answer is in neither mean
+        "differences.dpo.reward": (2.5, 4),
+        "length.difference": (10.0, 4),
+        "oracle.difference.harmful_compliance": (pytest.approx(-1 / 3), 3),  # 1, 1, 0 before; 0, 1, 0 after
+        "oracle.difference.refusal": (pytest.approx(1 / 3), 3),
+        "asks_back.difference": (0.0, 4),
     }
     assert {name: (found[name]["value"], found[name]["n"]) for name in expected} == expected
     assert all(set(figure) == {"value", "low", "high", "n"} for figure in found.values())
     assert not {"win_rate.after", "kl.after", "win_rate.before", "policies.start.kl"} & set(found)
+    assert not [name for name in found if name.startswith("differences.start") or "win_rate.difference" in name]
 
 
 def test_only_the_first_policy_is_called_after() -> None:
     one, two, three = (Figure(value=float(i), n=1) for i in range(3))
     flat = named_figures(
-        "dpo", {"start": {"length": one}, "dpo": {"length": two}, "best-of-n": {"length": three, "win_rate": three}}
+        "dpo",
+        {"start": {"length": one}, "dpo": {"length": two}, "best-of-n": {"length": three, "win_rate": three}},
+        {"dpo": {"length": one}, "best-of-n": {"length": two}},
     )
     assert (flat["length.before"], flat["length.after"]) == (one, two)
     assert flat["policies.best-of-n.length"] == three
+    assert (flat["length.difference"], flat["differences.best-of-n.length"]) == (one, two)
     assert "judge.win_rate" not in flat
 
 
 def test_every_figure_of_rows_carries_an_interval() -> None:
-    figures = arm_figures(
-        PROMPTS, Arm("dpo", answers("a b", "c", "d e f", "g", "h"), wins=[1.0, 0.0, 1.0, 0.5, 0.5]), []
-    )
+    arm = Arm("dpo", answers("a b", "c", "d e f", "g", "h"), wins=[1.0, 0.0, 1.0, 0.5, 0.5])
+    figures = arm_figures(PROMPTS, arm, arm_values(PROMPTS, arm, []))
     for name in ("words", "win_rate"):
         assert (figure := figures[name]).low is not None
         assert figure.high is not None
         assert figure.value is not None
         assert figure.low <= figure.value <= figure.high
+
+
+@pytest.mark.parametrize(
+    ("low", "value", "high", "verdict"),
+    [
+        (0.1, 0.3, 0.5, "+0.30 (+0.10 to +0.50): better than the start."),
+        (-0.5, -0.3, -0.1, "-0.30 (-0.50 to -0.10): worse than the start."),
+        # half-width 0.35; 80% power takes (1.96 + 0.84) / 1.96 = 1.4286 of it
+        (-0.25, 0.1, 0.45, "+0.10 (-0.25 to +0.45): inconclusive: this study could detect 0.50."),
+        (0.0, 0.0, 0.0, "+0.00 (+0.00 to +0.00): no difference."),
+    ],
+)
+def test_what_is_said_of_the_reward_is_said_from_the_paired_difference(
+    low: float, value: float, high: float, verdict: str
+) -> None:
+    """The two means' own intervals overlap widely: they are no part of the verdict."""
+    wide = {"low": -9.0, "high": 9.0, "n": 40}
+    (line,) = findings(
+        {
+            "policies.start.answered": Figure(value=40, n=40),
+            "policies.dpo.answered": Figure(value=40, n=40),
+            "policies.start.reward": Figure(value=1.0, **wide),
+            "policies.dpo.reward": Figure(value=1.0 + value, **wide),
+            "differences.dpo.reward": Figure(value=value, low=low, high=high, n=40),
+        }
+    )
+    assert f"the start 1.00; the difference on the same 40 held-out prompts is {verdict}" in line
 
 
 def test_samples_for_the_report_keep_missing_answers_apart(working_folder: Path) -> None:

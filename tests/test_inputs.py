@@ -24,6 +24,7 @@ from rlaif.prompts import ReadPrompts, prompt_rows
 from rlaif.records import Comparison, Exclusion, Message, Prompt
 from rlaif.rows import read_rows, source_hash
 from rlaif.sampling import ReadPairs
+from rlaif.store import RunFolder
 from tests.tiny import write_jsonl
 
 ROWS = [
@@ -704,6 +705,40 @@ def test_labelled_items_give_the_same_preferences_from_any_file(form: str) -> No
     found = judged(source)
     assert found[0] == ("two", 1.0, 1.0)
     assert found[1][1] == 0.5
+
+
+def test_a_blank_label_and_no_row_at_all_are_accounted_for_alike() -> None:
+    import asyncio
+
+    from rlaif.checking import open_road
+
+    rows = [{"prompt": f"Question {i}", "response_a": "one", "response_b": "two"} for i in range(4)]
+    write_jsonl(Path("pairs.jsonl"), rows)
+    ids = [sound(pair).id for pair in read_pairs("pairs.jsonl")]
+    labels = ["a", None, ""]  # and no row for the fourth
+    write_jsonl(
+        Path("answers.jsonl"),
+        [{"comparison_id": i, "label": label} for i, label in zip(ids, labels, strict=False)],
+    )
+    Path("own.yaml").write_text("pairs: pairs.jsonl\nlabels: {source: human, options: {file: answers.jsonl}}\n")
+    road = open_road("own.yaml", out=Path("out"))
+    accounts = asyncio.run(road.run("preferences")).accounts
+    assert accounts["judgements"]["outcomes"] == {"ranked": 1, "unreadable": 2}
+    assert accounts["judgements"]["reasons"] == {"no label": 2}
+    assert accounts["preferences"]["outcomes"] == {"labelled": 1, "unreadable": 3}
+    assert accounts["preferences"]["reasons"] == {"no label": 3}
+
+
+def test_unnamed_annotators_of_several_rows_are_numbered_within_their_comparison() -> None:
+    row = {"prompt": "Hi", "response_a": "one", "response_b": "two"}
+    write_jsonl(
+        Path("pairs.jsonl"),
+        [row | {"label": "a"}, row | {"label": "b", "annotator": "ann"}, row | {"label": "a"}],
+    )
+    ((chosen, p, _),) = judged("pairs.jsonl")
+    assert (chosen, p) == ("one", pytest.approx(2 / 3))
+    (provenance,) = RunFolder(Path("out-0")).read("provenance")
+    assert provenance.labellers == ("human:unnamed-1", "human:ann", "human:unnamed-3")
 
 
 def test_a_file_without_any_label_is_one_line() -> None:

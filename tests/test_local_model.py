@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import shutil
 from collections import Counter
@@ -394,6 +395,40 @@ def adapter(folder: Path, out: Path) -> Path:
     settings = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", init_lora_weights=False)
     get_peft_model(AutoModelForCausalLM.from_pretrained(str(folder)), settings).save_pretrained(str(out))
     return out
+
+
+def test_reading_the_weights_for_their_hash_is_followed_to_its_end(
+    folder_of: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = folder_of("llama")
+    files = [*folder.glob("*.safetensors"), folder / "config.json"]
+    size = sum(path.stat().st_size for path in files)
+    known = open_model(folder).identity
+    monkeypatch.setattr("rlaif.models.local.HASH_BLOCK", 10_000)
+    heard: list[tuple[int, int]] = []
+    model = open_model(folder)
+    assert model.identify(lambda read, total: heard.append((read, total))) == known
+    assert heard[-1] == (size, size)
+    assert [read for read, _ in heard] == sorted({read for read, _ in heard})
+    assert len(heard) >= size // 10_000
+    model.identify(lambda read, total: pytest.fail("the weights are read once"))
+    whole = hashlib.sha256()
+    for path in sorted(files):
+        whole.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
+    assert ("weights", whole.hexdigest()) in known.facts
+
+
+def test_a_run_tells_of_reading_its_models(folder_of: Callable[..., Path], tmp_path: Path) -> None:
+    from rlaif.checking import open_road
+    from rlaif.pipeline import Watcher
+    from rlaif.progress import Progress
+
+    (tmp_path / "recipe.yaml").write_text(f"models: {{policy: {folder_of('llama')}}}\nprompts: set:first-questions\n")
+    heard: list[Progress] = []
+    open_road("recipe.yaml", out=tmp_path / "run", watcher=Watcher(listen=heard.append)).gateway.ledger.close()
+    own = [progress for progress in heard if progress.stage == "reading models.policy, MB"]
+    assert own[-1].finished
+    assert own[-2].done == own[-2].total
 
 
 def test_identity_changes_with_everything_that_changes_a_reply(folder_of: Callable[..., Path], tmp_path: Path) -> None:

@@ -16,11 +16,16 @@ from tests.tiny import write_jsonl
 
 LOOSE = "protocol: pairwise-logprobs\nrubric: helpful-and-safe\noptions: {minimum_mass: 0.0}\n"
 QUICK = [
-    "reward_model.options={batch_prompts: 8, learning_rate: 1.0e-3}",
+    "reward_model.options={batch_prompts: 8, learning_rate: 1.0e-3, normalise_on: 40}",
     "policies=[{name: dpo, options: {batch_prompts: 8, learning_rate: 1.0e-4}}, {name: best-of-n, options: {n: 2}}]",
 ]
 ARGUMENTS: dict[str, list[str]] = {
-    "human-preferences": ["pairs=pairs.jsonl", "evaluation.sampling.max_output_tokens=8", *QUICK],
+    "human-preferences": [
+        "pairs=pairs.jsonl",
+        "evaluation.sampling.max_output_tokens=8",
+        "reward_model.sampling.max_output_tokens=8",
+        *QUICK,
+    ],
     "ai-preferences": [
         "prompts=set:first-questions",
         "models.judge=judge",

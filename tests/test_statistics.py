@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 
 from rlaif.statistics import (
     Figure,
+    Means,
     calibration_error,
     cluster_mean,
     cluster_statistic,
     log_loss,
+    paired_difference,
     reliability,
     wilson,
 )
@@ -116,7 +118,9 @@ def test_the_same_data_give_the_same_interval() -> None:
 @pytest.mark.parametrize("statistic", [False, True])
 def test_one_cluster_has_no_interval_and_no_rows_no_value(statistic: bool) -> None:
     def figure(values: Any, names: Any) -> Figure:
-        return cluster_statistic(lambda x: float(x.mean()), values, names) if statistic else cluster_mean(values, names)
+        if statistic:
+            return cluster_statistic(lambda weight: float(np.average(values, weights=weight)), names)
+        return cluster_mean(values, names)
 
     assert figure([1.0, 0.0], ["a", "a"]) == Figure(value=0.5, n=2)
     assert figure([], []) == Figure(value=None, n=0)
@@ -125,12 +129,86 @@ def test_one_cluster_has_no_interval_and_no_rows_no_value(statistic: bool) -> No
 def test_any_statistic_is_resampled_by_cluster() -> None:
     values = np.repeat(np.arange(10.0), 5)
     names = np.repeat(range(10), 5).tolist()
-    by_statistic, by_mean = cluster_statistic(lambda x: float(x.mean()), values, names), cluster_mean(values, names)
+    by_statistic = cluster_statistic(lambda weight: float(np.average(values, weights=weight)), names)
+    by_mean = cluster_mean(values, names)
     assert by_statistic.value == by_mean.value == 4.5
     assert width(by_statistic) == pytest.approx(width(by_mean), rel=0.1)
 
 
-# --- agreement --------------------------------------------------------------------------------------------------------
+def test_many_different_clusters_have_the_usual_interval() -> None:
+    # 1, 2, …, 20,000, one row each: deviation 20000/sqrt(12) = 5773.5, standard error 40.825, ± 1.96 of them: ± 80.0
+    figure = cluster_mean(np.arange(1, 20_001), range(20_000))
+    assert figure.value == 10_000.5
+    assert figure.low is not None
+    assert figure.high is not None
+    assert figure.low == pytest.approx(10_000.5 - 80.0, abs=4)  # a quantile of 10,000 draws: deviation 1.1
+    assert figure.high == pytest.approx(10_000.5 + 80.0, abs=4)
+
+
+def test_one_far_off_cluster_among_many_moves_the_interval_by_whole_draws_of_it() -> None:
+    # 4,999 clusters within 0.5 of zero and one at 5,000: a resample's mean is about how often that one was drawn,
+    # Poisson(1): 0 times in 36.8% of resamples, 4 or more in 1.9%, 3 or more in 8.0%. So low is near 0, high near 3.
+    values = np.append(np.linspace(-0.5, 0.5, 4_999), 5_000.0)
+    figure = cluster_mean(values, range(5_000))
+    assert figure.value == pytest.approx(1.0)
+    assert figure.low == pytest.approx(0, abs=0.05)
+    assert figure.high == pytest.approx(3, abs=0.05)
+
+
+def test_clusters_of_unequal_size_weigh_by_their_rows() -> None:
+    # 600 prompts with one row at about 0, 600 with three at about 1: mean 3/4. For the ratio S/C of the two sums the
+    # delta method gives var = Σ(s − 3c/4)²/(Σc)² = 600·(0.75² + 0.75²)/2400² = 675/2400², error 0.010825, ± 0.0212.
+    # The values differ by a hair from prompt to prompt, so that no two clusters are alike.
+    hair = np.linspace(-1e-6, 1e-6, 600)
+    values = np.concatenate([hair, np.repeat(1 + hair, 3)])
+    names = [*range(600), *np.repeat(np.arange(600, 1200), 3).tolist()]
+    figure = cluster_mean(values, names)
+    assert figure.value == pytest.approx(0.75)
+    assert width(figure) == pytest.approx(2 * 0.0212, rel=0.05)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 3), st.sampled_from([0.0, 0.5, 1.0]))))
+def test_means_fed_row_by_row_are_those_of_the_whole_columns(rows: list[tuple[str, int, float]]) -> None:
+    means = Means()
+    for name, cluster, value in rows:
+        means.add(name, value, cluster)
+    columns: dict[str, list[tuple[float, int]]] = {}
+    for name, cluster, value in rows:
+        columns.setdefault(name, []).append((value, cluster))
+    expected = {name: cluster_mean([v for v, _ in own], [c for _, c in own]) for name, own in columns.items()}
+    assert means.figures() == expected
+
+
+# --- paired differences -----------------------------------------------------------------------------------------------
+
+
+def test_a_paired_difference_is_surer_than_its_two_means() -> None:
+    # answers of very different length, each made 1 longer but for every other one made 2 longer: mean 1.5, deviation
+    # 1/2 in 100 prompts, error 0.05, ± 0.098; the means themselves are off by ± 1.96 · 28.9/10 = ± 5.7
+    before = np.arange(100.0)
+    after = before + np.tile([1.0, 2.0], 50)
+    figure = paired_difference(after, before, range(100))
+    assert (figure.value, figure.n) == (1.5, 100)
+    assert width(figure) == pytest.approx(2 * 0.098, rel=0.06)
+    assert width(cluster_mean(after, range(100))) > 10
+
+
+def test_rates_that_never_differ_leave_room_for_what_so_few_prompts_cannot_show() -> None:
+    # Wilson's upper bound for 0 of 10 is 0.277533: that share may have changed, either way
+    same = paired_difference([0, 1] * 5, [0, 1] * 5, range(10))
+    assert (same.value, same.low, same.high) == (
+        0,
+        pytest.approx(-0.277533, abs=2e-6),
+        pytest.approx(0.277533, abs=2e-6),
+    )
+    up = paired_difference([1] * 10, [0] * 10, range(10))
+    assert (up.value, up.low, up.high) == (1, pytest.approx(1 - 0.277533, abs=2e-6), 1)
+    down = paired_difference([0] * 10, [1] * 10, range(10))
+    assert (down.value, down.low, down.high) == (-1, -1, pytest.approx(0.277533 - 1, abs=2e-6))
+
+
+def test_a_paired_difference_of_no_rows_is_none() -> None:
+    assert paired_difference([], [], []) == Figure(value=None, n=0)
 
 
 # --- calibration ------------------------------------------------------------------------------------------------------
@@ -138,11 +216,11 @@ def test_any_statistic_is_resampled_by_cluster() -> None:
 
 def test_log_loss_by_hand() -> None:
     # -ln 0.8 = 0.223144; -ln 0.5 = 0.693147; -(ln 0.25 + ln 0.75)/2 = 0.836988; their mean 0.584426
-    assert log_loss([0.8, 0.5, 0.25], [1, 0, 0.5]) == pytest.approx(0.584426, abs=1e-6)
+    assert log_loss([0.8, 0.5, 0.25], [1, 0, 0.5]).mean() == pytest.approx(0.584426, abs=1e-6)
 
 
 def test_log_loss_of_a_sure_mistake_is_finite() -> None:
-    assert log_loss([0.0], [1.0]) == pytest.approx(-math.log(1e-12))
+    assert log_loss([0.0], [1.0]).tolist() == pytest.approx([-math.log(1e-12)])
 
 
 def test_calibration_error_by_hand() -> None:
@@ -153,6 +231,14 @@ def test_calibration_error_by_hand() -> None:
         (pytest.approx(0.85), pytest.approx(1.0), 2),
     ]
     assert calibration_error(p, outcome, bins=2) == pytest.approx(0.25)
+
+
+def test_a_row_that_counts_twice_is_as_two_rows_and_one_that_counts_not_at_all_is_none() -> None:
+    p, outcome = [0.9, 0.1, 0.8, 0.2], [1, 0, 1, 1]
+    whole = calibration_error([0.9, 0.9, 0.8, 0.2], [1, 1, 1, 1], bins=2)
+    assert calibration_error(p, outcome, bins=2, weight=[2, 0, 1, 1]) == pytest.approx(whole)
+    # bins {0.2, 0.8} and {0.9, 0.9}: 1/2 · |0.5 − 1| + 1/2 · |0.9 − 1|
+    assert whole == pytest.approx(0.3)
 
 
 def test_bins_hold_about_equally_many() -> None:

@@ -21,7 +21,10 @@ RECIPE: dict[str, Any] = {
     "models": {"policy": "policy"},
     "pairs": "pairs.jsonl",
     "held_out": 0.2,
-    "reward_model": {"options": {"batch_prompts": 8, "learning_rate": 1e-3}},
+    "reward_model": {
+        "options": {"batch_prompts": 8, "learning_rate": 1e-3, "normalise_on": 16},
+        "sampling": {"max_output_tokens": 8},
+    },
     "policies": [{"name": "dpo", "options": {"batch_prompts": 8, "learning_rate": 1e-4}}],
 }
 

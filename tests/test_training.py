@@ -6,7 +6,7 @@ import json
 import math
 import random
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,48 +36,23 @@ from rlaif.training.checkpoints import COMPLETE, last_checkpoint
 from rlaif.training.losses import dpo_difference, soft_preference_loss
 from rlaif.training.passes import inference_batches, pair_index, rows_of, sequence_logprobs
 from rlaif.training.trainer import Interrupted, Watch, choose_attention, labels_of
-from tests.tiny import build
+from tests import make, tiny
 
-WORDS = [
-    "the",
-    "a",
-    "of",
-    "to",
-    "and",
-    "in",
-    "is",
-    "it",
-    "you",
-    "that",
-    "he",
-    "was",
-    "for",
-    "on",
-    "are",
-    "with",
-    "as",
-    "they",
-    "be",
-    "at",
-    "one",
-    "have",
-    "this",
-    "from",
-]
+WORDS = tiny.WORDS[:24]
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> LocalModel:
-    folder = build(tmp_path_factory.mktemp("models") / "start", "llama", hidden=32, context=256)
+    folder = tiny.build(tmp_path_factory.mktemp("models") / "start", "llama", hidden=32, context=256)
     return LocalModel(str(folder), LocalOptions(device="cpu"), where="models.policy", notice=lambda line: None)
 
 
 def user(text: str) -> tuple[Message, ...]:
-    return (Message(role="user", content=text),)
+    return (make.user(text),)
 
 
 def said(text: str) -> tuple[Message, ...]:
-    return (Message(role="assistant", content=text),)
+    return (make.assistant(text),)
 
 
 def preference(
@@ -449,6 +424,7 @@ def train_reward(
         lambda: rows,
         base,
         options(**settings),
+        reference=None,
         work=folder / "work",
         out=folder / "reward",
         seed=0,
@@ -668,6 +644,67 @@ def test_stopping_at_the_last_step_loses_nothing(base: LocalModel, tmp_path: Pat
     assert train_reward(base, rows, tmp_path / "stopped") == straight
     one, other = (weights(tmp_path / run / "reward") for run in ("straight", "stopped"))
     assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+PASSES = [("reward", "reference rewards"), ("reward", "held-out rewards"), ("dpo", "reference log-probabilities")]
+
+
+@pytest.mark.parametrize(("kind", "where"), PASSES)
+def test_a_run_stopped_in_a_pass_beside_the_training_keeps_its_steps(
+    kind: str, where: str, base: LocalModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rlaif.training.passes.PASS_TOKENS", 100)
+    train, name = RUNS[kind]
+    rows = planted(30)
+    straight = train(base, rows, tmp_path / "straight")
+    watch = Watch()
+    heard: list[tuple[str, int]] = []
+
+    def part(at: str, done: int, total: int) -> None:
+        heard.append((at, done))
+        if at == where:
+            watch.stop.set()
+
+    watch.part = part
+    with pytest.raises(Interrupted):
+        train(base, rows, tmp_path / "stopped", watch)
+    assert [at for at, _ in heard].count(where) == 1  # of several batches
+    steps: list[int] = []
+    again = Watch(report=lambda step, all_steps, figures: steps.append(step))
+    assert train(base, rows, tmp_path / "stopped", again) == straight
+    assert steps == ([] if kind == "reward" else [1, 2, 3])  # DPO's pass comes before its first step
+    one, other = (weights(tmp_path / run / name) for run in ("straight", "stopped"))
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_a_stop_request_ends_a_pass_before_the_next_layer(base: LocalModel) -> None:
+    groups = group_preferences(planted(3), base.tokens, 200).groups
+    network, watch = base.network, Watch()
+    entered: list[str] = []
+    layers = network.model.layers
+    hooks = [layers[0].register_forward_hook(lambda *_: watch.stop.set())]
+    hooks.append(layers[1].register_forward_hook(lambda *_: entered.append("second layer")))
+    with pytest.raises(Interrupted), watch.passing("a pass", network) as done:
+        sequence_logprobs(network, groups, base.tokens.pad_id, share=True, done=done)
+    assert entered == []
+    sequence_logprobs(network, groups, base.tokens.pad_id, share=True)  # outside a pass nothing looks
+    assert entered
+    for hook in hooks:
+        hook.remove()
+
+
+def test_a_stop_request_ends_the_reading_of_preferences(base: LocalModel, tmp_path: Path) -> None:
+    watch = Watch()
+
+    def rows() -> Iterator[Preference]:
+        for number, row in enumerate(planted(5)):
+            if number == 2:
+                watch.stop.set()
+            assert number < 4
+            yield row
+
+    with pytest.raises(Interrupted):
+        train_reward(base, rows(), tmp_path, watch)  # type: ignore[arg-type]
 
 
 def test_dpo_keeps_its_reference_apart(base: LocalModel, tmp_path: Path) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from rlaif.component import Options as BaseOptions
 from rlaif.errors import ConfigError, DataError
 from rlaif.labels import LabelContext
+from rlaif.ondisk import Lists
 from rlaif.pairs import is_answer, read_pair, read_votes
-from rlaif.records import Comparison, Judgement
+from rlaif.records import NO_LABEL, Comparison, Judgement
 from rlaif.rows import read_rows, source_hash
 
 
@@ -25,7 +26,7 @@ class HumanLabels:
         self.source, self.split = source, context.split
         self.limit = None if options.file else context.limit
         self.hash = source_hash(source)
-        self._votes: dict[str, list[tuple[str, str, float | None, str | None]]] | None = None
+        self._votes: Lists | None = None
 
     def signature(self) -> Any:
         return {"source": "human", "file": self.hash, "split": self.split, "limit": self.limit}
@@ -37,31 +38,20 @@ class HumanLabels:
         if self._votes is None:
             self._votes = self._read()
         async for comparisons in batches:
-            yield [judgement for comparison in comparisons for judgement in self._of(comparison)]
+            votes = self._votes.of([comparison.id for comparison in comparisons])
+            yield [
+                judgement for comparison in comparisons for judgement in _judgements(comparison, votes[comparison.id])
+            ]
 
-    def _of(self, comparison: Comparison) -> list[Judgement]:
-        assert self._votes is not None
-        judgements = []
-        for who, first, p, order in self._votes.get(comparison.id, ()):
-            a, b = (response.id for response in comparison.responses)
-            if (first or a) != a:
-                a, b = b, a
-            shown = None if order is None else (a, b) if order == "ab" else (b, a)
-            judgements.append(
-                Judgement(
-                    comparison_id=comparison.id,
-                    labeller=f"human:{who}",
-                    shown=shown,
-                    outcome="unreadable" if p is None else "ranked",
-                    reason="no label" if p is None else None,
-                    **_ranking(a, b, p),
-                )
-            )
-        return judgements
+    def _read(self) -> Lists:
+        """By comparison: annotator, the response p speaks of, p, order shown. A comparison is answered in any order of
+        rows, so all are read before the first is asked for."""
+        votes = Lists(self._rows())
+        if not votes:
+            raise DataError(f"{self.source}: no row carries a label (label, human_labels, p, or chosen and rejected).")
+        return votes
 
-    def _read(self) -> dict[str, list[tuple[str, str, float | None, str | None]]]:
-        """By comparison: (annotator, the response p speaks of, p, order shown). Unnamed annotators are numbered."""
-        votes: dict[str, list[tuple[str, str, float | None, str | None]]] = {}
+    def _rows(self) -> Iterator[tuple[str, tuple[str | None, str, float | None, str | None]]]:
         for where, row in itertools.islice(read_rows(self.source, self.split), self.limit):
             if is_answer(row):
                 key, first, found = str(row["comparison_id"]), "", read_votes(where, row)
@@ -70,13 +60,28 @@ class HumanLabels:
                 if isinstance(pair.comparison, str):
                     continue  # counted where the pairs were read
                 key, first, found = pair.comparison.id, pair.first, pair.votes
-            own = votes.setdefault(key, [])
             for vote in found:
-                who = vote.annotator or f"unnamed-{len(own) + 1}"
-                own.append((who, first, vote.p, vote.order))
-        if not any(votes.values()):
-            raise DataError(f"{self.source}: no row carries a label (label, human_labels, p, or chosen and rejected).")
-        return votes
+                yield key, (vote.annotator, first, vote.p, vote.order)
+
+
+def _judgements(comparison: Comparison, votes: list[Any]) -> list[Judgement]:
+    """One for each vote. Unnamed annotators are numbered by their place among the comparison's votes."""
+    judgements = []
+    for number, (annotator, first, p, order) in enumerate(votes, 1):
+        a, b = (response.id for response in comparison.responses)
+        if (first or a) != a:
+            a, b = b, a
+        judgements.append(
+            Judgement(
+                comparison_id=comparison.id,
+                labeller=f"human:{annotator or f'unnamed-{number}'}",
+                shown=None if order is None else (a, b) if order == "ab" else (b, a),
+                outcome="unreadable" if p is None else "ranked",
+                reason=NO_LABEL if p is None else None,
+                **_ranking(a, b, p),
+            )
+        )
+    return judgements
 
 
 def _ranking(a: str, b: str, p: float | None) -> dict[str, Any]:

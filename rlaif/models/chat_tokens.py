@@ -7,6 +7,7 @@ a control token: the model's special-token strings are broken up wherever they s
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -43,18 +44,21 @@ class ChatTokenizer:
         if not self.eos_ids:
             notice(f"{where}: {folder} names no end-of-sequence token; samples run to max_output_tokens.")
         self.pad_id = self.hf.pad_token_id if self.hf.pad_token_id is not None else min(self.eos_ids, default=0)
-        self._special = sorted(
-            {
-                *self.hf.all_special_tokens,
-                *(str(token) for token in self.hf.added_tokens_decoder.values() if token.special),
-            },
-            key=len,
-            reverse=True,
-        )
-        self._special = [token for token in self._special if len(token.strip()) > 1]
-        self.sha256 = digest(
-            self.hf.chat_template, sorted(self.eos_ids), self.hf.backend_tokenizer.to_str() if self.hf.is_fast else ""
-        )
+        special = {
+            *self.hf.all_special_tokens,
+            *(str(token) for token in self.hf.added_tokens_decoder.values() if token.special),
+        }
+        # longest first; white space alone stays, whatever the model calls it: it is part of every text
+        self._special = {t: _broken(t) for t in sorted(special, key=lambda t: (-len(t), t)) if t.strip()}
+        self.sha256 = digest(self.hf.chat_template, sorted(self.eos_ids), self._vocabulary(folder))
+
+    def _vocabulary(self, folder: Path) -> Any:
+        """What turns text into ids: the whole of a fast tokenizer; class, settings and vocabulary files of another."""
+        if self.hf.is_fast:
+            return self.hf.backend_tokenizer.to_str()
+        files = [folder / name for name in ("tokenizer_config.json", *sorted(self.hf.vocab_files_names.values()))]
+        hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files if path.is_file()}
+        return [type(self.hf).__name__, hashes]
 
     def prompt_ids(self, messages: Sequence[Message], prefill: str = "") -> list[int]:
         """Token ids up to where the assistant's reply goes on, ``prefill`` included."""
@@ -113,9 +117,10 @@ class ChatTokenizer:
         return list(self.hf(text, add_special_tokens=False)["input_ids"])
 
     def _disarm(self, text: str) -> str:
-        for token in self._special:
-            if token in text:
-                text = text.replace(token, token[0] + " " + token[1:])
+        """``text`` in which no special token stands; breaking one up may make another, so until there is none."""
+        while any(token in text for token in self._special):
+            for token, broken in self._special.items():
+                text = text.replace(token, broken)
         return text
 
     def _render(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
@@ -148,6 +153,13 @@ class ChatTokenizer:
         if self.hf.eos_token_id is not None:
             found.add(self.hf.eos_token_id)
         return frozenset(found)
+
+
+def _broken(token: str) -> str:
+    """A special token as text may hold it: a space after its first letter, and in place of one that is all of it."""
+    start = len(token) - len(token.lstrip())
+    first, rest = token[: start + 1], token[start + 1 :]
+    return f"{first} {rest}" if rest.strip() else " " * len(token)
 
 
 def _up_to(text: str, turns: Sequence[str]) -> str:

@@ -66,13 +66,19 @@ class Gateway:
                 await asyncio.gather(queue.worker, return_exceptions=True)
         self._thread.shutdown(wait=True)
 
-    async def in_worker(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Run ``function`` in the model thread. A cancelled caller waits for it to end: threads cannot be stopped."""
+    async def in_worker(
+        self, function: Callable[..., T], *arguments: Any, stop: Callable[[], None] = lambda: None
+    ) -> T:
+        """Run ``function`` in the model thread. Threads cannot be stopped: when the caller is cancelled, ``stop`` asks
+        the function to end, and the caller waits until it has."""
         future = asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
+            stop()
             await asyncio.wait([future])
+            if not future.cancelled():
+                future.exception()  # ended as asked
             raise
 
     def account(self, identity: Identity) -> Account:

@@ -11,7 +11,7 @@ import functools
 import hashlib
 import importlib.resources
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +25,7 @@ from rlaif.models import ChatRequest, Identity, Notice, Reply
 from rlaif.models.chat_tokens import ChatTokenizer
 from rlaif.records import digest
 
+HASH_BLOCK = 2**23  # bytes of weights read at a time
 COMPACT_SHARE = 0.1  # finished rows are dropped once they are this share of the batch
 TOP_TOKENS = 5  # likeliest tokens kept beside the options, for eyes
 
@@ -60,19 +61,26 @@ def model_folder(name: str, where: str) -> Path:
     return path
 
 
-def weights_hash(folder: Path) -> str:
-    """SHA-256 over the weights and the configuration that gives them meaning."""
+def weight_files(folder: Path) -> list[Path]:
+    """The weights and the configuration that gives them meaning."""
+    return sorted([*folder.glob("*.safetensors"), *folder.glob("config.json"), *folder.glob("adapter_config.json")])
+
+
+def weights_hash(folder: Path, read: Callable[[int], None] = lambda count: None) -> str:
+    """SHA-256 over the weights and their configuration; ``read`` hears of every block of bytes that was read."""
     whole = hashlib.sha256()
-    for path in sorted(
-        [*folder.glob("*.safetensors"), *folder.glob("config.json"), *folder.glob("adapter_config.json")]
-    ):
+    for path in weight_files(folder):
+        own = hashlib.sha256()
         with path.open("rb") as file:
-            whole.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+            while block := file.read(HASH_BLOCK):
+                own.update(block)
+                read(len(block))
+        whole.update(path.name.encode() + own.digest())
     return whole.hexdigest()
 
 
 class LocalModel:
-    """A BatchModel. The network is loaded on first use; identity and tokenizer at once, so mistakes show early."""
+    """A BatchModel. The tokenizer is loaded at once, so that mistakes show early; the network on first use."""
 
     Options = LocalOptions
 
@@ -86,17 +94,8 @@ class LocalModel:
             self.folder, where=where, trust_remote_code=options.trust_remote_code, notice=notice
         )
         self.dtype = options.dtype if options.dtype != "auto" else self._natural_dtype()
-        self.identity = Identity(
-            name=str(model),
-            revision=None,
-            facts=(
-                ("provider", "local"),
-                ("weights", weights_hash(self.folder)),
-                ("adapter", weights_hash(self.adapter) if self.adapter else ""),
-                ("template", self.tokens.sha256),
-                ("dtype", self.dtype),
-            ),
-        )
+        self.name = str(model)
+        self._identity: Identity | None = None
         config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
         text = config.get("text_config", config)
         self.context: int = text.get("max_position_embeddings") or text.get("n_positions") or 2**20
@@ -105,6 +104,36 @@ class LocalModel:
         # rendered and tokenised in planning, wanted again in answering
         self._ids = functools.lru_cache(16_384)(lambda m, prefill: tuple(self.tokens.prompt_ids(m, prefill)))
         self._option_ids = functools.lru_cache(4_096)(self.tokens.option_ids)
+
+    @property
+    def identity(self) -> Identity:
+        """Hashes of everything that could change a reply; the weights are read for it once."""
+        return self.identify()
+
+    def identify(self, done: Callable[[int, int], None] = lambda read, total: None) -> Identity:
+        """The identity; ``done`` follows the reading of the weights: bytes read, bytes in all."""
+        if self._identity is None:
+            files = [path for folder in (self.folder, self.adapter) if folder for path in weight_files(folder)]
+            total = sum(path.stat().st_size for path in files)
+            finished = 0
+
+            def read(count: int) -> None:
+                nonlocal finished
+                finished += count
+                done(finished, total)
+
+            self._identity = Identity(
+                name=self.name,
+                revision=None,
+                facts=(
+                    ("provider", "local"),
+                    ("weights", weights_hash(self.folder, read)),
+                    ("adapter", weights_hash(self.adapter, read) if self.adapter else ""),
+                    ("template", self.tokens.sha256),
+                    ("dtype", self.dtype),
+                ),
+            )
+        return self._identity
 
     def _natural_dtype(self) -> str:
         device = resolve_device(self.options.device)

@@ -8,7 +8,6 @@ its log-probabilities are computed once, on the same rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -39,7 +38,7 @@ class DPO:
     def train(self, context: PolicyContext) -> PolicyReport:
         start = context.start
         data = group_preferences(
-            context.preferences(),
+            context.watch.through(context.preferences()),
             start.tokens,
             self.options.max_tokens,
             keep=lambda prompt: not context.is_held_out(prompt),
@@ -53,8 +52,8 @@ class DPO:
             start.notice(f"{start.where}: prompts are not shared between rows of this model ({why}).")
         history: list[dict[str, float]] = []
         if data.groups:
-            done = partial(context.watch.part, "reference log-probabilities")
-            with self.options.autocast(network):
+            passing = context.watch.passing("reference log-probabilities", network)
+            with self.options.autocast(network), passing as done:
                 reference = sequence_logprobs(network.eval(), data.groups, pad_id, share=share, done=done)
             trainer = _Trainer(network, data.groups, self.options, context.work, context.seed, context.watch)
             trainer.reference, trainer.share, trainer.pad_id, trainer.beta = reference, share, pad_id, self.options.beta

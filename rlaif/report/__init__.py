@@ -90,23 +90,25 @@ CONTEST_ROWS = {
     "unlabelled": "without a verdict",
 }
 
-Row = tuple[str, str, list[str]]  # what, unit, each arm's number
+Row = tuple[str, str, list[str]]  # what, unit, the number of each arm and its difference from the start
 
 
 def arm_rows(metrics: dict[str, Figure], arms: list[str]) -> list[Row]:
-    """Before and after as a table; a user's own metrics by their own names, last."""
+    """Before, after and their paired differences as a table; a user's own metrics by their own names, last."""
     heads = [f"policies.{arm}." for arm in arms]
     there = {name.removeprefix(head): None for head in heads for name in metrics if name.startswith(head)}
+    heads += [f"differences.{arm}." for arm in arms[1:]]
     rows: list[Row] = []
     for name in {**{name: None for name in ARM_ROWS if name in there}, **there}:
         what, unit, write = ARM_ROWS.get(name, (name, "", show))
         rows.append((what, unit, [write(metrics.get(head + name)) for head in heads]))
         if name == "win_rate":
-            rows += _contest_rows([verdicts(metrics, arm) for arm in arms])
+            rows += _contest_rows([verdicts(metrics, arm) for arm in arms], len(heads))
     return rows
 
 
-def _contest_rows(contests: list[dict[str, int]]) -> list[Row]:
+def _contest_rows(contests: list[dict[str, int]], width: int) -> list[Row]:
+    contests = contests + [{}] * (width - len(contests))
     return [
         (what, "prompts", [f"{found[outcome]:,}" if found else "–" for found in contests])
         for outcome, what in CONTEST_ROWS.items()

@@ -11,10 +11,12 @@ import os
 import threading
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import torch
 from pydantic import Field, model_validator
@@ -30,8 +32,9 @@ from rlaif.store import write_json
 from rlaif.training.batching import Group, plan_batches
 from rlaif.training.checkpoints import COMPLETE, last_checkpoint, saving
 from rlaif.training.losses import soft_preference_loss
-from rlaif.training.passes import rows_of
+from rlaif.training.passes import Done, rows_of
 
+T = TypeVar("T")
 Report = Callable[[int, int, dict[str, float]], None]  # step, steps, the latest figures
 Part = Callable[[str, int, int], None]  # a pass beside the training: its name, groups done, groups in all
 
@@ -75,6 +78,30 @@ class Watch:
     report: Report = lambda step, steps, figures: None
     part: Part = lambda name, done, total: None
     stop: threading.Event = field(default_factory=threading.Event)
+
+    def look(self, *_: Any) -> None:
+        """Raises Interrupted when the training was asked to stop."""
+        if self.stop.is_set():
+            raise Interrupted
+
+    def through(self, rows: Iterable[T]) -> Iterator[T]:
+        """``rows``, until the training is asked to stop."""
+        for row in rows:
+            self.look()
+            yield row
+
+    @contextmanager
+    def passing(self, name: str, network: Any) -> Iterator[Done]:
+        """A pass through ``network`` beside the training: progress, and a stop request ends it before the next layer.
+
+        What such a pass computes is computed again when the training goes on; steps and weights are kept.
+        """
+        hooks = [module.register_forward_pre_hook(self.look) for module in network.modules()]
+        try:
+            yield partial(self.part, name)
+        finally:
+            for hook in hooks:
+                hook.remove()
 
 
 class Plan(Dataset[list[int]]):

@@ -1,0 +1,88 @@
+"""What a run folder does when a file it was made with has changed, or is gone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rlaif.catalogue import Catalogue, Entry
+from rlaif.errors import ConfigError
+from rlaif.store import RunFolder
+from tests.runs import rlaif
+from tests.tiny import write_jsonl
+
+FIRST = "protocol: scripted\nmodel_role: null\noptions: {function: first}\n"
+LONGEST = "protocol: scripted\nmodel_role: null\noptions: {function: longest}\n"
+COMMAND = ("judge", "mine", "pairs.jsonl", "--out", "run")
+
+
+@pytest.fixture
+def judged(working_folder: Path) -> Path:
+    """A finished run under a judge of the user's own, which is then edited."""
+    rows = [{"prompt": f"Question {i}", "response_a": "a long reply", "response_b": "short"} for i in range(3)]
+    write_jsonl(working_folder / "pairs.jsonl", rows)
+    (working_folder / "judges").mkdir()
+    (working_folder / "judges" / "mine.yaml").write_text(FIRST)
+    rlaif(working_folder, *COMMAND)
+    assert probabilities(working_folder) == [0.5] * 3  # both orders cancel
+    (working_folder / "judges" / "mine.yaml").write_text(LONGEST)
+    (working_folder / "log").unlink()
+    return working_folder
+
+
+def probabilities(folder: Path) -> list[float]:
+    return [row.p for row in RunFolder(folder / "run").read("preferences")]
+
+
+def test_an_edited_judge_is_used_and_what_it_replaces_is_kept(judged: Path) -> None:
+    text = rlaif(judged, *COMMAND)
+    assert 'judge "mine" has changed since this run folder was made: what depends on it is made again' in text
+    assert probabilities(judged) == [1.0] * 3
+    kept = {path.name.partition("-")[0] for path in (judged / "run" / "superseded").iterdir()}
+    assert {"judgements", "preferences", "provenance"} <= kept
+    (judged / "log").unlink()
+    assert "mine" not in rlaif(judged, *COMMAND).replace("run/", "")  # nothing more to say
+
+
+def test_another_folder_takes_the_file_as_it_is_now(judged: Path) -> None:
+    text = rlaif(judged, *COMMAND[:-1], "other")
+    assert "note:" not in text
+    assert [row.p for row in RunFolder(judged / "other").read("preferences")] == [1.0] * 3
+
+
+def test_a_file_that_is_gone_is_no_loss(judged: Path) -> None:
+    (judged / "judges" / "mine.yaml").unlink()
+    text = rlaif(judged, *COMMAND)
+    assert 'judge "mine": the file is gone. The run goes on with its copy, run/config/judges/mine.yaml.' in text
+    assert probabilities(judged) == [0.5] * 3
+
+
+def test_a_path_is_taken_as_it_is_and_the_copy_it_replaces_is_kept(judged: Path) -> None:
+    text = rlaif(judged, "judge", "judges/mine.yaml", *COMMAND[2:])
+    assert 'judge "mine" has changed since this run folder was made' in text
+    assert probabilities(judged) == [1.0] * 3
+    (old,) = (judged / "run" / "superseded").glob("config-judges-mine.yaml-*")
+    assert old.read_text() == FIRST
+    assert (judged / "run" / "config" / "judges" / "mine.yaml").read_text() == LONGEST
+
+
+# --- by name ----------------------------------------------------------------------------------------------------------
+
+
+def copy_of(name: str, *, builtin: bool) -> dict[tuple[str, str], Entry]:
+    path = Path("run/config/templates") / f"{name}.txt"
+    return {("template", name): Entry("template", name, path, builtin, b"as it was")}
+
+
+def test_a_shipped_template_that_is_gone_is_taken_from_the_run() -> None:
+    catalogue = Catalogue(kept=copy_of("once-shipped", builtin=True))  # type: ignore[arg-type]
+    assert catalogue.find("template", "once-shipped", where="x", from_builtin=True).text == "as it was"
+    assert len(catalogue.notices) == 1
+
+
+@pytest.mark.parametrize("name", ["mine", "builtin:mine"])
+def test_a_users_copy_never_stands_in_for_a_shipped_file(name: str) -> None:
+    catalogue = Catalogue(kept=copy_of("mine", builtin=False))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="not found"):
+        catalogue.find("template", name, where="x", from_builtin=not name.startswith("builtin:"))

@@ -1,0 +1,175 @@
+"""Prompts to responses to comparisons: what fails is asked again, what is not compared is counted with its reason."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlaif.component import Options
+from rlaif.records import Comparison, Exclusion, Prompt, Response
+from rlaif.sampling import Compare
+from rlaif.selection import All, Baseline, Pairs
+from rlaif.store import RunFolder
+from tests import make
+from tests.runs import rlaif
+from tests.tiny import write_jsonl
+
+PROMPT = make.prompt()
+
+
+def said(role: str | None, *texts: str) -> list[Response]:
+    generator = f"{role}@0123456789ab" if role else None
+    return [make.response(PROMPT, text, generator=generator, sample_index=number) for number, text in enumerate(texts)]
+
+
+# --- the choice of pairs ----------------------------------------------------------------------------------------------
+
+AGAINST = Baseline(Baseline.Options(model="old"), "test")
+
+
+class Nothing:
+    """A user's own rule, which finds no pair worth judging."""
+
+    def pairs(self, prompt: Prompt, responses: Any) -> Pairs:
+        return []
+
+
+@pytest.mark.parametrize(
+    ("selector", "responses", "reason"),
+    [
+        (All(Options(), "test"), [], "no response"),
+        (All(Options(), "test"), said("new", "one"), "a single response"),
+        (AGAINST, said("new", "one", "two"), "no response of old"),
+        (AGAINST, said(None, "one", "two"), "no response of old"),
+        (AGAINST, said("older", "one", "two"), "no response of old"),
+        (AGAINST, said("old", "one", "two"), "no response but those of old"),
+        (Nothing(), said("new", "one", "two"), "no pair selected"),
+    ],
+)
+def test_a_prompt_without_a_pair_is_excluded_with_its_reason(
+    selector: Any, responses: list[Response], reason: str
+) -> None:
+    (record,) = Compare(selector).of(PROMPT, responses)
+    assert isinstance(record, Exclusion)
+    assert (record.item_id, record.outcome, record.reason) == (PROMPT.id, "filtered", reason)
+
+
+def test_every_response_meets_those_of_the_baseline_and_no_others() -> None:
+    responses = [*said("new", "a", "b"), *said("old", "x", "y")]
+    found = list(Compare(AGAINST).of(PROMPT, responses))
+    assert all(isinstance(record, Comparison) for record in found)
+    texts = [tuple(r.text for r in record.responses) for record in found if isinstance(record, Comparison)]
+    assert sorted(texts) == [("a", "x"), ("a", "y"), ("b", "x"), ("b", "y")]
+
+
+# --- failures of sampling ---------------------------------------------------------------------------------------------
+
+MODELS = """
+from pathlib import Path
+from rlaif.errors import CallFailed
+
+
+def note(request):
+    with open("asked", "a") as file:
+        file.write(request.messages[-1].content[-1])
+
+
+def answer(request):
+    note(request)
+    if request.messages[-1].content[-1] in Path("down").read_text():
+        raise CallFailed("the server is down", retryable=True)
+    if request.messages[-1].content[-1] == "3":
+        raise CallFailed("too long for this model")
+    return f"reply {request.sample_index} to {request.messages[-1].content}"
+
+
+def old(request):
+    if request.messages[-1].content[-1] == "2":
+        raise CallFailed("too long for this model")
+    return "an old reply"
+"""
+RECIPE = """
+models:
+  policy: {provider: scripted, model: "unreliable:answer"}
+  old: {provider: scripted, model: "unreliable:old"}
+prompts: prompts.jsonl
+responses: {models: [policy], samples: 2}
+labels: {source: judges, options: {judges: [longest]}}
+shard_rows: 2
+"""
+
+
+def prepare(folder: Path, down: str) -> None:
+    (folder / "unreliable.py").write_text(MODELS)
+    (folder / "recipe.yaml").write_text(RECIPE)
+    (folder / "down").write_text(down)
+    write_jsonl(folder / "prompts.jsonl", [{"prompt": f"question {i}"} for i in range(4)])
+
+
+def account(run: Path, stage: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run / "accounts.json").read_text())[stage]
+    return found
+
+
+def contents(run: Path) -> dict[str, str]:
+    return {noun: RunFolder(run).content(noun) for noun in ("responses", "comparisons", "judgements", "preferences")}
+
+
+def test_responses_that_failed_for_a_while_are_asked_for_again_and_the_others_are_not(working_folder: Path) -> None:
+    prepare(working_folder, down="12")
+    arguments = ("run", "recipe.yaml", "--out", "run")
+    rlaif(working_folder, *arguments)
+    assert account(working_folder / "run", "responses") == {
+        "unit": "samples",
+        "in": 8,
+        "outcomes": {"passed on": 2, "failed": 6},
+        "reasons": {"the server is down": 4, "too long for this model": 2},
+    }
+    assert account(working_folder / "run", "comparisons")["outcomes"] == {"passed on": 1, "filtered": 3}
+    (working_folder / "asked").unlink()
+
+    (working_folder / "down").write_text("")
+    rlaif(working_folder, *arguments)
+    asked = (working_folder / "asked").read_text()
+    assert sorted(asked) == list(
+        "112233"
+    )  # one prompt a shard: those from the first failure on; the answered one stays
+    assert account(working_folder / "run", "responses")["outcomes"] == {"passed on": 6, "failed": 2}
+    assert account(working_folder / "run", "comparisons")["outcomes"] == {"passed on": 3, "filtered": 1}
+
+    rlaif(working_folder, "run", "recipe.yaml", "--out", "straight", "--set", "ledger=other.sqlite")
+    assert contents(working_folder / "run") == contents(working_folder / "straight")
+
+
+def test_a_run_in_which_nothing_could_be_sampled_goes_on_once_it_can(working_folder: Path) -> None:
+    prepare(working_folder, down="0123")
+    with pytest.raises(AssertionError, match="nothing to compare: 8 × the server is down, 4 × no response"):
+        rlaif(working_folder, "run", "recipe.yaml", "--out", "run")
+    (working_folder / "down").write_text("")
+    rlaif(working_folder, "run", "recipe.yaml", "--out", "run")
+    assert account(working_folder / "run", "responses")["outcomes"] == {"passed on": 6, "failed": 2}
+
+
+def test_prompts_that_the_baseline_did_not_answer_are_in_the_accounts(working_folder: Path) -> None:
+    prepare(working_folder, down="")
+    rlaif(
+        working_folder, "run", "recipe.yaml", "--out", "run", "--set", "responses.models=[policy, old]",
+        "--set", "comparisons={select: baseline, options: {model: old}}", "--set", "responses.samples=1",
+    )  # fmt: skip
+    # question 2: no baseline; question 3: the baseline alone
+    assert account(working_folder / "run", "comparisons") == {
+        "unit": "pairs",
+        "in": 4,
+        "outcomes": {"passed on": 2, "filtered": 2},
+        "reasons": {"a single response": 2},
+    }
+    rlaif(
+        working_folder, "run", "recipe.yaml", "--out", "more", "--set", "responses.models=[policy, old]",
+        "--set", "comparisons={select: baseline, options: {model: old}}",
+    )  # fmt: skip
+    assert account(working_folder / "more", "comparisons")["outcomes"] == {"passed on": 8, "filtered": 2}
+    reasons = {"no response of old": 1, "no response but those of old": 1}
+    assert account(working_folder / "more", "comparisons")["reasons"] == reasons
