@@ -16,7 +16,7 @@ import yaml
 
 from rlaif.catalogue import FOLDERS, KEPT, Catalogue, Entry, Kind, read_bytes
 from rlaif.component import Place, construct, load, parse_model, parse_options
-from rlaif.config import Constitution, JudgeFile, Pipeline, apply_settings, load_pipeline, pinned_names
+from rlaif.config import Constitution, JudgeFile, Pipeline, PromptsSection, apply_settings, load_pipeline, pinned_names
 from rlaif.conversations import prompt_column
 from rlaif.errors import ConfigError, UserError, did_you_mean
 from rlaif.evaluate import Metric, open_metrics
@@ -153,10 +153,13 @@ def build(
     watcher = watcher or Watcher()
     where = Place(str(entry.path), tuple(settings))
     catalogue.kept = kept_files(out)
-    if pipeline.prompts and pipeline.prompts.source.startswith("set:"):
-        found = catalogue.find("set", pipeline.prompts.source.removeprefix("set:"), where=str(where.at("prompts")))
-        source = pipeline.prompts.model_copy(update={"source": str(found.path)})
-        pipeline = pipeline.model_copy(update={"prompts": source})
+    if pipeline.prompts:
+        prompts = _named_set(pipeline.prompts, catalogue, where.at("prompts"))
+        pipeline = pipeline.model_copy(update={"prompts": prompts})
+    if pipeline.evaluation and pipeline.evaluation.source:
+        prompts = _named_set(pipeline.evaluation.source, catalogue, where.at("evaluation", "source"))
+        evaluation = pipeline.evaluation.model_copy(update={"source": prompts})
+        pipeline = pipeline.model_copy(update={"evaluation": evaluation})
     models = {
         role: open_model(spec, where.at("models", role), watcher.notice) for role, spec in pipeline.models.items()
     }
@@ -180,6 +183,7 @@ def build(
         limit=pipeline.pairs.limit if pipeline.pairs else None,
         secret=secret,
         seed=pipeline.seed,
+        notice=watcher.notice,
     )
     labels = _open_labels(pipeline, context, where) if pipeline.labels else None
     reward_options: Any = None
@@ -214,6 +218,14 @@ def _say_passed_over(pipeline: Pipeline, name: str, catalogue: Catalogue, settin
             )
 
 
+def _named_set(section: PromptsSection, catalogue: Catalogue, where: Place) -> PromptsSection:
+    """The section with ``set:name`` as the path of that set."""
+    if not section.source.startswith("set:"):
+        return section
+    found = catalogue.find("set", section.source.removeprefix("set:"), where=str(where))
+    return section.model_copy(update={"source": str(found.path)})
+
+
 def kept_files(out: Path) -> dict[tuple[Kind, str], Entry]:
     """The files that a run folder which is there already was made with, as it keeps them. Raises UserError."""
     manifest = out / "manifest.json"
@@ -238,9 +250,10 @@ def identify(model: Any, role: str, watcher: Watcher) -> None:
 
 def _check_sources(pipeline: Pipeline) -> None:
     """The first row of each input file is read, so that a wrong file is found before a model is asked."""
-    if pipeline.prompts:
-        for where, row in prompt_rows(pipeline.prompts):
-            prompt_column(row, pipeline.prompts.column, where)
+    measured = pipeline.evaluation.source if pipeline.evaluation else None
+    for section in filter(None, (pipeline.prompts, measured)):
+        for where, row in prompt_rows(section):
+            prompt_column(row, section.column, where)
             break
     if pipeline.pairs:
         next(iter(read_pairs(pipeline.pairs.source, pipeline.pairs.split)), None)

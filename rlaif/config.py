@@ -127,9 +127,15 @@ class EvaluationSection(Section):
 
     judges: tuple[str, ...] = ()  # for the win rate; empty: no win rate
     constitution: str | None = None  # for those judges; None: the pipeline's
-    prompts: int = Field(default=200, ge=1)  # at most so many of the held-out ones
+    source: PromptsSection | None = None  # other prompts to measure on; None: the run's own, held out from training
+    prompts: int = Field(default=200, ge=1)  # at most so many, by keyed draw
     sampling: Sampling | None = None  # None: as the responses were sampled
     metrics: tuple[Component, ...] = ()
+
+    @field_validator("source", mode="before")
+    @classmethod
+    def _file(cls, value: Any) -> Any:
+        return {"source": value} if isinstance(value, str) else value
 
     @field_validator("metrics", mode="before")
     @classmethod

@@ -579,10 +579,18 @@ class Road:
     # --- evaluation ---------------------------------------------------------------------------------------------------
 
     def evaluation_prompts(self) -> list[Prompt]:
-        """Held-out prompts by keyed draw, at most as many as the recipe says."""
+        """Held-out prompts by keyed draw, at most as many as the recipe says.
+
+        Of a source of its own, those that the run trained on are left out.
+        """
         section = self.pipeline.evaluation
         assert section
         kept = [prompt for prompt in self.run_folder.read("prompts") if self.is_held_out(prompt.id)]
+        if section.source:
+            trained = {p.id for p in self.run_folder.read("prompts") if not self.is_held_out(p.id)}
+            reader = ReadPrompts(section.source)
+            read = (reader.read(where, row) for where, row in prompt_rows(section.source))
+            kept = [prompt for prompt in read if isinstance(prompt, Prompt) and prompt.id not in trained]
         kept.sort(key=lambda prompt: uniform("evaluation", self.pipeline.seed, prompt.id))
         return kept[: section.prompts]
 

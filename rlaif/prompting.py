@@ -33,10 +33,17 @@ class Template:
 
     sections: tuple[tuple[Role, str], ...]
     prefill: str
+    fenced: bool = True  # False: what is judged stands in turns of its own instead
 
     @classmethod
-    def parse(cls, text: str, *, where: str, allowed: Iterable[str], required: Iterable[str] = ()) -> Template:
-        """Raises ConfigError for a missing or unknown section, an unknown placeholder, or a required one left out."""
+    def parse(
+        cls, text: str, *, where: str, allowed: Iterable[str], required: Iterable[str] = (), judged: Iterable[str] = ()
+    ) -> Template:
+        """Raises ConfigError for a missing or unknown section, an unknown placeholder, or a required one left out.
+
+        ``judged`` names the placeholders of text to be judged: a template keeps them apart by ``{{fence}}``, or by giving
+        each a turn with nothing else in it.
+        """
         parts = SECTION.split(text)
         if parts[0].strip() or len(parts) < 3:
             raise ConfigError(f'{where}: a template starts with a line "=== system" or "=== user".')
@@ -54,11 +61,23 @@ class Template:
             raise ConfigError(f'{where}: unknown placeholder "{{{{{name}}}}}".{did_you_mean(name, allowed)}')
         for name in sorted(set(required) - found):
             raise ConfigError(f'{where}: the placeholder "{{{{{name}}}}}" is missing from this template.')
-        return cls(tuple((cast("Role", role), body) for role, body in pairs), prefill)
+        fenced = "fence" in found
+        mixed = [name for name in judged if not any(_alone(name, body) for _, body in pairs)]
+        if mixed and not fenced:
+            raise ConfigError(
+                f'{where}: "{{{{{mixed[0]}}}}}" is text to be judged: put lines with {{{{fence}}}} around it, or give it a '
+                '"=== user" section of its own.'
+            )
+        return cls(tuple((cast("Role", role), body) for role, body in pairs), prefill, fenced)
 
     def fill(self, values: Mapping[str, str]) -> tuple[Message, ...]:
         """The messages with every placeholder replaced, in one pass."""
         return tuple(Message(role=role, content=fill(body, values)) for role, body in self.sections)
+
+
+def _alone(name: str, body: str) -> bool:
+    match = PLACEHOLDER.fullmatch(body.strip())
+    return match is not None and match.group(1) == name
 
 
 def fill(text: str, values: Mapping[str, str]) -> str:

@@ -515,7 +515,7 @@ def test_every_shipped_template_parses_and_fences_what_is_judged(name: str) -> N
     from rlaif.judging import PAIR_PLACEHOLDERS, PAIR_REQUIRED
 
     text = (builtin_root() / FOLDERS["template"][0] / name).read_text(encoding="utf-8")
-    template = Template.parse(text, where=name, allowed=PAIR_PLACEHOLDERS, required=(*PAIR_REQUIRED, "fence"))
+    template = Template.parse(text, where=name, allowed=PAIR_PLACEHOLDERS, required=PAIR_REQUIRED, judged=PAIR_REQUIRED)
     assert template.sections[-1][0] == "user"
 
 

@@ -73,7 +73,9 @@ Ask = Callable[[Question], Awaitable[Reply]]
 class JudgeProtocol(Protocol):
     """What a protocol offers. Its constructor takes (options, context).
 
-    One that reads a file of its own keeps the file's hash as ``source``: an edited file is then judged again.
+    One that reads a file of its own keeps the file's hash as ``source``: an edited file is then judged again. One with
+    ``async rehearse(principles, show)`` may try the principles before the first comparison, each with
+    ``await show(comparison, principle, responses in the order shown)``, and returns lines for the person.
     """
 
     async def judge(self, showing: Showing, ask: Ask) -> Verdict: ...
@@ -88,13 +90,19 @@ class ProtocolContext:
     from_builtin: bool
     rubric: str
     templates: list[str] = field(default_factory=list)  # hashes of those handed out: part of the labels' signature
+    by_turns: list[str] = field(default_factory=list)  # names of those that keep judged text apart by turns alone
 
     def template(self, name: str, allowed: tuple[str, ...], required: tuple[str, ...]) -> Template:
         """The named template, checked. Raises ConfigError."""
         entry: Entry = self.catalogue.find("template", name, where=self.where, from_builtin=self.from_builtin)
         self.templates.append(entry.sha256)
-        return Template.parse(entry.text, where=str(entry.path), allowed=allowed, required=required)
+        template = Template.parse(
+            entry.text, where=str(entry.path), allowed=allowed, required=required, judged=PAIR_REQUIRED
+        )
+        if not template.fenced:
+            self.by_turns.append(name)
+        return template
 
 
 PAIR_PLACEHOLDERS = ("rubric", "principle", "prompt", "response_1", "response_2", "fence")
-PAIR_REQUIRED = ("prompt", "response_1", "response_2", "fence")
+PAIR_REQUIRED = ("prompt", "response_1", "response_2")

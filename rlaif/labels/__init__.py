@@ -6,7 +6,7 @@ A source is a class with an ``Options`` model, built with (options, context). Na
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -35,6 +35,7 @@ class LabelContext:
     limit: int | None  # of the pairs file
     secret: bytes
     seed: int
+    notice: Callable[[str], None] = lambda line: None  # what a person should read while the labels are made
 
 
 class LabelSource(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -58,6 +59,11 @@ def open_judge(name: str, context: LabelContext) -> Judge:
                 f"set models.{file.model_role} (--set models.{file.model_role}=FOLDER)."
             )
         model = context.models[file.model_role]
+        if offered.by_turns and not getattr(model, "separates_turns", True):
+            raise ConfigError(
+                f'{where}: template "{offered.by_turns[0]}" keeps what is judged apart by turns, and the chat template of '
+                f"models.{file.model_role} has no control tokens between them: use a template with {{{{fence}}}}."
+            )
     return Judge(entry, file, protocol, model, rubric, tuple(offered.templates))
 
 
@@ -111,6 +117,7 @@ class JudgeLabels:
         return shown * (max(1, len(self.principles)) if self.options.principles == "average" else 1)
 
     async def label(self, batches: AsyncIterator[list[Comparison]]) -> AsyncIterator[list[Judgement]]:
+        await self._rehearse()
         async for comparisons in batches:
             yield await gather_all(
                 self.judge(judge, comparison, principle, order)
@@ -119,6 +126,13 @@ class JudgeLabels:
                 for principle in self.chosen_principles(comparison)
                 for order in self.orders(judge, comparison)
             )
+
+    async def _rehearse(self) -> None:
+        """Let a protocol that offers it try its principles, and pass on what it says of them."""
+        for judge in self.judges:
+            if self.principles and hasattr(judge.protocol, "rehearse"):
+                for line in await judge.protocol.rehearse(self.principles, functools.partial(self.judge, judge)):
+                    self.context.notice(line)
 
     def chosen_principles(self, comparison: Comparison) -> tuple[Principle | None, ...]:
         if not self.principles:

@@ -67,6 +67,17 @@ class ChatTokenizer:
     def prompt_text(self, messages: Sequence[Message]) -> str:
         return self._render(messages, add_generation_prompt=True)
 
+    @property
+    def separates_turns(self) -> bool:
+        """Whether control tokens, which no text can become, stand between two turns."""
+        probe = ("first turn", "second turn")
+        try:
+            text = self.prompt_text([Message(role="user", content=content) for content in probe])
+        except ModelError:  # turns that must alternate
+            return False
+        between = text.partition(probe[0])[2].partition(probe[1])[0]
+        return any(token in between for token in self._special)
+
     def response_ids(self, prompt: Sequence[Message], response: Sequence[Message], *, ended: bool = True) -> list[int]:
         """Token ids of a response: what the template puts after the prompt, up to and including the end of turn.
 

@@ -154,6 +154,11 @@ class LocalModel:
                 self.notice(f"{self.where}: prompts are not shared between rows of this model ({why}).")
         return self._network
 
+    @property
+    def separates_turns(self) -> bool:
+        """Whether judged text may stand in turns of its own without a fence."""
+        return self.tokens.separates_turns
+
     def unload(self) -> None:
         """Give the weights' memory back; the next request loads them again."""
         self._network = None
