@@ -22,6 +22,7 @@ ARMS = {
     "policies.dpo.answered": figure(39),
     "policies.dpo.win_rate": figure(0.5437, 0.4801, 0.6),
     "policies.dpo.words": figure(123.4, 120.2, 130.9),
+    "differences.dpo.words": figure(100.0, 95.04, 105),
     "policies.dpo.kl": figure(1.23456, -0.001, 1.5),
     "policies.best-of-n.kl_bound": figure(0.636294),
     "accounts.verdicts on dpo.judged": figure(30),
@@ -30,16 +31,16 @@ ARMS = {
 }
 
 
-def test_the_table_names_what_was_measured_with_its_unit() -> None:
+def test_the_table_names_what_was_measured_with_its_unit_and_ends_with_differences_from_the_start() -> None:
     assert arm_rows(ARMS, ["start", "dpo", "best-of-n"]) == [
-        ("prompts answered", "", ["40", "39", "–"]),
-        ("preferred to the start", "% of prompts", ["–", "54% (48 to 60%)", "–"]),
-        ("judged against the start", "prompts", ["–", "30", "–"]),
-        ("same answer as the start: nothing to judge", "prompts", ["–", "10", "–"]),
-        ("length of an answer", "words", ["23.4 (21.2 to 25.7)", "123 (120 to 131)", "–"]),
-        ("distance from the start (KL)", "nats per answer", ["–", "1.23 (0.00 to 1.50)", "–"]),
-        ("distance from the start, at most (KL bound)", "nats per answer", ["–", "–", "0.64"]),
-        ("shouting", "", ["0.12 (0.10 to 0.15)", "–", "–"]),
+        ("prompts answered", "", ["40", "39", "–", "–", "–"]),
+        ("preferred to the start", "% of prompts", ["–", "54% (48 to 60%)", "–", "–", "–"]),
+        ("judged against the start", "prompts", ["–", "30", "–", "–", "–"]),
+        ("same answer as the start: nothing to judge", "prompts", ["–", "10", "–", "–", "–"]),
+        ("length of an answer", "words", ["23.4 (21.2 to 25.7)", "123 (120 to 131)", "–", "100 (95 to 105)", "–"]),
+        ("distance from the start (KL)", "nats per answer", ["–", "1.23 (0.00 to 1.50)", "–", "–", "–"]),
+        ("distance from the start, at most (KL bound)", "nats per answer", ["–", "–", "0.64", "–", "–"]),
+        ("shouting", "", ["0.12 (0.10 to 0.15)", "–", "–", "–", "–"]),
     ]
 
 
