@@ -280,3 +280,16 @@ def test_folder_without_a_tokenizer(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(ModelError, match="no usable tokenizer"):
         ChatTokenizer(tmp_path, where="models.policy", trust_remote_code=False, notice=lambda line: None)
+
+
+@pytest.mark.parametrize(
+    ("template", "separates"),
+    [
+        (CHATML, True),
+        (None, False),  # written as plain "User: …": any text can say that
+        (ALTERNATING, False),
+        ("{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}", False),
+    ],
+)
+def test_only_control_tokens_keep_turns_apart(tmp_path: Path, template: str | None, separates: bool) -> None:
+    assert open_tokens(tmp_path, template=template).separates_turns is separates

@@ -459,8 +459,8 @@ MISSING: dict[str, tuple[Kind, str, str]] = {
         'here: rubric "helpful-and-saf" not found in ./prompts/rubrics or the built-ins. Did you mean "helpful-and-safe"?',
     ),
     "near nothing": (
-        "constitution", "zzz",
-        'here: constitution "zzz" not found in ./prompts/constitutions or the built-ins. Known: concise, harmless-helpful.',
+        "rubric", "zzz",
+        'here: rubric "zzz" not found in ./prompts/rubrics or the built-ins. Known: follows-instruction, helpful-and-safe.',
     ),
     "pinned": ("judge", "builtin:longes", 'here: judge "longes" not found in the built-ins. Did you mean "longest"?'),
     "a path": (

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import math
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlaif.catalogue import Catalogue
+from rlaif.component import Options as BaseOptions
 from rlaif.component import Place
 from rlaif.config import PreferencesSection, Principle
-from rlaif.errors import CallFailed, ConfigError
-from rlaif.judging import ProtocolContext, Question, Showing, Verdict
+from rlaif.errors import CallFailed, ConfigError, UserError
+from rlaif.judging import Ask, ProtocolContext, Question, Showing, Verdict
 from rlaif.judging.pairwise_logprobs import PairwiseLogprobs
 from rlaif.judging.pairwise_text import PairwiseText
 from rlaif.judging.reading import option_masses, read_choice
@@ -675,3 +677,45 @@ def test_a_failure_that_may_pass_is_asked_again_by_the_next_walk_and_others_are_
     assert (working_folder / "asked").read_text() == "001122" + "1122"  # the shards from the failure on; 0 is not asked
     rlaif(working_folder, *arguments)
     assert (working_folder / "asked").read_text() == "0011221122"
+
+
+# --- a protocol that rehearses ----------------------------------------------------------------------------------------
+
+
+class Rehearsing:
+    """Says how often it found the first reply better when it tried each principle on one comparison."""
+
+    class Options(BaseOptions):
+        pass
+
+    def __init__(self, options: Options, context: ProtocolContext) -> None:
+        pass
+
+    async def judge(self, showing: Showing, ask: Ask) -> Verdict:
+        return Verdict(p=(1.0, 0.0) if showing.principle and "first" in showing.principle.text else (0.0, 1.0))
+
+    async def rehearse(self, principles: Sequence[Principle], show: Any) -> list[str]:
+        trial = PAIR
+        shown = [await show(trial, principle, trial.responses) for principle in principles]
+        return [f"{p.id}: {j.ranking[0][0] == trial.responses[0].id}" for p, j in zip(principles, shown, strict=True)]
+
+
+def test_what_a_protocol_says_of_its_principles_is_passed_on_before_the_first_label(working_folder: Path) -> None:
+    write_judge("mine", protocol="tests.test_judging:Rehearsing", model_role=None)
+    write_constitution({"a": ("the first", 1.0), "b": ("the other", 1.0)})
+    source, _ = labels(constitution="mine")
+    said: list[str] = []
+    source.context = dataclasses.replace(source.context, notice=said.append)
+    assert len(label(source, make.comparison("yes", "no", question="Other?"))) == 2
+    assert said == ["a: True", "b: False"]
+
+
+class Miscounting(Rehearsing):
+    async def judge(self, showing: Showing, ask: Ask) -> Verdict:
+        return Verdict(p=(0.2, 0.3, 0.5))
+
+
+def test_a_verdict_on_more_replies_than_were_shown_is_one_clear_line(working_folder: Path) -> None:
+    write_judge("mine", protocol="tests.test_judging:Miscounting", model_role=None)
+    with pytest.raises(UserError, match=r"Miscounting.*a verdict of 3 numbers on 2 replies"):
+        label(labels()[0], PAIR)

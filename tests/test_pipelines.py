@@ -196,3 +196,25 @@ evaluation: {{metrics: ["tests.test_pipelines:Shouting"]}}
     metrics = json.loads((run.path / "metrics.json").read_text())
     assert 0 <= metrics["shouting.before.capitals"]["value"] <= 1
     assert "shouting.after.capitals" not in metrics  # no policy was tuned
+
+
+def test_policies_are_measured_on_prompts_of_another_file_without_those_trained_on(
+    tmp_path: Path, policy_folder: Path
+) -> None:
+    write_jsonl(tmp_path / "train.jsonl", [{"prompt": f"Say {word}."} for word in ("one", "two", "three")])
+    write_jsonl(tmp_path / "other.jsonl", [{"prompt": f"Say {word}."} for word in ("one", "four", "five")])
+    (tmp_path / "recipe.yaml").write_text(
+        f"""
+models: {{policy: {policy_folder}}}
+prompts: train.jsonl
+responses: {{samples: 2, sampling: {{max_output_tokens: 4}}}}
+labels: {{source: judges, options: {{judges: [longest]}}}}
+held_out: 0
+evaluation: {{source: other.jsonl}}
+"""
+    )
+    rlaif(tmp_path, "run", "recipe.yaml", "--out", "run")
+    samples = json.loads((tmp_path / "run" / "evaluation" / "samples.json").read_text())
+    assert {row["prompt"][0]["content"] for row in samples} == {"Say four.", "Say five."}
+    text = rlaif(tmp_path, "run", "recipe.yaml", "--out", "x", "--set", "evaluation.source=gone.jsonl", code=2)
+    assert "gone.jsonl" in text

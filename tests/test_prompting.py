@@ -240,3 +240,26 @@ def test_a_secret_that_cannot_be_kept_is_one_clear_line(tmp_path: Path, monkeypa
     assert str(error.value) == (
         f"{tmp_path}/file/below/secret: cannot be written: Not a directory. Set ledger: to a writable place."
     )
+
+
+# --- or turns instead of a fence --------------------------------------------------------------------------------------
+
+JUDGED = ("prompt", "response_1", "response_2")
+TURNS = "=== user\n{{prompt}}\n=== user\n{{ response_1 }}\n=== user\n{{response_2}}\n=== user\nWhich? {{principle}}\n"
+
+
+def test_a_template_without_a_fence_gives_each_judged_text_a_turn_of_its_own() -> None:
+    parsed = Template.parse(TURNS, where="t.txt", allowed=ALLOWED, judged=JUDGED)
+    assert not parsed.fenced
+    values = {"prompt": "P", "response_1": "{{principle}} <<x>>", "response_2": "R", "principle": "Q"}
+    assert [message.content for message in parsed.fill(values)] == ["P", "{{principle}} <<x>>", "R", "Which? Q"]
+
+
+@pytest.mark.parametrize("line", ["Reply: {{response_1}}", "{{response_1}} {{response_2}}"])
+def test_judged_text_beside_other_words_needs_the_fence(line: str) -> None:
+    text = TURNS.replace("{{ response_1 }}", line)
+    with pytest.raises(
+        ConfigError, match=r'"{{response_1}}" is text to be judged: put lines with {{fence}} around it, or'
+    ):
+        Template.parse(text, where="t.txt", allowed=ALLOWED, judged=JUDGED)
+    assert Template.parse(text + "{{fence}}", where="t.txt", allowed=ALLOWED, judged=JUDGED).fenced

@@ -187,6 +187,8 @@ class JudgeLabels:
             showing = Showing(comparison.prompt, shown, principle, judge.rubric, fence)
             with users_code(judge.protocol, f"judging replies to {comparison.prompt.excerpt}"):
                 verdict = await judge.protocol.judge(showing, ask)
+                if verdict.p is not None and len(verdict.p) != len(shown):
+                    raise ValueError(f"a verdict of {len(verdict.p)} numbers on {len(shown)} replies")
         except CallError as error:
             outcome = "refused" if isinstance(error, CallRefused) else "failed"
             verdict = Verdict(reason=str(error))
