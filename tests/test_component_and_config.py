@@ -751,3 +751,11 @@ def test_a_component_without_options_accepts_none() -> None:
 def test_settings_that_are_no_mapping_are_refused(model: type[BaseModel]) -> None:
     with pytest.raises(ConfigError, match=r"^here: expected a mapping of settings, found list\.$"):
         parse_model(model, [], "here")
+
+
+def test_a_missing_file_of_prompts_to_measure_on_is_found_before_anything_runs(
+    pairs: Path, policy_folder: Path
+) -> None:
+    wrote("own.yaml", "pairs: pairs.jsonl\nlabels: human\n")
+    with pytest.raises(UserError, match=r"gone\.jsonl"):
+        open_road("own.yaml", ["evaluation.source=gone.jsonl", f"models.policy={policy_folder}"], out=Path("out"))

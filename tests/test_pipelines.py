@@ -216,5 +216,3 @@ evaluation: {{source: other.jsonl}}
     rlaif(tmp_path, "run", "recipe.yaml", "--out", "run")
     samples = json.loads((tmp_path / "run" / "evaluation" / "samples.json").read_text())
     assert {row["prompt"][0]["content"] for row in samples} == {"Say four.", "Say five."}
-    text = rlaif(tmp_path, "run", "recipe.yaml", "--out", "x", "--set", "evaluation.source=gone.jsonl", code=2)
-    assert "gone.jsonl" in text
