@@ -77,7 +77,7 @@ def level(done: float) -> tuple[Level, float]:
 
 
 JUDGES: dict[str, tuple[Callable[..., Any], Plan]] = {
-    "judge": (llama, Plan(seed=1, steps=3600, rate=2e-3, batch=16)),
+    "judge": (llama, Plan(seed=1, steps=3000, rate=2e-3, batch=16)),
     "second-judge": (neox, Plan(seed=2, steps=3600, rate=2e-3, batch=16)),
 }
 POLICY = Plan(seed=0, steps=4000, rate=3e-3, batch=24)

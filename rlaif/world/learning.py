@@ -20,7 +20,7 @@ from rlaif.models.chat_tokens import ChatTokenizer
 from rlaif.models.shared_prompt import call, pad, selected
 from rlaif.world.chat import KINDS, Habits
 from rlaif.world.lessons import CHOICES, CORES, Level, Reading, conversation, draw_pair, labelled, read_pair
-from rlaif.world.oracle import FAMILIES
+from rlaif.world.oracle import FAMILIES, prefers
 
 Notice = Callable[[str], None]
 
@@ -167,19 +167,23 @@ class Helpers(nn.Module):
         self.marks = nn.Linear(width, len(MARKS))
         self.words = nn.Linear(width, 1)
         self.kind = nn.Linear(width, len(KINDS))
+        self.contrast = nn.Linear(width, 3 * len(FAMILIES))
         self.principle = nn.Linear(width, 2 * len(FAMILIES))
         self.more = nn.Linear(width, 3)
 
     def reply_loss(self, hidden: Tensor, readings: Sequence[Reading]) -> Tensor:
-        """``hidden`` (pairs, 2, width) at the ends of the replies."""
+        """``hidden`` (pairs, 2, width) at the ends of the replies: what each is like, and at the second how they differ."""
         about = [a for reading in readings for a in reading.pair.attributes]
+        contrast = [int(2 * prefers(f, 1, r.pair.question, *r.pair.attributes)) for r in readings for f in FAMILIES]
+        between = self.contrast(hidden[:, 1]).view(-1, 3)
         kinds = torch.tensor([KINDS.index(r.pair.question.kind) for r in readings for _ in range(2)])
         hidden = hidden.flatten(0, 1)
         marks = torch.tensor([[float(getattr(a, mark)) for mark in MARKS] for a in about])
         words = torch.tensor([math.log(a.words) / 2 for a in about])
         entropy = nn.functional.cross_entropy
         return (
-            entropy(self.core(hidden), torch.tensor([CORES.index(a.core) for a in about]))
+            2 * entropy(between, torch.tensor(contrast))
+            + entropy(self.core(hidden), torch.tensor([CORES.index(a.core) for a in about]))
             + entropy(self.polite(hidden), torch.tensor([a.polite + 1 for a in about]))
             + entropy(self.kind(hidden), kinds)
             + nn.functional.binary_cross_entropy_with_logits(self.marks(hidden), marks) * 3
