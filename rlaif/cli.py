@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rlaif import __version__
+from rlaif.world.cli import app as world
 
 if TYPE_CHECKING:
     from rlaif.config import Pipeline
@@ -27,6 +28,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="AI feedback from prompts to a tuned policy: sample, judge under a constitution, train, report.",
 )
+
+app.add_typer(world, name="world")
 
 Settings = Annotated[list[str], typer.Option("--set", help="key=value laid over the recipe, for instance seed=1.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Run folder; made, or continued where it stands.")]

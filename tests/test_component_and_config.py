@@ -525,7 +525,7 @@ def test_every_shipped_prompt_set_holds_usable_prompts(name: str) -> None:
     from rlaif.prompts import ReadPrompts, prompt_rows
     from rlaif.records import Prompt
 
-    section = PromptsSection(source=str(builtin_root() / FOLDERS["set"][0] / name), near_duplicates=0.9)
+    section = PromptsSection(source=str(builtin_root() / FOLDERS["set"][0] / name))
     reader = ReadPrompts(section)
     read = [reader.read(where, row) for where, row in prompt_rows(section)]
     assert read

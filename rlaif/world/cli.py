@@ -26,15 +26,14 @@ def prompts(
     to: Annotated[Path | None, typer.Option("--to", help="Write JSONL for `prompts: FILE` instead.")] = None,
 ) -> None:
     """Draw prompts, and show a reply to each with its attributes, or write them to a file."""
-    from rlaif.world.showing import questions, shown
+    from rlaif.world.showing import questions, row_of, shown
 
     drawn = questions(number, _kinds(kind), held_out=held_out, seed=seed)
     if to is None:
         print("\n\n".join(shown(question, seed) for question in drawn))
         return
-    rows = [{"messages": [m.model_dump() for m in q.messages], "category": q.kind} for q in drawn]
-    _write(to, rows)
-    print(f"{to}: {len(rows)} prompts")
+    _write(to, [row_of(question) for question in drawn])
+    print(f"{to}: {len(drawn)} prompts")
 
 
 @app.command()

@@ -18,6 +18,8 @@ from rlaif.world.oracle import prefers
 from rlaif.world.principles import Wording, held_out_wordings
 from rlaif.world.probe import Probe, readings, verdict_lines
 
+ATTEMPTS = 200  # to find a question that was not drawn before
+
 # --- prompts ----------------------------------------------------------------------------------------------------------
 
 
@@ -25,13 +27,20 @@ def questions(number: int, kinds: Sequence[Kind], *, held_out: bool, seed: int) 
     """``number`` different questions, the kinds in turn. Fewer where the world has no more."""
     rng = Random(f"prompts/{seed}/{held_out}")
     found: dict[tuple[Message, ...], Question] = {}
-    for attempt in range(50 * number):
-        question = ask(rng, kinds[attempt % len(kinds)], held_out=held_out)
-        if not question.unseen:
-            found.setdefault(question.messages, question)
-        if len(found) == number:
-            break
+    for place in range(number):
+        for _ in range(ATTEMPTS):
+            question = ask(rng, kinds[place % len(kinds)], held_out=held_out)
+            if not question.unseen and question.messages not in found:
+                found[question.messages] = question
+                break
     return list(found.values())
+
+
+def row_of(question: Question) -> dict[str, Any]:
+    """A question as a row of a prompt file."""
+    turns = [message.model_dump() for message in question.messages]
+    asked = {"prompt": turns[0]["content"]} if len(turns) == 1 else {"messages": turns}
+    return {**asked, "category": question.kind}
 
 
 def shown(question: Question, seed: int) -> str:
