@@ -33,7 +33,7 @@ def texts(rng: Random, number: int, *, principles: bool) -> Iterator[str]:
             yield draw(rng, rng.choice(FAMILIES), negation=0.5).text
 
 
-def build_tokenizer(folder: Path, seed: int, *, size: int, judge: bool) -> ChatTokenizer:
+def build_tokenizer(folder: Path, seed: int, *, size: int, judge: bool, conversations: int = 30_000) -> ChatTokenizer:
     """Learn a tokenizer and save it in ``folder``. A judge's reads without regard to capitals: it writes no text."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -49,7 +49,7 @@ def build_tokenizer(folder: Path, seed: int, *, size: int, judge: bool) -> ChatT
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    raw.train_from_iterator(texts(Random(f"{seed}/tokenizer"), 30_000, principles=judge), trainer)
+    raw.train_from_iterator(texts(Random(f"{seed}/tokenizer"), conversations, principles=judge), trainer)
     folder.mkdir(parents=True, exist_ok=True)
     PreTrainedTokenizerFast(
         tokenizer_object=raw, pad_token="<pad>", eos_token="<|end|>", chat_template=TEMPLATE
