@@ -21,7 +21,7 @@ from rlaif.models.chat_tokens import ChatTokenizer
 from rlaif.models.local import LocalModel, LocalOptions, load_network
 from rlaif.models.shared_prompt import Rows, last_hidden, sharing_works
 from rlaif.records import Message, Preference, uniform
-from rlaif.training.batching import Group, group_preferences
+from rlaif.training.batching import Group, group_preferences, need_labels
 from rlaif.training.checkpoints import save_whole
 from rlaif.training.passes import Done, pair_index, per_response
 from rlaif.training.trainer import PreferenceTrainer, TrainingOptions, Watch, choose_attention
@@ -91,12 +91,13 @@ def train_reward_model(
 
     Gain and bias give rewards mean 0 and standard deviation 1 on ``reference``, the policy's own samples, those longer
     than ``max_tokens`` left out. Where it is None, with no policy to sample, they are set on responses that were trained
-    on; on fewer than two different rewards they stay 1 and 0.
+    on; on fewer than two different rewards they stay 1 and 0. Raises RlaifError where no label is left to train on.
     """
     rows = watch.through(preferences())
     train = group_preferences(
         rows, base.tokens, options.max_tokens, keep=lambda prompt: not is_held_out(prompt), ended=ended
     )
+    need_labels(train, "reward_model", options.max_tokens)
     test = group_preferences(
         watch.through(preferences()), base.tokens, options.max_tokens, keep=is_held_out, ended=ended
     )
@@ -108,11 +109,9 @@ def train_reward_model(
     share, why = sharing_works_for_head(network, pad_id)
     if not share:
         base.notice(f"{base.where}: prompts are not shared between rows of this model ({why}).")
-    history: list[dict[str, float]] = []
-    if train.groups:
-        trainer = _RewardTrainer(network, train.groups, options, work, seed, watch)
-        trainer.share, trainer.pad_id = share, pad_id
-        history = trainer.run()
+    trainer = _RewardTrainer(network, train.groups, options, work, seed, watch)
+    trainer.share, trainer.pad_id = share, pad_id
+    history = trainer.run()
     network.eval()
     if reference is None:
         known = reference_groups(train.groups, options.normalise_on, seed)

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, TrainerCallback
 
+from rlaif.errors import RlaifError
 from rlaif.models.local import LocalModel, LocalOptions, load_network
 from rlaif.models.shared_prompt import token_logprobs
 from rlaif.policy import PolicyContext
@@ -546,19 +547,42 @@ def test_tuned_policy_is_an_ordinary_folder(base: LocalModel, tmp_path: Path) ->
 
 
 def test_policy_without_a_learning_signal_stays_where_it_was(base: LocalModel, tmp_path: Path) -> None:
-    """Labels of weight 0 alone: nothing moves, the folder is written all the same."""
-    history = tune(base, [row.model_copy(update={"weight": 0.0}) for row in planted(8)], tmp_path)
-    assert {figures["loss"] for figures in history} == {0.0}
+    """Ties alone: at equal log-ratios the gradient of a label of one half is 0."""
+    history = tune(base, [row.model_copy(update={"p": 0.5}) for row in planted(8)], tmp_path)
+    assert [figures["loss"] for figures in history] == pytest.approx([math.log(2)] * len(history), abs=1e-4)
     plain = AutoModelForCausalLM.from_pretrained(str(tmp_path / "policy")).state_dict()
-    assert all(torch.equal(value, plain[name]) for name, value in base.network.state_dict().items())
+    assert all(torch.allclose(value, plain[name], atol=1e-5) for name, value in base.network.state_dict().items())
 
 
-def test_no_preferences_at_all_still_writes_a_model(base: LocalModel, tmp_path: Path) -> None:
-    assert tune(base, [], tmp_path) == []
-    report = train_reward(base, [], tmp_path)
-    assert (report.history, report.pairs, report.gain, report.bias) == ([], 0, 1.0, 0.0)
-    assert (tmp_path / "policy" / "model.safetensors").is_file()
-    assert (tmp_path / "reward" / "model.safetensors").is_file()
+NOTHING: dict[str, tuple[Callable[[Preference], Preference], dict[str, Any], str]] = {
+    "every pair too long": (
+        lambda row: row,
+        {"max_tokens": 2},
+        "({trained} longer than max_tokens 2, {held} held out). What would do: a larger max_tokens in its options; "
+        "a smaller held_out, or more prompts.",
+    ),
+    "every label held out": (
+        lambda row: row if held_out(row.prompt_id, 0.25, 0) else row.model_copy(update={"weight": 0.0}),
+        {},
+        "({held} held out, {trained} without a label). What would do: a smaller held_out, or more prompts; labels.",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NOTHING)
+def test_training_on_nothing_is_refused_with_the_counts_and_what_would_do(
+    name: str, base: LocalModel, tmp_path: Path
+) -> None:
+    change, settings, message = NOTHING[name]
+    rows = [change(row) for row in planted(24)]
+    held = sum(held_out(row.prompt_id, 0.25, 0) for row in rows)
+    assert 0 < held < len(rows) == 48
+    message = message.format(held=held, trained=48 - held)
+    for stage, train in (("reward_model", train_reward), ("dpo", tune)):
+        with pytest.raises(RlaifError) as error:
+            train(base, rows, tmp_path, **settings)
+        assert str(error.value) == f"{stage}: no labelled preference is left to train on {message}"
+    assert not list(tmp_path.iterdir())
 
 
 def test_bfloat16_products_learn_as_well_and_keep_float32_weights(base: LocalModel, tmp_path: Path) -> None:

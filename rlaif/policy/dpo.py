@@ -17,7 +17,7 @@ from rlaif.models.local import load_network
 from rlaif.models.shared_prompt import Rows, sharing_works, token_logprobs
 from rlaif.policy import PolicyContext, PolicyReport, Reward, Sample
 from rlaif.records import Prompt, Response
-from rlaif.training.batching import Group, group_preferences
+from rlaif.training.batching import Group, group_preferences, need_labels
 from rlaif.training.checkpoints import save_whole
 from rlaif.training.losses import dpo_difference
 from rlaif.training.passes import pair_index, sequence_logprobs
@@ -44,20 +44,19 @@ class DPO:
             keep=lambda prompt: not context.is_held_out(prompt),
             ended=context.ended,
         )
+        need_labels(data, "dpo", self.options.max_tokens)
         network = load_network(start.folder, start.options, "float32", start.where, adapter=start.adapter)
         choose_attention(network, self.options, start.options.attention)
         pad_id = start.tokens.pad_id
         share, why = sharing_works(network, pad_id)
         if not share:
             start.notice(f"{start.where}: prompts are not shared between rows of this model ({why}).")
-        history: list[dict[str, float]] = []
-        if data.groups:
-            passing = context.watch.passing("reference log-probabilities", network)
-            with self.options.autocast(network), passing as done:
-                reference = sequence_logprobs(network.eval(), data.groups, pad_id, share=share, done=done)
-            trainer = _Trainer(network, data.groups, self.options, context.work, context.seed, context.watch)
-            trainer.reference, trainer.share, trainer.pad_id, trainer.beta = reference, share, pad_id, self.options.beta
-            history = trainer.run()
+        passing = context.watch.passing("reference log-probabilities", network)
+        with self.options.autocast(network), passing as done:
+            reference = sequence_logprobs(network.eval(), data.groups, pad_id, share=share, done=done)
+        trainer = _Trainer(network, data.groups, self.options, context.work, context.seed, context.watch)
+        trainer.reference, trainer.share, trainer.pad_id, trainer.beta = reference, share, pad_id, self.options.beta
+        history = trainer.run()
         save_whole(network, start, context.out)
         return PolicyReport(history, sum(len(group.pairs) for group in data.groups), data.too_long, data.left_out)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from rlaif.errors import RlaifError
 from rlaif.models.chat_tokens import ChatTokenizer
 from rlaif.records import Message, Preference, digest, uniform
 
@@ -87,6 +88,27 @@ def group_preferences(
         group.p.append(1 - row.p if flipped else row.p)
         group.weight.append(row.weight)
     return Grouped(list(groups.values()), too_long, left_out)
+
+
+def need_labels(data: Grouped, stage: str, max_tokens: int) -> None:
+    """Raises RlaifError, with counts and what would do, where the groups hold no weight: training on nothing would
+    still give numbers."""
+    if any(weight > 0 for group in data.groups for weight in group.weight):
+        return
+    unlabelled = sum(len(group.pairs) for group in data.groups)
+    counts = {
+        f"{data.too_long} longer than max_tokens {max_tokens}": data.too_long,
+        f"{data.left_out} held out": data.left_out,
+        f"{unlabelled} without a label": unlabelled,
+    }
+    remedies = {
+        "a larger max_tokens in its options": data.too_long,
+        "a smaller held_out, or more prompts": data.left_out,
+        "labels": unlabelled,
+    }
+    found = ", ".join(words for words, count in counts.items() if count) or "there are none"
+    would_do = "; ".join(words for words, count in remedies.items() if count) or "labels"
+    raise RlaifError(f"{stage}: no labelled preference is left to train on ({found}). What would do: {would_do}.")
 
 
 def held_out(prompt_id: str, share: float, seed: int) -> bool:
