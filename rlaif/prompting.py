@@ -4,8 +4,9 @@ A template is a text file of sections, each opened by a line ``=== role``; an ``
 prefill: the reply is continued from there. ``{{name}}`` marks a placeholder. Filling is one pass over the placeholders
 the template declares, so braces in a response stay text and one field cannot smuggle in another.
 
-The fence is a word a policy cannot guess, put around every piece of text to be judged. It is derived from a project
-secret and the comparison, equal in both orders; in the ledger's key a placeholder stands for it.
+Text to be judged stands either alone in a user turn, for models whose chat template keeps turns apart by control tokens,
+or in a fence: a word a policy cannot guess, before it and after it. The fence is derived from a project secret and the
+comparison, equal in both orders; in the ledger's key a placeholder stands for it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import hmac
 import os
 import re
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -33,7 +34,12 @@ class Template:
 
     sections: tuple[tuple[Role, str], ...]
     prefill: str
-    fenced: bool = True  # False: what is judged stands in turns of its own instead
+    by_turns: bool = False  # some of what is judged is kept apart by its turn alone
+
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """The role of each message that ``fill`` makes."""
+        return tuple(role for role, _ in self.sections)
 
     @classmethod
     def parse(
@@ -41,8 +47,8 @@ class Template:
     ) -> Template:
         """Raises ConfigError for a missing or unknown section, an unknown placeholder, or a required one left out.
 
-        ``judged`` names the placeholders of text to be judged: a template keeps them apart by ``{{fence}}``, or by giving
-        each a turn with nothing else in it.
+        ``judged`` names the placeholders of text to be judged: each stands alone in a user section, or has ``{{fence}}``
+        before and after it in its section.
         """
         parts = SECTION.split(text)
         if parts[0].strip() or len(parts) < 3:
@@ -61,23 +67,30 @@ class Template:
             raise ConfigError(f'{where}: unknown placeholder "{{{{{name}}}}}".{did_you_mean(name, allowed)}')
         for name in sorted(set(required) - found):
             raise ConfigError(f'{where}: the placeholder "{{{{{name}}}}}" is missing from this template.')
-        fenced = "fence" in found
-        mixed = [name for name in judged if not any(_alone(name, body) for _, body in pairs)]
-        if mixed and not fenced:
-            raise ConfigError(
-                f'{where}: "{{{{{mixed[0]}}}}}" is text to be judged: put lines with {{{{fence}}}} around it, or give it a '
-                '"=== user" section of its own.'
-            )
-        return cls(tuple((cast("Role", role), body) for role, body in pairs), prefill, fenced)
+        judged = frozenset(judged)
+        by_turns = False
+        for role, body in pairs:
+            if loose := _unfenced(body, judged):
+                if role != "user" or not PLACEHOLDER.fullmatch(body.strip()):
+                    raise ConfigError(
+                        f'{where}: "{{{{{loose}}}}}" is text to be judged: in its "=== {role}" section put a line with '
+                        '{{fence}} before it and one after it, or give it a "=== user" section with nothing else.'
+                    )
+                by_turns = True
+        return cls(tuple((cast("Role", role), body) for role, body in pairs), prefill, by_turns)
 
     def fill(self, values: Mapping[str, str]) -> tuple[Message, ...]:
         """The messages with every placeholder replaced, in one pass."""
         return tuple(Message(role=role, content=fill(body, values)) for role, body in self.sections)
 
 
-def _alone(name: str, body: str) -> bool:
-    match = PLACEHOLDER.fullmatch(body.strip())
-    return match is not None and match.group(1) == name
+def _unfenced(body: str, judged: Container[str]) -> str | None:
+    """The first placeholder of ``judged`` in a section that has not a fence on both sides, if there is one."""
+    names = PLACEHOLDER.findall(body)
+    for place, name in enumerate(names):
+        if name in judged and not ("fence" in names[:place] and "fence" in names[place:]):
+            return str(name)
+    return None
 
 
 def fill(text: str, values: Mapping[str, str]) -> str:

@@ -282,14 +282,29 @@ def test_folder_without_a_tokenizer(tmp_path: Path) -> None:
         ChatTokenizer(tmp_path, where="models.policy", trust_remote_code=False, notice=lambda line: None)
 
 
+SYSTEM_LAST = (
+    "{% for m in messages if m['role'] != 'system' %}<|im_start|>{% if loop.last and messages[0]['role'] == 'system' %}"
+    "{{ messages[0]['content'] }}\n\n{% endif %}{{ m['content'] }}<|im_end|>{% endfor %}"
+)
+OPEN_END = "{% for m in messages %}{{ '<|im_start|>' if not loop.first }}{{ m['content'] }}{% endfor %} Assistant:"
+
+
 @pytest.mark.parametrize(
-    ("template", "separates"),
+    ("template", "roles", "separates"),
     [
-        (CHATML, True),
-        (None, False),  # written as plain "User: …": any text can say that
-        (ALTERNATING, False),
-        ("{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}", False),
+        (CHATML, "user user user", True),
+        (CHATML, "system user user", True),
+        (None, "user user", False),  # written as plain "User: …": any text can say that
+        (ALTERNATING, "user user", False),
+        ("{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}", "user user", False),
+        (NO_SYSTEM, "user user", True),
+        (NO_SYSTEM, "system user user", False),  # the system's words open the first user turn
+        (SYSTEM_LAST, "user user", True),
+        (SYSTEM_LAST, "system user user", False),  # the system's words open the last user turn
+        (OPEN_END, "user user", False),  # the last turn could go on as the assistant's
     ],
 )
-def test_only_control_tokens_keep_turns_apart(tmp_path: Path, template: str | None, separates: bool) -> None:
-    assert open_tokens(tmp_path, template=template).separates_turns is separates
+def test_only_control_tokens_keep_turns_apart(
+    tmp_path: Path, template: str | None, roles: str, separates: bool
+) -> None:
+    assert open_tokens(tmp_path, template=template).separates_turns(roles.split()) is separates  # type: ignore[arg-type]

@@ -389,7 +389,10 @@ def test_a_local_rubric_that_a_shipped_judge_passes_over_is_named_once(judge_con
 
 
 def test_a_local_template_does_not_change_a_builtin_judge_but_changes_a_local_one(judge_context: Any) -> None:
-    wrote("prompts/templates/compare-two.txt", "=== user\nMINE {{fence}} {{prompt}} {{response_1}} {{response_2}}\n")
+    wrote(
+        "prompts/templates/compare-two.txt",
+        "=== user\nMINE {{fence}} {{prompt}} {{response_1}} {{response_2}} {{fence}}\n",
+    )
     wrote("prompts/rubrics/helpful-and-safe.md", "MINE\n")
     shipped = open_judge("compare-text", judge_context)
     assert not any("MINE" in text for _, text in shipped.protocol.template.sections)  # type: ignore[attr-defined]

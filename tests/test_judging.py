@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlaif.catalogue import Catalogue
+from rlaif.catalogue import Catalogue, builtin_root
 from rlaif.component import Options as BaseOptions
 from rlaif.component import Place
 from rlaif.config import PreferencesSection, Principle
@@ -355,11 +355,15 @@ def write_constitution(principles: dict[str, tuple[str, float]] | None = None) -
 
 
 def labels(
-    answer: Callable[[ChatRequest], Reply | str] | None = None, *, constitution: str | None = None, **options: Any
+    answer: Callable[[ChatRequest], Reply | str] | None = None,
+    *,
+    constitution: str | None = None,
+    kind: type[Answering] = Answering,
+    **options: Any,
 ) -> tuple[JudgeLabels, Answering]:
     if not Path("judges/mine.yaml").exists():
         write_judge("mine")
-    model = Answering(answer or (lambda request: "[[A]]"))
+    model = kind(answer or (lambda request: "[[A]]"))
     label_context = LabelContext(
         where=Place("pipeline x"),
         catalogue=Catalogue(Path.cwd()),
@@ -614,13 +618,38 @@ def test_an_option_the_users_protocol_does_not_have_is_a_clear_error() -> None:
         labels()
 
 
+# --- judged text kept apart by turns ----------------------------------------------------------------------------------
+
+
+class WithoutSystem(Answering):
+    """A model that keeps turns apart unless one is the system's."""
+
+    def separates_turns(self, roles: Sequence[str]) -> bool:
+        return "system" not in roles
+
+
+def test_a_template_by_turns_is_only_for_models_that_say_they_keep_its_turns_apart() -> None:
+    write_judge("mine", options={"template": "compare-two-turns"})
+    with pytest.raises(ConfigError, match=r'template "compare-two-turns" keeps what is judged apart by turns, and of '):
+        labels()
+    assert len(label(labels(kind=WithoutSystem)[0], PAIR)) == 2
+    Path("prompts/templates").mkdir(parents=True)
+    turns = (builtin_root() / "prompts/templates/compare-two-turns.txt").read_text()
+    Path("prompts/templates/own.txt").write_text("=== system\nYou judge.\n" + turns)
+    write_judge("mine", options={"template": "own"})
+    with pytest.raises(
+        ConfigError, match=r"models\.judge .* \(system user user user user\): use a template with {{fence}}"
+    ):
+        labels(kind=WithoutSystem)
+
+
 # --- the stage's signature --------------------------------------------------------------------------------------------
 
 
 def write_template(prefill: str) -> None:
     folder = Path("prompts/templates")
     folder.mkdir(parents=True, exist_ok=True)
-    body = "=== user\n{{fence}} {{prompt}} {{response_1}} {{response_2}}\n=== assistant\n"
+    body = "=== user\n{{fence}} {{prompt}} {{response_1}} {{response_2}} {{fence}}\n=== assistant\n"
     (folder / "own.txt").write_text(body + prefill)
 
 

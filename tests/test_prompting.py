@@ -248,18 +248,41 @@ JUDGED = ("prompt", "response_1", "response_2")
 TURNS = "=== user\n{{prompt}}\n=== user\n{{ response_1 }}\n=== user\n{{response_2}}\n=== user\nWhich? {{principle}}\n"
 
 
+def judging(text: str) -> Template:
+    return Template.parse(text, where="t.txt", allowed=ALLOWED, judged=JUDGED)
+
+
 def test_a_template_without_a_fence_gives_each_judged_text_a_turn_of_its_own() -> None:
-    parsed = Template.parse(TURNS, where="t.txt", allowed=ALLOWED, judged=JUDGED)
-    assert not parsed.fenced
+    parsed = judging(TURNS)
+    assert parsed.by_turns
+    assert parsed.roles == ("user",) * 4
     values = {"prompt": "P", "response_1": "{{principle}} <<x>>", "response_2": "R", "principle": "Q"}
     assert [message.content for message in parsed.fill(values)] == ["P", "{{principle}} <<x>>", "R", "Which? Q"]
 
 
-@pytest.mark.parametrize("line", ["Reply: {{response_1}}", "{{response_1}} {{response_2}}"])
-def test_judged_text_beside_other_words_needs_the_fence(line: str) -> None:
-    text = TURNS.replace("{{ response_1 }}", line)
-    with pytest.raises(
-        ConfigError, match=r'"{{response_1}}" is text to be judged: put lines with {{fence}} around it, or'
-    ):
-        Template.parse(text, where="t.txt", allowed=ALLOWED, judged=JUDGED)
-    assert Template.parse(text + "{{fence}}", where="t.txt", allowed=ALLOWED, judged=JUDGED).fenced
+LOOSE = {
+    "words before it": ("user", TURNS.replace("{{ response_1 }}", "Reply: {{response_1}}")),
+    "two in one turn": ("user", TURNS.replace("{{ response_1 }}", "{{response_1}} {{response_2}}")),
+    "alone in one turn and beside words in another": ("user", TURNS + "Of {{response_1}} and the other."),
+    "a fence in another turn": ("user", TURNS.replace("{{ response_1 }}", "Reply: {{response_1}}") + "{{fence}}"),
+    "a fence before it alone": ("user", TURNS.replace("{{ response_1 }}", "{{fence}} Reply: {{response_1}}")),
+    "a fence after it alone": ("user", TURNS.replace("{{ response_1 }}", "{{response_1}} {{fence}}")),
+    "alone in a system turn": ("system", "=== system\n{{response_1}}\n" + TURNS),
+}
+
+
+@pytest.mark.parametrize("name", LOOSE)
+def test_judged_text_that_is_neither_alone_in_a_turn_nor_in_a_fence_is_refused(name: str) -> None:
+    role, text = LOOSE[name]
+    with pytest.raises(ConfigError) as error:
+        judging(text)
+    assert str(error.value) == (
+        f't.txt: "{{{{response_1}}}}" is text to be judged: in its "=== {role}" section put a line with {{{{fence}}}} before '
+        'it and one after it, or give it a "=== user" section with nothing else.'
+    )
+
+
+def test_a_fence_on_both_sides_allows_other_words_in_any_section() -> None:
+    assert not judging(TWO).by_turns
+    assert not judging("=== system\nAs in {{fence}} {{response_1}} {{fence}}.\n" + TWO).by_turns
+    assert judging(TURNS.replace("{{ response_1 }}", "A: {{fence}} {{response_1}} {{fence}}")).by_turns  # the others

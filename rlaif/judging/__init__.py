@@ -90,7 +90,7 @@ class ProtocolContext:
     from_builtin: bool
     rubric: str
     templates: list[str] = field(default_factory=list)  # hashes of those handed out: part of the labels' signature
-    by_turns: list[str] = field(default_factory=list)  # names of those that keep judged text apart by turns alone
+    by_turns: dict[str, Template] = field(default_factory=dict)  # by name, those that keep judged text apart by turns
 
     def template(self, name: str, allowed: tuple[str, ...], required: tuple[str, ...]) -> Template:
         """The named template, checked. Raises ConfigError."""
@@ -99,8 +99,8 @@ class ProtocolContext:
         template = Template.parse(
             entry.text, where=str(entry.path), allowed=allowed, required=required, judged=PAIR_REQUIRED
         )
-        if not template.fenced:
-            self.by_turns.append(name)
+        if template.by_turns:
+            self.by_turns[name] = template
         return template
 
 

@@ -17,7 +17,7 @@ from rlaif.config import IN_JUDGE_FILE, JudgeFile, Principle, load_constitution
 from rlaif.errors import CallError, CallRefused, ConfigError
 from rlaif.judging import PROTOCOLS, JudgeProtocol, ProtocolContext, Question, Showing, Verdict
 from rlaif.labels import LabelContext
-from rlaif.models import ChatRequest, Reply
+from rlaif.models import ChatRequest, Reply, separates_turns
 from rlaif.models.gateway import gather_all
 from rlaif.prompting import fence_for
 from rlaif.records import Comparison, Judgement, Response, digest, uniform
@@ -59,11 +59,13 @@ def open_judge(name: str, context: LabelContext) -> Judge:
                 f"set models.{file.model_role} (--set models.{file.model_role}=FOLDER)."
             )
         model = context.models[file.model_role]
-        if offered.by_turns and not getattr(model, "separates_turns", True):
-            raise ConfigError(
-                f'{where}: template "{offered.by_turns[0]}" keeps what is judged apart by turns, and the chat template of '
-                f"models.{file.model_role} has no control tokens between them: use a template with {{{{fence}}}}."
-            )
+        for template_name, template in offered.by_turns.items():
+            if not separates_turns(model, template.roles):
+                raise ConfigError(
+                    f'{where}: template "{template_name}" keeps what is judged apart by turns, and of '
+                    f"models.{file.model_role} it is not known that control tokens stand between its turns "
+                    f"({' '.join(template.roles)}): use a template with {{{{fence}}}}."
+                )
     return Judge(entry, file, protocol, model, rubric, tuple(offered.templates))
 
 

@@ -16,7 +16,7 @@ from pydantic import ConfigDict, Field
 from rlaif.component import Place, construct, load, parse_options
 from rlaif.config import ModelSpec, Sampling
 from rlaif.prompting import redact
-from rlaif.records import Message, Record, canonical_json, digest
+from rlaif.records import Message, Record, Role, canonical_json, digest
 
 PROVIDERS = {
     "local": "rlaif.models.local:LocalModel",
@@ -91,6 +91,16 @@ class CallModel(Protocol):
 
 
 Model = BatchModel | CallModel
+
+
+def separates_turns(model: Any, roles: Sequence[Role]) -> bool:
+    """Whether turns of these roles reach the model with something between them that no text in a turn can imitate.
+
+    A model says so by a method of this name; one that has none is not trusted to.
+    """
+    return hasattr(model, "separates_turns") and bool(model.separates_turns(roles))
+
+
 Notice = Callable[[str], None]  # a line for the person watching
 
 

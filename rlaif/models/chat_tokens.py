@@ -15,7 +15,7 @@ from typing import Any
 
 from rlaif.errors import ModelError
 from rlaif.models import Notice
-from rlaif.records import Message, digest
+from rlaif.records import Message, Role, digest
 
 PLAIN_TEMPLATE = (
     "{{ bos_token or '' }}{% for m in messages %}{{ m['role'] | capitalize }}: {{ m['content'] }}"
@@ -67,16 +67,20 @@ class ChatTokenizer:
     def prompt_text(self, messages: Sequence[Message]) -> str:
         return self._render(messages, add_generation_prompt=True)
 
-    @property
-    def separates_turns(self) -> bool:
-        """Whether control tokens, which no text can become, stand between two turns."""
-        probe = ("first turn", "second turn")
+    def separates_turns(self, roles: Sequence[Role]) -> bool:
+        """Whether control tokens, which no text can become, stand between all turns of these roles, and after the last.
+
+        Looked for in what the chat template really makes of them: one without a system role writes its words into the
+        first user turn, another may write them into the last.
+        """
+        turns = [Message(role=role, content=f"<turn {number}>") for number, role in enumerate(roles)]
         try:
-            text = self.prompt_text([Message(role="user", content=content) for content in probe])
+            text = self.prompt_text(turns)
         except ModelError:  # turns that must alternate
             return False
-        between = text.partition(probe[0])[2].partition(probe[1])[0]
-        return any(token in between for token in self._special)
+        starts = sorted(text.find(turn.content) for turn in turns)
+        pieces = [text[start:end] for start, end in zip(starts, [*starts[1:], len(text)], strict=True)]
+        return starts[0] >= 0 and all(any(token in piece for token in self._special) for piece in pieces)
 
     def response_ids(self, prompt: Sequence[Message], response: Sequence[Message], *, ended: bool = True) -> list[int]:
         """Token ids of a response: what the template puts after the prompt, up to and including the end of turn.

@@ -23,7 +23,7 @@ from rlaif.component import Options as BaseOptions
 from rlaif.errors import ModelError
 from rlaif.models import ChatRequest, Identity, Notice, Reply
 from rlaif.models.chat_tokens import ChatTokenizer
-from rlaif.records import digest
+from rlaif.records import Role, digest
 
 HASH_BLOCK = 2**23  # bytes of weights read at a time
 COMPACT_SHARE = 0.1  # finished rows are dropped once they are this share of the batch
@@ -154,10 +154,9 @@ class LocalModel:
                 self.notice(f"{self.where}: prompts are not shared between rows of this model ({why}).")
         return self._network
 
-    @property
-    def separates_turns(self) -> bool:
+    def separates_turns(self, roles: Sequence[Role]) -> bool:
         """Whether judged text may stand in turns of its own without a fence."""
-        return self.tokens.separates_turns
+        return self.tokens.separates_turns(roles)
 
     def unload(self) -> None:
         """Give the weights' memory back; the next request loads them again."""

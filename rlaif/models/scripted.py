@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from rlaif.component import Options as BaseOptions
 from rlaif.component import load, users_code
 from rlaif.errors import CallFailed, ConfigError
 from rlaif.models import ChatRequest, Identity, Notice, Reply
+from rlaif.records import Role
 from rlaif.rows import read_rows, source_hash
 
 
@@ -38,6 +39,10 @@ class ScriptedModel:
         self.identity = Identity(
             f"scripted:{model}", None, (("provider", "scripted"), ("source", source), ("default", str(options.default)))
         )
+
+    def separates_turns(self, roles: Sequence[Role]) -> bool:
+        """A function sees the turns themselves, not a text made of them."""
+        return True
 
     async def complete(self, request: ChatRequest) -> Reply:
         with users_code(self._answer, "answering a request"):
