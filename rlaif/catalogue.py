@@ -4,15 +4,16 @@ A name given by a user (in their own file, or by ``--set``) is looked for in the
 built-ins; a path to an existing file is taken as it is. A name inside a built-in file is looked for only among the
 built-ins, so a local ``compare-two`` never changes a shipped judge. ``builtin:name`` pins a built-in. A local file
 that shadows a built-in, or is passed over for one, is announced by whoever prints ``Catalogue.notices``. Every file handed out is remembered in
-``Catalogue.used`` with its hash, and the run folder keeps a copy.
+``Catalogue.used`` with its hash, and the run folder keeps a copy of each, also of two that share a name.
 
-A file that is gone since a run folder was made is taken from the copy that the folder keeps (``Catalogue.kept``), and a
-notice says so.
+A judge, constitution, rubric or template that was named by its name, not by a path, and is gone since a run folder was
+made is taken from the copy that the folder keeps (``Catalogue.kept``), and a notice says so.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -101,9 +102,9 @@ class Catalogue:
     """Look-up from one working folder, remembering what was used."""
 
     folder: Path = field(default_factory=Path)
-    used: dict[tuple[Kind, str], Entry] = field(default_factory=dict)
+    used: dict[tuple[Kind, str, str], Entry] = field(default_factory=dict)  # by kind, name and hash
     notices: list[str] = field(default_factory=list)  # which of two files of one name is used
-    kept: dict[tuple[Kind, str], Entry] = field(default_factory=dict)  # a run folder's copies, by kind and name
+    kept: Sequence[Entry] = ()  # a run folder's copies
 
     def find(self, kind: Kind, name: str, *, where: str, from_builtin: bool = False) -> Entry:
         """The entry called ``name``. ``where`` names the file that asked, for the message when there is none."""
@@ -115,7 +116,7 @@ class Catalogue:
             raise ConfigError(f'{where}: {kind} "{bare}" not found in {places}.{did_you_mean(bare, self.names(kind))}')
         if entry is found and not from_builtin:
             self._say_shadowing(kind, name, entry)
-        self.used[kind, entry.name] = entry
+        self.used[kind, entry.name, entry.sha256] = entry
         if from_builtin and (local := self.passed_over(kind, name)):
             by = Path(where.partition(": ")[0]).stem
             self.say(
@@ -167,9 +168,15 @@ class Catalogue:
         return local or _read(kind, name, builtin_root(), builtin=True)
 
     def _copy(self, kind: Kind, name: str, from_builtin: bool) -> Entry | None:
-        """The run folder's copy of a file that is gone. A user's own never stands in for a shipped one."""
-        copy = self.kept.get((kind, name.removeprefix("builtin:")))
-        if copy is None or ((from_builtin or name.startswith("builtin:")) and not copy.builtin):
+        """The run folder's copy of a file that is gone. A user's own never stands in for a shipped one; where a name
+        is free to be either, it goes before it."""
+        bare = name.removeprefix("builtin:")
+        shipped = from_builtin or bare != name
+        copies = [
+            copy for copy in self.kept if (copy.kind, copy.name) == (kind, bare) and (copy.builtin or not shipped)
+        ]
+        copy = min(copies, key=lambda copy: copy.builtin, default=None)
+        if copy is None:
             return None
         self.say(f'{kind} "{copy.name}": the file is gone. The run goes on with its copy, {copy.path}.')
         return copy

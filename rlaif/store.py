@@ -2,8 +2,8 @@
 
     runs/NAME/
       manifest.json            format, files and models with their hashes, environment, state and signature of each stage
-      config/                  copy of the pipeline and of every judge, rubric, constitution and template used; a
-                               later walk goes on with these copies
+      config/                  copy of the pipeline and of every judge, rubric, constitution, template and set used; of
+                               two with one name, the second is NAME@HASH
       prompts/ responses/ comparisons/ judgements/ preferences/ provenance/     part-00000.parquet …
       exclusions/STAGE/        items a stage did not pass on, each with its reason
       reference/responses/     samples of the policy that rewards are normalised on, where responses are not its own

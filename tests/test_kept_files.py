@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
 
 from rlaif.catalogue import Catalogue, Entry
+from rlaif.checking import kept_files
 from rlaif.errors import ConfigError
 from rlaif.store import RunFolder
 from tests.runs import rlaif
@@ -31,8 +34,8 @@ def judged(working_folder: Path) -> Path:
     return working_folder
 
 
-def probabilities(folder: Path) -> list[float]:
-    return [row.p for row in RunFolder(folder / "run").read("preferences")]
+def probabilities(folder: Path, run: str = "run") -> list[float]:
+    return [row.p for row in RunFolder(folder / run).read("preferences")]
 
 
 def test_an_edited_judge_is_used_and_what_it_replaces_is_kept(judged: Path) -> None:
@@ -67,22 +70,38 @@ def test_a_path_is_taken_as_it_is_and_the_copy_it_replaces_is_kept(judged: Path)
     assert (judged / "run" / "config" / "judges" / "mine.yaml").read_text() == LONGEST
 
 
+def test_two_judges_of_one_name_are_both_kept(judged: Path) -> None:
+    (judged / "judges" / "mine.yaml").rename(judged / "judges" / "first.yaml")  # which likes the longest reply
+    command = ("judge", "first", "pairs.jsonl", "--out", "two", "--set", "labels.options.judges=[first, builtin:first]")
+    rlaif(judged, *command)
+    assert probabilities(judged, "two") == [0.75] * 3  # 1 for the longer reply, and 0.5
+    files = [
+        file for file in json.loads((judged / "two" / "manifest.json").read_text())["files"] if file["kind"] == "judge"
+    ]
+    assert [(file["name"], file["builtin"]) for file in files] == [("first", False), ("first", True)]
+    kept = judged / "two" / "config" / "judges"
+    assert (kept / "first.yaml").read_text() == LONGEST
+    shipped = kept / f"first@{files[1]['sha256'][:8]}.yaml"
+    assert hashlib.sha256(shipped.read_bytes()).hexdigest() == files[1]["sha256"]
+    assert [(entry.name, entry.builtin) for entry in kept_files(judged / "two")] == [("first", False), ("first", True)]
+
+
 # --- by name ----------------------------------------------------------------------------------------------------------
 
 
-def copy_of(name: str, *, builtin: bool) -> dict[tuple[str, str], Entry]:
+def copy_of(name: str, *, builtin: bool) -> list[Entry]:
     path = Path("run/config/templates") / f"{name}.txt"
-    return {("template", name): Entry("template", name, path, builtin, b"as it was")}
+    return [Entry("template", name, path, builtin, b"as it was")]
 
 
 def test_a_shipped_template_that_is_gone_is_taken_from_the_run() -> None:
-    catalogue = Catalogue(kept=copy_of("once-shipped", builtin=True))  # type: ignore[arg-type]
+    catalogue = Catalogue(kept=copy_of("once-shipped", builtin=True))
     assert catalogue.find("template", "once-shipped", where="x", from_builtin=True).text == "as it was"
     assert len(catalogue.notices) == 1
 
 
 @pytest.mark.parametrize("name", ["mine", "builtin:mine"])
 def test_a_users_copy_never_stands_in_for_a_shipped_file(name: str) -> None:
-    catalogue = Catalogue(kept=copy_of("mine", builtin=False))  # type: ignore[arg-type]
+    catalogue = Catalogue(kept=copy_of("mine", builtin=False))
     with pytest.raises(ConfigError, match="not found"):
         catalogue.find("template", name, where="x", from_builtin=not name.startswith("builtin:"))
