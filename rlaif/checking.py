@@ -31,6 +31,7 @@ from rlaif.policy import METHODS
 from rlaif.progress import Progress
 from rlaif.prompting import project_secret
 from rlaif.prompts import prompt_rows
+from rlaif.rows import need_source
 from rlaif.selection import open_selector
 from rlaif.store import read_manifest
 
@@ -153,17 +154,18 @@ def build(
     watcher = watcher or Watcher()
     where = Place(str(entry.path), tuple(settings))
     catalogue.kept = kept_files(out)
-    if pipeline.prompts:
-        prompts = _named_set(pipeline.prompts, catalogue, where.at("prompts"))
-        pipeline = pipeline.model_copy(update={"prompts": prompts})
-    if pipeline.evaluation and pipeline.evaluation.source:
-        prompts = _named_set(pipeline.evaluation.source, catalogue, where.at("evaluation", "source"))
-        evaluation = pipeline.evaluation.model_copy(update={"source": prompts})
-        pipeline = pipeline.model_copy(update={"evaluation": evaluation})
+    prompts = _named_set(pipeline.prompts, catalogue, where.at("prompts"))
+    measured = _named_set(
+        pipeline.evaluation.source if pipeline.evaluation else None, catalogue, where.at("evaluation", "source")
+    )
     models = {
         role: open_model(spec, where.at("models", role), watcher.notice) for role, spec in pipeline.models.items()
     }
-    _check_sources(pipeline)
+    _check_prompts(prompts, "prompts", where)
+    _check_prompts(measured, "evaluation.source", where)
+    if pipeline.pairs:
+        need_source(pipeline.pairs.source, where.at("pairs", "source"))
+        next(iter(read_pairs(pipeline.pairs.source, pipeline.pairs.split)), None)
     for role, model in models.items():
         identify(model, role, watcher)
     _check_trainable(pipeline, models, where)
@@ -198,8 +200,8 @@ def build(
     for line in catalogue.notices:
         watcher.notice(line)
     return Road(
-        pipeline, entry, tuple(settings), catalogue, out, watcher, gateway, secret, models, selector, labels,
-        reward_options, methods, judges, metrics,
+        pipeline, entry, tuple(settings), catalogue, out, watcher, gateway, secret, models, prompts, selector, labels,
+        reward_options, methods, measured, judges, metrics,
     )  # fmt: skip
 
 
@@ -208,34 +210,37 @@ def _say_passed_over(pipeline: Pipeline, name: str, catalogue: Catalogue, settin
     found: dict[tuple[Kind, str], list[str]] = {}
     for kind, key, reference in pinned_names(pipeline.model_dump(mode="json")):
         if not any(reference in setting for setting in settings):  # who sets builtin:NAME means it
-            found.setdefault((kind, reference.removeprefix("builtin:")), []).append(key)
-    for (kind, bare), keys in found.items():
+            before, _, bare = reference.partition("builtin:")
+            found.setdefault((kind, bare), []).append(f"--set {key}={before}{bare}")
+    for (kind, bare), remedies in found.items():
         if local := catalogue.passed_over(kind, bare):
-            remedy = " ".join(f"--set {key}={bare}" for key in keys)
+            remedy = " ".join(remedies)
             catalogue.say(
                 f'{kind} "{bare}": {local} is passed over, for the shipped pipeline {name} names the built-in one. To use '
                 f"yours: {remedy}, or a copy of the pipeline (`rlaif copy {name}`)."
             )
 
 
-def _named_set(section: PromptsSection, catalogue: Catalogue, where: Place) -> PromptsSection:
-    """The section with ``set:name`` as the path of that set."""
-    if not section.source.startswith("set:"):
+def _named_set(section: PromptsSection | None, catalogue: Catalogue, where: Place) -> PromptsSection | None:
+    """The section as it is read: with ``set:name`` as the path of that set."""
+    if section is None or not section.source.startswith("set:"):
         return section
     found = catalogue.find("set", section.source.removeprefix("set:"), where=str(where))
     return section.model_copy(update={"source": str(found.path)})
 
 
-def kept_files(out: Path) -> dict[tuple[Kind, str], Entry]:
+def kept_files(out: Path) -> list[Entry]:
     """The files that a run folder which is there already was made with, as it keeps them. Raises UserError."""
     manifest = out / "manifest.json"
-    found: dict[tuple[Kind, str], Entry] = {}
+    found: list[Entry] = []
     for file in read_manifest(manifest).get("files", []) if manifest.exists() else []:
         kind, name = file["kind"], file["name"]
-        for suffix in FOLDERS[kind][1] if kind in KEPT else ():
-            path = out / "config" / f"{kind}s" / f"{name}{suffix}"
-            if path.is_file():
-                found[kind, name] = Entry(kind, name, path, file["builtin"], read_bytes(path))
+        for stem in (name, f"{name}@{file['sha256'][:8]}"):
+            for suffix in FOLDERS[kind][1] if kind in KEPT else ():
+                path = out / "config" / f"{kind}s" / f"{stem}{suffix}"
+                entry = Entry(kind, name, path, file["builtin"], read_bytes(path)) if path.is_file() else None
+                if entry and entry.sha256 == file["sha256"]:
+                    found.append(entry)
     return found
 
 
@@ -248,15 +253,13 @@ def identify(model: Any, role: str, watcher: Watcher) -> None:
     watcher.listen(Progress(stage, 0, None, finished=True))
 
 
-def _check_sources(pipeline: Pipeline) -> None:
-    """The first row of each input file is read, so that a wrong file is found before a model is asked."""
-    measured = pipeline.evaluation.source if pipeline.evaluation else None
-    for section in filter(None, (pipeline.prompts, measured)):
-        for where, row in prompt_rows(section):
-            prompt_column(row, section.column, where)
+def _check_prompts(section: PromptsSection | None, key: str, where: Place) -> None:
+    """The first row of a file of prompts is read, so that a wrong file is found before a model is asked."""
+    if section:
+        need_source(section.source, where.at(*key.split("."), "source"))
+        for place, row in prompt_rows(section):
+            prompt_column(row, section.column, place, f"{key}.column")
             break
-    if pipeline.pairs:
-        next(iter(read_pairs(pipeline.pairs.source, pipeline.pairs.split)), None)
 
 
 def _check_trainable(pipeline: Pipeline, models: dict[str, Any], where: Place) -> None:

@@ -334,21 +334,24 @@ REFERENCES: dict[str, Kind] = {
     "constitution": "constitution",
     "judges": "judge",
 }  # keys that name files of the catalogue
+SOURCES = ("prompts", "source")  # keys that may name a prompt set, as set:name
 
 
 def _pinned(data: Any, key: str = "") -> Any:
-    """``data`` with every name of a catalogue file written as ``builtin:name``."""
+    """``data`` with every name of a catalogue file written as ``builtin:name``, that of a set as ``set:builtin:name``."""
     if isinstance(data, dict):
         return {name: _pinned(value, name) for name, value in data.items()}
     if isinstance(data, list):
         return [_pinned(value, key) for value in data]
     if isinstance(data, str) and key in REFERENCES and not data.startswith("builtin:"):
         return f"builtin:{data}"
+    if isinstance(data, str) and key in SOURCES and data.startswith("set:") and not data.startswith("set:builtin:"):
+        return f"set:builtin:{data.removeprefix('set:')}"
     return data
 
 
 def pinned_names(data: Any, path: tuple[str, ...] = (), kind: Kind | None = None) -> Iterator[tuple[Kind, str, str]]:
-    """Kind, dotted key and value of every ``builtin:name`` in a recipe."""
+    """Kind, dotted key and value of every ``builtin:name`` and ``set:builtin:name`` in a recipe."""
     if isinstance(data, dict):
         for name, value in data.items():
             yield from pinned_names(value, (*path, name), REFERENCES.get(name))
@@ -357,6 +360,8 @@ def pinned_names(data: Any, path: tuple[str, ...] = (), kind: Kind | None = None
             yield from pinned_names(value, (*path, str(place)), kind)
     elif kind and isinstance(data, str) and data.startswith("builtin:"):
         yield kind, ".".join(path), data
+    elif isinstance(data, str) and path and path[-1] in SOURCES and data.startswith("set:builtin:"):
+        yield "set", ".".join(path), data
 
 
 def load_constitution(catalogue: Catalogue, name: str, *, where: str) -> Constitution:

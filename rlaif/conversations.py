@@ -19,18 +19,21 @@ ROLES = get_args(Role)
 ALIASES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
 
 
-def prompt_column(row: Mapping[str, Any], asked: str | None, where: str) -> str:
-    """The column that holds the prompt. Raises DataError when there is none: the whole file is of another shape."""
+def prompt_column(row: Mapping[str, Any], asked: str | None, where: str, setting: str | None = "prompts.column") -> str:
+    """The column that holds the prompt, ``asked`` by ``setting``, if there is one that names it.
+
+    Raises DataError when there is none: the whole file is of another shape.
+    """
     if asked is not None:
         if asked in row:
             return asked
-        raise DataError(f'{where}: no column "{asked}".{did_you_mean(asked, row)}')
+        raise DataError(f'{where}: {setting}: no column "{asked}".{did_you_mean(asked, row)}')
     there = [name for name in PROMPT_COLUMNS if name in row]
     if there:
         return next((name for name in there if row[name]), there[0])
     raise DataError(
-        f"{where}: no prompt column. Found {', '.join(row) or 'no columns'}; expected one of {', '.join(PROMPT_COLUMNS)}, "
-        "or name yours with prompts.column."
+        f"{where}: no prompt column. Found {', '.join(row) or 'no columns'}; expected one of {', '.join(PROMPT_COLUMNS)}"
+        f"{f', or name yours with {setting}' if setting else ''}."
     )
 
 

@@ -70,7 +70,10 @@ class Evaluation:
     notice: Callable[[str], None]
     _loaded: Any = None  # the reward model
 
-    async def run(self, prompts: list[Prompt], sampling: Sampling, seed: int, folder: Path) -> None:
+    async def run(
+        self, prompts: list[Prompt], sampling: Sampling, seed: int, folder: Path, account: Mapping[str, Any]
+    ) -> None:
+        """``account``: what became of the rows that the prompts were read from, where they have a source of their own."""
         arms = await self._answers(prompts, sampling, seed)
         if self.judges:
             for number, arm in enumerate(arms[1:], 1):
@@ -82,7 +85,7 @@ class Evaluation:
             await self._in_worker(self._kl, prompts, arms)
         else:
             self.notice("KL is not measured: it needs samples drawn at temperature 1 without cuts or penalties.")
-        write_evaluation(folder, prompts, arms, self.metrics)
+        write_evaluation(folder, prompts, arms, self.metrics, account)
 
     async def _in_worker(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """In the model thread; a cancelled caller has the pass end before the network's next layer."""
@@ -165,7 +168,9 @@ def _whole(response: Response) -> tuple[tuple[Message, ...], bool]:
     return response.messages, response.finish_reason != "length"
 
 
-def write_evaluation(folder: Path, prompts: Sequence[Prompt], arms: Sequence[Arm], metrics: Sequence[Metric]) -> None:
+def write_evaluation(
+    folder: Path, prompts: Sequence[Prompt], arms: Sequence[Arm], metrics: Sequence[Metric], account: Mapping[str, Any]
+) -> None:
     """Answers, figures, and samples for the report."""
     values = {arm.name: arm_values(prompts, arm, metrics) for arm in arms}
     figures = {arm.name: arm_figures(prompts, arm, values[arm.name]) for arm in arms}
@@ -180,7 +185,7 @@ def write_evaluation(folder: Path, prompts: Sequence[Prompt], arms: Sequence[Arm
         turns = [message.model_dump() for message in prompt.messages]
         rows.append({"prompt": turns, "category": prompt.category, "answers": answers})
     write_json(folder / "samples.json", rows)
-    write_json(folder / "account.json", evaluation_accounts(prompts, arms))
+    write_json(folder / "account.json", {**account, **evaluation_accounts(prompts, arms)})
     write_json(
         folder / "figures.json", {n: f.model_dump() for n, f in named_figures(primary, figures, differences).items()}
     )

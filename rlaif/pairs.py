@@ -143,7 +143,7 @@ def _annotator(row: Mapping[str, Any]) -> str | None:
 
 
 def _item(where: str, row: Mapping[str, Any]) -> Pair:
-    prompt = read_prompt(row, prompt_column(row, None, where), drop=USED)
+    prompt = read_prompt(row, prompt_column(row, None, where, setting=None), drop=USED)
     sides = [read_messages(row[name], "assistant") for name in ("response_a", "response_b")]
     votes = read_votes(where, row)
     for name, side in zip(("response_a", "response_b"), sides, strict=True):

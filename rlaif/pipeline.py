@@ -15,7 +15,7 @@ import math
 import shutil
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -24,7 +24,7 @@ from typing import Any, Literal
 from rlaif.accounts import accounts_of, metrics_of
 from rlaif.catalogue import KEPT, Catalogue, Entry
 from rlaif.component import code_hash
-from rlaif.config import Pipeline, Sampling
+from rlaif.config import Pipeline, PromptsSection, Sampling
 from rlaif.errors import DataError, RlaifError
 from rlaif.evaluate import Evaluation, Metric
 from rlaif.findings import READABLE, mass_seen
@@ -38,6 +38,7 @@ from rlaif.progress import Listener, Progress, silent
 from rlaif.prompts import ReadPrompts, prompt_rows
 from rlaif.records import (
     Comparison,
+    Exclusion,
     Judgement,
     Message,
     Preference,
@@ -89,10 +90,12 @@ class Road:
     gateway: Gateway
     secret: bytes
     models: dict[str, Any]
+    prompts: PromptsSection | None  # as they are read: a set's name has become its path
     selector: Selector
     labels: LabelSource | None
     reward_options: Any
     methods: dict[str, PolicyMethod]
+    measured: PromptsSection | None  # evaluation.source, likewise
     judges: LabelSource | None  # for the win rate
     metrics: list[Metric]
     seconds: dict[str, float] = field(default_factory=dict)
@@ -148,15 +151,23 @@ class Road:
 
     def _describe(self) -> None:
         """The manifest's facts and a copy of every file used; what changed since the last walk is said."""
-        before = {(file["kind"], file["name"]): file["sha256"] for file in self.run_folder.manifest["files"]}
-        for (kind, name), entry in self.catalogue.used.items():
-            if kind in KEPT and before.get((kind, name), entry.sha256) != entry.sha256:
+        before: dict[tuple[str, str], set[str]] = {}
+        for file in self.run_folder.manifest["files"]:
+            before.setdefault((file["kind"], file["name"]), set()).add(file["sha256"])
+        used = sorted(self.catalogue.used.values(), key=lambda e: (e.kind, e.name, e.builtin, e.sha256))
+        now: dict[tuple[str, str], list[str]] = {}  # two files may share a name: a user's and a shipped one
+        for entry in used:
+            now.setdefault((entry.kind, entry.name), []).append(entry.sha256)
+        for entry in used:
+            kind, name, same_name = entry.kind, entry.name, now[entry.kind, entry.name]
+            first = entry.sha256 == same_name[0]
+            if kind in KEPT and first and before.get((kind, name)) and not before[kind, name] & set(same_name):
                 self.watcher.notice(
                     f'{kind} "{name}" has changed since this run folder was made: what depends on it is made again, and '
                     "what it replaces moves to superseded/."
                 )
             suffix = entry.path.name.removeprefix(Path(entry.name).name)
-            self.run_folder.keep_file(kind, f"{name}{suffix}", entry.data)
+            self.run_folder.keep_file(kind, f"{name if first else entry.tag}{suffix}", entry.data)
         effective = self.pipeline.model_dump(mode="json", exclude_defaults=True)
         text = json.dumps(effective, indent=2, ensure_ascii=False).encode() + b"\n"
         self.run_folder.keep_file("pipeline", "effective.json", text)
@@ -164,22 +175,26 @@ class Road:
             pipeline=self.entry.tag,
             settings=list(self.settings),
             files=[
-                {"kind": kind, "name": name, "sha256": entry.sha256, "builtin": entry.builtin}
-                for (kind, name), entry in sorted(self.catalogue.used.items())
+                {"kind": entry.kind, "name": entry.name, "sha256": entry.sha256, "builtin": entry.builtin}
+                for entry in used
             ],
             models={
                 role: {"name": model.identity.name, "sha256": model.identity.sha256, **dict(model.identity.facts)}
                 for role, model in self.models.items()
             },
-            inputs=[
-                {"source": section.source, "sha256": source_hash(section.source)}
-                for section in (self.pipeline.prompts, self.pipeline.pairs)
-                if section
-            ],
+            inputs=[{"source": source, "sha256": sha256} for source, sha256 in self._inputs().items()],
             ledger=str(self.gateway.ledger.path),
             fence_secret=digest(self.secret.hex(), length=12),
             environment=environment(),
         )
+
+    def _inputs(self) -> dict[str, str]:
+        """The hash of every file of rows that the run reads, by name."""
+        sections = (self.prompts, self.pipeline.pairs, self.measured)
+        found = {section.source: source_hash(section.source) for section in sections if section}
+        for part in (self.labels, self.judges, *self.models.values()):
+            found |= getattr(part, "inputs", {})
+        return found
 
     def _signature(self, stage: str, *parts: Any) -> str:
         return digest("stage", VERSION, stage, *parts)
@@ -197,7 +212,7 @@ class Road:
     # --- prompts, responses, comparisons ------------------------------------------------------------------------------
 
     async def _prompts(self) -> None:
-        section = self.pipeline.prompts
+        section = self.prompts
         assert section
         settings = section.model_dump(mode="json", exclude={"source"})
         await self.run_folder.run_stage(
@@ -578,36 +593,70 @@ class Road:
 
     # --- evaluation ---------------------------------------------------------------------------------------------------
 
-    def evaluation_prompts(self) -> list[Prompt]:
-        """Held-out prompts by keyed draw, at most as many as the recipe says.
-
-        Of a source of its own, those that the run trained on are left out.
-        """
+    def evaluation_prompts(self) -> tuple[list[Prompt], dict[str, Any]]:
+        """Held-out prompts by keyed draw, at most as many as the recipe says; and the account of a source of their own,
+        of which those that the run trained on are left out."""
         section = self.pipeline.evaluation
         assert section
-        kept = [prompt for prompt in self.run_folder.read("prompts") if self.is_held_out(prompt.id)]
-        if section.source:
+        outcomes: Counter[str] = Counter()
+        reasons: Counter[str] = Counter()
+        if self.measured is None:
+            kept = [prompt for prompt in self.run_folder.read("prompts") if self.is_held_out(prompt.id)]
+        else:
+            kept = []
             trained = {p.id for p in self.run_folder.read("prompts") if not self.is_held_out(p.id)}
-            reader = ReadPrompts(section.source)
-            read = (reader.read(where, row) for where, row in prompt_rows(section.source))
-            kept = [prompt for prompt in read if isinstance(prompt, Prompt) and prompt.id not in trained]
+            for read in self._measured_rows(self.measured):
+                if isinstance(read, Exclusion):
+                    outcomes["duplicate" if "duplicate" in read.reason else "unusable"] += 1
+                    reasons[read.reason] += 1
+                elif read.id in trained:
+                    outcomes["trained on"] += 1
+                else:
+                    kept.append(read)
         kept.sort(key=lambda prompt: uniform("evaluation", self.pipeline.seed, prompt.id))
-        return kept[: section.prompts]
+        used = kept[: section.prompts]
+        if self.measured is None:
+            return used, {}
+        outcomes["not drawn"] = len(kept) - len(used)
+        account = {
+            "unit": "rows",
+            "in": len(used) + outcomes.total(),
+            "outcomes": {"used": len(used), **outcomes},
+            "reasons": dict(sorted(reasons.items())),
+        }
+        return used, {"evaluation prompts": account}
+
+    def _measured_rows(self, section: PromptsSection) -> Iterator[Prompt | Exclusion]:
+        reader = ReadPrompts(section, "evaluation.source")
+        try:
+            yield from (reader.read(where, row) for where, row in prompt_rows(section))
+        except DataError as error:
+            raise DataError(f"evaluation.source: {error} Mend the file, or name another.") from error
+
+    def _nothing_to_measure(self, account: dict[str, Any]) -> str:
+        """Why no prompt is left to measure on, and what would do."""
+        if self.measured is None:
+            return "evaluation: no held-out prompts (held_out is 0, or too few prompts): nothing to measure."
+        found = account["evaluation prompts"]["outcomes"]
+        left = ", ".join(f"{count} {outcome}" for outcome, count in found.items() if count) or "no rows"
+        return (
+            f"evaluation: of {self.measured.source} no prompt is left ({left}): nothing to measure. Name a file with prompts "
+            "that the run does not train on: evaluation.source."
+        )
 
     async def _evaluation(self) -> None:
         from rlaif.training.trainer import Watch
 
         section = self.pipeline.evaluation
         assert section
-        prompts = self.evaluation_prompts()
+        prompts, account = self.evaluation_prompts()
         if not prompts:
-            self.watcher.notice(
-                "evaluation: no held-out prompts (held_out is 0, or too few prompts): nothing to measure."
-            )
+            self.watcher.notice(self._nothing_to_measure(account))
         sampling = section.sampling or (self.pipeline.responses.sampling if self.pipeline.responses else Sampling())
         signature = self._signature(
             "evaluation",
-            section.model_dump(mode="json"),
+            section.model_dump(mode="json", exclude={"source"}),
+            account,
             sampling.model_dump(mode="json"),
             self.pipeline.seed,
             [prompt.fingerprint() for prompt in prompts],
@@ -640,7 +689,7 @@ class Road:
             notice=self.watcher.notice,
         )
         seed = int(digest("evaluation", self.pipeline.seed, length=12), 16)  # none of the draws that were trained on
-        await evaluation.run(prompts, sampling, seed, self.folder / "evaluation")
+        await evaluation.run(prompts, sampling, seed, self.folder / "evaluation", account)
         self.run_folder.finish("evaluation", "", time.perf_counter() - start)
 
     def _state_signature(self, stage: str) -> str | None:

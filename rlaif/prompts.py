@@ -25,10 +25,13 @@ def prompt_rows(options: PromptsSection) -> Iterator[tuple[str, Row]]:
 
 
 class ReadPrompts:
-    """A stage from ``(where, row)`` to prompts. Remembers what it has seen, so it runs from the start each time."""
+    """A stage from ``(where, row)`` to prompts. Remembers what it has seen, so it runs from the start each time.
 
-    def __init__(self, options: PromptsSection) -> None:
-        self.options = options
+    ``key``: where the options stand in a recipe, for messages.
+    """
+
+    def __init__(self, options: PromptsSection, key: str = "prompts") -> None:
+        self.options, self.key = options, key
         self.seen = Seen()
         self.near = NearDuplicates(options.near_duplicates) if options.near_duplicates else None
 
@@ -37,7 +40,7 @@ class ReadPrompts:
             yield [self.read(where, row) for where, row in batch]
 
     def read(self, where: str, row: Row) -> Prompt | Exclusion:
-        column = prompt_column(row, self.options.column, where)
+        column = prompt_column(row, self.options.column, where, f"{self.key}.column")
         prompt = read_prompt(row, column, system=self.options.system)
         reason = prompt if isinstance(prompt, str) else self._objection(prompt)
         if reason:

@@ -16,10 +16,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rlaif.errors import DataError
+from rlaif.component import Place
+from rlaif.errors import DataError, did_you_mean
 from rlaif.records import digest
 
 Row = dict[str, Any]
+MANY_FILES = 1000  # in a folder, from which a near name is not looked for
 
 
 def read_rows(source: str, split: str = "train") -> Iterator[tuple[str, Row]]:
@@ -29,8 +31,7 @@ def read_rows(source: str, split: str = "train") -> Iterator[tuple[str, Row]]:
         return
     path = Path(source)
     kind = path.name.removesuffix(".gz").rpartition(".")[2].lower()
-    if not path.is_file():
-        raise DataError(f"{source}: no such file.")
+    need_source(source)
     if kind == "parquet":
         yield from _parquet(path)
     elif kind == "csv":
@@ -45,19 +46,31 @@ def read_rows(source: str, split: str = "train") -> Iterator[tuple[str, Row]]:
         )
 
 
+def need_source(source: str, where: str | Place | None = None) -> None:
+    """Raises DataError where there is no such file; ``where``: the setting that names it."""
+    path = Path(source)
+    if source.startswith("hub:") or path.is_file():
+        return
+    beside = [other.name for other in path.parent.iterdir() if other.is_file()] if path.parent.is_dir() else []
+    near = did_you_mean(path.name, beside) if len(beside) < MANY_FILES else ""
+    raise DataError(
+        f"{f'{where}: ' if where else ''}{source}: no such file in {'this folder' if path.parent == Path() else path.parent}."
+        f"{near if 'Did you mean' in near else ' Name one that is there.'}"
+    )
+
+
 def source_hash(source: str) -> str:
     """SHA-256 of a file, or of all files of a local dataset folder; a hub id stands for itself."""
     if source.startswith("hub:"):
         folder = Path(source.removeprefix("hub:"))
         files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
         return digest(source, [[str(path.relative_to(folder)), source_hash(str(path))] for path in files])
+    need_source(source)
     try:
         with open(source, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise DataError(
-            f"{source}: {'no such file' if isinstance(error, FileNotFoundError) else error.strerror}."
-        ) from error
+        raise DataError(f"{source}: {error.strerror}.") from error
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -86,9 +86,15 @@ def records(folder: str | Path, noun: str) -> list[dict[str, Any]]:
 Wrong = tuple[dict[str, bytes], list[str], str]
 JUDGE = ["judge", "longest"]
 
+GONE = "no such file in this folder. Name one that is there."
+
 WRONG_FILES: dict[str, Wrong] = {
-    "pairs missing": ({}, [*JUDGE, "nowhere.jsonl"], "nowhere.jsonl: no such file."),
-    "labels missing": ({}, ["label", "nowhere.jsonl"], "nowhere.jsonl: no such file."),
+    "pairs missing": ({}, [*JUDGE, "nowhere.jsonl"], f"rlaif judge: pairs.source: nowhere.jsonl: {GONE}"),
+    "labels missing": (
+        {"pairs.jsonl": b""},
+        ["label", "pair.jsonl"],
+        'pair.jsonl: no such file in this folder. Did you mean "pairs.jsonl"?',
+    ),
     "a line that is not JSON": (
         {"p.jsonl": b'{"prompt": "a", "chosen": "b", "rejected": "c"}\nprompt,chosen\n'},
         [*JUDGE, "p.jsonl"],
@@ -164,7 +170,7 @@ def test_a_wrong_file_of_pairs_is_one_line_and_exit_code_2(name: str, rlaif: Rla
 
 
 WRONG_PROMPTS = {
-    "missing": (None, "p.jsonl: no such file."),
+    "missing": (None, f"rlaif sample: prompts.source: p.jsonl: {GONE}"),
     "wrong columns": (
         b'{"ask": "a", "n": 1}\n',
         "p.jsonl line 1: no prompt column. Found ask, n; expected one of messages, prompt, instruction, question, "
@@ -193,7 +199,10 @@ def test_a_wrong_file_of_prompts_is_one_line_and_exit_code_2(name: str, rlaif: R
 def test_a_column_that_is_not_there_offers_a_near_one(rlaif: Rlaif, policy_folder: Path) -> None:
     write_jsonl(Path("p.jsonl"), [{"query_text": "Hi"}])
     said = rlaif("sample", "--model", policy_folder, "p.jsonl", "--set", "prompts.column=query_txt")
-    assert (said.code, said.line) == (2, 'rlaif: p.jsonl line 1: no column "query_txt". Did you mean "query_text"?')
+    assert (said.code, said.line) == (
+        2,
+        'rlaif: p.jsonl line 1: prompts.column: no column "query_txt". Did you mean "query_text"?',
+    )
 
 
 def test_rows_that_cannot_be_used_are_counted_by_reason_and_the_rest_goes_on(rlaif: Rlaif) -> None:
@@ -517,7 +526,7 @@ WRONG_MODELS = {
     ),
     "a table that is not there": (
         ["judge", "compare-text", "pairs.jsonl", "--model", "scripted:nowhere.jsonl"],
-        "nowhere.jsonl: no such file.",
+        f"rlaif judge: models.judge: nowhere.jsonl: {GONE}",
     ),
     "a table that is no table": (
         ["judge", "compare-text", "pairs.jsonl", "--model", "scripted:pairs.jsonl"],
@@ -974,7 +983,11 @@ def test_a_mistake_in_a_real_process_is_one_line_on_stderr() -> None:
     done = subprocess.run(
         command("judge", "longest", "nowhere.jsonl"), capture_output=True, text=True, timeout=60, check=False
     )
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", "rlaif: nowhere.jsonl: no such file.\n")
+    assert (done.returncode, done.stdout, done.stderr) == (
+        2,
+        "",
+        f"rlaif: rlaif judge: pairs.source: nowhere.jsonl: {GONE}\n",
+    )
 
 
 OWN_CODE = {

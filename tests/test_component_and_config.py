@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from rlaif.catalogue import FOLDERS, Catalogue, Entry, Kind, builtin_root
-from rlaif.checking import check_file, open_road
+from rlaif.checking import build, check_file, open_road
 from rlaif.component import Options, Place, load, parse_model, parse_options
 from rlaif.config import Constitution, JudgeFile, Pipeline, apply_settings, load_constitution, load_pipeline
 from rlaif.errors import ConfigError, UserError
 from rlaif.labels.judges import open_judge
+from rlaif.pipeline import Watcher
 from rlaif.prompting import Template
 from tests.tiny import write_jsonl
 
@@ -343,8 +344,6 @@ def test_a_local_file_does_not_change_what_a_builtin_pipeline_uses(pairs: Path) 
 
 def opened(pipeline: str, settings: list[str]) -> tuple[Any, list[str]]:
     """A pipeline's road, and what was said while it was built."""
-    from rlaif.pipeline import Watcher
-
     said: list[str] = []
     road = open_road(pipeline, settings, out=Path("out"), watcher=Watcher(notice=said.append))
     road.gateway.ledger.close()
@@ -376,6 +375,33 @@ def test_a_local_file_that_a_shipped_pipeline_passes_over_is_named_with_what_wou
         "evaluation=null",
     ]
     assert opened("ai-preferences", [*given, *meant])[1] == []
+
+
+def test_a_set_that_a_shipped_pipeline_names_is_the_shipped_one_and_stays_a_name(policy_folder: Path) -> None:
+    """A shipped recipe that names its prompts and those to measure on, and a local set of the same name."""
+    wrote("prompts/sets/first-questions.jsonl", '{"prompt": "Mine."}\n')
+    catalogue = Catalogue()
+    text = b"prompts: set:first-questions\nevaluation: {source: set:practice}\n"
+    entry = Entry("pipeline", "shipped", Path("shipped.yaml"), True, text)
+    pipeline = load_pipeline(entry, [f"models.policy={policy_folder}"])
+    assert pipeline.prompts
+    assert pipeline.prompts.source == "set:builtin:first-questions"
+    said: list[str] = []
+    road = build(pipeline, entry, catalogue, out=Path("out"), watcher=Watcher(notice=said.append))
+    road.gateway.ledger.close()
+    shipped = builtin_root() / "prompts" / "sets"
+    assert road.prompts
+    assert road.measured
+    assert (road.prompts.source, road.measured.source) == (
+        str(shipped / "first-questions.jsonl"),
+        str(shipped / "practice.jsonl"),
+    )
+    assert road.pipeline == pipeline  # and so in the run folder, wherever the package lies
+    assert said == [
+        'set "first-questions": prompts/sets/first-questions.jsonl is passed over, for the shipped pipeline shipped names '
+        "the built-in one. To use yours: --set prompts.source=set:first-questions, or a copy of the pipeline "
+        "(`rlaif copy shipped`)."
+    ]
 
 
 def test_a_local_rubric_that_a_shipped_judge_passes_over_is_named_once(judge_context: Any) -> None:
@@ -414,13 +440,11 @@ def test_a_name_given_by_set_finds_the_local_file_and_the_shadow_is_announced(pa
     local = wrote("judges/longest.yaml", "protocol: scripted\nmodel_role: null\noptions: {function: first}\n")
     wrote("own.yaml", "pairs: pairs.jsonl\nlabels: {source: judges, options: {judges: [first]}}\n")
     said: list[str] = []
-    from rlaif.pipeline import Watcher
-
     road = open_road(
         "own.yaml", ["labels.options.judges=[longest]"], out=Path("out"), watcher=Watcher(notice=said.append)
     )
     road.gateway.ledger.close()
-    assert road.catalogue.used["judge", "longest"].data == local.read_bytes()
+    assert local.read_bytes() in {entry.data for entry in road.catalogue.used.values()}
     assert said == [
         'judge "longest": judges/longest.yaml is used instead of the built-in one (builtin:longest names that).'
     ]
@@ -760,5 +784,7 @@ def test_a_missing_file_of_prompts_to_measure_on_is_found_before_anything_runs(
     pairs: Path, policy_folder: Path
 ) -> None:
     wrote("own.yaml", "pairs: pairs.jsonl\nlabels: human\n")
-    with pytest.raises(UserError, match=r"gone\.jsonl"):
+    with pytest.raises(
+        UserError, match=r"^--set evaluation\.source=gone\.jsonl: gone\.jsonl: no such file in this folder\."
+    ):
         open_road("own.yaml", ["evaluation.source=gone.jsonl", f"models.policy={policy_folder}"], out=Path("out"))

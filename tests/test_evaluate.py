@@ -120,7 +120,7 @@ def test_figures_are_named_before_and_after_and_by_policy(working_folder: Path) 
     arm = Arm("dpo", answers("sorry", "bomb", "sorry", "ok", None, output_tokens=20, finish_reason="length"))
     start.rewards, arm.rewards = [0.0] * 5, [1.0, 2.0, 3.0, 4.0, None]
     arm.kl, arm.wins = [0.5, 1.5, 1.0, 1.0, None], [1.0, 0.0, 0.5, 0.5, None]
-    write_evaluation(working_folder, PROMPTS, [start, arm], [Oracle(), Question()])
+    write_evaluation(working_folder, PROMPTS, [start, arm], [Oracle(), Question()], {})
     found = json.loads((working_folder / "figures.json").read_text())
     expected = {
         "length.before": (10.0, 5),
@@ -206,7 +206,7 @@ def test_what_is_said_of_the_reward_is_said_from_the_paired_difference(
 
 
 def test_samples_for_the_report_keep_missing_answers_apart(working_folder: Path) -> None:
-    write_evaluation(working_folder, PROMPTS[:1], [Arm("start", answers("a")), Arm("dpo", [None])], [])
+    write_evaluation(working_folder, PROMPTS[:1], [Arm("start", answers("a")), Arm("dpo", [None])], [], {})
     rows = json.loads((working_folder / "samples.json").read_text())
     assert rows[0]["answers"] == {"start": {"text": "a", "reward": None, "win": None}, "dpo": None}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from rlaif.store import RunFolder
 from tests.conftest import ROOT
-from tests.runs import rlaif
+from tests.runs import rlaif, start
 from tests.test_swap import pairs
 from tests.tiny import write_jsonl
 
@@ -94,8 +95,6 @@ def test_the_report_is_one_file_that_asks_nothing_of_the_network(finished: tuple
 
 
 def test_a_copy_of_every_file_used_is_kept_with_its_hash(finished: tuple[Path, str]) -> None:
-    import hashlib
-
     run = finished[0]
     manifest = json.loads((run / "manifest.json").read_text())
     kept = {hashlib.sha256(path.read_bytes()).hexdigest() for path in (run / "config").rglob("*") if path.is_file()}
@@ -198,21 +197,75 @@ evaluation: {{metrics: ["tests.test_pipelines:Shouting"]}}
     assert "shouting.after.capitals" not in metrics  # no policy was tuned
 
 
-def test_policies_are_measured_on_prompts_of_another_file_without_those_trained_on(
-    tmp_path: Path, policy_folder: Path
-) -> None:
-    write_jsonl(tmp_path / "train.jsonl", [{"prompt": f"Say {word}."} for word in ("one", "two", "three")])
-    write_jsonl(tmp_path / "other.jsonl", [{"prompt": f"Say {word}."} for word in ("one", "four", "five")])
-    (tmp_path / "recipe.yaml").write_text(
-        f"""
-models: {{policy: {policy_folder}}}
+MEASURED = """
+models: {{policy: {policy}}}
 prompts: train.jsonl
 responses: {{samples: 2, sampling: {{max_output_tokens: 4}}}}
 labels: {{source: judges, options: {{judges: [longest]}}}}
 held_out: 0
-evaluation: {{source: other.jsonl}}
+evaluation: {{source: other.jsonl, prompts: 2}}
 """
-    )
-    rlaif(tmp_path, "run", "recipe.yaml", "--out", "run")
-    samples = json.loads((tmp_path / "run" / "evaluation" / "samples.json").read_text())
-    assert {row["prompt"][0]["content"] for row in samples} == {"Say four.", "Say five."}
+
+
+@pytest.fixture
+def measured(tmp_path: Path, policy_folder: Path) -> Path:
+    """A folder with a recipe that measures on prompts of another file than those it trains on."""
+    write_jsonl(tmp_path / "train.jsonl", [{"prompt": f"Say {word}."} for word in ("one", "two", "three")])
+    words = ("Say one.", "Say four.", "Say five.", "Say four.", "", "Say six.")
+    write_jsonl(tmp_path / "other.jsonl", [{"prompt": text} for text in words])
+    (tmp_path / "recipe.yaml").write_text(MEASURED.format(policy=policy_folder))
+    return tmp_path
+
+
+def test_every_row_of_the_prompts_to_measure_on_is_accounted_for(measured: Path) -> None:
+    text = rlaif(measured, "run", "recipe.yaml", "--out", "run")
+    samples = json.loads((measured / "run" / "evaluation" / "samples.json").read_text())
+    said = {row["prompt"][0]["content"] for row in samples}
+    assert len(said) == 2
+    assert said <= {"Say four.", "Say five.", "Say six."}
+    account = json.loads((measured / "run" / "accounts.json").read_text())["evaluation prompts"]
+    assert account == {
+        "unit": "rows",
+        "in": 6,
+        "outcomes": {"used": 2, "trained on": 1, "duplicate": 1, "unusable": 1, "not drawn": 1},
+        "reasons": {"duplicate prompt": 1, "empty prompt": 1},
+    }
+    assert "evaluation prompts          6 rows: 2 used" in text
+    inputs = json.loads((measured / "run" / "manifest.json").read_text())["inputs"]
+    hashes = {
+        name: hashlib.sha256((measured / name).read_bytes()).hexdigest() for name in ("train.jsonl", "other.jsonl")
+    }
+    assert {item["source"]: item["sha256"] for item in inputs} == hashes
+
+
+def test_the_same_prompts_in_a_file_of_another_name_are_not_measured_again(measured: Path) -> None:
+    rlaif(measured, "run", "recipe.yaml", "--out", "run")
+    before = RunFolder(measured / "run").state("evaluation")
+    (measured / "other.jsonl").rename(measured / "moved.jsonl")
+    rlaif(measured, "run", "recipe.yaml", "--out", "run", "--set", "evaluation.source=moved.jsonl")
+    assert RunFolder(measured / "run").state("evaluation") == before
+
+
+def test_when_every_prompt_to_measure_on_was_trained_on_the_note_says_so(measured: Path) -> None:
+    text = rlaif(measured, "run", "recipe.yaml", "--out", "run", "--set", "evaluation.source=train.jsonl")
+    assert (
+        "evaluation: of train.jsonl no prompt is left (3 trained on): nothing to measure. Name a file with prompts that the "
+        "run does not train on: evaluation.source."
+    ) in " ".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ('{"ask": "x"}\n', "other.jsonl line 1: no prompt column. Found ask; expected one of messages, prompt, instruction, "
+         "question, conversation, text, query, or name yours with evaluation.source.column."),
+        ('{"prompt": "x"}\nno\n', "evaluation.source: other.jsonl line 2: not valid JSON: Expecting value at column 1. "
+         "Mend the file, or name another."),
+    ],
+)  # fmt: skip
+def test_a_fault_in_the_prompts_to_measure_on_names_their_setting(measured: Path, rows: str, message: str) -> None:
+    (measured / "other.jsonl").write_text(rows)
+    process = start(measured, "run", "recipe.yaml", "--out", "run")
+    process.join(120)
+    assert process.exitcode == 2
+    assert f"rlaif: {message}" in (measured / "log").read_text().splitlines()

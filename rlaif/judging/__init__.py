@@ -73,7 +73,8 @@ Ask = Callable[[Question], Awaitable[Reply]]
 class JudgeProtocol(Protocol):
     """What a protocol offers. Its constructor takes (options, context).
 
-    One that reads a file of its own keeps the file's hash as ``source``: an edited file is then judged again. One with
+    One that reads a file of its own keeps the file's hash as ``source``: an edited file is then judged again; ``inputs``, the
+    hash by the file's name, puts it into the manifest. One with
     ``async rehearse(principles, show)`` may try the principles before the first comparison, each with
     ``await show(comparison, principle, responses in the order shown)``, and returns lines for the person.
     """

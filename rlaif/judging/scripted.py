@@ -16,7 +16,7 @@ from rlaif.component import code_hash, load, users_code
 from rlaif.judging import Ask, ProtocolContext, Showing, Verdict
 from rlaif.pairs import read_pairs
 from rlaif.records import uniform
-from rlaif.rows import source_hash
+from rlaif.rows import need_source, source_hash
 
 FUNCTIONS = {
     "first": "rlaif.judging.scripted:first",
@@ -42,7 +42,9 @@ class Scripted:
             self.source = code_hash(self._opinion)  # part of the label stage's signature
         else:
             assert options.table
+            need_source(options.table, f"{context.where}: options.table")
             self.source = source_hash(options.table)
+            self.inputs = {options.table: self.source}
             self._opinion = _table(options.table)
 
     async def judge(self, showing: Showing, ask: Ask) -> Verdict:

@@ -39,7 +39,10 @@ class LabelContext:
 
 
 class LabelSource(Protocol):
-    """What the road needs of a label source."""
+    """What the road needs of a label source.
+
+    One that reads files of its own may keep ``inputs``, the hash of each by its name, for the manifest.
+    """
 
     def signature(self) -> Any:
         """JSON-able: everything the labels depend on besides the comparisons."""

@@ -12,7 +12,7 @@ from rlaif.labels import LabelContext
 from rlaif.ondisk import Lists
 from rlaif.pairs import is_answer, read_pair, read_votes
 from rlaif.records import NO_LABEL, Comparison, Judgement
-from rlaif.rows import read_rows, source_hash
+from rlaif.rows import need_source, read_rows, source_hash
 
 
 class HumanLabels:
@@ -25,7 +25,10 @@ class HumanLabels:
             raise ConfigError(f"{context.where}: labels: set labels.options.file, the file with people's answers.")
         self.source, self.split = source, context.split
         self.limit = None if options.file else context.limit
+        if options.file:
+            need_source(source, context.where.at("labels", "options", "file"))
         self.hash = source_hash(source)
+        self.inputs = {source: self.hash}
         self._votes: Lists | None = None
 
     def signature(self) -> Any:

@@ -93,6 +93,11 @@ class JudgeLabels:
             whole = "\n".join(f"- {principle.text}" for principle in self.principles)
             self.principles = (Principle(id="all", text=whole),)
 
+    @property
+    def inputs(self) -> dict[str, str]:
+        """The files that protocols read, with their hashes."""
+        return {name: sha for judge in self.judges for name, sha in getattr(judge.protocol, "inputs", {}).items()}
+
     def signature(self) -> Any:
         return {
             "source": "judges",

@@ -18,7 +18,7 @@ from rlaif.component import load, users_code
 from rlaif.errors import CallFailed, ConfigError
 from rlaif.models import ChatRequest, Identity, Notice, Reply
 from rlaif.records import Role
-from rlaif.rows import read_rows, source_hash
+from rlaif.rows import need_source, read_rows, source_hash
 
 
 class ScriptedModel:
@@ -31,8 +31,10 @@ class ScriptedModel:
         self.options = options
         path = Path(model)
         if path.suffix == ".jsonl":
+            need_source(model, where)
             self._answer: Callable[[ChatRequest], Any] = self._table(model)
             source = source_hash(model)
+            self.inputs = {model: source}
         else:
             self._answer = load(model, {}, "function", where)
             source = _source_hash(self._answer)
