@@ -7,7 +7,6 @@ so it is the same after any number of interruptions.
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -34,27 +33,18 @@ def accounts_of(run: RunFolder, pipeline: Pipeline, selector: Selector, *, refer
     """
     accounts: dict[str, Account] = {}
     for stage in ("prompts", "pairs", "responses", "comparisons", "judgements", "preferences"):
-        if _confirmed(run, stage):
+        if run.confirmed(stage):
             accounts[stage] = _account(run, stage, pipeline, selector)
-    if _confirmed(run, "reference"):
+    if run.confirmed("reference"):
         accounts["reference"] = _reference_account(run, reference)
     for stage in ("reward_model", *(f"policies/{component.name}" for component in pipeline.policies)):
-        path = run.path / "training" / f"{stage.replace('/', '-')}.json"
-        if _confirmed(run, stage) and path.is_file():
-            accounts[stage] = _training_account(run, json.loads(path.read_text(encoding="utf-8")))
-    kept = run.path / "evaluation" / "account.json"
-    if _confirmed(run, "evaluation") and kept.is_file():
-        accounts.update(json.loads(kept.read_text(encoding="utf-8")))
+        if report := run.trained(stage):
+            accounts[stage] = _training_account(run, report)
+    accounts.update(run.evaluated("account") or {})
     for stage, account in accounts.items():
         if account["in"] != sum(account["outcomes"].values()):
             raise StorageError(f"{run.path}: the account of {stage} does not add up: {account}.")
     return accounts
-
-
-def _confirmed(run: RunFolder, stage: str) -> bool:
-    """Whether a stage's output belongs to this walk: what an earlier recipe left is not reported beside it."""
-    state = run.state(stage)
-    return stage in run.walked and state is not None and state.complete
 
 
 def _account(run: RunFolder, stage: str, pipeline: Pipeline, selector: Selector) -> Account:
@@ -117,13 +107,10 @@ def metrics_of(run: RunFolder, accounts: dict[str, Account]) -> dict[str, Figure
     if "preferences" in accounts:
         flat.update(label_figures(run))
         flat.update(baseline_figures(run.read("comparisons"), run.read("preferences")))
-    if "reward_model" in accounts:
-        report = json.loads((run.path / "training" / "reward_model.json").read_text(encoding="utf-8"))
+    if report := run.trained("reward_model"):
         flat.update(reward_figures(report["held_out"]))
         flat["reward_model.normalised_on"] = Figure(value=float(report["reference"]), n=report["reference"])
-    evaluation = run.path / "evaluation" / "figures.json"
-    if _confirmed(run, "evaluation") and evaluation.is_file():
-        flat.update({k: Figure(**v) for k, v in json.loads(evaluation.read_text(encoding="utf-8")).items()})
+    flat.update({name: Figure(**figure) for name, figure in (run.evaluated("figures") or {}).items()})
     return flat
 
 

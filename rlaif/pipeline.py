@@ -421,7 +421,8 @@ class Road:
 
         quiet_libraries()
         work = self.folder / "training" / folder
-        if self.run_folder.begin(stage, signature, [folder, f"training/{folder}"]):
+        told = self.run_folder.training_file(stage)
+        if self.run_folder.begin(stage, signature, [folder, f"training/{folder}", told]):
             return
         loop = asyncio.get_running_loop()
 
@@ -435,7 +436,7 @@ class Road:
         watch = Watch(report=report, part=part)
         start = time.perf_counter()
         result = await self.gateway.in_worker(train, work, self.folder / folder, watch, stop=watch.stop.set)
-        write_json(self.folder / "training" / f"{folder.replace('/', '-')}.json", result)
+        write_json(self.folder / told, result)
         shutil.rmtree(work, ignore_errors=True)
         self.run_folder.finish(stage, "", time.perf_counter() - start)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
@@ -41,7 +40,7 @@ def write_report(run: RunFolder, pipeline: Pipeline, accounts: dict[str, Any], m
             "labels": plots.rates(metrics),
             "reward_curves": plots.curves(_history(run, "reward_model"), "reward model"),
             "calibration": plots.calibration(_held_out(run)),
-            "policy_curves": [(arm, plots.curves(_history(run, f"policies-{arm}"), arm)) for arm in arms],
+            "policy_curves": [(arm, plots.curves(_history(run, f"policies/{arm}"), arm)) for arm in arms],
             "arms": plots.arms(metrics, arms),
         },
     )
@@ -116,20 +115,14 @@ def _contest_rows(contests: list[dict[str, int]], width: int) -> list[Row]:
     ]
 
 
-def _history(run: RunFolder, name: str) -> list[dict[str, float]]:
-    path = run.path / "training" / f"{name}.json"
-    return json.loads(path.read_text(encoding="utf-8"))["history"] if path.is_file() else []
+def _history(run: RunFolder, stage: str) -> list[dict[str, float]]:
+    return (run.trained(stage) or {}).get("history", [])
 
 
 def _held_out(run: RunFolder) -> dict[str, Any] | None:
-    path = run.path / "training" / "reward_model.json"
-    return json.loads(path.read_text(encoding="utf-8"))["held_out"] if path.is_file() else None
+    return (run.trained("reward_model") or {}).get("held_out")
 
 
 def _examples(run: RunFolder) -> list[dict[str, Any]]:
     """The first few evaluation prompts (they are in keyed random order) with every arm's answer."""
-    path = run.path / "evaluation" / "samples.json"
-    if not path.is_file():
-        return []
-    rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-    return rows[:EXAMPLES]
+    return (run.evaluated("samples") or [])[:EXAMPLES]
