@@ -20,7 +20,7 @@ from rlaif.preferences import NEAR_TIE, p_first
 from rlaif.records import Comparison, Judgement, Preference, Provenance, uniform
 from rlaif.sampling import grouped
 from rlaif.selection import Selector, selected
-from rlaif.statistics import Figure, Means, calibration_error, cluster_mean, cluster_statistic, log_loss
+from rlaif.statistics import Figure, Means, calibration_figure, cluster_mean, log_loss
 from rlaif.store import RunFolder
 
 Account = dict[str, Any]
@@ -212,7 +212,5 @@ def reward_figures(held_out: dict[str, Sequence[Any]]) -> dict[str, Figure]:
         "reward_model.accuracy": cluster_mean(right, names),
         "reward_model.accuracy_of_longest": cluster_mean(agrees, names),
         "reward_model.log_loss": cluster_mean(log_loss(predicted, target), all_names),
-        "reward_model.calibration_error": cluster_statistic(
-            lambda weight: calibration_error(predicted, target, weight=weight), all_names
-        ),
+        "reward_model.calibration_error": calibration_figure(predicted, target, all_names),
     }
