@@ -56,7 +56,7 @@ from rlaif.training.batching import held_out
 
 Until = Literal["responses", "comparisons", "judgements", "preferences", "policy", "report"]
 STAGES: tuple[Until, ...] = ("responses", "comparisons", "judgements", "preferences", "policy", "report")
-VERSION = 1  # of the stages' meaning; part of every signature
+VERSION = 2  # of the stages' meaning; part of every signature
 WORK_ROWS = 64  # comparisons before the failed share is first held against the tolerance
 
 
@@ -542,7 +542,8 @@ class Road:
                 "history": report.history,
                 "pairs": report.pairs,
                 "too_long": report.too_long,
-                "held_out_pairs": len(report.held_out.p),
+                "held_out_pairs": report.held_out_pairs,
+                "no_label": report.no_label,
                 "gain": report.gain,
                 "bias": report.bias,
                 "reference": report.reference,

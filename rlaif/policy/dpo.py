@@ -59,7 +59,13 @@ class DPO:
             trainer.reference, trainer.share, trainer.pad_id, trainer.beta = reference, share, pad_id, self.options.beta
             history = trainer.run()
         save_whole(network, start, context.out)
-        return PolicyReport(history, sum(len(group.pairs) for group in data.groups), data.too_long, data.left_out)
+        return PolicyReport(
+            history,
+            pairs=data.pairs,
+            too_long=data.too_long,
+            held_out_pairs=data.left_out,
+            no_label=data.no_label,
+        )
 
     async def respond(
         self, prompts: Sequence[Prompt], model: Any, sample: Sample, reward: Reward | None
