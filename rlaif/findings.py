@@ -98,8 +98,8 @@ def _agreement(metrics: Metrics) -> list[str]:
         )
     if unnamed := metrics.get("judgements.unnamed_repeats"):
         lines.append(
-            f"{unnamed.value:,.0f} comparisons have several votes without a name: they may be one person's, and say "
-            "nothing of agreement. Say who labelled in an `annotator` column."
+            f"In {unnamed.value:,.0f} of {unnamed.n:,} comparisons several votes have no name: they may be one person's, "
+            "and say nothing of agreement. Say who labelled in an `annotator` column."
         )
     return lines
 

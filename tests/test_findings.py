@@ -139,6 +139,6 @@ def test_agreement_is_said_with_ties_and_without() -> None:
 
 def test_votes_without_a_name_are_said_with_the_remedy() -> None:
     assert findings({"judgements.unnamed_repeats": Figure(value=12, n=40)}) == [
-        "12 comparisons have several votes without a name: they may be one person's, and say nothing of agreement. Say who "
-        "labelled in an `annotator` column."
+        "In 12 of 40 comparisons several votes have no name: they may be one person's, and say nothing of agreement. Say "
+        "who labelled in an `annotator` column."
     ]
