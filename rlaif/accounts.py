@@ -7,7 +7,6 @@ so it is the same after any number of interruptions.
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,11 +16,13 @@ import numpy as np
 
 from rlaif.config import Pipeline
 from rlaif.errors import StorageError
-from rlaif.preferences import NEAR_TIE, p_first
+from rlaif.labels.human import is_unnamed
+from rlaif.policy import policy_name
+from rlaif.preferences import NEAR_TIE, p_first, side, votes, with_judgements
 from rlaif.records import Comparison, Judgement, Preference, Provenance, uniform
 from rlaif.sampling import grouped
 from rlaif.selection import Selector, selected
-from rlaif.statistics import Figure, Means, calibration_error, cluster_mean, cluster_statistic, log_loss
+from rlaif.statistics import Figure, Means, calibration_figure, cluster_mean, log_loss
 from rlaif.store import RunFolder
 
 Account = dict[str, Any]
@@ -34,27 +35,18 @@ def accounts_of(run: RunFolder, pipeline: Pipeline, selector: Selector, *, refer
     """
     accounts: dict[str, Account] = {}
     for stage in ("prompts", "pairs", "responses", "comparisons", "judgements", "preferences"):
-        if _confirmed(run, stage):
+        if run.confirmed(stage):
             accounts[stage] = _account(run, stage, pipeline, selector)
-    if _confirmed(run, "reference"):
+    if run.confirmed("reference"):
         accounts["reference"] = _reference_account(run, reference)
-    for stage in ("reward_model", *(f"policies/{component.name}" for component in pipeline.policies)):
-        path = run.path / "training" / f"{stage.replace('/', '-')}.json"
-        if _confirmed(run, stage) and path.is_file():
-            accounts[stage] = _training_account(run, json.loads(path.read_text(encoding="utf-8")))
-    kept = run.path / "evaluation" / "account.json"
-    if _confirmed(run, "evaluation") and kept.is_file():
-        accounts.update(json.loads(kept.read_text(encoding="utf-8")))
+    for stage in ("reward_model", *(f"policies/{policy_name(component.name)}" for component in pipeline.policies)):
+        if report := run.trained(stage):
+            accounts[stage] = _training_account(run, report)
+    accounts.update(run.evaluated("account") or {})
     for stage, account in accounts.items():
         if account["in"] != sum(account["outcomes"].values()):
             raise StorageError(f"{run.path}: the account of {stage} does not add up: {account}.")
     return accounts
-
-
-def _confirmed(run: RunFolder, stage: str) -> bool:
-    """Whether a stage's output belongs to this walk: what an earlier recipe left is not reported beside it."""
-    state = run.state(stage)
-    return stage in run.walked and state is not None and state.complete
 
 
 def _account(run: RunFolder, stage: str, pipeline: Pipeline, selector: Selector) -> Account:
@@ -99,9 +91,18 @@ def _outcome_account(rows: Iterable[Judgement | Provenance], unit: str, total: i
 
 
 def _training_account(run: RunFolder, report: dict[str, Any]) -> Account:
-    """Pairs that were trained on, held out, or too long to be either."""
-    outcomes = {"trained on": report["pairs"], "too long": report["too_long"], "held out": report["held_out_pairs"]}
-    return {"unit": "preferences", "in": run.rows("preferences"), "outcomes": outcomes, "reasons": {}}
+    """Pairs that were trained on, held out, too long to be either, or of weight 0; and those a method says nothing of."""
+    counts = {
+        "trained on": report["pairs"],
+        "too long": report["too_long"],
+        "held out": report["held_out_pairs"],
+        "no label": report["no_label"],
+    }
+    total = run.rows("preferences")
+    outcomes = {outcome: count for outcome, count in counts.items() if count is not None}
+    if len(outcomes) < len(counts):
+        outcomes["not said by the method"] = total - sum(outcomes.values())
+    return {"unit": "preferences", "in": total, "outcomes": outcomes, "reasons": {}}
 
 
 # --- figures ----------------------------------------------------------------------------------------------------------
@@ -117,23 +118,11 @@ def metrics_of(run: RunFolder, accounts: dict[str, Account]) -> dict[str, Figure
     if "preferences" in accounts:
         flat.update(label_figures(run))
         flat.update(baseline_figures(run.read("comparisons"), run.read("preferences")))
-    if "reward_model" in accounts:
-        report = json.loads((run.path / "training" / "reward_model.json").read_text(encoding="utf-8"))
+    if report := run.trained("reward_model"):
         flat.update(reward_figures(report["held_out"]))
         flat["reward_model.normalised_on"] = Figure(value=float(report["reference"]), n=report["reference"])
-    evaluation = run.path / "evaluation" / "figures.json"
-    if _confirmed(run, "evaluation") and evaluation.is_file():
-        flat.update({k: Figure(**v) for k, v in json.loads(evaluation.read_text(encoding="utf-8")).items()})
+    flat.update({name: Figure(**figure) for name, figure in (run.evaluated("figures") or {}).items()})
     return flat
-
-
-def judged(run: RunFolder) -> Iterator[tuple[Comparison, Judgement]]:
-    """Each judgement with its comparison."""
-    from rlaif.preferences import with_judgements
-
-    for comparison, judgements in with_judgements(run.read("comparisons"), run.read("judgements")):
-        for judgement in judgements:
-            yield comparison, judgement
 
 
 def label_figures(run: RunFolder) -> dict[str, Figure]:
@@ -142,41 +131,59 @@ def label_figures(run: RunFolder) -> dict[str, Figure]:
     ``judgements.first_rate`` and ``judgements.longer_rate`` are raw rates: on real comparisons they mix a labeller's
     bias with true differences. ``judgements.option_mass`` is over all showings, the unreadable ones too;
     ``judgements.unreadable`` is the share of a model's replies that could not be read.
+
+    ``judgements.labellers_agree`` is over every two labellers of one pair, a tie being an opinion like the others;
+    ``judgements.labellers_agree_without_ties`` over those of whom neither says tie. Votes without a name are in
+    neither: two of them may be one person's, or one row twice. ``judgements.unnamed_repeats`` counts the comparisons
+    with several of those.
     """
     means = Means()
-    for comparison, judgement in judged(run):
-        if len(comparison.responses) != 2:
-            continue
-        a, b = comparison.responses
-        prompt = comparison.prompt.id
-        if judgement.reply_keys:
-            means.add("judgements.unreadable", float(judgement.outcome == "unreadable"), prompt)
-        if judgement.option_mass is not None:
-            means.add("judgements.option_mass", judgement.option_mass, prompt)
-        p = p_first(judgement, a.id, b.id)
-        if p is None:
-            continue
-        if judgement.shown:
-            means.add("judgements.first_rate", _side(p if judgement.shown[0] == a.id else 1 - p), prompt)
-        if len(a.text) != len(b.text):
-            means.add("judgements.longer_rate", _side(p if len(a.text) > len(b.text) else 1 - p), prompt)
+    unnamed = 0
+    for comparison, judgements in with_judgements(run.read("comparisons"), run.read("judgements")):
+        for judgement in judgements:
+            _showing(means, comparison, judgement)
+        for a, b in itertools.combinations(comparison.responses, 2):
+            opinions, _ = votes(judgements, a.id, b.id)
+            _agreement(means, [p for who, p in opinions.items() if not is_unnamed(who)], comparison.prompt.id)
+        unnamed += len({judgement.labeller for judgement in judgements if is_unnamed(judgement.labeller)}) > 1
     for prompt, row in zip(_prompts_of_pairs(run), run.read("provenance"), strict=True):
         if row.orders_agree is not None:
             means.add("judgements.orders_agree", float(row.orders_agree), prompt)
-        for x, y in itertools.combinations([_side(vote) for vote in row.votes], 2):
-            means.add("judgements.labellers_agree", float(x == y), prompt)
-    return means.figures()
+    repeats = {"judgements.unnamed_repeats": Figure(value=float(unnamed), n=run.rows("comparisons"))} if unnamed else {}
+    return means.figures() | repeats
+
+
+def _showing(means: Means, comparison: Comparison, judgement: Judgement) -> None:
+    """What one judgement of a pair adds: readable or not, position, length, option mass."""
+    if len(comparison.responses) != 2:
+        return
+    a, b = comparison.responses
+    prompt = comparison.prompt.id
+    if judgement.reply_keys:
+        means.add("judgements.unreadable", float(judgement.outcome == "unreadable"), prompt)
+    if judgement.option_mass is not None:
+        means.add("judgements.option_mass", judgement.option_mass, prompt)
+    p = p_first(judgement, a.id, b.id)
+    if p is None:
+        return
+    if judgement.shown:
+        means.add("judgements.first_rate", side(p if judgement.shown[0] == a.id else 1 - p), prompt)
+    if len(a.text) != len(b.text):
+        means.add("judgements.longer_rate", side(p if len(a.text) > len(b.text) else 1 - p), prompt)
+
+
+def _agreement(means: Means, opinions: Sequence[float], prompt: str) -> None:
+    """Every two labellers of one pair: the same side or not, with ties and where neither is one."""
+    for x, y in itertools.combinations([side(p) for p in opinions], 2):
+        means.add("judgements.labellers_agree", float(x == y), prompt)
+        if 0.5 not in (x, y):
+            means.add("judgements.labellers_agree_without_ties", float(x == y), prompt)
 
 
 def _prompts_of_pairs(run: RunFolder) -> Iterator[str]:
     """The prompt of each compared pair, in the order of the preferences."""
     for comparison in run.read("comparisons"):
         yield from [comparison.prompt.id] * math.comb(len(comparison.responses), 2)
-
-
-def _side(p: float) -> float:
-    """1, 0, or 0.5 at a tie."""
-    return 0.5 if p == 0.5 else float(p > 0.5)
 
 
 def baseline_figures(comparisons: Iterable[Comparison], preferences: Iterable[Preference]) -> dict[str, Figure]:
@@ -225,7 +232,5 @@ def reward_figures(held_out: dict[str, Sequence[Any]]) -> dict[str, Figure]:
         "reward_model.accuracy": cluster_mean(right, names),
         "reward_model.accuracy_of_longest": cluster_mean(agrees, names),
         "reward_model.log_loss": cluster_mean(log_loss(predicted, target), all_names),
-        "reward_model.calibration_error": cluster_statistic(
-            lambda weight: calibration_error(predicted, target, weight=weight), all_names
-        ),
+        "reward_model.calibration_error": calibration_figure(predicted, target, all_names),
     }

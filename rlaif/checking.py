@@ -27,7 +27,7 @@ from rlaif.models import BatchModel, open_model
 from rlaif.models.gateway import Gateway
 from rlaif.pairs import read_pairs
 from rlaif.pipeline import Road, Watcher
-from rlaif.policy import METHODS
+from rlaif.policy import METHODS, policy_name
 from rlaif.progress import Progress
 from rlaif.prompting import project_secret
 from rlaif.prompts import prompt_rows
@@ -284,7 +284,7 @@ def _open_methods(pipeline: Pipeline, where: Place) -> dict[str, Any]:
     methods: dict[str, Any] = {}
     for number, component in enumerate(pipeline.policies):
         place = where.at("policies", number)
-        name = component.name.replace(":", ".").replace("/", "-")
+        name = policy_name(component.name)
         if name in methods:
             raise ConfigError(f'{place}: "{component.name}" is named twice.')
         kind = load(component.name, METHODS, "policy method", place.at("name"))

@@ -6,11 +6,15 @@ resamples prompts.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
 
 from rlaif.component import construct, load, parse_options, users_code
 from rlaif.config import Component, Sampling
@@ -18,10 +22,10 @@ from rlaif.errors import ConfigError
 from rlaif.labels import LabelSource
 from rlaif.models.gateway import Gateway
 from rlaif.policy import PolicyMethod
-from rlaif.preferences import mean_vote, votes
+from rlaif.preferences import labeller_opinion, side
 from rlaif.records import Comparison, Judgement, Message, Prompt, Response
 from rlaif.sampling import Sampler
-from rlaif.statistics import Figure, cluster_mean, paired_difference
+from rlaif.statistics import Figure, cluster_mean, paired_difference, wilson
 from rlaif.store import cut, write_json, write_shard
 
 if TYPE_CHECKING:
@@ -50,7 +54,8 @@ class Arm:
     rewards: list[float | None] = field(default_factory=list)
     kl: list[float | None] = field(default_factory=list)  # log π − log π_start of each response, nats
     kl_bound: float | None = None
-    wins: list[float | None] = field(default_factory=list)  # P(better than the start's response); 0.5 for a tie
+    wins: list[float | None] = field(default_factory=list)  # against the start: won 1, tied 0.5, lost 0
+    orders_agree: list[float | None] = field(default_factory=list)  # 1 where every judge's two orders agree, else 0
 
 
 @dataclass
@@ -192,7 +197,8 @@ def write_evaluation(
 
 
 def evaluation_accounts(prompts: Sequence[Prompt], arms: Sequence[Arm]) -> dict[str, Any]:
-    """What became of every prompt in every arm: answered or not; judged, equal to the start's answer, or unlabelled."""
+    """What became of every prompt in every arm: answered or not; won, tied, lost, answered as the start did, or
+    without a verdict."""
     accounts: dict[str, Any] = {}
     for arm in arms:
         answered = sum(response is not None for response in arm.responses)
@@ -204,10 +210,16 @@ def evaluation_accounts(prompts: Sequence[Prompt], arms: Sequence[Arm]) -> dict[
             "reasons": {},
         }
         if arm.wins:
-            both = [(w, o, t) for w, o, t in zip(arm.wins, arm.responses, arms[0].responses, strict=True)]
-            equal = sum(o is not None and t is not None and o.messages == t.messages for _, o, t in both)
-            judged = sum(w is not None for w, _, _ in both) - equal
-            outcomes = {"judged": judged, "equal answers": equal, "unlabelled": len(prompts) - judged - equal}
+            both = zip(arm.responses, arms[0].responses, strict=True)
+            equal = sum(o is not None and t is not None and o.messages == t.messages for o, t in both)
+            wins = Counter(arm.wins)
+            outcomes = {
+                "won": wins[1.0],
+                "tied": wins[0.5] - equal,
+                "lost": wins[0.0],
+                "equal answers": equal,
+                "unlabelled": wins[None],
+            }
             accounts[f"verdicts on {arm.name}"] = {
                 "unit": "prompts", "in": len(prompts), "outcomes": outcomes, "reasons": {},
             }  # fmt: skip
@@ -269,18 +281,49 @@ def contests(prompts: Sequence[Prompt], start: Arm, arm: Arm) -> list[Comparison
 
 
 def read_wins(arm: Arm, start: Arm, asked: Sequence[Comparison | None], judgements: Sequence[Judgement]) -> None:
-    """Fill ``arm.wins`` from the judges: the mean over labellers; equal responses tie; the unlabelled are None."""
+    """Fill ``arm.wins`` from the judges.
+
+    A judge gives a win, or a loss, where each order it was shown in says so, and else a tie (Zheng et al. 2023,
+    2306.05685 §3.4). Of several judges the majority counts, and as many for either side are a tie (Verga et al. 2024,
+    2404.18796). Equal responses tie. None where a response is missing or a judge has no opinion.
+    """
     by_comparison: dict[str, list[Judgement]] = {}
     for judgement in judgements:
         by_comparison.setdefault(judgement.comparison_id, []).append(judgement)
-    arm.wins = []
+    arm.wins, arm.orders_agree = [], []
     for comparison, ours, theirs in zip(asked, arm.responses, start.responses, strict=True):
-        if ours is None or theirs is None:
-            arm.wins.append(None)
-        elif comparison is None:
-            arm.wins.append(0.5)
-        else:
-            arm.wins.append(mean_vote(*votes(by_comparison.get(comparison.id, []), ours.id, theirs.id)))
+        win, agree = None, None
+        if ours and theirs and comparison is None:
+            win = 0.5
+        elif ours and theirs and comparison:
+            win, agree = _contest_of(by_comparison.get(comparison.id, []), ours.id, theirs.id)
+        arm.wins.append(win)
+        arm.orders_agree.append(agree)
+
+
+def _contest_of(judgements: Sequence[Judgement], ours: str, theirs: str) -> tuple[float | None, float | None]:
+    """The majority of the judges: 1, 0.5 or 0; and whether each one's orders agree, None where none was asked in two."""
+    by_judge: dict[str, list[Judgement]] = {}
+    for judgement in judgements:
+        by_judge.setdefault(judgement.labeller, []).append(judgement)
+    sides: list[float] = []
+    agree: list[bool] = []
+    for own in by_judge.values():
+        if not isinstance(labeller_opinion(own, ours, theirs), float):
+            return None, None
+        orders = _side_of_each_order(own, ours, theirs)
+        sides.append(orders[0] if len(set(orders)) == 1 else 0.5)
+        agree += [len(set(orders)) == 1] if len(orders) > 1 else []
+    return side(fmean(sides)) if sides else None, float(all(agree)) if agree else None
+
+
+def _side_of_each_order(own: Sequence[Judgement], ours: str, theirs: str) -> list[float]:
+    """What one judge says in each order it was shown: 1, 0.5 or 0, from its mean over principles by weight."""
+    by_order: dict[tuple[str, ...] | None, list[Judgement]] = {}
+    for judgement in own:
+        by_order.setdefault(judgement.shown, []).append(judgement)
+    opinions = [labeller_opinion(shown, ours, theirs) for shown in by_order.values()]
+    return [side(opinion) for opinion in opinions if isinstance(opinion, float)]
 
 
 def arm_figures(prompts: Sequence[Prompt], arm: Arm, values: Values) -> dict[str, Figure]:
@@ -299,8 +342,24 @@ def arm_figures(prompts: Sequence[Prompt], arm: Arm, values: Values) -> dict[str
     if arm.kl_bound is not None:
         figures["kl_bound"] = Figure(value=arm.kl_bound, n=len(arm.responses))
     if arm.wins:
-        figures["win_rate"] = mean(arm.wins)
+        figures["win_rate"] = _win_rate(arm.wins)
+    if any(agree is not None for agree in arm.orders_agree):
+        figures["orders_agree"] = mean(arm.orders_agree)
     return figures
+
+
+def _win_rate(wins: Sequence[float | None]) -> Figure:
+    """Wins and half the ties, as a share of the prompts with a verdict.
+
+    The interval is Wilson's where there are no ties, and else that of the paired difference between winning and losing,
+    which does not shrink to nothing where all are ties.
+    """
+    won = np.array([win for win in wins if win is not None])
+    if 0.5 not in won:
+        return wilson(float(won.sum()), len(won))
+    change = paired_difference(won, 1 - won, range(len(won)))  # from −1, all lost, to 1, all won
+    scaled = {key: None if x is None else (1 + x) / 2 for key, x in change.model_dump(exclude={"n"}).items()}
+    return Figure(**scaled, n=change.n)
 
 
 def paired_figures(prompts: Sequence[Prompt], before: Values, after: Values) -> dict[str, Figure]:
@@ -358,7 +417,7 @@ def named_figures(
         for name, figure in figures.items():
             flat[f"policies.{arm}.{name}"] = figure
             when = "before" if arm == START else "after" if arm == primary else None
-            if when and name not in ("win_rate", "kl", "kl_bound"):
+            if when and name not in ("win_rate", "orders_agree", "kl", "kl_bound"):
                 flat[_timed(name, when)] = figure
     for arm, figures in differences.items():
         flat |= {f"differences.{arm}.{name}": figure for name, figure in figures.items()}

@@ -19,13 +19,21 @@ READABLE = (
 
 AGREEMENT = "judgements.labellers_agree"
 NO_AGREEMENT = "No comparison has labels of two people: how far people agree cannot be said."
+RAW_REWARDS = (
+    "Careful: rewards are not normalised, for the reference samples gave no two different rewards: they are written as "
+    "the network gives them, and 0 is no average. Let the reference samples differ (reward_model.sampling: a higher "
+    "temperature, more tokens), raise reward_model.options.max_tokens where they are too long, or hold out less."
+)
 
 Metrics = dict[str, Figure]
 
 
 def arms_of(metrics: Metrics) -> list[str]:
     """The policies that were measured, the start first."""
-    return [name.split(".")[1] for name in metrics if name.startswith("policies.") and name.endswith(".answered")]
+    head, tail = "accounts.answers of ", ".answered"
+    return [
+        name.removeprefix(head).removesuffix(tail) for name in metrics if name.startswith(head) and name.endswith(tail)
+    ]
 
 
 def findings(metrics: Metrics) -> list[str]:
@@ -52,6 +60,8 @@ def _warnings(metrics: Metrics) -> list[str]:
             f"Careful: the reply shown first was preferred in {first[0]:.1%} of showings, and both orders agree in "
             f"{agree[0]:.1%} of comparisons. Averaging the orders removes the habit, and little is left of such a judge."
         )
+    if not normalised(metrics):
+        lines.append(RAW_REWARDS)
     near = _of(metrics, "preferences.near_tie")
     if near and near[0] > MOSTLY:
         lines.append(
@@ -59,6 +69,12 @@ def _warnings(metrics: Metrics) -> list[str]:
             "is better."
         )
     return lines
+
+
+def normalised(metrics: Metrics) -> bool:
+    """Whether rewards are written as standard deviations above the reference answers' mean."""
+    figure = metrics.get("reward_model.normalised_on")
+    return figure is None or bool(figure.value)
 
 
 def mass_seen(mean: float | None) -> str:
@@ -69,14 +85,23 @@ def mass_seen(mean: float | None) -> str:
 
 
 def _agreement(metrics: Metrics) -> list[str]:
-    found = _of(metrics, AGREEMENT)
-    if not found:
-        return []
-    value, low, high, n = found
-    return [
-        f"Two labellers of one comparison agree in {value:.1%} of {n:,} pairs of votes ({low:.1%} to {high:.1%}), a tie "
-        "being an opinion like the others."
-    ]
+    lines = []
+    if found := _of(metrics, AGREEMENT):
+        value, low, high, n = found
+        clear = _of(metrics, f"{AGREEMENT}_without_ties")
+        beside = (
+            f"; in {clear[0]:.1%} of the {clear[3]:,} without a tie ({clear[1]:.1%} to {clear[2]:.1%})" if clear else ""
+        )
+        lines.append(
+            f"Two labellers of one comparison agree in {value:.1%} of {n:,} pairs of votes ({low:.1%} to {high:.1%}), a "
+            f"tie being an opinion like the others{beside}."
+        )
+    if unnamed := metrics.get("judgements.unnamed_repeats"):
+        lines.append(
+            f"In {unnamed.value:,.0f} of {unnamed.n:,} comparisons several votes have no name: they may be one person's, "
+            "and say nothing of agreement. Say who labelled in an `annotator` column."
+        )
+    return lines
 
 
 def _reward_model(metrics: Metrics) -> list[str]:
@@ -114,10 +139,21 @@ def _policy(metrics: Metrics, arm: str) -> list[str]:
     if win:
         value, low, high, _ = win
         return [
-            f"{arm} against the start: preferred in {value:.1%} ({low:.1%} to {high:.1%}) of {_contests(metrics, arm)}: "
-            f"{_win_verdict(metrics, arm, value, low, high)}."
+            f"{arm} against the start: {_contests(metrics, arm)}. Win rate, a tie counting one half, {value:.1%} "
+            f"({low:.1%} to {high:.1%}): {_win_verdict(metrics, arm, value, low, high)}.{_disagreeing(metrics, arm)}"
         ]
     return _change(metrics, arm)
+
+
+def _disagreeing(metrics: Metrics, arm: str) -> str:
+    """Said where a judge's two orders mostly disagree: those prompts are ties of the judge's making."""
+    agree = metrics.get(f"policies.{arm}.orders_agree")
+    if not agree or agree.value is None or agree.value >= MOSTLY:
+        return ""
+    return (
+        f" Careful: both orders agree in {agree.value:.1%} of these contests, and where they do not the prompt is a tie: "
+        "this judge goes by position more than by what it reads."
+    )
 
 
 def _change(metrics: Metrics, arm: str) -> list[str]:
@@ -127,7 +163,9 @@ def _change(metrics: Metrics, arm: str) -> list[str]:
     if not change or not before or before.value is None or not after or after.value is None:
         return []
     value, low, high, n = change
-    if low == high == 0:
+    if n < FEW:
+        verdict = f"{n} prompts are too few for a verdict"
+    elif low == high == 0:
         verdict = "no difference"
     elif low > 0 or high < 0:
         verdict = "better than the start" if low > 0 else "worse than the start"
@@ -141,7 +179,7 @@ def _change(metrics: Metrics, arm: str) -> list[str]:
 
 
 def verdicts(metrics: Metrics, arm: str) -> dict[str, int]:
-    """What became of the held-out prompts in the contest with the start: judged, equal answers, unlabelled."""
+    """What became of the held-out prompts in the contest with the start: won, tied, lost, equal answers, unlabelled."""
     head = f"accounts.verdicts on {arm}."
     return {
         name.removeprefix(head).replace("_", " "): int(figure.value or 0)
@@ -159,19 +197,29 @@ def _no_verdict(metrics: Metrics, arm: str) -> list[str]:
 
 
 def _contests(metrics: Metrics, arm: str) -> str:
-    """How many prompts stand behind a win rate; equal answers, where there was nothing to judge, apart."""
+    """What stands behind a win rate; equal answers, where there was nothing to judge, apart."""
     found = verdicts(metrics, arm)
-    equal, unlabelled = found.get("equal answers", 0), found.get("unlabelled", 0)
-    text = f"{found.get('judged', 0)} judged held-out prompts"
-    if equal:
-        text += f" and {equal} where both answers are equal (nothing to judge, counted one half)"
-    return f"{text}, {unlabelled} more without a verdict" if unlabelled else text
+    text = (
+        f"of {judged(metrics, arm)} judged held-out prompts won {found.get('won', 0)}, tied {found.get('tied', 0)}, "
+        f"lost {found.get('lost', 0)}"
+    )
+    if equal := found.get("equal answers"):
+        text += f"; {equal} more where both answers are equal (nothing to judge: a tie)"
+    if unlabelled := found.get("unlabelled"):
+        text += f"; {unlabelled} without a verdict"
+    return text
+
+
+def judged(metrics: Metrics, arm: str) -> int:
+    """Held-out prompts with a verdict of the judges."""
+    found = verdicts(metrics, arm)
+    return sum(found.get(outcome, 0) for outcome in ("won", "tied", "lost"))
 
 
 def _win_verdict(metrics: Metrics, arm: str, value: float, low: float, high: float) -> str:
-    judged = verdicts(metrics, arm).get("judged", 0)
-    if judged < FEW:
-        return too_few(judged, "judged prompts")
+    count = judged(metrics, arm)
+    if count < FEW:
+        return too_few(count, "judged prompts")
     if abs(value - 0.5) < SMALL and high - low < 4 * SMALL:
         return "no difference to speak of"
     if abs(value - 0.5) >= SMALL and low > 0.5:

@@ -57,7 +57,7 @@ from rlaif.training.batching import held_out
 
 Until = Literal["responses", "comparisons", "judgements", "preferences", "policy", "report"]
 STAGES: tuple[Until, ...] = ("responses", "comparisons", "judgements", "preferences", "policy", "report")
-VERSION = 1  # of the stages' meaning; part of every signature
+VERSION = 2  # of the stages' meaning; part of every signature
 WORK_ROWS = 64  # comparisons before the failed share is first held against the tolerance
 
 
@@ -436,7 +436,8 @@ class Road:
 
         quiet_libraries()
         work = self.folder / "training" / folder
-        if self.run_folder.begin(stage, signature, [folder, f"training/{folder}"]):
+        told = self.run_folder.training_file(stage)
+        if self.run_folder.begin(stage, signature, [folder, f"training/{folder}", told]):
             return
         loop = asyncio.get_running_loop()
 
@@ -450,7 +451,7 @@ class Road:
         watch = Watch(report=report, part=part)
         start = time.perf_counter()
         result = await self.gateway.in_worker(train, work, self.folder / folder, watch, stop=watch.stop.set)
-        write_json(self.folder / "training" / f"{folder.replace('/', '-')}.json", result)
+        write_json(self.folder / told, result)
         shutil.rmtree(work, ignore_errors=True)
         self.run_folder.finish(stage, "", time.perf_counter() - start)
 
@@ -556,7 +557,8 @@ class Road:
                 "history": report.history,
                 "pairs": report.pairs,
                 "too_long": report.too_long,
-                "held_out_pairs": len(report.held_out.p),
+                "held_out_pairs": report.held_out_pairs,
+                "no_label": report.no_label,
                 "gain": report.gain,
                 "bias": report.bias,
                 "reference": report.reference,

@@ -161,6 +161,11 @@ def labeller_opinion(own: Sequence[Judgement], a: str, b: str) -> float | tuple[
     return _exact_tie(total / weights)
 
 
+def side(p: float) -> float:
+    """Which of the two a probability prefers: 1 the first, 0 the second, 0.5 neither."""
+    return 0.5 if p == 0.5 else float(p > 0.5)
+
+
 def _exact_tie(p: float) -> float:
     """``p``, and 1/2 where only rounding keeps it from that: 0.7 in one order and 0.3 in the other is a tie."""
     return 0.5 if abs(p - 0.5) < ROUNDING else p

@@ -31,6 +31,9 @@ Answers = tuple[
 ]  # prompt, [(response, ended by itself)]
 
 
+SAME = 1e-5  # of their mean, at least of 1: a standard deviation below it is float32 noise between equal rewards
+
+
 class RewardOptions(TrainingOptions):
     normalise_on: int = Field(default=1024, ge=2)  # reference responses behind gain and bias
 
@@ -67,11 +70,13 @@ class HeldOut:
 class RewardReport:
     history: list[dict[str, float]]
     held_out: HeldOut
-    pairs: int
-    too_long: int
+    pairs: int  # with a label, trained on
+    too_long: int  # with a label, left out of training or of the held-out pairs
+    held_out_pairs: int  # with a label
+    no_label: int  # of weight 0, in training or held out
     gain: float
     bias: float
-    reference: int  # responses that gain and bias were set on
+    reference: int  # responses that gain and bias were set on; 0 where rewards stay as the network gives them
 
 
 def train_reward_model(
@@ -91,15 +96,16 @@ def train_reward_model(
 
     Gain and bias give rewards mean 0 and standard deviation 1 on ``reference``, the policy's own samples, those longer
     than ``max_tokens`` left out. Where it is None, with no policy to sample, they are set on responses that were trained
-    on; on fewer than two different rewards they stay 1 and 0. Raises RlaifError where no label is left to train on.
+    on. Fewer than two different rewards have no deviation: gain and bias then are 1 and 0, and rewards stay as the
+    network gives them. Raises RlaifError where no label is left to train on.
     """
     rows = watch.through(preferences())
     train = group_preferences(
-        rows, base.tokens, options.max_tokens, keep=lambda prompt: not is_held_out(prompt), ended=ended
+        rows, base.tokens, options.room(base.context), keep=lambda prompt: not is_held_out(prompt), ended=ended
     )
-    need_labels(train, "reward_model", options.max_tokens)
+    need_labels(train, "reward_model", options.room(base.context))
     test = group_preferences(
-        watch.through(preferences()), base.tokens, options.max_tokens, keep=is_held_out, ended=ended
+        watch.through(preferences()), base.tokens, options.room(base.context), keep=is_held_out, ended=ended
     )
     network = load_network(base.folder, base.options, "float32", base.where, adapter=base.adapter, head=True)
     choose_attention(network, options, base.options.attention)
@@ -116,20 +122,39 @@ def train_reward_model(
     if reference is None:
         known = reference_groups(train.groups, options.normalise_on, seed)
     else:
-        known = groups_of(reference, base.tokens, options.max_tokens)
+        known = groups_of(reference, base.tokens, options.room(base.context))
     with watch.passing("reference rewards", network) as done:
         rewards = score_groups(network, known, pad_id, share=share, done=done)
     values = torch.tensor([value for many in rewards for value in many], dtype=torch.float64)
-    spread = float(values.std(correction=0)) if len(values) > 1 else 0.0
-    gain = 1.0 / spread if spread > 1e-8 else 1.0
-    bias = -gain * float(values.mean()) if len(values) else 0.0
+    found = normalisation(values)
+    gain, bias = found or (1.0, 0.0)
     network.config.rlaif_gain, network.config.rlaif_bias = gain, bias
     save_whole(network, base, out, pad_id=pad_id)
     with watch.passing("held-out rewards", network) as done:
         scored = score_groups(network, test.groups, pad_id, share=share, done=done)
     held = held_out_differences(test.groups, scored)
-    pairs = sum(len(group.pairs) for group in train.groups)
-    return RewardReport(history, held, pairs, train.too_long + test.too_long, gain, bias, len(values))
+    return RewardReport(
+        history,
+        held,
+        pairs=train.pairs,
+        too_long=train.too_long + test.too_long,
+        held_out_pairs=test.pairs,
+        no_label=train.no_label,
+        gain=gain,
+        bias=bias,
+        reference=len(values) if found else 0,
+    )
+
+
+def normalisation(rewards: torch.Tensor) -> tuple[float, float] | None:
+    """Gain and bias that give ``rewards`` mean 0 and standard deviation 1; None where they do not differ."""
+    if not len(rewards):
+        return None
+    mean, spread = float(rewards.mean()), float(rewards.std(correction=0))
+    if spread <= SAME * max(1.0, abs(mean)):
+        return None
+    gain = 1.0 / spread
+    return gain, -gain * mean
 
 
 def padding_of(base: LocalModel) -> int:
@@ -200,7 +225,8 @@ def held_out_differences(groups: Sequence[Group], scored: Sequence[Sequence[floa
 
 
 class RewardModel:
-    """A trained reward model as a function from conversations to floats: mean 0 and deviation 1 on its reference."""
+    """A trained reward model as a function from conversations to floats: mean 0 and deviation 1 on its reference, or
+    as the network gives them where there was nothing to normalise on."""
 
     def __init__(self, folder: Path, options: LocalOptions, *, where: str, notice: Callable[[str], None]) -> None:
         self.tokens = ChatTokenizer(folder, where=where, trust_remote_code=options.trust_remote_code, notice=notice)

@@ -8,6 +8,7 @@
       exclusions/STAGE/        items a stage did not pass on, each with its reason
       reference/responses/     samples of the policy that rewards are normalised on, where responses are not its own
       reward_model/ policies/NAME/   Hugging Face folders
+      training/                what each training told: its account, loss and accuracy by step, held-out pairs
       evaluation/              samples and verdicts behind the figures
       accounts.json metrics.json report.html
       superseded/              what an edited recipe replaced; nothing is deleted
@@ -262,6 +263,30 @@ class RunFolder:
     def set_state(self, stage: str, state: StageState) -> None:
         self.manifest["stages"][stage] = state.__dict__
         self.save()
+
+    def confirmed(self, stage: str) -> bool:
+        """Whether a stage's output belongs to this walk: what an earlier recipe left is not reported beside it."""
+        state = self.state(stage)
+        return stage in self.walked and state is not None and state.complete
+
+    def training_file(self, stage: str) -> str:
+        """Where what a training told lies, under the run folder; it moves to ``superseded/`` with its stage."""
+        return f"training/{stage.replace('/', '-')}.json"
+
+    def trained(self, stage: str) -> dict[str, Any] | None:
+        """What a training of this walk told; None where there was none."""
+        path = self.path / self.training_file(stage)
+        if not self.confirmed(stage) or not path.is_file():
+            return None
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return found
+
+    def evaluated(self, name: str) -> Any:
+        """A file of this walk's evaluation, without ``.json``; None where nothing was measured."""
+        path = self.path / "evaluation" / f"{name}.json"
+        if not self.confirmed("evaluation") or not path.is_file():
+            return None
+        return json.loads(path.read_text(encoding="utf-8"))
 
     def begin(self, stage: str, signature: str, folders: Iterable[str]) -> bool:
         """True when the stage is already complete under this signature. Otherwise what another signature, or another

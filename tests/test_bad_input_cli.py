@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rlaif import cli
+from rlaif.store import RunFolder
 from tests.tiny import build, write_jsonl
 
 GOOD = {"prompt": "How do I boil an egg?", "chosen": "Ten minutes in boiling water.", "rejected": "No."}
@@ -400,6 +401,32 @@ def test_label_says_how_far_several_annotators_agree_or_that_none_can(rlaif: Rla
     )
     one = rlaif("label", pairs(shown | {"label": "a"}), "--out", "b")
     assert "No comparison has labels of two people: how far people agree cannot be said." in one.err.splitlines()
+
+
+def test_agreement_is_given_with_ties_and_without(rlaif: Rlaif) -> None:
+    shown = {"prompt": "Which?", "response_a": "this", "response_b": "that"}
+    several = pairs(shown | {"human_labels": {"ann": "a", "bo": "a", "cy": "tie"}}, shown | {"prompt": "And?"})
+    rlaif("label", several, "--out", "a")
+    metrics = json.loads(Path("a/metrics.json").read_text())
+    # three pairs of votes, of which ann's and bo's agree; theirs alone has no tie
+    found = {name: figure for name, figure in metrics.items() if "labellers_agree" in name}
+    assert {name: (round(figure["value"], 4), figure["n"]) for name, figure in found.items()} == {
+        "judgements.labellers_agree": (0.3333, 3),
+        "judgements.labellers_agree_without_ties": (1.0, 1),
+    }
+
+
+def test_one_row_twice_is_no_two_people_who_agree(rlaif: Rlaif) -> None:
+    row = {"prompt": "Which?", "response_a": "this", "response_b": "that", "label": "a"}
+    text = rlaif("label", pairs(row, row), "--out", "a").text
+    assert "Two labellers" not in text
+    assert "No comparison has labels of two people" in text
+    assert "In 1 of 1 comparisons several votes have no name: they may be one person's" in text
+    # beside people with names, an unnamed vote counts for the label and not for the agreement
+    named = [row | {"annotator": "ann"}, row | {"annotator": "bo", "label": "b"}, row]
+    text = rlaif("label", pairs(*named), "--out", "b").text
+    assert "Two labellers of one comparison agree in 0.0% of 1 pairs of votes" in text
+    assert [preference.p for preference in RunFolder(Path("b")).read("preferences")] == [pytest.approx(2 / 3)]
 
 
 def test_a_stage_that_an_earlier_run_finished_is_marked(rlaif: Rlaif) -> None:

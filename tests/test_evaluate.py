@@ -15,6 +15,7 @@ from rlaif.evaluate import (
     arm_figures,
     arm_values,
     contests,
+    evaluation_accounts,
     named_figures,
     open_metrics,
     read_wins,
@@ -22,7 +23,7 @@ from rlaif.evaluate import (
 )
 from rlaif.findings import findings
 from rlaif.records import Comparison, Judgement, Prompt, Response
-from rlaif.statistics import Figure
+from rlaif.statistics import Figure, wilson
 from tests import make
 
 PROMPTS = [make.prompt(f"question {i}") for i in range(5)]
@@ -51,11 +52,62 @@ def test_wins_are_read_for_the_arm_with_ties_and_without_the_unlabelled() -> Non
     assert [comparison is not None for comparison in asked] == [True, True, False, False, True]
     judgements = both(asked[0], 1.0) + both(asked[1], 0.25) + both(asked[4], None)
     read_wins(arm, start, asked, judgements)
-    # won; lost at 1/4; identical: a tie; no answer; unreadable
-    assert arm.wins == [1.0, 0.25, 0.5, None, None]
-    # (1 + 0.25 + 0.5) / 3
+    # won; lost, however unsure the judge; identical: a tie; no answer; unreadable
+    assert arm.wins == [1.0, 0.0, 0.5, None, None]
+    # one win and half a tie of three
     figure = arm_figures(PROMPTS, arm, {})["win_rate"]
-    assert (figure.value, figure.n) == (pytest.approx(0.583333, abs=1e-6), 3)
+    assert (figure.value, figure.n) == (pytest.approx(1.5 / 3), 3)
+    assert evaluation_accounts(PROMPTS, [start, arm])["verdicts on dpo"]["outcomes"] == {
+        "won": 1, "tied": 0, "lost": 1, "equal answers": 1, "unlabelled": 2,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "win", "agree"),
+    [
+        (0.9, 0.6, 1.0, 1.0),
+        (0.4, 0.1, 0.0, 1.0),
+        (0.9, 0.4, 0.5, 0.0),  # 0.65 on average, and yet no win
+        (0.9, 0.5, 0.5, 0.0),
+        (0.5, 0.5, 0.5, 1.0),
+    ],
+)
+def test_a_win_takes_both_orders(first: float, second: float, win: float, agree: float) -> None:
+    start, arm = Arm("start", answers("a")), Arm("dpo", answers("b"))
+    asked = contests(PROMPTS[:1], start, arm)
+    assert asked[0] is not None
+    read_wins(arm, start, asked, [make.judgement(asked[0], first), make.judgement(asked[0], second, flipped=True)])
+    assert (arm.wins, arm.orders_agree) == ([win], [agree])
+
+
+def test_each_order_is_the_mean_over_principles_by_weight() -> None:
+    start, arm = Arm("start", answers("a")), Arm("dpo", answers("b"))
+    asked = contests(PROMPTS[:1], start, arm)
+    # 3 · 0.6 + 1 · 0.1 over 4 is 0.475 in both orders: lost, though the heavier principle says won
+    judgements = both(asked[0], 0.6, principle_id="x@1", weight=3.0) + both(asked[0], 0.1, principle_id="y@1")
+    read_wins(arm, start, asked, judgements)
+    assert arm.wins == [0.0]
+
+
+def test_a_judge_that_was_asked_in_one_order_is_taken_at_its_word() -> None:
+    start, arm = Arm("start", answers("a")), Arm("dpo", answers("b"))
+    asked = contests(PROMPTS[:1], start, arm)
+    assert asked[0] is not None
+    read_wins(arm, start, asked, [make.judgement(asked[0], 0.8)])
+    assert (arm.wins, arm.orders_agree) == ([1.0], [None])
+    assert "orders_agree" not in arm_figures(PROMPTS[:1], arm, {})
+
+
+def test_the_interval_of_a_win_rate_is_wilsons_without_ties_and_no_point_where_all_are_ties() -> None:
+    prompts = [make.prompt(f"question {i}") for i in range(40)]
+    arm = Arm("dpo", [None] * 40, wins=[1.0] * 30 + [0.0] * 10)
+    assert arm_figures(prompts, arm, {})["win_rate"] == wilson(30, 40)
+    arm.wins = [0.5] * 40
+    figure = arm_figures(prompts, arm, {})["win_rate"]
+    # of 40 prompts none changed: Wilson's upper end is 1.96² / (40 + 1.96²) = 0.0876; half of it either way
+    assert (figure.low, figure.value, figure.high) == (
+        pytest.approx(0.4562, abs=1e-4), 0.5, pytest.approx(0.5438, abs=1e-4),
+    )  # fmt: skip
 
 
 def test_a_judge_of_position_alone_wins_nothing() -> None:
@@ -64,7 +116,7 @@ def test_a_judge_of_position_alone_wins_nothing() -> None:
     assert asked[0] is not None
     first = [make.judgement(asked[0], 1.0), make.judgement(asked[0], 0.0, flipped=True)]
     read_wins(arm, start, asked, first)
-    assert arm.wins == [0.5]
+    assert (arm.wins, arm.orders_agree) == ([0.5], [0.0])
 
 
 def test_one_order_missing_is_no_win_and_no_loss() -> None:
@@ -75,11 +127,22 @@ def test_one_order_missing_is_no_win_and_no_loss() -> None:
     assert arm.wins == [None]
 
 
-def test_several_judges_are_averaged() -> None:
+@pytest.mark.parametrize(
+    ("opinions", "win"),
+    [
+        ((1.0, 0.0), 0.5),
+        ((0.6, 0.6, 0.0), 1.0),
+        ((0.9, 0.5, 0.5), 1.0),
+        ((0.4, 0.5, 0.4, 0.9), 0.0),
+        ((1.0, None), None),
+    ],
+)
+def test_of_several_judges_the_majority_counts(opinions: tuple[float | None, ...], win: float | None) -> None:
     start, arm = Arm("start", answers("a")), Arm("dpo", answers("b"))
     asked = contests(PROMPTS[:1], start, arm)
-    read_wins(arm, start, asked, both(asked[0], 1.0, labeller="judge:x@1") + both(asked[0], 0.0, labeller="judge:y@1"))
-    assert arm.wins == [0.5]
+    each = [both(asked[0], p, labeller=f"judge:{i}@1") for i, p in enumerate(opinions)]
+    read_wins(arm, start, asked, [judgement for own in each for judgement in own])
+    assert arm.wins == [win]
 
 
 def test_nothing_judged_is_no_win_rate() -> None:
@@ -195,8 +258,8 @@ def test_what_is_said_of_the_reward_is_said_from_the_paired_difference(
     wide = {"low": -9.0, "high": 9.0, "n": 40}
     (line,) = findings(
         {
-            "policies.start.answered": Figure(value=40, n=40),
-            "policies.dpo.answered": Figure(value=40, n=40),
+            "accounts.answers of start.answered": Figure(value=40, n=40),
+            "accounts.answers of dpo.answered": Figure(value=40, n=40),
             "policies.start.reward": Figure(value=1.0, **wide),
             "policies.dpo.reward": Figure(value=1.0 + value, **wide),
             "differences.dpo.reward": Figure(value=value, low=low, high=high, n=40),

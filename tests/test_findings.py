@@ -7,57 +7,94 @@ from rlaif.statistics import Figure
 
 
 def contest(
-    value: float, low: float, high: float, *, judged: int, equal: int = 0, unlabelled: int = 0
+    low: float, high: float, *, won: int, tied: int = 0, lost: int, equal: int = 0, unlabelled: int = 0
 ) -> dict[str, Figure]:
     """The figures of one policy judged against the start."""
-    total = judged + equal + unlabelled
-    head = "accounts.verdicts on dpo"
+    outcomes = {"won": won, "tied": tied, "lost": lost, "equal_answers": equal, "unlabelled": unlabelled}
+    total = sum(outcomes.values())
+    value = (won + (tied + equal) / 2) / max(1, total - unlabelled)
     return {
-        f"{head}.judged": Figure(value=judged, n=total),
-        f"{head}.equal_answers": Figure(value=equal, n=total),
-        f"{head}.unlabelled": Figure(value=unlabelled, n=total),
-        "policies.dpo.answered": Figure(value=total, n=total),
-        "policies.dpo.win_rate": Figure(value=value, low=low, high=high, n=judged + equal),
+        "accounts.answers of dpo.answered": Figure(value=total, n=total),
+        **{f"accounts.verdicts on dpo.{name}": Figure(value=count, n=total) for name, count in outcomes.items()},
+        "policies.dpo.win_rate": Figure(value=value, low=low, high=high, n=total - unlabelled),
     }
 
 
 def test_a_win_rate_whose_interval_clears_one_half_is_better() -> None:
-    assert findings(contest(0.6, 0.55, 0.65, judged=200)) == [
-        "dpo against the start: preferred in 60.0% (55.0% to 65.0%) of 200 judged held-out prompts: better than the start."
+    assert findings(contest(0.55, 0.65, won=110, tied=20, lost=70)) == [
+        "dpo against the start: of 200 judged held-out prompts won 110, tied 20, lost 70. Win rate, a tie counting one "
+        "half, 60.0% (55.0% to 65.0%): better than the start."
     ]
-    assert findings(contest(0.4, 0.35, 0.45, judged=200))[0].endswith(": worse than the start.")
+    assert findings(contest(0.35, 0.45, won=70, tied=20, lost=110))[0].endswith(": worse than the start.")
 
 
 def test_equal_answers_and_missing_verdicts_are_named_apart() -> None:
-    (line,) = findings(contest(0.55, 0.51, 0.59, judged=100, equal=90, unlabelled=10))
+    (line,) = findings(contest(0.51, 0.58, won=59, tied=0, lost=41, equal=100, unlabelled=10))
     assert line == (
-        "dpo against the start: preferred in 55.0% (51.0% to 59.0%) of 100 judged held-out prompts and 90 where both "
-        "answers are equal (nothing to judge, counted one half), 10 more without a verdict: better than the start."
+        "dpo against the start: of 100 judged held-out prompts won 59, tied 0, lost 41; 100 more where both answers are "
+        "equal (nothing to judge: a tie); 10 without a verdict. Win rate, a tie counting one half, 54.5% (51.0% to 58.0%): "
+        "better than the start."
     )
 
 
 def test_an_interval_around_one_half_says_what_would_have_been_missed() -> None:
     # half the interval is 7 points, 1.96 standard errors; 80% power takes 2.8 of them: 10 points
-    assert findings(contest(0.52, 0.45, 0.59, judged=200))[0].endswith(
+    assert findings(contest(0.45, 0.59, won=104, lost=96))[0].endswith(
         ": inconclusive; a difference below 10.0% would be missed here more than one time in five."
     )
 
 
 def test_a_handful_gets_no_verdict_however_narrow_its_interval() -> None:
     # 2.8 standard errors of 1 / (2 * sqrt(25)) = 0.1 are 28 points
-    (line,) = findings(contest(0.9, 0.85, 0.95, judged=25, equal=400))
+    (line,) = findings(contest(0.85, 0.95, won=23, tied=1, lost=1, equal=400))
     assert line.endswith(
         ": 25 judged prompts are too few for a verdict: they would tell a coin from 78% or more, not from less."
     )
     # of 7: 2.8 / (2 * sqrt(7)) = 53 points, more than there are
-    assert findings(contest(1.0, 0.6, 1.0, judged=7))[0].endswith(
+    assert findings(contest(0.6, 1.0, won=7, lost=0))[0].endswith(
         ": 7 judged prompts are too few to tell anything from a coin."
     )
 
 
+def test_a_judge_that_goes_by_position_is_said_beside_the_ties_it_makes() -> None:
+    metrics = contest(0.48, 0.52, won=5, tied=190, lost=5)
+    metrics["policies.dpo.orders_agree"] = Figure(value=0.07, low=0.04, high=0.11, n=200)
+    assert "Careful: both orders agree in 7.0% of these contests" in findings(metrics)[0]
+    metrics["policies.dpo.orders_agree"] = Figure(value=0.7, low=0.6, high=0.8, n=200)
+    assert "Careful" not in findings(metrics)[0]
+
+
 def test_a_contest_without_one_verdict_is_said() -> None:
-    metrics = contest(0, 0, 0, judged=0, unlabelled=12) | {"policies.dpo.win_rate": Figure(value=None, n=0)}
+    metrics = contest(0, 0, won=0, lost=0, unlabelled=12) | {"policies.dpo.win_rate": Figure(value=None, n=0)}
     assert findings(metrics) == ["dpo against the start: not one of 12 held-out prompts has a verdict."]
+
+
+def reward_change(low: float, value: float, high: float, n: int, arm: str = "dpo") -> dict[str, Figure]:
+    return {
+        f"accounts.answers of {arm}.answered": Figure(value=n, n=n),
+        "policies.start.reward": Figure(value=1.0, n=n),
+        f"policies.{arm}.reward": Figure(value=1.0 + value, n=n),
+        f"differences.{arm}.reward": Figure(value=value, low=low, high=high, n=n),
+    }
+
+
+def test_a_reward_on_a_handful_of_prompts_gets_no_verdict_either() -> None:
+    (few,) = findings(reward_change(0.4, 0.5, 0.6, 29))
+    assert "is +0.50 (+0.40 to +0.60): 29 prompts are too few for a verdict. " in few
+    (enough,) = findings(reward_change(0.4, 0.5, 0.6, 30))
+    assert "better than the start" in enough
+
+
+def test_a_method_of_a_users_own_has_its_sentence_under_its_dotted_name() -> None:
+    (line,) = findings(reward_change(0.4, 0.5, 0.6, 40, arm="mine.Tuned"))
+    assert line.startswith("mine.Tuned: mean reward 1.50, the start 1.00;")
+
+
+def test_rewards_that_could_not_be_normalised_are_said_with_the_remedy() -> None:
+    (line,) = findings({"reward_model.normalised_on": Figure(value=0, n=0)})
+    assert line.startswith("Careful: rewards are not normalised")
+    assert "reward_model.sampling" in line
+    assert findings({"reward_model.normalised_on": Figure(value=16, n=16)}) == []
 
 
 def test_a_reward_model_on_a_handful_of_pairs_gets_no_verdict() -> None:
@@ -86,4 +123,22 @@ def test_agreement_between_labellers_is_said_where_there_is_any() -> None:
     assert findings({"judgements.labellers_agree": Figure(value=0.63, low=0.6, high=0.66, n=1281)}) == [
         "Two labellers of one comparison agree in 63.0% of 1,281 pairs of votes (60.0% to 66.0%), a tie being an opinion "
         "like the others."
+    ]
+
+
+def test_agreement_is_said_with_ties_and_without() -> None:
+    metrics = {
+        "judgements.labellers_agree": Figure(value=0.63, low=0.6, high=0.66, n=1281),
+        "judgements.labellers_agree_without_ties": Figure(value=0.81, low=0.78, high=0.84, n=900),
+    }
+    assert findings(metrics) == [
+        "Two labellers of one comparison agree in 63.0% of 1,281 pairs of votes (60.0% to 66.0%), a tie being an opinion "
+        "like the others; in 81.0% of the 900 without a tie (78.0% to 84.0%)."
+    ]
+
+
+def test_votes_without_a_name_are_said_with_the_remedy() -> None:
+    assert findings({"judgements.unnamed_repeats": Figure(value=12, n=40)}) == [
+        "In 12 of 40 comparisons several votes have no name: they may be one person's, and say nothing of agreement. Say "
+        "who labelled in an `annotator` column."
     ]

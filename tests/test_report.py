@@ -25,7 +25,9 @@ ARMS = {
     "differences.dpo.words": figure(100.0, 95.04, 105),
     "policies.dpo.kl": figure(1.23456, -0.001, 1.5),
     "policies.best-of-n.kl_bound": figure(0.636294),
-    "accounts.verdicts on dpo.judged": figure(30),
+    "accounts.verdicts on dpo.won": figure(15),
+    "accounts.verdicts on dpo.tied": figure(4),
+    "accounts.verdicts on dpo.lost": figure(11),
     "accounts.verdicts on dpo.equal_answers": figure(10),
     "accounts.verdicts on dpo.unlabelled": figure(0),
 }
@@ -34,14 +36,32 @@ ARMS = {
 def test_the_table_names_what_was_measured_with_its_unit_and_ends_with_differences_from_the_start() -> None:
     assert arm_rows(ARMS, ["start", "dpo", "best-of-n"]) == [
         ("prompts answered", "", ["40", "39", "–", "–", "–"]),
-        ("preferred to the start", "% of prompts", ["–", "54% (48 to 60%)", "–", "–", "–"]),
-        ("judged against the start", "prompts", ["–", "30", "–", "–", "–"]),
+        (
+            "win rate against the start, a tie counting one half",
+            "% of prompts",
+            ["–", "54% (48 to 60%)", "–", "–", "–"],
+        ),
+        ("judged better than the start", "prompts", ["–", "15", "–", "–", "–"]),
+        ("judged a tie, or the two orders disagree", "prompts", ["–", "4", "–", "–", "–"]),
+        ("judged worse than the start", "prompts", ["–", "11", "–", "–", "–"]),
         ("same answer as the start: nothing to judge", "prompts", ["–", "10", "–", "–", "–"]),
         ("length of an answer", "words", ["23.4 (21.2 to 25.7)", "123 (120 to 131)", "–", "100 (95 to 105)", "–"]),
         ("distance from the start (KL)", "nats per answer", ["–", "1.23 (0.00 to 1.50)", "–", "–", "–"]),
         ("distance from the start, at most (KL bound)", "nats per answer", ["–", "–", "0.64", "–", "–"]),
         ("shouting", "", ["0.12 (0.10 to 0.15)", "–", "–", "–", "–"]),
     ]
+
+
+def test_a_method_in_a_module_called_as_another_arm_keeps_its_figures_to_itself() -> None:
+    metrics = {"policies.dpo.words": figure(7), "policies.dpo.DPO.words": figure(8)}
+    assert arm_rows(metrics, ["dpo", "dpo.DPO"]) == [("length of an answer", "words", ["7.00", "8.00", "–"])]
+
+
+def test_rewards_that_were_not_normalised_are_not_called_standard_deviations() -> None:
+    rewards = {"policies.start.reward": figure(3.0), "reward_model.normalised_on": figure(16)}
+    assert [unit for _, unit, _ in arm_rows(rewards, ["start"])] == ["standard deviations above average"]
+    rewards["reward_model.normalised_on"] = figure(0)
+    assert [unit for _, unit, _ in arm_rows(rewards, ["start"])] == ["as the network gives it: not normalised"]
 
 
 def test_what_was_not_measured_is_a_dash() -> None:

@@ -14,8 +14,8 @@ from rlaif.statistics import (
     Figure,
     Means,
     calibration_error,
+    calibration_figure,
     cluster_mean,
-    cluster_statistic,
     log_loss,
     paired_difference,
     reliability,
@@ -115,24 +115,12 @@ def test_the_same_data_give_the_same_interval() -> None:
     assert cluster_mean(values, range(50)) == cluster_mean(values, [f"prompt {i}" for i in range(50)])
 
 
-@pytest.mark.parametrize("statistic", [False, True])
-def test_one_cluster_has_no_interval_and_no_rows_no_value(statistic: bool) -> None:
-    def figure(values: Any, names: Any) -> Figure:
-        if statistic:
-            return cluster_statistic(lambda weight: float(np.average(values, weights=weight)), names)
-        return cluster_mean(values, names)
-
+@pytest.mark.parametrize(
+    "figure", [cluster_mean, lambda values, names: calibration_figure(values, np.abs(np.array(values) - 0.5), names)]
+)
+def test_one_cluster_has_no_interval_and_no_rows_no_value(figure: Any) -> None:
     assert figure([1.0, 0.0], ["a", "a"]) == Figure(value=0.5, n=2)
     assert figure([], []) == Figure(value=None, n=0)
-
-
-def test_any_statistic_is_resampled_by_cluster() -> None:
-    values = np.repeat(np.arange(10.0), 5)
-    names = np.repeat(range(10), 5).tolist()
-    by_statistic = cluster_statistic(lambda weight: float(np.average(values, weights=weight)), names)
-    by_mean = cluster_mean(values, names)
-    assert by_statistic.value == by_mean.value == 4.5
-    assert width(by_statistic) == pytest.approx(width(by_mean), rel=0.1)
 
 
 def test_many_different_clusters_have_the_usual_interval() -> None:
@@ -264,3 +252,34 @@ def test_calibration_does_not_depend_on_the_order_of_rows(rows: list[tuple[float
     random.shuffle(rows)
     assert calibration_error(*zip(*rows, strict=True)) == pytest.approx(before)
     assert 0 <= before <= 1
+
+
+def predictions(seed: int, slope: float, rows: int = 120) -> tuple[Any, Any]:
+    """Predictions, and outcomes whose log-odds are ``slope`` times the predicted ones: 1 is calibrated, 0 a coin."""
+    random = np.random.default_rng(seed)
+    odds = random.normal(0, 1.5, rows)
+    return 1 / (1 + np.exp(-odds)), (random.random(rows) < 1 / (1 + np.exp(-slope * odds))).astype(float)
+
+
+def test_the_calibration_error_of_a_calibrated_predictor_may_be_zero() -> None:
+    figures = [calibration_figure(*predictions(seed, 1.0), range(120)) for seed in range(20)]
+    assert all(figure.low <= figure.value <= figure.high for figure in figures)  # type: ignore[operator]
+    assert min(figure.value for figure in figures) > 0.03  # type: ignore[type-var]  # noise alone: never 0 itself
+    # above the 95% that noise alone gives in one of twenty; four of twenty: p = 0.016
+    assert sum(figure.low == 0 for figure in figures) >= 17
+
+
+def test_a_predictor_that_is_too_sure_is_not_called_calibrated_and_its_interval_holds_the_truth() -> None:
+    p, _ = predictions(0, 0.0, 100_000)
+    truth = float(np.abs(p - 0.5).mean())  # every outcome is a coin
+    figures = [calibration_figure(*predictions(seed, 0.0), range(120)) for seed in range(20)]
+    assert sum(figure.low > 0 for figure in figures) >= 15  # type: ignore[operator]
+    assert sum(figure.low <= truth <= figure.high for figure in figures) >= 17  # type: ignore[operator]
+
+
+def test_the_interval_of_a_calibration_error_resamples_clusters() -> None:
+    p, outcome = predictions(3, 0.0)
+    alone = calibration_figure(p, outcome, range(120))
+    fours = calibration_figure(np.repeat(p, 4), np.repeat(outcome, 4), np.repeat(range(120), 4).tolist())
+    assert (fours.value, fours.n) == (pytest.approx(alone.value, abs=0.03), 480)
+    assert width(fours) == pytest.approx(width(alone), rel=0.2)  # four copies of a row say no more than one

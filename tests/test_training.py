@@ -22,11 +22,13 @@ from rlaif.policy import PolicyContext
 from rlaif.policy.dpo import DPO, _Trainer
 from rlaif.records import Message, Preference
 from rlaif.reward import (
+    Answers,
     RewardModel,
     RewardOptions,
     RewardReport,
     _RewardTrainer,
     initialise_head,
+    normalisation,
     raw_rewards,
     reference_groups,
     score_groups,
@@ -264,6 +266,38 @@ def test_pairs_that_are_too_long_are_left_out_and_counted(base: LocalModel) -> N
     assert [(g.prompt_id, len(g.responses), len(g.pairs)) for g in grouped.groups] == [("hi", 2, 1)]
 
 
+def test_pairs_of_no_weight_stay_in_their_groups_and_are_counted_apart(base: LocalModel) -> None:
+    rows = [
+        preference("hi", "one", "two"),
+        preference("hi", "one", "three", weight=0.0),
+        preference("how", "x", "y"),
+        preference("how", "x", "z", weight=0.0),
+        preference("hi", "water " * 60, "one"),
+        preference("hi", "water " * 60, "two", weight=0.0),
+    ]
+    grouped = group_preferences(rows, base.tokens, 40, keep=lambda prompt: prompt == "hi")
+    assert [len(group.pairs) for group in grouped.groups] == [2]
+    assert (grouped.pairs, grouped.too_long, grouped.left_out, grouped.no_label) == (1, 1, 1, 3)
+
+
+def test_pairs_longer_than_the_models_context_are_too_long_whatever_max_tokens_says(tmp_path: Path) -> None:
+    folder = tiny.build(tmp_path / "small", "gpt2", hidden=32, context=48)
+    small = LocalModel(str(folder), LocalOptions(device="cpu"), where="models.policy", notice=lambda line: None)
+    assert small.context == 48
+    rows = [*planted(12), *(preference(f"long {i}", "water " * 60, "two") for i in range(5))]
+    report = train_reward(small, rows, tmp_path)
+    assert report.too_long == 5
+    assert tune(small, rows, tmp_path / "dpo")
+
+
+def test_what_a_training_says_of_its_pairs_adds_up(base: LocalModel, tmp_path: Path) -> None:
+    rows = [row.model_copy(update={"weight": float(i % 3 > 0)}) for i, row in enumerate(planted(24))]
+    report = train_reward(base, rows, tmp_path)
+    held = sum(held_out(row.prompt_id, 0.25, 0) and row.weight > 0 for row in rows)
+    assert 0 < held < 32  # of 48 pairs every third has no label
+    assert (report.pairs, report.too_long, report.held_out_pairs, report.no_label) == (32 - held, 0, held, 16)
+
+
 def test_cut_off_responses_have_no_end_of_turn(base: LocalModel) -> None:
     row = preference("hi", "one", "two")
     groups = group_preferences([row], base.tokens, 100, ended=lambda row, response: response == row.chosen).groups
@@ -419,13 +453,18 @@ def test_step_of_rows_without_any_weight_moves_nothing(base: LocalModel, tmp_pat
 
 
 def train_reward(
-    base: LocalModel, rows: Sequence[Preference], folder: Path, watch: Watch | None = None, **settings: Any
+    base: LocalModel,
+    rows: Sequence[Preference],
+    folder: Path,
+    watch: Watch | None = None,
+    reference: Sequence[Answers] | None = None,
+    **settings: Any,
 ) -> RewardReport:
     return train_reward_model(
         lambda: rows,
         base,
         options(**settings),
-        reference=None,
+        reference=reference,
         work=folder / "work",
         out=folder / "reward",
         seed=0,
@@ -490,6 +529,28 @@ def test_rewards_have_mean_zero_and_deviation_one_on_the_reference(base: LocalMo
     values = torch.tensor([report.gain * v + report.bias for many in raw for v in many], dtype=torch.float64)
     assert float(values.mean()) == pytest.approx(0, abs=1e-4)
     assert float(values.std(correction=0)) == pytest.approx(1, abs=1e-4)
+
+
+def test_equal_rewards_are_left_as_they_are_and_said_to_be_on_no_reference(base: LocalModel, tmp_path: Path) -> None:
+    same = [((Message(role="user", content="hi"),), [(said("one"), True)])] * 3
+    report = train_reward(base, planted(8), tmp_path / "same", reference=same)
+    assert (report.gain, report.bias, report.reference) == (1.0, 0.0, 0)
+    none = train_reward(base, planted(8), tmp_path / "none", reference=[])
+    assert (none.gain, none.bias, none.reference) == (1.0, 0.0, 0)
+
+
+@pytest.mark.parametrize(
+    ("rewards", "expected"),
+    [
+        ([1.0, 3.0], (1.0, -2.0)),  # mean 2, deviation 1
+        ([2.0, 6.0], (0.5, -2.0)),  # mean 4, deviation 2
+        ([5.0], None),
+        ([], None),
+        ([100.0, 100.0 + 1e-6], None),  # equal but for float32 noise
+    ],
+)
+def test_gain_and_bias_by_hand(rewards: list[float], expected: tuple[float, float] | None) -> None:
+    assert normalisation(torch.tensor(rewards, dtype=torch.float64)) == expected
 
 
 def test_saved_reward_model_is_an_ordinary_folder(base: LocalModel, tmp_path: Path) -> None:
@@ -558,7 +619,8 @@ NOTHING: dict[str, tuple[Callable[[Preference], Preference], dict[str, Any], str
     "every pair too long": (
         lambda row: row,
         {"max_tokens": 2},
-        "({trained} longer than max_tokens 2, {held} held out). What would do: a larger max_tokens in its options; "
+        "({trained} longer than 2 tokens, {held} held out). What would do: a larger max_tokens in its options, or a model "
+        "of longer context; "
         "a smaller held_out, or more prompts.",
     ),
     "every label held out": (

@@ -14,6 +14,13 @@ from rlaif.pairs import is_answer, read_pair, read_votes
 from rlaif.records import NO_LABEL, Comparison, Judgement
 from rlaif.rows import need_source, read_rows, source_hash
 
+UNNAMED = "human:unnamed-"
+
+
+def is_unnamed(labeller: str) -> bool:
+    """Whether this is a vote that a file gives without saying whose: two such votes may be one person's."""
+    return labeller.startswith(UNNAMED)
+
 
 class HumanLabels:
     class Options(BaseOptions):
@@ -77,7 +84,7 @@ def _judgements(comparison: Comparison, votes: list[Any]) -> list[Judgement]:
         judgements.append(
             Judgement(
                 comparison_id=comparison.id,
-                labeller=f"human:{annotator or f'unnamed-{number}'}",
+                labeller=f"human:{annotator}" if annotator else f"{UNNAMED}{number}",
                 shown=None if order is None else (a, b) if order == "ab" else (b, a),
                 outcome="unreadable" if p is None else "ranked",
                 reason=NO_LABEL if p is None else None,

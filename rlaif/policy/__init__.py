@@ -23,6 +23,12 @@ METHODS = {
     "best-of-n": "rlaif.policy.best_of_n:BestOfN",
 }
 
+
+def policy_name(method: str) -> str:
+    """What a policy is called in the run folder, the accounts and the figures: "mine:Tuned" is "mine.Tuned"."""
+    return method.replace(":", ".").replace("/", "-")
+
+
 Reward = Callable[[Sequence[tuple[Prompt, Sequence[Response]]]], Awaitable[list[list[float]]]]
 Sample = Callable[[Any, Sequence[Prompt], int], Awaitable[list[list[Response]]]]  # model, prompts, K each
 
@@ -43,12 +49,13 @@ class PolicyContext:
 
 @dataclass(frozen=True)
 class PolicyReport:
-    """What training tells: figures per step, pairs used, pairs left out as too long."""
+    """What training tells: figures per step, and what became of the pairs; None where a method does not say."""
 
     history: list[dict[str, float]]
-    pairs: int = 0
-    too_long: int = 0
-    held_out_pairs: int = 0
+    pairs: int | None = None  # trained on
+    too_long: int | None = None
+    held_out_pairs: int | None = None
+    no_label: int | None = None  # of weight 0: nothing to learn from
 
 
 class PolicyMethod(Protocol):

@@ -40,11 +40,11 @@ class DPO:
         data = group_preferences(
             context.watch.through(context.preferences()),
             start.tokens,
-            self.options.max_tokens,
+            self.options.room(start.context),
             keep=lambda prompt: not context.is_held_out(prompt),
             ended=context.ended,
         )
-        need_labels(data, "dpo", self.options.max_tokens)
+        need_labels(data, "dpo", self.options.room(start.context))
         network = load_network(start.folder, start.options, "float32", start.where, adapter=start.adapter)
         choose_attention(network, self.options, start.options.attention)
         pad_id = start.tokens.pad_id
@@ -58,7 +58,13 @@ class DPO:
         trainer.reference, trainer.share, trainer.pad_id, trainer.beta = reference, share, pad_id, self.options.beta
         history = trainer.run()
         save_whole(network, start, context.out)
-        return PolicyReport(history, sum(len(group.pairs) for group in data.groups), data.too_long, data.left_out)
+        return PolicyReport(
+            history,
+            pairs=data.pairs,
+            too_long=data.too_long,
+            held_out_pairs=data.left_out,
+            no_label=data.no_label,
+        )
 
     async def respond(
         self, prompts: Sequence[Prompt], model: Any, sample: Sample, reward: Reward | None

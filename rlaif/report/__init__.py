@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
 
 from rlaif.config import Pipeline
-from rlaif.findings import arms_of, findings, verdicts
+from rlaif.findings import arms_of, findings, normalised, verdicts
 from rlaif.report.figures import Plots
 from rlaif.statistics import Figure
 from rlaif.store import RunFolder, write_text
@@ -23,6 +22,7 @@ def write_report(run: RunFolder, pipeline: Pipeline, accounts: dict[str, Any], m
     environment = Environment(autoescape=select_autoescape(default=True), trim_blocks=True, lstrip_blocks=True)
     environment.filters["count"] = lambda value: f"{value:,}"
     environment.filters["figure"] = show
+    environment.filters["contest"] = contest
     environment.filters["percent"] = percent
     template = environment.from_string((files("rlaif.report") / "report.html.j2").read_text(encoding="utf-8"))
     plots = Plots()
@@ -34,6 +34,7 @@ def write_report(run: RunFolder, pipeline: Pipeline, accounts: dict[str, Any], m
         accounts=accounts,
         metrics=metrics,
         arms=arms,
+        normalised=normalised(metrics),
         arm_rows=arm_rows(metrics, arms),
         examples=_examples(run),
         findings=findings(metrics),
@@ -41,7 +42,7 @@ def write_report(run: RunFolder, pipeline: Pipeline, accounts: dict[str, Any], m
             "labels": plots.rates(metrics),
             "reward_curves": plots.curves(_history(run, "reward_model"), "reward model"),
             "calibration": plots.calibration(_held_out(run)),
-            "policy_curves": [(arm, plots.curves(_history(run, f"policies-{arm}"), arm)) for arm in arms],
+            "policy_curves": [(arm, plots.curves(_history(run, f"policies/{arm}"), arm)) for arm in arms],
             "arms": plots.arms(metrics, arms),
         },
     )
@@ -59,6 +60,11 @@ def show(figure: Figure | None) -> str:
     return f"{value} ({interval[0]} to {interval[1]})" if all(interval) else str(value)
 
 
+def contest(win: float | None) -> str:
+    """What became of one prompt in the contest with the start."""
+    return {None: "", 1.0: "won", 0.5: "tied", 0.0: "lost"}[win]
+
+
 def count(figure: Figure | None) -> str:
     return "–" if figure is None or figure.value is None else f"{int(figure.value):,}"
 
@@ -72,12 +78,14 @@ def percent(figure: Figure | None) -> str:
     return f"{figure.value:.0%} ({figure.low * 100:.0f} to {figure.high:.0%})"
 
 
+REWARD_UNIT, RAW_UNIT = "standard deviations above average", "as the network gives it: not normalised"
 ARM_ROWS: dict[
     str, tuple[str, str, Callable[[Figure | None], str]]
 ] = {  # an arm's figures by short name, as a stranger reads them: what, unit, and what writes the number
     "answered": ("prompts answered", "", count),
-    "win_rate": ("preferred to the start", "% of prompts", percent),
-    "reward": ("reward", "standard deviations above average", show),
+    "win_rate": ("win rate against the start, a tie counting one half", "% of prompts", percent),
+    "orders_agree": ("judged alike in both orders", "% of judged prompts", percent),
+    "reward": ("reward", REWARD_UNIT, show),
     "words": ("length of an answer", "words", show),
     "length": ("length of an answer", "tokens", show),
     "ended": ("ended by itself, not cut off at the limit", "% of answers", percent),
@@ -85,7 +93,9 @@ ARM_ROWS: dict[
     "kl_bound": ("distance from the start, at most (KL bound)", "nats per answer", show),
 }
 CONTEST_ROWS = {
-    "judged": "judged against the start",
+    "won": "judged better than the start",
+    "tied": "judged a tie, or the two orders disagree",
+    "lost": "judged worse than the start",
     "equal answers": "same answer as the start: nothing to judge",
     "unlabelled": "without a verdict",
 }
@@ -96,15 +106,22 @@ Row = tuple[str, str, list[str]]  # what, unit, the number of each arm and its d
 def arm_rows(metrics: dict[str, Figure], arms: list[str]) -> list[Row]:
     """Before, after and their paired differences as a table; a user's own metrics by their own names, last."""
     heads = [f"policies.{arm}." for arm in arms]
-    there = {name.removeprefix(head): None for head in heads for name in metrics if name.startswith(head)}
+    there = {name: None for head in heads for name in _names_under(metrics, head, heads)}
     heads += [f"differences.{arm}." for arm in arms[1:]]
     rows: list[Row] = []
     for name in {**{name: None for name in ARM_ROWS if name in there}, **there}:
         what, unit, write = ARM_ROWS.get(name, (name, "", show))
+        unit = RAW_UNIT if unit == REWARD_UNIT and not normalised(metrics) else unit
         rows.append((what, unit, [write(metrics.get(head + name)) for head in heads]))
         if name == "win_rate":
             rows += _contest_rows([verdicts(metrics, arm) for arm in arms], len(heads))
     return rows
+
+
+def _names_under(metrics: dict[str, Figure], head: str, heads: list[str]) -> list[str]:
+    """Short names of one arm's figures; those of "dpo.DPO" are not of "dpo"."""
+    longer = tuple(other for other in heads if other.startswith(head) and other != head)
+    return [name.removeprefix(head) for name in metrics if name.startswith(head) and not name.startswith(longer)]
 
 
 def _contest_rows(contests: list[dict[str, int]], width: int) -> list[Row]:
@@ -116,20 +133,14 @@ def _contest_rows(contests: list[dict[str, int]], width: int) -> list[Row]:
     ]
 
 
-def _history(run: RunFolder, name: str) -> list[dict[str, float]]:
-    path = run.path / "training" / f"{name}.json"
-    return json.loads(path.read_text(encoding="utf-8"))["history"] if path.is_file() else []
+def _history(run: RunFolder, stage: str) -> list[dict[str, float]]:
+    return (run.trained(stage) or {}).get("history", [])
 
 
 def _held_out(run: RunFolder) -> dict[str, Any] | None:
-    path = run.path / "training" / "reward_model.json"
-    return json.loads(path.read_text(encoding="utf-8"))["held_out"] if path.is_file() else None
+    return (run.trained("reward_model") or {}).get("held_out")
 
 
 def _examples(run: RunFolder) -> list[dict[str, Any]]:
     """The first few evaluation prompts (they are in keyed random order) with every arm's answer."""
-    path = run.path / "evaluation" / "samples.json"
-    if not path.is_file():
-        return []
-    rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-    return rows[:EXAMPLES]
+    return (run.evaluated("samples") or [])[:EXAMPLES]

@@ -42,6 +42,7 @@ RATES = {
     "judgements.longer_rate": "longer preferred",
     "judgements.orders_agree": "both orders agree",
     "judgements.labellers_agree": "two labellers agree",
+    "judgements.labellers_agree_without_ties": "two labellers agree, ties left out",
     "judgements.unreadable": "reply not readable",
     "judgements.option_mass": "probability on the offered words",
     "agreement.longest": "rule “longest” agrees",
@@ -49,7 +50,7 @@ RATES = {
     "agreement.random": "a coin agrees",
 }
 ARM_PLOTS = {
-    "win_rate": "preferred to the start, share of prompts",
+    "win_rate": "win rate against the start, a tie one half",
     "reward": "reward",
     "words": "length, words per answer",
     "kl": "KL to the start, nats per answer",

@@ -38,11 +38,16 @@ class Group:
 
 @dataclass(frozen=True)
 class Grouped:
-    """Groups in the order of the preferences, and how many pairs were left out: too long, or not to be kept."""
+    """Groups in the order of the preferences, and an account of the pairs with a label and of those without.
+
+    Pairs without one (weight 0) stay in their groups, so that no plan depends on labels.
+    """
 
     groups: list[Group]
-    too_long: int
-    left_out: int
+    pairs: int  # with a label, in the groups
+    too_long: int  # with a label, left out for their length
+    left_out: int  # with a label, not to be kept
+    no_label: int  # of weight 0, whatever became of them
 
 
 def group_preferences(
@@ -53,17 +58,19 @@ def group_preferences(
     keep: Callable[[str], bool] = lambda prompt_id: True,
     ended: Callable[[Preference, Sequence[Message]], bool] = lambda row, response: True,
 ) -> Grouped:
-    """Tokenise and group. Pairs whose prompt and longer response exceed ``max_tokens`` are left out and counted.
+    """Tokenise and group. Pairs whose prompt and longer response exceed ``max_tokens`` are left out, and counted where they have a label.
 
     A pair is stored with its responses in an order that does not depend on which is chosen, so that the same
     comparisons give the same rows, and the same bytes, under any labels.
     """
     groups: dict[str, Group] = {}
     index: dict[str, dict[tuple[Message, ...], int]] = {}
-    too_long = left_out = 0
+    pairs = too_long = left_out = no_label = 0
     for row in preferences:
+        labelled = int(row.weight > 0)
+        no_label += 1 - labelled
         if not keep(row.prompt_id):
-            left_out += 1
+            left_out += labelled
             continue
         group = groups.get(row.prompt_id)
         if group is None:
@@ -77,9 +84,10 @@ def group_preferences(
         }
         longest = max([len(i) for i in ids.values()] + [len(group.responses[known[s]]) for s in sides if s in known])
         if len(group.prompt) + longest > max_tokens or not all(ids.values()):
-            too_long += 1
+            too_long += labelled
             continue
         groups.setdefault(row.prompt_id, group)
+        pairs += labelled
         for side, response in ids.items():
             known[side] = len(group.responses)
             group.responses.append(response)
@@ -87,7 +95,7 @@ def group_preferences(
         group.pairs.append((known[sides[0]], known[sides[1]]))
         group.p.append(1 - row.p if flipped else row.p)
         group.weight.append(row.weight)
-    return Grouped(list(groups.values()), too_long, left_out)
+    return Grouped(list(groups.values()), pairs, too_long, left_out, no_label)
 
 
 def need_labels(data: Grouped, stage: str, max_tokens: int) -> None:
@@ -97,12 +105,12 @@ def need_labels(data: Grouped, stage: str, max_tokens: int) -> None:
         return
     unlabelled = sum(len(group.pairs) for group in data.groups)
     counts = {
-        f"{data.too_long} longer than max_tokens {max_tokens}": data.too_long,
+        f"{data.too_long} longer than {max_tokens} tokens": data.too_long,
         f"{data.left_out} held out": data.left_out,
         f"{unlabelled} without a label": unlabelled,
     }
     remedies = {
-        "a larger max_tokens in its options": data.too_long,
+        "a larger max_tokens in its options, or a model of longer context": data.too_long,
         "a smaller held_out, or more prompts": data.left_out,
         "labels": unlabelled,
     }

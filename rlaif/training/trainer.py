@@ -58,6 +58,10 @@ class TrainingOptions(BaseOptions):
     checkpoints: int = Field(default=10, ge=1)  # written along the way
     precision: Literal["float32", "bfloat16"] = "float32"  # of matrix products; weights and optimiser stay float32
 
+    def room(self, context: int) -> int:
+        """Tokens that prompt and response may have together: ``max_tokens``, or fewer where the model reads fewer."""
+        return min(self.max_tokens, context)
+
     def autocast(self, network: Any) -> Any:
         """The context in which passes run at this precision."""
         return torch.autocast(network.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
