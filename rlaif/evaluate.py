@@ -6,6 +6,7 @@ resamples prompts.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -36,13 +37,19 @@ Values = dict[str, list[float | None]]  # by short name; aligned to the prompts
 JUDGED_ROWS = 1024  # comparisons labelled at a time
 
 
+TAKEN = {  # names of the run's own figures
+    "accounts", "agreement", "answered", "differences", "ended", "judge", "judgements", "kl", "kl_bound", "length",
+    "orders_agree", "policies", "policy", "preferences", "reward", "reward_model", "win_rate", "words",
+}  # fmt: skip
+
+
 class Metric(Protocol):
     """A user's own metric: a class named ``package.module:Class``, built with (options, where)."""
 
     name: str
 
     def score(self, prompt: Prompt, response: Response) -> float | Mapping[str, float] | None:
-        """A number, several by name, or None where the metric does not apply."""
+        """A number, several by name, or None where the metric does not apply; a None among several likewise."""
 
 
 @dataclass
@@ -246,6 +253,10 @@ def open_metrics(components: Sequence[Component], where: str) -> list[Metric]:
         metric = construct(kind, "(options, where)", options, where)
         if not isinstance(getattr(metric, "name", None), str):
             raise ConfigError(f'{where}: metric "{component.name}" has no name: give the class a text `name`.')
+        if metric.name in {*TAKEN, *(other.name for other in metrics)}:
+            raise ConfigError(
+                f'{where}: metric "{component.name}" is called "{metric.name}", which is taken: rename it.'
+            )
         metrics.append(metric)
     return metrics
 
@@ -399,9 +410,15 @@ def _metric_values(
         with users_code(metric, f"scoring a reply to {prompt.excerpt}"):
             value = None if response is None else metric.score(prompt, response)
             found = {} if value is None else value if isinstance(value, Mapping) else {"": value}
-            scored.append({name: float(number) for name, number in found.items()})
+            scored.append({name: _number(number) for name, number in found.items() if number is not None})
     names = sorted({name for values in scored for name in values})
     return {name: [values.get(name) for values in scored] for name in names}
+
+
+def _number(value: Any) -> float:
+    if not math.isfinite(number := float(value)):
+        raise ValueError(f"{value!r} is no number to average: return None where the metric does not apply")
+    return number
 
 
 def named_figures(

@@ -168,14 +168,21 @@ def _change(metrics: Metrics, arm: str) -> list[str]:
     elif low == high == 0:
         verdict = "no difference"
     elif low > 0 or high < 0:
-        verdict = "better than the start" if low > 0 else "worse than the start"
+        verdict = "higher than the start's" if low > 0 else "lower than the start's"
     else:
         verdict = f"inconclusive: this study could detect {DETECTABLE * (high - low) / 2:.2f}"
     return [
         f"{arm}: mean reward {after.value:.2f}, the start {before.value:.2f}; the difference on the same {n} held-out "
-        f"prompts is {value:+.2f} ({low:+.2f} to {high:+.2f}): {verdict}. The reward model learnt from the same labels: "
-        "what it likes more need not be better."
+        f"prompts is {value:+.2f} ({low:+.2f} to {high:+.2f}): {verdict}. {_worth(metrics)}"
     ]
+
+
+def _worth(metrics: Metrics) -> str:
+    """What a reward says of quality."""
+    accuracy = _of(metrics, "reward_model.accuracy")
+    if accuracy and (accuracy[1] <= 0.5 or accuracy[3] < FEW):
+        return "The reward model is not shown to be better than a coin: its rewards say nothing of quality."
+    return "The reward model learnt from the same labels: what it likes more need not be better."
 
 
 def verdicts(metrics: Metrics, arm: str) -> dict[str, int]:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from rlaif.component import Options as BaseOptions
 from rlaif.config import Component
-from rlaif.errors import ConfigError
+from rlaif.errors import ConfigError, UserError
 from rlaif.evaluate import (
     Arm,
+    _metric_values,
     arm_figures,
     arm_values,
     contests,
@@ -244,8 +247,8 @@ def test_every_figure_of_rows_carries_an_interval() -> None:
 @pytest.mark.parametrize(
     ("low", "value", "high", "verdict"),
     [
-        (0.1, 0.3, 0.5, "+0.30 (+0.10 to +0.50): better than the start."),
-        (-0.5, -0.3, -0.1, "-0.30 (-0.50 to -0.10): worse than the start."),
+        (0.1, 0.3, 0.5, "+0.30 (+0.10 to +0.50): higher than the start's."),
+        (-0.5, -0.3, -0.1, "-0.30 (-0.50 to -0.10): lower than the start's."),
         # half-width 0.35; 80% power takes (1.96 + 0.84) / 1.96 = 1.4286 of it
         (-0.25, 0.1, 0.45, "+0.10 (-0.25 to +0.45): inconclusive: this study could detect 0.50."),
         (0.0, 0.0, 0.0, "+0.00 (+0.00 to +0.00): no difference."),
@@ -279,3 +282,41 @@ def test_a_metric_is_found_by_its_dotted_name_and_an_unknown_one_is_a_clear_erro
     assert metrics[0].name == "oracle"
     with pytest.raises(ConfigError, match=r'pipeline x: metric "tests\.test_evaluate:Oracel".*Did you mean "Oracle"'):
         open_metrics([Component(name="tests.test_evaluate:Oracel")], "pipeline x")
+
+
+class Named:
+    """A metric under a name of the test's choosing that gives what it is told to."""
+
+    class Options(BaseOptions):
+        name: str = "mine"
+
+    gives: Any = 1.0
+
+    def __init__(self, options: Options, where: str) -> None:
+        self.name = options.name
+
+    def score(self, prompt: Any, response: Any) -> Any:
+        return self.gives
+
+
+@pytest.mark.parametrize("names", [["reward"], ["win_rate"], ["mine", "mine"]])
+def test_a_metric_does_not_take_the_name_of_another_figure(names: list[str]) -> None:
+    chosen = [Component(name="tests.test_evaluate:Named", options={"name": name}) for name in names]
+    with pytest.raises(ConfigError, match=f'is called "{names[-1]}", which is taken: rename it'):
+        open_metrics(chosen, "x")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), {"a": float("nan")}])
+def test_a_metric_that_gives_no_number_is_one_clear_line(value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Named, "gives", value)
+    (metric,) = open_metrics([Component(name="tests.test_evaluate:Named")], "x")
+    asked = make.prompt("How?")
+    with pytest.raises(UserError, match=r"Named: scoring a reply to .* is no number to average: return None"):
+        _metric_values(metric, [asked], [make.response(asked, "So.")])
+
+
+def test_a_metric_may_leave_out_one_of_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Named, "gives", {"a": 1, "b": None})
+    (metric,) = open_metrics([Component(name="tests.test_evaluate:Named")], "x")
+    asked = make.prompt("How?")
+    assert _metric_values(metric, [asked], [make.response(asked, "So.")]) == {"a": [1.0]}

@@ -82,7 +82,9 @@ def test_a_reward_on_a_handful_of_prompts_gets_no_verdict_either() -> None:
     (few,) = findings(reward_change(0.4, 0.5, 0.6, 29))
     assert "is +0.50 (+0.40 to +0.60): 29 prompts are too few for a verdict. " in few
     (enough,) = findings(reward_change(0.4, 0.5, 0.6, 30))
-    assert "better than the start" in enough
+    assert "higher than the start's. The reward model learnt from the same labels" in enough
+    coin = {"reward_model.accuracy": Figure(value=0.55, low=0.45, high=0.65, n=100)}
+    assert findings(reward_change(0.4, 0.5, 0.6, 30) | coin)[-1].endswith("its rewards say nothing of quality.")
 
 
 def test_a_method_of_a_users_own_has_its_sentence_under_its_dotted_name() -> None:

@@ -33,28 +33,32 @@ ARMS = {
 }
 
 
-def test_the_table_names_what_was_measured_with_its_unit_and_ends_with_differences_from_the_start() -> None:
+def test_the_table_names_what_was_measured_with_its_unit_and_its_difference_from_the_start() -> None:
     assert arm_rows(ARMS, ["start", "dpo", "best-of-n"]) == [
-        ("prompts answered", "", ["40", "39", "–", "–", "–"]),
+        ("prompts answered", "", [("40", ""), ("39", ""), ("–", "")]),
         (
             "win rate against the start, a tie counting one half",
             "% of prompts",
-            ["–", "54% (48 to 60%)", "–", "–", "–"],
+            [("–", ""), ("54% (48 to 60%)", ""), ("–", "")],
         ),
-        ("judged better than the start", "prompts", ["–", "15", "–", "–", "–"]),
-        ("judged a tie, or the two orders disagree", "prompts", ["–", "4", "–", "–", "–"]),
-        ("judged worse than the start", "prompts", ["–", "11", "–", "–", "–"]),
-        ("same answer as the start: nothing to judge", "prompts", ["–", "10", "–", "–", "–"]),
-        ("length of an answer", "words", ["23.4 (21.2 to 25.7)", "123 (120 to 131)", "–", "100 (95 to 105)", "–"]),
-        ("distance from the start (KL)", "nats per answer", ["–", "1.23 (0.00 to 1.50)", "–", "–", "–"]),
-        ("distance from the start, at most (KL bound)", "nats per answer", ["–", "–", "0.64", "–", "–"]),
-        ("shouting", "", ["0.12 (0.10 to 0.15)", "–", "–", "–", "–"]),
+        ("judged better than the start", "prompts", [("–", ""), ("15", ""), ("–", "")]),
+        ("judged a tie, or the two orders disagree", "prompts", [("–", ""), ("4", ""), ("–", "")]),
+        ("judged worse than the start", "prompts", [("–", ""), ("11", ""), ("–", "")]),
+        ("same answer as the start: nothing to judge", "prompts", [("–", ""), ("10", ""), ("–", "")]),
+        (
+            "length of an answer",
+            "words",
+            [("23.4 (21.2 to 25.7)", ""), ("123 (120 to 131)", "+100 (95 to 105)"), ("–", "")],
+        ),
+        ("distance from the start (KL)", "nats per answer", [("–", ""), ("1.23 (0.00 to 1.50)", ""), ("–", "")]),
+        ("distance from the start, at most (KL bound)", "nats per answer", [("–", ""), ("–", ""), ("0.64", "")]),
+        ("shouting", "", [("0.12 (0.10 to 0.15)", ""), ("–", ""), ("–", "")]),
     ]
 
 
 def test_a_method_in_a_module_called_as_another_arm_keeps_its_figures_to_itself() -> None:
     metrics = {"policies.dpo.words": figure(7), "policies.dpo.DPO.words": figure(8)}
-    assert arm_rows(metrics, ["dpo", "dpo.DPO"]) == [("length of an answer", "words", ["7.00", "8.00", "–"])]
+    assert arm_rows(metrics, ["dpo", "dpo.DPO"]) == [("length of an answer", "words", [("7.00", ""), ("8.00", "")])]
 
 
 def test_rewards_that_were_not_normalised_are_not_called_standard_deviations() -> None:

@@ -100,22 +100,30 @@ CONTEST_ROWS = {
     "unlabelled": "without a verdict",
 }
 
-Row = tuple[str, str, list[str]]  # what, unit, the number of each arm and its difference from the start
+Cell = tuple[str, str]  # an arm's number, and its paired difference from the start or nothing
+Row = tuple[str, str, list[Cell]]  # what, unit, a cell for each arm
 
 
 def arm_rows(metrics: dict[str, Figure], arms: list[str]) -> list[Row]:
     """Before, after and their paired differences as a table; a user's own metrics by their own names, last."""
     heads = [f"policies.{arm}." for arm in arms]
     there = {name: None for head in heads for name in _names_under(metrics, head, heads)}
-    heads += [f"differences.{arm}." for arm in arms[1:]]
     rows: list[Row] = []
     for name in {**{name: None for name in ARM_ROWS if name in there}, **there}:
         what, unit, write = ARM_ROWS.get(name, (name, "", show))
         unit = RAW_UNIT if unit == REWARD_UNIT and not normalised(metrics) else unit
-        rows.append((what, unit, [write(metrics.get(head + name)) for head in heads]))
+        differences = [metrics.get(f"differences.{arm}.{name}") for arm in arms]
+        numbers = [write(metrics.get(head + name)) for head in heads]
+        rows.append((what, unit, [(n, _signed(d, write)) for n, d in zip(numbers, differences, strict=True)]))
         if name == "win_rate":
-            rows += _contest_rows([verdicts(metrics, arm) for arm in arms], len(heads))
+            rows += _contest_rows([verdicts(metrics, arm) for arm in arms])
     return rows
+
+
+def _signed(difference: Figure | None, write: Callable[[Figure | None], str]) -> str:
+    if difference is None or difference.value is None:
+        return ""
+    return ("+" if difference.value > 0 else "") + write(difference)
 
 
 def _names_under(metrics: dict[str, Figure], head: str, heads: list[str]) -> list[str]:
@@ -124,10 +132,9 @@ def _names_under(metrics: dict[str, Figure], head: str, heads: list[str]) -> lis
     return [name.removeprefix(head) for name in metrics if name.startswith(head) and not name.startswith(longer)]
 
 
-def _contest_rows(contests: list[dict[str, int]], width: int) -> list[Row]:
-    contests = contests + [{}] * (width - len(contests))
+def _contest_rows(contests: list[dict[str, int]]) -> list[Row]:
     return [
-        (what, "prompts", [f"{found[outcome]:,}" if found else "–" for found in contests])
+        (what, "prompts", [(f"{found[outcome]:,}" if found else "–", "") for found in contests])
         for outcome, what in CONTEST_ROWS.items()
         if any(found.get(outcome) for found in contests)
     ]
