@@ -25,7 +25,7 @@ from typing import Any, Literal
 from rlaif.accounts import accounts_of, metrics_of
 from rlaif.catalogue import KEPT, Catalogue, Entry
 from rlaif.component import code_hash, users_code
-from rlaif.config import Pipeline, PromptsSection, Sampling
+from rlaif.config import PairsSection, Pipeline, PromptsSection, Sampling
 from rlaif.errors import DataError, RlaifError
 from rlaif.evaluate import Evaluation, Metric
 from rlaif.findings import READABLE, mass_seen
@@ -190,9 +190,14 @@ class Road:
         )
 
     def _inputs(self) -> dict[str, str]:
-        """The hash of every file of rows that the run reads, by name."""
-        sections = (self.prompts, self.pipeline.pairs, self.measured)
-        found = {section.source: source_hash(section.source) for section in sections if section}
+        """The hash of every file of rows that the run reads, by the name that the recipe gives it."""
+        evaluation = self.pipeline.evaluation
+        sections: list[tuple[PromptsSection | PairsSection | None, PromptsSection | PairsSection | None]] = [
+            (self.pipeline.prompts, self.prompts),
+            (self.pipeline.pairs, self.pipeline.pairs),
+            (evaluation.source if evaluation else None, self.measured),
+        ]
+        found = {named.source: source_hash(read.source) for named, read in sections if named and read}
         for part in (self.labels, self.judges, *self.models.values()):
             found |= getattr(part, "inputs", {})
         return found
