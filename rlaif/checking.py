@@ -290,6 +290,11 @@ def _open_methods(pipeline: Pipeline, where: Place) -> dict[str, Any]:
         kind = load(component.name, METHODS, "policy method", place.at("name"))
         options = parse_options(kind, component.options, place.at("options"))
         methods[name] = construct(kind, "(options, where)", options, str(where))
+        needed = ("options", "needs_reward", "writes_weights", "respond", "kl_bound")
+        if lacking := [part for part in needed if not hasattr(methods[name], part)]:
+            raise ConfigError(
+                f'{place}: policy method "{component.name}" has no {", ".join(lacking)}: give it to the class.'
+            )
         if methods[name].needs_reward and not pipeline.reward_model:
             raise ConfigError(f'{place}: "{component.name}" needs a reward model: set reward_model.')
     return methods

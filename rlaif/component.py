@@ -133,9 +133,16 @@ def users_code(component: Any, doing: str) -> Iterator[None]:
         if not code_hash(kind):
             raise
         raise UserError(
-            f"{kind.__module__}:{kind.__qualname__}: {doing}: {type(error).__name__}: {error}{_line_in(kind, error)}. "
+            f"{kind.__module__}:{kind.__qualname__}: {doing}: {_in_words(error)}{_line_in(kind, error)}. "
             "Mend it and run again: finished work is kept."
         ) from error
+
+
+def _in_words(error: Exception) -> str:
+    """What an error says, on one line; of a record made wrongly, which and why."""
+    if isinstance(error, ValidationError):
+        return f"{error.title}: {'; '.join(item['msg'].removeprefix('Value error, ') for item in error.errors())}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _line_in(kind: Any, error: Exception) -> str:

@@ -112,7 +112,9 @@ class Evaluation:
             for name, method in self.methods.items():
                 model = await self.gateway.in_worker(self.tuned, name) if method.writes_weights else self.start
                 reward = self._reward if method.needs_reward else None
-                arms.append(Arm(name, await method.respond(prompts, model, sample, reward), kl_bound=method.kl_bound()))
+                with users_code(method, "answering prompts"):
+                    answers = await method.respond(prompts, model, sample, reward)
+                    arms.append(Arm(name, answers, kl_bound=method.kl_bound()))
         return arms
 
     async def _reward(self, items: Sequence[tuple[Prompt, Sequence[Response]]]) -> list[list[float]]:

@@ -17,18 +17,19 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
 from rlaif.accounts import accounts_of, metrics_of
 from rlaif.catalogue import KEPT, Catalogue, Entry
-from rlaif.component import code_hash
-from rlaif.config import Pipeline, PromptsSection, Sampling
+from rlaif.component import code_hash, users_code
+from rlaif.config import PairsSection, Pipeline, PromptsSection, Sampling
 from rlaif.errors import DataError, RlaifError
 from rlaif.evaluate import Evaluation, Metric
 from rlaif.findings import READABLE, mass_seen
-from rlaif.labels import LabelSource
+from rlaif.labels import LabelSource, labelled
 from rlaif.models import Identity
 from rlaif.models.gateway import Gateway
 from rlaif.pairs import read_pairs
@@ -189,9 +190,14 @@ class Road:
         )
 
     def _inputs(self) -> dict[str, str]:
-        """The hash of every file of rows that the run reads, by name."""
-        sections = (self.prompts, self.pipeline.pairs, self.measured)
-        found = {section.source: source_hash(section.source) for section in sections if section}
+        """The hash of every file of rows that the run reads, by the name that the recipe gives it."""
+        evaluation = self.pipeline.evaluation
+        sections: list[tuple[PromptsSection | PairsSection | None, PromptsSection | PairsSection | None]] = [
+            (self.pipeline.prompts, self.prompts),
+            (self.pipeline.pairs, self.pipeline.pairs),
+            (evaluation.source if evaluation else None, self.measured),
+        ]
+        found = {named.source: source_hash(read.source) for named, read in sections if named and read}
         for part in (self.labels, self.judges, *self.models.values()):
             found |= getattr(part, "inputs", {})
         return found
@@ -321,11 +327,10 @@ class Road:
 
     async def _judgements(self) -> None:
         assert self.labels
-        size = max(1, self.pipeline.shard_rows // max(1, self.labels.per_comparison() or 1))
-        signature = self._signature(
-            "judgements", self.labels.signature(), code_hash(self.labels), self.run_folder.content("comparisons")
-        )
-        each = self.labels.per_comparison()
+        with users_code(self.labels, "asked for its signature"):
+            each, own = self.labels.per_comparison(), self.labels.signature()
+        size = max(1, self.pipeline.shard_rows // (each or 1))
+        signature = self._signature("judgements", own, code_hash(self.labels), self.run_folder.content("comparisons"))
         total = self.run_folder.rows("comparisons")
         with self._counting("judgements", total * (each or 1)):
             await self.run_folder.run_stage(
@@ -333,7 +338,7 @@ class Road:
                 signature=signature,
                 size=size,
                 source=lambda skip: self.run_folder.batches("comparisons", size, skip),
-                apply=self._within_tolerance(self.labels.label),
+                apply=self._within_tolerance(partial(labelled, self.labels)),
                 nouns=[Judgement],
                 done=(lambda inputs: None) if each else self._tell("judgements", total),
             )
@@ -411,22 +416,19 @@ class Road:
     def is_held_out(self, prompt_id: str) -> bool:
         return held_out(prompt_id, self.pipeline.held_out, self.pipeline.seed)
 
-    def _ended(self) -> Callable[[Preference, Sequence[Message]], bool]:
-        """Whether a response ended by itself: those cut off at their length limit get no end-of-turn token."""
-        cut_off = {
-            (response.prompt_id, response.messages)
-            for response in self.run_folder.read("responses")
-            if response.finish_reason == "length"
-        }
-        return lambda row, response: (row.prompt_id, tuple(response)) not in cut_off
+    def _cut_off(self) -> frozenset[str]:
+        """Digests of the responses cut off at their length limit: in training they get no end-of-turn token."""
+        responses = self.run_folder.read("responses")
+        return frozenset(_said(r.prompt_id, r.messages) for r in responses if r.finish_reason == "length")
 
-    def _training_signature(self, stage: str, identity: Identity, *parts: Any) -> str:
+    def _training_signature(self, stage: str, identity: Identity, cut_off: frozenset[str], *parts: Any) -> str:
         return self._signature(
             stage,
             self.pipeline.seed,
             self.pipeline.held_out,
             identity.sha256,
             self.run_folder.content("preferences"),
+            sorted(cut_off),
             *parts,
         )
 
@@ -532,13 +534,14 @@ class Road:
         assert section
         base = self.models[section.base]
         noun = self._reference_noun()
+        cut_off = self._cut_off()
         signature = self._training_signature(
             "reward_model",
             base.identity,
+            cut_off,
             self.reward_options.model_dump(mode="json"),
             self.run_folder.content(noun) if noun else None,
         )
-        ended = self._ended()
 
         def train(work: Path, out: Path, watch: Any) -> Any:
             report = train_reward_model(
@@ -550,7 +553,7 @@ class Road:
                 out=out,
                 seed=self.pipeline.seed,
                 is_held_out=self.is_held_out,
-                ended=ended,
+                ended=lambda row, response: _said(row.prompt_id, response) not in cut_off,
                 watch=watch,
             )
             return {
@@ -573,23 +576,24 @@ class Road:
             return
         options = method.options.model_dump(mode="json")
         start = self.models["policy"]
-        signature = self._training_signature(f"policies/{name}", start.identity, options, code_hash(method))
-        ended = self._ended()
+        cut_off = self._cut_off()
+        signature = self._training_signature(f"policies/{name}", start.identity, cut_off, options, code_hash(method))
 
         def train(work: Path, out: Path, watch: Any) -> Any:
-            report = method.train(
-                PolicyContext(
-                    start=start,
-                    preferences=lambda: self.run_folder.read("preferences"),
-                    is_held_out=self.is_held_out,
-                    ended=ended,
-                    work=work,
-                    out=out,
-                    seed=self.pipeline.seed,
-                    watch=watch,
+            with users_code(method, "training"):
+                report = method.train(
+                    PolicyContext(
+                        start=start,
+                        preferences=lambda: self.run_folder.read("preferences"),
+                        is_held_out=self.is_held_out,
+                        ended=lambda row, response: _said(row.prompt_id, response) not in cut_off,
+                        work=work,
+                        out=out,
+                        seed=self.pipeline.seed,
+                        watch=watch,
+                    )
                 )
-            )
-            return report.__dict__
+                return report.__dict__
 
         await self._train(f"policies/{name}", f"policies/{name}", signature, train)
 
@@ -738,6 +742,11 @@ class Road:
             write_report(self.run_folder, self.pipeline, accounts, metrics)
             self.seconds["report"] = time.perf_counter() - start
         return Outcome(accounts, metrics)
+
+
+def _said(prompt_id: str, messages: Sequence[Message]) -> str:
+    """Digest of a response by what was answered and how."""
+    return digest(prompt_id, [message.model_dump(mode="json") for message in messages], length=20)
 
 
 class _Counting:

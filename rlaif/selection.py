@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from pydantic import Field
 
 from rlaif.component import Options as BaseOptions
-from rlaif.component import Place, code_hash, construct, load, parse_options
+from rlaif.component import Place, code_hash, construct, load, parse_options, users_code
 from rlaif.config import ComparisonsSection
 from rlaif.errors import ConfigError
 from rlaif.records import Prompt, Response, uniform
@@ -73,7 +73,8 @@ class Adjacent:
         self.source = code_hash(self.score)
 
     def pairs(self, prompt: Prompt, responses: Sequence[Response]) -> Pairs:
-        order = sorted(range(len(responses)), key=lambda i: (self.score(prompt, responses[i]), i))
+        with users_code(self.score, f"scoring replies to {prompt.excerpt}"):
+            order = sorted(range(len(responses)), key=lambda i: (self.score(prompt, responses[i]), i))
         return [(min(a, b), max(a, b)) for a, b in itertools.pairwise(order)]
 
 
@@ -98,7 +99,12 @@ def selected(selector: Selector, prompt: Prompt, responses: Sequence[Response]) 
     """The pairs of a prompt's responses that are to be judged: at least one, or in words why there are none."""
     if len(responses) < 2:
         return "a single response" if responses else "no response"
-    return selector.pairs(prompt, responses) or "no pair selected"
+    with users_code(selector, f"choosing among replies to {prompt.excerpt}"):
+        pairs = selector.pairs(prompt, responses)
+        for i, j in () if isinstance(pairs, str) else pairs:
+            if i == j or not (0 <= i < len(responses) and 0 <= j < len(responses)):
+                raise ValueError(f"({i}, {j}) is no pair of {len(responses)} replies, counted from 0")
+    return pairs or "no pair selected"
 
 
 def length(prompt: Prompt, response: Response) -> float:

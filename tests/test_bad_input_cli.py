@@ -1065,6 +1065,138 @@ def test_what_a_users_own_code_raises_is_one_line_that_names_it(name: str, rlaif
     assert (said.code, said.line) == (2, f"rlaif: {message}. Mend it and run again: finished work is kept.")
 
 
+OWN_PARTS = """from rlaif.judging import Verdict
+def speak(request):
+    return f"reply {request.sample_index}"
+class Part:
+    def __init__(self, options, context):
+        self.options = options
+class Selector(Part):
+    def pairs(self, prompt, responses):
+        return prompt.nothing
+class Outside(Part):
+    def pairs(self, prompt, responses):
+        return [(0, 2)]
+def score(prompt, response):
+    return response.score
+class Source(Part):
+    def signature(self):
+        return "mine"
+    def per_comparison(self):
+        return 1
+    async def label(self, batches):
+        async for comparisons in batches:
+            yield [comparison.nothing for comparison in comparisons]
+class Judge(Part):
+    async def judge(self, showing, ask):
+        return Verdict(p=(0.9, 0.9))
+class Rehearsing(Judge):
+    async def rehearse(self, principles, show):
+        return principles.nothing
+class Provider:
+    def __init__(self, model, options, where, notice):
+        from rlaif.models import Identity
+        self.identity, self.model = Identity(model, None, (("a", "b"),)), model
+    async def complete(self, request):
+        return request.nothing if self.model == "raises" else "words"
+class Method(Part):
+    needs_reward = False
+    writes_weights = True
+    def respond(self, prompts, model, sample, reward): ...
+    def kl_bound(self): ...
+    def train(self, context):
+        return context.nothing
+class Untrained(Method):
+    writes_weights = False
+    async def respond(self, prompts, model, sample, reward):
+        return prompts.nothing
+def nan(showing):
+    return float("nan")
+"""
+BY_PART = {
+    "a choice of pairs": (
+        ["comparisons=own_parts:Selector"],
+        "own_parts:Selector: choosing among replies to \"Hi\": AttributeError: 'Prompt' object has no attribute 'nothing' "
+        "(own_parts.py line 9)",
+    ),
+    "a choice of pairs that are not there": (
+        ["comparisons=own_parts:Outside"],
+        'own_parts:Outside: choosing among replies to "Hi": ValueError: (0, 2) is no pair of 2 replies, counted from 0',
+    ),
+    "a score to choose by": (
+        ["comparisons={select: adjacent, options: {score: 'own_parts:score'}}"],
+        "own_parts:score: scoring replies to \"Hi\": AttributeError: 'Response' object has no attribute 'score' "
+        "(own_parts.py line 14)",
+    ),
+    "a label source": (
+        ["labels={source: 'own_parts:Source'}"],
+        "own_parts:Source: labelling comparisons: AttributeError: 'Comparison' object has no attribute 'nothing' "
+        "(own_parts.py line 22)",
+    ),
+    "a verdict that is no probability": (
+        ["labels.options.judges=[judge]"],
+        'own_parts:Judge: judging replies to "Hi": Verdict: p is (0.9, 0.9): expected numbers from 0 to 1 that add up to 1, '
+        "one for each reply shown (own_parts.py line 25)",
+    ),
+    "a function's verdict that is no number": (
+        ["labels.options.judges=[nan]"],
+        'own_parts:nan: judging replies to "Hi": Verdict: p is (nan, nan): expected numbers from 0 to 1 that add up to 1, one '
+        "for each reply shown",
+    ),
+    "a judge that rehearses": (
+        ["labels.options.judges=[rehearsing]", "constitution=concise"],
+        "own_parts:Rehearsing: rehearsing its principles: AttributeError: 'tuple' object has no attribute 'nothing' "
+        "(own_parts.py line 28)",
+    ),
+    "a provider that raises": (
+        ["models.speaker={provider: 'own_parts:Provider', model: raises}"],
+        "own_parts:Provider: answering requests: AttributeError: 'ChatRequest' object has no attribute 'nothing' "
+        "(own_parts.py line 34)",
+    ),
+    "a provider that returns something else": (
+        ["models.speaker={provider: 'own_parts:Provider', model: speaks}"],
+        "own_parts:Provider: answering requests: TypeError: expected 1 Reply, got 1 of str",
+    ),
+    "a policy method that trains": (
+        ["models.policy=POLICY", "policies=['own_parts:Method']"],
+        "own_parts:Method: training: AttributeError: 'PolicyContext' object has no attribute 'nothing' (own_parts.py line 41)",
+    ),
+    "a policy method that answers": (
+        ["models.policy=POLICY", "policies=['own_parts:Untrained']", "held_out=0.5",
+         "evaluation={sampling: {max_output_tokens: 2}}"],
+        "own_parts:Untrained: answering prompts: AttributeError: 'list' object has no attribute 'nothing' "
+        "(own_parts.py line 45)",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BY_PART)
+def test_what_any_part_of_a_users_own_raises_is_one_line_that_names_it(
+    name: str, rlaif: Rlaif, policy_folder: Path
+) -> None:
+    settings, message = BY_PART[name]
+    Path("own_parts.py").write_text(OWN_PARTS)
+    prompts("Hi", *(["Hello", "Hey", "Good day"] if "evaluation" in "".join(settings) else []))
+    Path("judges").mkdir()
+    for judge, protocol in {
+        "judge": "own_parts:Judge",
+        "rehearsing": "own_parts:Rehearsing",
+        "nan": "scripted\noptions: {function: 'own_parts:nan'}",
+    }.items():
+        Path(f"judges/{judge}.yaml").write_text(f"model_role: null\nprotocol: {protocol}\n")
+    Path("own.yaml").write_text(
+        "prompts: prompts.jsonl\n"
+        "models: {speaker: {provider: scripted, model: 'own_parts:speak'}}\n"
+        "responses: {models: [speaker], samples: 2}\n"
+        "labels: {source: judges, options: {judges: [longest]}}\n"
+        "held_out: 0\n"
+    )
+    given = [part for setting in settings for part in ("--set", setting.replace("POLICY", str(policy_folder)))]
+    said = rlaif("run", "own.yaml", "--out", "out", *given)
+    assert said.code == 2
+    assert said.err.splitlines()[-1] == f"rlaif: {message}. Mend it and run again: finished work is kept."
+
+
 def test_a_metric_that_raises_is_one_line_and_the_answers_are_not_asked_again(
     rlaif: Rlaif, policy_folder: Path
 ) -> None:

@@ -788,3 +788,14 @@ def test_a_missing_file_of_prompts_to_measure_on_is_found_before_anything_runs(
         UserError, match=r"^--set evaluation\.source=gone\.jsonl: gone\.jsonl: no such file in this folder\."
     ):
         open_road("own.yaml", ["evaluation.source=gone.jsonl", f"models.policy={policy_folder}"], out=Path("out"))
+
+
+def test_a_policy_method_with_parts_missing_is_one_line(pairs: Path, policy_folder: Path, own_modules: None) -> None:
+    wrote("own_method.py", "class Bare:\n    needs_reward = False\n    def __init__(self, options, where): ...\n")
+    wrote("own.yaml", "pairs: pairs.jsonl\nlabels: human\npolicies: ['own_method:Bare']\n")
+    with pytest.raises(ConfigError) as error:
+        open_road("own.yaml", [f"models.policy={policy_folder}"], out=Path("out"))
+    assert str(error.value) == (
+        'own.yaml: policies.0: policy method "own_method:Bare" has no options, writes_weights, respond, kl_bound: give it to '
+        "the class."
+    )

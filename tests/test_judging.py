@@ -739,6 +739,25 @@ def test_what_a_protocol_says_of_its_principles_is_passed_on_before_the_first_la
     assert said == ["a: True", "b: False"]
 
 
+def test_a_protocol_rehearses_once_and_only_where_there_is_something_to_judge(working_folder: Path) -> None:
+    write_judge("mine", protocol="tests.test_judging:Rehearsing", model_role=None)
+    write_constitution({"a": ("the first", 1.0)})
+    source, _ = labels(constitution="mine")
+    said: list[str] = []
+    source.context = dataclasses.replace(source.context, notice=said.append)
+    assert label(source) == []
+    assert said == []
+    for question in ("One?", "Two?"):
+        label(source, make.comparison("yes", "no", question=question))
+    assert said == ["a: True"]
+
+
+@pytest.mark.parametrize("p", [(1.5, -0.5), (0.9, 0.9), (0.2, 0.2), (math.nan, 1.0), (math.inf, 0.0)])
+def test_a_verdict_is_probabilities_that_add_up_to_one(p: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match="expected numbers from 0 to 1 that add up to 1"):
+        Verdict(p=p)
+
+
 class Miscounting(Rehearsing):
     async def judge(self, showing: Showing, ask: Ask) -> Verdict:
         return Verdict(p=(0.2, 0.3, 0.5))

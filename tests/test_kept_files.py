@@ -86,6 +86,33 @@ def test_two_judges_of_one_name_are_both_kept(judged: Path) -> None:
     assert [(entry.name, entry.builtin) for entry in kept_files(judged / "two")] == [("first", False), ("first", True)]
 
 
+def test_the_manifest_keeps_the_hash_of_every_file_of_rows(working_folder: Path) -> None:
+    """The pairs, people's answers beside them, a judge's table, and a scripted model's."""
+    pair = {"prompt": "Name a colour.", "response_a": "Blue.", "response_b": "No."}
+    write_jsonl(working_folder / "pairs.jsonl", [pair])
+    for name in ("people", "table"):
+        write_jsonl(working_folder / f"{name}.jsonl", [pair | {"label": "a", "annotator": name}])
+    write_jsonl(working_folder / "replies.jsonl", [{"contains": "", "reply": "[[A]]"}])
+    (working_folder / "judges").mkdir()
+    (working_folder / "judges" / "looked-up.yaml").write_text(
+        "protocol: scripted\nmodel_role: null\noptions: {table: table.jsonl}\n"
+    )
+    common = ("pairs.jsonl", "--set", "models.judge={provider: scripted, model: replies.jsonl}", "--out")
+    rlaif(working_folder, "judge", "looked-up", *common, "judged")
+    rlaif(working_folder, "label", *common, "labelled", "--set", "labels.options.file=people.jsonl")
+    assert inputs(working_folder / "judged") == hashes(working_folder, "pairs", "replies", "table")
+    assert inputs(working_folder / "labelled") == hashes(working_folder, "pairs", "people", "replies")
+
+
+def inputs(run: Path) -> dict[str, str]:
+    return {item["source"]: item["sha256"] for item in json.loads((run / "manifest.json").read_text())["inputs"]}
+
+
+def hashes(folder: Path, *names: str) -> dict[str, str]:
+    files = [folder / f"{name}.jsonl" for name in names]
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
 # --- by name ----------------------------------------------------------------------------------------------------------
 
 

@@ -269,3 +269,34 @@ def test_a_fault_in_the_prompts_to_measure_on_names_their_setting(measured: Path
     process.join(120)
     assert process.exitcode == 2
     assert f"rlaif: {message}" in (measured / "log").read_text().splitlines()
+
+
+def test_replies_that_were_cut_off_are_trained_on_anew(tmp_path: Path, policy_folder: Path) -> None:
+    """The same words and labels twice, from a speaker whose replies end, then from one whose replies were cut off."""
+    write_jsonl(tmp_path / "train.jsonl", [{"prompt": f"Say {word}."} for word in ("one", "two", "three")])
+    (tmp_path / "speaker_of_two.py").write_text(
+        "from pathlib import Path\n"
+        "from rlaif.models import Reply\n"
+        "def speak(request):\n"
+        "    reason = 'length' if Path('cut').exists() else 'stop'\n"
+        "    return Reply(text='word ' * (1 + request.sample_index), finish_reason=reason)\n"
+    )
+    (tmp_path / "recipe.yaml").write_text(
+        f"""
+models: {{policy: {policy_folder}, speaker: {{provider: scripted, model: "speaker_of_two:speak"}}}}
+prompts: train.jsonl
+responses: {{models: [speaker], samples: 2}}
+labels: {{source: judges, options: {{judges: [longest]}}}}
+held_out: 0
+policies: [{{name: dpo, options: {{learning_rate: 1.0e-3}}}}]
+"""
+    )
+    found = []
+    for number, ledger in enumerate(("a.sqlite", "b.sqlite")):
+        if number:
+            (tmp_path / "cut").touch()
+        rlaif(tmp_path, "run", "recipe.yaml", "--out", f"run{number}", "--set", f"ledger={ledger}")
+        run = RunFolder(tmp_path / f"run{number}")
+        found.append((run.content("preferences"), run.state("policies/dpo").signature))  # type: ignore[union-attr]
+    assert found[0][0] == found[1][0]
+    assert found[0][1] != found[1][1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import random
@@ -15,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, TrainerCallback
 
-from rlaif.errors import RlaifError
+from rlaif.errors import RlaifError, StorageError
 from rlaif.models.local import LocalModel, LocalOptions, load_network
 from rlaif.models.shared_prompt import token_logprobs
 from rlaif.policy import PolicyContext
@@ -35,7 +36,7 @@ from rlaif.reward import (
     train_reward_model,
 )
 from rlaif.training.batching import Group, group_preferences, held_out, plan_batches
-from rlaif.training.checkpoints import COMPLETE, last_checkpoint
+from rlaif.training.checkpoints import COMPLETE, last_checkpoint, saving
 from rlaif.training.losses import dpo_difference, soft_preference_loss
 from rlaif.training.passes import inference_batches, pair_index, rows_of, sequence_logprobs
 from rlaif.training.trainer import Interrupted, Watch, choose_attention, labels_of
@@ -708,6 +709,22 @@ def test_unfinished_checkpoint_is_ignored(base: LocalModel, tmp_path: Path) -> N
     (torn / "model.safetensors").write_bytes(b"half a file")
     assert train_reward(base, rows, tmp_path / "killed", **settings) == straight
     assert not (torn / "model.safetensors").is_file() or (torn / COMPLETE).is_file()
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (OSError(errno.EROFS, "Read-only file system"), StorageError),
+        (RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"), StorageError),
+        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0"), StorageError),
+        (RuntimeError("Some tensors share memory"), RuntimeError),
+        (OSError("no such option"), OSError),  # none of the operating system's
+    ],
+)
+def test_only_a_failed_write_is_put_down_to_the_disk(error: Exception, raised: type[Exception], tmp_path: Path) -> None:
+    with pytest.raises(raised) as found, saving(tmp_path / "model"):
+        raise error
+    assert (found.value is error) == (raised is not StorageError)
 
 
 def test_last_checkpoint_is_the_newest_whole_one(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from pydantic import field_validator
+
 from rlaif.catalogue import Catalogue, Entry
 from rlaif.config import Principle
 from rlaif.models import Reply
@@ -22,6 +24,8 @@ PROTOCOLS = {
     "pairwise-text": "rlaif.judging.pairwise_text:PairwiseText",
     "scripted": "rlaif.judging.scripted:Scripted",
 }
+
+SUM_TOLERANCE = 1e-6  # by which the probabilities of a verdict may miss 1
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,13 @@ class Verdict(Record):
     probabilistic: bool = False  # p was measured, not set to 0, 1 or a tie by a word
     option_mass: float | None = None
     reason: str | None = None
+
+    @field_validator("p")
+    @classmethod
+    def _probabilities(cls, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if value is not None and not (all(0 <= p <= 1 for p in value) and abs(sum(value) - 1) <= SUM_TOLERANCE):
+            raise ValueError(f"p is {value}: expected numbers from 0 to 1 that add up to 1, one for each reply shown")
+        return value
 
 
 Ask = Callable[[Question], Awaitable[Reply]]

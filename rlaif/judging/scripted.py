@@ -50,9 +50,9 @@ class Scripted:
     async def judge(self, showing: Showing, ask: Ask) -> Verdict:
         with users_code(self._opinion, f"judging replies to {showing.prompt.excerpt}"):
             p = self._opinion(showing)
-        if p is None:
-            return Verdict(reason="no opinion on this comparison")
-        return Verdict(p=(float(p), 1.0 - float(p)), probabilistic=p not in (0, 0.5, 1))
+            if p is None:
+                return Verdict(reason="no opinion on this comparison")
+            return Verdict(p=(float(p), 1.0 - float(p)), probabilistic=p not in (0, 0.5, 1))
 
 
 def first(showing: Showing) -> float:

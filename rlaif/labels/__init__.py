@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from rlaif.catalogue import Catalogue
-from rlaif.component import Place
+from rlaif.component import Place, users_code
 from rlaif.models.gateway import Gateway
 from rlaif.records import Comparison, Judgement
 
@@ -51,3 +51,10 @@ class LabelSource(Protocol):
         """How many judgements each comparison gets, where that is fixed."""
 
     def label(self, batches: AsyncIterator[list[Comparison]]) -> AsyncIterator[list[Judgement]]: ...
+
+
+async def labelled(source: LabelSource, batches: AsyncIterator[list[Comparison]]) -> AsyncIterator[list[Judgement]]:
+    """``source.label(batches)``; what a user's own source raises becomes one line."""
+    with users_code(source, "labelling comparisons"):
+        async for judgements in source.label(batches):
+            yield judgements

@@ -82,6 +82,7 @@ class JudgeLabels:
 
     def __init__(self, options: Options, context: LabelContext) -> None:
         self.options, self.context = options, context
+        self.rehearsed = False
         self.judges = [open_judge(name, context) for name in options.judges]
         if len({judge.labeller for judge in self.judges}) < len(self.judges):
             raise ConfigError(f"{context.where}: labels.options.judges: the same judge is named twice.")
@@ -124,8 +125,10 @@ class JudgeLabels:
         return shown * (max(1, len(self.principles)) if self.options.principles == "average" else 1)
 
     async def label(self, batches: AsyncIterator[list[Comparison]]) -> AsyncIterator[list[Judgement]]:
-        await self._rehearse()
         async for comparisons in batches:
+            if comparisons and not self.rehearsed:
+                self.rehearsed = True
+                await self._rehearse()
             yield await gather_all(
                 self.judge(judge, comparison, principle, order)
                 for comparison in comparisons
@@ -138,8 +141,9 @@ class JudgeLabels:
         """Let a protocol that offers it try its principles, and pass on what it says of them."""
         for judge in self.judges:
             if self.principles and hasattr(judge.protocol, "rehearse"):
-                for line in await judge.protocol.rehearse(self.principles, functools.partial(self.judge, judge)):
-                    self.context.notice(line)
+                with users_code(judge.protocol, "rehearsing its principles"):
+                    for line in await judge.protocol.rehearse(self.principles, functools.partial(self.judge, judge)):
+                        self.context.notice(line)
 
     def chosen_principles(self, comparison: Comparison) -> tuple[Principle | None, ...]:
         if not self.principles:

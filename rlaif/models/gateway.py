@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from rlaif.component import users_code
 from rlaif.errors import CallFailed, CallRefused
 from rlaif.ledger import Entry, Ledger
 from rlaif.models import BatchModel, ChatRequest, Identity, Model, Reply, request_key
@@ -22,6 +23,7 @@ from rlaif.records import canonical_json
 
 T = TypeVar("T")
 QUIET_TICKS = 8  # passes of the event loop without a new request before a batch is planned
+ANSWERING = "answering requests"  # what a user's own provider was doing when it raised
 CLAIM_SECONDS = 60.0  # renewed while the batch is computed
 
 
@@ -119,7 +121,9 @@ class Gateway:
         start = time.perf_counter()
         account.asked += 1
         try:
-            reply = await model.complete(request)
+            with users_code(model, ANSWERING):
+                reply = await model.complete(request)
+                _need_replies([reply], 1)
         except BaseException:
             account.failed += 1
             raise
@@ -167,7 +171,8 @@ class Gateway:
             unique.setdefault(key, (request, context))
             waiting.setdefault(key, []).append(future)
         account = self.account(model.identity)
-        objections = await self.in_worker(lambda: {key: model.objection(unique[key][0]) for key in unique})
+        with users_code(model, "looking at requests"):
+            objections = await self.in_worker(lambda: {key: model.objection(unique[key][0]) for key in unique})
         for key, objection in objections.items():
             if objection:
                 account.failed += 1
@@ -176,7 +181,9 @@ class Gateway:
                         future.set_exception(CallFailed(objection))
         keys = [key for key in unique if not objections[key]]
         requests = [unique[key][0] for key in keys]
-        for batch in await self.in_worker(model.plan, requests):
+        with users_code(model, "planning batches"):
+            plan = await self.in_worker(model.plan, requests)
+        for batch in plan:
             batch_keys = [keys[i] for i in batch]
             if all(future.done() for key in batch_keys for future in waiting[key]):
                 continue  # every caller was cancelled: nobody waits for this batch
@@ -232,7 +239,9 @@ class Gateway:
         start = time.perf_counter()
         account.asked += len(batch)
         try:
-            replies = await self._renewing(keys, self.in_worker(model.complete_batch, [requests[i] for i in batch]))
+            with users_code(model, ANSWERING):
+                replies = await self._renewing(keys, self.in_worker(model.complete_batch, [requests[i] for i in batch]))
+                _need_replies(replies, len(batch))
         except BaseException:
             account.failed += len(batch)
             self.ledger.release(keys)
@@ -253,6 +262,13 @@ class Gateway:
         account.seconds += seconds
 
 
+def _need_replies(replies: Sequence[Any], count: int) -> None:
+    """Raises TypeError for what is not ``count`` replies."""
+    if len(replies) != count or not all(isinstance(reply, Reply) for reply in replies):
+        found = ", ".join(sorted({type(reply).__name__ for reply in replies}))
+        raise TypeError(f"expected {count} Reply, got {len(replies)} of {found}")
+
+
 async def gather_all(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     """Await all; if one raises, cancel the rest and wait for them before raising, so that nothing runs on unseen."""
     tasks: list[asyncio.Task[T]] = [asyncio.create_task(coroutine) for coroutine in coroutines]
@@ -263,6 +279,3 @@ async def gather_all(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         raise
-
-
-Ask = Callable[[ChatRequest], Awaitable[Reply]]

@@ -1,8 +1,8 @@
 """Policy methods: preferences or rewards to a policy.
 
-A method is a class with an ``Options`` model, built with (options, where). ``train`` blocks, runs in the model thread
-and writes a Hugging Face folder, or nothing where the method tunes no weights; ``respond`` answers prompts as the
-resulting policy does. Name it here or write ``package.module:Class`` under ``policies``.
+A method is a class with an ``Options`` model, built with (options, where). One that writes weights has ``train``, which
+blocks, runs in the model thread and writes a Hugging Face folder; ``respond`` answers prompts as the resulting policy
+does. Name it here or write ``package.module:Class`` under ``policies``.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ class PolicyMethod(Protocol):
     needs_reward: bool
     writes_weights: bool
 
-    def train(self, context: PolicyContext) -> PolicyReport: ...
+    def train(self, context: PolicyContext) -> PolicyReport:
+        """Only called, and only needed, where ``writes_weights`` is true."""
 
     async def respond(
         self, prompts: Sequence[Prompt], model: Any, sample: Sample, reward: Reward | None

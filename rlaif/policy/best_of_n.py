@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import Field
 
 from rlaif.component import Options as BaseOptions
-from rlaif.policy import PolicyContext, PolicyReport, Reward, Sample
+from rlaif.policy import Reward, Sample
 from rlaif.records import Prompt, Response
 
 
@@ -26,9 +26,6 @@ class BestOfN:
 
     def __init__(self, options: Options, where: str) -> None:
         self.options, self.n = options, options.n
-
-    def train(self, context: PolicyContext) -> PolicyReport:
-        return PolicyReport([])
 
     async def respond(
         self, prompts: Sequence[Prompt], model: Any, sample: Sample, reward: Reward | None

@@ -17,6 +17,7 @@ from rlaif.models.local import LocalModel
 from rlaif.store import disk_error
 
 COMPLETE = "rlaif-complete"  # marks a checkpoint folder that was written to its end
+TORCH_WRITER = ("PytorchStreamWriter", "inline_container")  # in what torch says when a file could not be written
 NEARLY_FULL = 2**20  # bytes left from which a failed write is put down to a full disk
 
 
@@ -33,13 +34,25 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 @contextmanager
 def saving(path: Path) -> Iterator[None]:
-    """While weights are written: what goes wrong is the disk's, and becomes one StorageError."""
+    """While weights are written: what the disk has against it becomes one StorageError."""
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have errors of their own
-        full = shutil.disk_usage(path.parent if path.parent.is_dir() else Path.cwd()).free < NEARLY_FULL
-        cause = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) if full else OSError(errno.EIO, str(error))
+        cause = _of_the_disk(path, error)
+        if cause is None:
+            raise
         raise disk_error(path, cause) from error
+
+
+def _of_the_disk(path: Path, error: Exception) -> OSError | None:
+    """A failed write as the operating system would put it; None for an error that is no failed write."""
+    place = path.parent if path.parent.is_dir() else Path.cwd()
+    written = isinstance(error, SafetensorError) or any(word in str(error) for word in TORCH_WRITER)
+    if (isinstance(error, OSError) or written) and shutil.disk_usage(place).free < NEARLY_FULL:
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    if isinstance(error, OSError) and error.errno is not None:
+        return error
+    return OSError(errno.EIO, str(error)) if written else None
 
 
 def save_whole(network: Any, base: LocalModel, out: Path, *, pad_id: int | None = None) -> None:
