@@ -270,6 +270,13 @@ def _check_trainable(pipeline: Pipeline, models: dict[str, Any], where: Place) -
             raise ConfigError(
                 f"{where.at('models', role)}: training needs a local model folder, not a {models[role].identity.name}."
             )
+    if pipeline.reward_model:
+        base = models[pipeline.reward_model.base]
+        if kind := base.without_classifier():
+            raise ConfigError(
+                f"{where.at('models', pipeline.reward_model.base)}: transformers has no sequence classifier of type {kind}, "
+                "which a reward model is. Base the reward model on another folder (models.NAME and reward_model.base)."
+            )
 
 
 def _open_labels(pipeline: Pipeline, context: LabelContext, where: Place) -> LabelSource:

@@ -106,7 +106,7 @@ class Road:
     async def run(self, until: Until = "report") -> Outcome:
         """Walk the stages up to ``until``. Whatever interrupts, finished work is kept."""
         wanted = STAGES[: STAGES.index(until) + 1]
-        self.run_folder = RunFolder(self.folder)
+        self.run_folder = RunFolder(self.folder, self.watcher.notice)
         with self.run_folder.alone():
             return await self._walk(wanted)
 
@@ -163,10 +163,7 @@ class Road:
             kind, name, same_name = entry.kind, entry.name, now[entry.kind, entry.name]
             first = entry.sha256 == same_name[0]
             if kind in KEPT and first and before.get((kind, name)) and not before[kind, name] & set(same_name):
-                self.watcher.notice(
-                    f'{kind} "{name}" has changed since this run folder was made: what depends on it is made again, and '
-                    "what it replaces moves to superseded/."
-                )
+                self.watcher.notice(f'{kind} "{name}" has changed since this run folder was made.')
             suffix = entry.path.name.removeprefix(Path(entry.name).name)
             self.run_folder.keep_file(kind, f"{name if first else entry.tag}{suffix}", entry.data)
         effective = self.pipeline.model_dump(mode="json", exclude_defaults=True)

@@ -208,10 +208,11 @@ class StageState:
 class RunFolder:
     """A run folder, opened or made. Raises StorageError when it cannot be written."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, notice: Callable[[str], None] = lambda line: None) -> None:
+        self.path, self.notice = path, notice
         self.walked: set[str] = set()  # stages whose signature was confirmed through this object
         self.kept: set[str] = set()  # those of them that an earlier run had finished
+        self.remade = False  # whether a finished stage had to be made again
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -296,6 +297,12 @@ class RunFolder:
         if state and state.signature == signature:
             self.kept.update([stage] if state.complete else [])
             return state.complete
+        if state and state.complete and not self.remade:
+            self.remade = True
+            self.notice(
+                f"{stage}: what it was made from has changed since: it is made again, and so is what depends on it. What is "
+                "replaced moves to superseded/."
+            )
         folders = list(folders)
         stages: dict[str, Any] = self.manifest["stages"]
         for name in [name for name in stages if name == stage or set(stages[name].get("folders", ())) & set(folders)]:

@@ -40,12 +40,22 @@ def probabilities(folder: Path, run: str = "run") -> list[float]:
 
 def test_an_edited_judge_is_used_and_what_it_replaces_is_kept(judged: Path) -> None:
     text = rlaif(judged, *COMMAND)
-    assert 'judge "mine" has changed since this run folder was made: what depends on it is made again' in text
+    assert 'judge "mine" has changed since this run folder was made.' in text
+    assert text.count("judgements: what it was made from has changed since: it is made again") == 1
+    assert "preferences: what it was made from" not in text  # said once, of the first
     assert probabilities(judged) == [1.0] * 3
     kept = {path.name.partition("-")[0] for path in (judged / "run" / "superseded").iterdir()}
     assert {"judgements", "preferences", "provenance"} <= kept
     (judged / "log").unlink()
     assert "mine" not in rlaif(judged, *COMMAND).replace("run/", "")  # nothing more to say
+
+
+def test_an_edited_input_is_announced_too(judged: Path) -> None:
+    (judged / "judges" / "mine.yaml").write_text(FIRST)
+    (judged / "pairs.jsonl").write_text(json.dumps({"prompt": "New?", "response_a": "a", "response_b": "b"}) + "\n")
+    text = rlaif(judged, *COMMAND)
+    assert "pairs: what it was made from has changed since: it is made again, and so is what depends on it." in text
+    assert len(probabilities(judged)) == 1
 
 
 def test_another_folder_takes_the_file_as_it_is_now(judged: Path) -> None:

@@ -158,6 +158,14 @@ class LocalModel:
         """Whether judged text may stand in turns of its own without a fence."""
         return self.tokens.separates_turns(roles)
 
+    def without_classifier(self) -> str:
+        """The model's type where transformers offers no scalar head for it, else ""; a folder's own code may bring one."""
+        from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+
+        kind = str(json.loads((self.folder / "config.json").read_text(encoding="utf-8")).get("model_type", ""))
+        known = kind in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES or self.options.trust_remote_code
+        return "" if known else kind
+
     def unload(self) -> None:
         """Give the weights' memory back; the next request loads them again."""
         self._network = None
