@@ -78,6 +78,9 @@ class Watcher:
     notice: Callable[[str], None] = lambda line: None
 
 
+PER_PROMPT = 8  # reference samples of one prompt, at most: further ones say little of other prompts
+
+
 @dataclass
 class Road:
     """A checked recipe with everything it refers to, ready to run."""
@@ -462,6 +465,13 @@ class Road:
         responses = self.pipeline.responses
         return "responses" if responses and "policy" in responses.models else "reference/responses"
 
+    def _reference_sampling(self) -> Sampling:
+        """How the samples were drawn that rewards are normalised on."""
+        section, responses = self.pipeline.reward_model, self.pipeline.responses
+        if self._reference_noun() == "responses" and responses:
+            return responses.sampling
+        return (section.sampling if section else None) or (responses.sampling if responses else Sampling())
+
     def _reference_prompts(self) -> list[Prompt]:
         """Training prompts, at most as many as rewards are normalised on, in the order of a keyed draw."""
         seed, count = self.pipeline.seed, self.reward_options.normalise_on
@@ -469,13 +479,11 @@ class Road:
         return heapq.nsmallest(count, prompts, key=lambda prompt: uniform("reference", seed, prompt.id))
 
     async def _reference(self) -> None:
-        """Samples of the policy on training prompts, one each, or more where there are too few prompts."""
-        section = self.pipeline.reward_model
-        assert section
-        sampling = section.sampling or (self.pipeline.responses.sampling if self.pipeline.responses else Sampling())
+        """Samples of the policy on training prompts, one each, or up to ``PER_PROMPT`` where there are too few prompts."""
+        sampling = self._reference_sampling()
         policy, wanted = self.models["policy"], self.reward_options.normalise_on
         prompts = self._reference_prompts()
-        each = math.ceil(wanted / max(1, len(prompts)))
+        each = min(PER_PROMPT, math.ceil(wanted / max(1, len(prompts))))
         prompts = prompts[: math.ceil(wanted / each)]
         size = max(1, self.pipeline.shard_rows // each)
         seed = int(digest("reference", self.pipeline.seed, length=12), 16)  # none of the draws of evaluation
@@ -656,6 +664,11 @@ class Road:
         if not prompts:
             self.watcher.notice(self._nothing_to_measure(account))
         sampling = section.sampling or (self.pipeline.responses.sampling if self.pipeline.responses else Sampling())
+        if self.pipeline.reward_model and self._reference_noun() and sampling != self._reference_sampling():
+            self.watcher.notice(
+                "evaluation.sampling is not how the samples were drawn that rewards are normalised on (reward_model.sampling, "
+                "or responses.sampling): here an average answer of the start need not have reward 0."
+            )
         signature = self._signature(
             "evaluation",
             section.model_dump(mode="json", exclude={"source"}),

@@ -35,7 +35,7 @@ SAME = 1e-5  # of their mean, at least of 1: a standard deviation below it is fl
 
 
 class RewardOptions(TrainingOptions):
-    normalise_on: int = Field(default=1024, ge=2)  # reference responses behind gain and bias
+    normalise_on: int = Field(default=1024, ge=2)  # reference responses behind gain and bias, at most
 
 
 class _RewardTrainer(PreferenceTrainer):
