@@ -101,7 +101,7 @@ def _training_account(run: RunFolder, report: dict[str, Any]) -> Account:
     total = run.rows("preferences")
     outcomes = {outcome: count for outcome, count in counts.items() if count is not None}
     if len(outcomes) < len(counts):
-        outcomes["not said by the method"] = total - sum(outcomes.values())
+        outcomes["not said by the method"] = max(0, total - sum(outcomes.values()))
     return {"unit": "preferences", "in": total, "outcomes": outcomes, "reasons": {}}
 
 
