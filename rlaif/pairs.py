@@ -9,7 +9,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +70,19 @@ def read_pair(where: str, row: Mapping[str, Any]) -> Pair:
 def is_answer(row: Mapping[str, Any]) -> bool:
     """Whether a row answers an exported task instead of carrying the pair itself."""
     return "comparison_id" in row and "response_a" not in row and "chosen" not in row
+
+
+def hold_answers(sources: Sequence[str]) -> bool:
+    """Whether files hold answers to exported tasks, of which there may be several, or one file holds pairs."""
+    for source in sources:
+        if not any(is_answer(row) for _, row in itertools.islice(read_rows(source), 1)):
+            if len(sources) > 1:
+                raise DataError(
+                    f"{source}: no answers to tasks (no comparison_id). Several files are answers to one run's tasks; "
+                    "pairs go in one file."
+                )
+            return False
+    return True
 
 
 def read_votes(where: str, row: Mapping[str, Any]) -> tuple[Vote, ...]:

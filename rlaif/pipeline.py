@@ -25,7 +25,7 @@ from rlaif.accounts import accounts_of, metrics_of
 from rlaif.catalogue import KEPT, Catalogue, Entry
 from rlaif.component import code_hash
 from rlaif.config import Pipeline, Sampling
-from rlaif.errors import DataError, RlaifError
+from rlaif.errors import DataError, RlaifError, UserError
 from rlaif.evaluate import Evaluation, Metric
 from rlaif.findings import READABLE, mass_seen
 from rlaif.labels import LabelSource
@@ -51,7 +51,7 @@ from rlaif.rows import source_hash
 from rlaif.sampling import Compare, ReadPairs, Sampler, grouped
 from rlaif.selection import Selector
 from rlaif.statistics import Figure
-from rlaif.store import RunFolder, cut, disk_error, environment, write_json
+from rlaif.store import RECIPE, RunFolder, cut, disk_error, environment, write_json
 from rlaif.training.batching import held_out
 
 Until = Literal["responses", "comparisons", "judgements", "preferences", "policy", "report"]
@@ -107,6 +107,8 @@ class Road:
             return await self._walk(wanted)
 
     async def _walk(self, wanted: Sequence[Until]) -> Outcome:
+        self._check_beginning()
+        before = self.run_folder.recipe()
         self._describe()
         try:
             if self.pipeline.pairs:
@@ -132,8 +134,19 @@ class Road:
             if "report" in wanted and self.pipeline.evaluation:
                 await self._timed("evaluation", self._evaluation)
             return await self._accounts_and_report(report="report" in wanted)
+        except UserError:
+            self.run_folder.restore(before)  # later commands go on with the recipe that could be followed
+            raise
         finally:
             await self.gateway.close()
+
+    def _check_beginning(self) -> None:
+        """Pairs do not take the place of what was sampled: people may be answering its tasks."""
+        if self.pipeline.pairs and self.run_folder.state("responses"):
+            raise UserError(
+                f"{self.folder}: its comparisons were sampled from prompts, and {self.pipeline.pairs.source} holds pairs "
+                "of its own. Choose another --out; answers to the tasks exported from here have a comparison_id each."
+            )
 
     async def _timed(self, stage: str, work: Callable[..., Any], *arguments: Any) -> None:
         start = time.perf_counter()
@@ -159,7 +172,7 @@ class Road:
             self.run_folder.keep_file(kind, f"{name}{suffix}", entry.data)
         effective = self.pipeline.model_dump(mode="json", exclude_defaults=True)
         text = json.dumps(effective, indent=2, ensure_ascii=False).encode() + b"\n"
-        self.run_folder.keep_file("pipeline", "effective.json", text)
+        self.run_folder.keep_file("pipeline", RECIPE.name, text)
         self.run_folder.describe(
             pipeline=self.entry.tag,
             settings=list(self.settings),
@@ -320,9 +333,23 @@ class Road:
                 source=lambda skip: self.run_folder.batches("comparisons", size, skip),
                 apply=self._within_tolerance(self.labels.label),
                 nouns=[Judgement],
+                before=self._check_labels,
                 done=(lambda inputs: None) if each else self._tell("judgements", total),
             )
         self._release()
+
+    def _check_labels(self) -> None:
+        """Before earlier labels make way for others: whether those fit, and whose they take the place of."""
+        if self.labels and hasattr(self.labels, "check"):
+            self.labels.check(self.run_folder.read("comparisons"))
+        labels = Counter(row.labeller for row in self.run_folder.read("judgements") if row.outcome == "ranked")
+        people = {name.removeprefix("human:"): n for name, n in labels.items() if name.startswith("human:")}
+        if people:
+            names = ", ".join(list(people)[:3]) + (f" and {len(people) - 3} more" if len(people) > 3 else "")
+            self.watcher.notice(
+                f"judgements: {sum(people.values()):,} labels by {names} make way for the new ones and move to "
+                f"superseded/. Several people's answers go in together: rlaif label FILE FILE --out {self.folder}."
+            )
 
     def _within_tolerance(
         self, label: Callable[[AsyncIterator[list[Comparison]]], AsyncIterator[list[Judgement]]]
