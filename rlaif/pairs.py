@@ -14,8 +14,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rlaif.conversations import common_start, make_prompt, prompt_column, read_messages, read_prompt
-from rlaif.errors import DataError
+from rlaif.conversations import (
+    PROMPT_COLUMNS,
+    common_start,
+    make_prompt,
+    prompt_column,
+    read_messages,
+    read_prompt,
+)
+from rlaif.errors import DataError, written_as
 from rlaif.records import Comparison, Message, Prompt, Response, digest
 from rlaif.rows import read_rows
 
@@ -63,7 +70,7 @@ def read_pair(where: str, row: Mapping[str, Any]) -> Pair:
         return _item(where, row)
     raise DataError(
         f"{where}: not a pair. Found {', '.join(row) or 'no columns'}; expected chosen and rejected, or response_a and "
-        "response_b with a label."
+        f"response_b with a label.{written_as(row, (*USED, *PROMPT_COLUMNS))}"
     )
 
 
@@ -94,6 +101,10 @@ def read_votes(where: str, row: Mapping[str, Any]) -> tuple[Vote, ...]:
         return tuple(Vote(str(name), _label(where, value), order) for name, value in many.items())
     if isinstance(many, list):
         return tuple(Vote(str(i), _label(where, value), order) for i, value in enumerate(many, 1))
+    if row.get("human_labels") not in (None, ""):
+        raise DataError(
+            f"{where}: human_labels is {many!r}; expected a list of labels, or a mapping from annotator to label."
+        )
     who = None if row.get("annotator") is None else str(row["annotator"])
     if row.get("p") not in (None, ""):
         try:

@@ -313,7 +313,8 @@ class Road:
 
     def _need_comparisons(self, stage: str) -> None:
         if not self.run_folder.rows("comparisons"):
-            raise DataError(f"{self.folder}: nothing to compare: {self._reasons(stage)}.")
+            source = self.pipeline.pairs.source if self.pipeline.pairs else self.folder
+            raise DataError(f"{source}: nothing to compare: {self._reasons(stage)}.")
 
     # --- judgements, preferences --------------------------------------------------------------------------------------
 

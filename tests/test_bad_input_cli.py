@@ -97,13 +97,13 @@ WRONG_FILES: dict[str, Wrong] = {
     "a file cut off": (
         {"p.jsonl": b'{"prompt": "a", "chosen": "b"'},
         [*JUDGE, "p.jsonl"],
-        "p.jsonl line 1: not valid JSON: Expecting ',' delimiter at column 30.",
+        "p.jsonl line 1: not valid JSON: it breaks off after column 29 (cut off?).",
     ),
     "an empty file": ({"p.jsonl": b""}, [*JUDGE, "p.jsonl"], "p.jsonl: the file is empty."),
     "a header alone": (
         {"p.csv": b"prompt,chosen,rejected\n"},
         [*JUDGE, "p.csv"],
-        "out: nothing to compare: the file holds no rows.",
+        "p.csv: a header and no rows.",
     ),
     "an ending no one knows": (
         {"p.xlsx": b"PK"},
@@ -144,12 +144,12 @@ WRONG_FILES: dict[str, Wrong] = {
     "identical responses only": (
         {"p.jsonl": b'{"prompt": "a", "chosen": "b", "rejected": "b"}\n' * 2},
         [*JUDGE, "p.jsonl"],
-        "out: nothing to compare: 2 × identical responses.",
+        "p.jsonl: nothing to compare: 2 × identical responses.",
     ),
     "empty prompts only": (
         {"p.jsonl": b'{"prompt": " ", "chosen": "b", "rejected": "c"}\n'},
         [*JUDGE, "p.jsonl"],
-        "out: nothing to compare: 1 × empty prompt.",
+        "p.jsonl: nothing to compare: 1 × empty prompt.",
     ),
 }
 
