@@ -29,7 +29,7 @@ from rlaif.errors import DataError, RlaifError, UserError
 from rlaif.evaluate import Evaluation, Metric
 from rlaif.findings import READABLE, mass_seen
 from rlaif.labels import LabelSource
-from rlaif.models import Identity
+from rlaif.models import TOO_LONG, Identity
 from rlaif.models.gateway import Gateway
 from rlaif.pairs import read_pairs
 from rlaif.policy import PolicyContext, PolicyMethod
@@ -51,7 +51,7 @@ from rlaif.rows import source_hash
 from rlaif.sampling import Compare, ReadPairs, Sampler, grouped
 from rlaif.selection import Selector
 from rlaif.statistics import Figure
-from rlaif.store import RECIPE, RunFolder, cut, disk_error, environment, write_json
+from rlaif.store import RECIPE, RunFolder, StageState, cut, disk_error, environment, write_json
 from rlaif.training.batching import held_out
 
 Until = Literal["responses", "comparisons", "judgements", "preferences", "policy", "report"]
@@ -109,6 +109,7 @@ class Road:
     async def _walk(self, wanted: Sequence[Until]) -> Outcome:
         self._check_beginning()
         before = self.run_folder.recipe()
+        preferences = self.run_folder.state("preferences")
         self._describe()
         try:
             if self.pipeline.pairs:
@@ -123,6 +124,8 @@ class Road:
                 await self._timed("judgements", self._judgements)
                 if "preferences" in wanted:
                     await self._timed("preferences", self._preferences)
+                    if "policy" not in wanted:
+                        self._say_trained_before(preferences)
             if "policy" in wanted and (self.pipeline.reward_model or self.methods):
                 self._need_labels()
                 if self.pipeline.reward_model:
@@ -228,8 +231,6 @@ class Road:
 
     def _reasons(self, stage: str) -> str:
         found = Counter(exclusion.reason for exclusion in self.run_folder.read(f"exclusions/{stage}"))
-        if stage == "comparisons" and "no response" in found:  # why not is the stage before's to say
-            found += Counter(exclusion.reason for exclusion in self.run_folder.read("exclusions/responses"))
         return ", ".join(f"{count} × {reason}" for reason, count in found.most_common(3)) or "the file holds no rows"
 
     async def _responses(self) -> None:
@@ -314,7 +315,15 @@ class Road:
     def _need_comparisons(self, stage: str) -> None:
         if not self.run_folder.rows("comparisons"):
             source = self.pipeline.pairs.source if self.pipeline.pairs else self.folder
-            raise DataError(f"{source}: nothing to compare: {self._reasons(stage)}.")
+            raise DataError(f"{source}: nothing to compare: {self._reasons(stage)}.{self._unanswered(stage)}")
+
+    def _unanswered(self, stage: str) -> str:
+        """Why prompts have no response, and what would do."""
+        if stage != "comparisons" or not self.run_folder.rows("exclusions/responses"):
+            return ""
+        said = f" Samples without a reply: {self._reasons('responses')}."
+        remedy = " Ask for fewer new tokens, --set responses.sampling.max_output_tokens=N, or bring shorter prompts."
+        return said + (remedy if TOO_LONG in said else "")
 
     # --- judgements, preferences --------------------------------------------------------------------------------------
 
@@ -403,6 +412,19 @@ class Road:
             nouns=[Provenance, Preference],
             done=self._tell("preferences", self.run_folder.rows("comparisons")),
         )
+
+    def _say_trained_before(self, earlier: StageState | None) -> None:
+        """Which trained models belong to ``earlier`` preferences, where those were others."""
+        now = self.run_folder.state("preferences")
+        trained = [
+            name for name in self.run_folder.manifest["stages"] if name.startswith(("reward_model", "policies/"))
+        ]
+        if trained and earlier and now and earlier.content != now.content:
+            methods = [name.removeprefix("policies/").removesuffix("_model") for name in trained]
+            ways = ", ".join(f"rlaif train {method} --out {self.folder}" for method in methods)
+            self.watcher.notice(
+                f"preferences: trained on the labels before these: {', '.join(trained)}. To train on these: {ways}."
+            )
 
     def _need_labels(self) -> None:
         """Training on nothing would still give numbers: it is refused."""

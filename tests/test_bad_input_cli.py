@@ -210,11 +210,11 @@ def test_rows_that_cannot_be_used_are_counted_by_reason_and_the_rest_goes_on(rla
     Path("p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     said = rlaif("judge", "longest", "p.jsonl", "--out", "out")
     assert said.code == 0
-    assert "pairs                       8 rows: 2 passed on, 6 filtered" in said.text
+    assert "pairs                       8 rows: 2 passed on, 5 filtered, 1 joined" in said.text
     counted = json.loads(Path("out/accounts.json").read_text())["pairs"]["reasons"]
     assert counted == {
         "no prompt and no shared beginning": 2,
-        "duplicate row": 1,
+        "the same row again, no annotator named: read as another person's votes": 1,
         "identical responses": 1,
         "empty prompt": 1,
         "chosen: text that is not valid Unicode": 1,
@@ -327,7 +327,9 @@ def test_when_no_prompt_fits_the_context_the_line_says_so(rlaif: Rlaif, policy_f
     )
     assert (said.code, said.line) == (
         2,
-        "rlaif: out: nothing to compare: 2 × prompt and 8 new tokens exceed the model's context of 1024, 1 × no response.",
+        "rlaif: out: nothing to compare: 1 × no response. Samples without a reply: 2 × prompt and 8 new tokens exceed the "
+        "model's context of 1024 tokens. Ask for fewer new tokens, --set responses.sampling.max_output_tokens=N, or bring "
+        "shorter prompts.",
     )
 
 

@@ -673,13 +673,37 @@ def test_a_row_that_is_no_pair_is_excluded_with_its_reason(name: str) -> None:
 
 
 def test_a_row_given_twice_is_one_comparison_and_one_exclusion() -> None:
-    row = {"prompt": "Hi", "chosen": "good", "rejected": "bad"}
+    row = {"prompt": "Hi", "response_a": "one", "response_b": "two"}
     stage = ReadPairs()
     first = list(stage.of(read_pair("x line 1", row)))
     assert [type(record).__name__ for record in first] == ["Prompt", "Response", "Response", "Comparison"]
     (second,) = stage.of(read_pair("x line 2", row))
     assert isinstance(second, Exclusion)
-    assert second.reason == "duplicate row"
+    assert (second.outcome, second.reason) == ("filtered", "another row of the same pair")
+
+
+AGAIN = "the same row again, no annotator named: read as another person's votes"
+JOINED = "another row of the same pair: its votes are joined"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "reason"),
+    {
+        "equal and unnamed": ({"label": "a"}, {"label": "a"}, AGAIN),
+        "unnamed, of another mind": ({"label": "a"}, {"label": "b"}, JOINED),
+        "two people": ({"label": "a", "annotator": "ann"}, {"label": "a", "annotator": "bo"}, JOINED),
+        "unnamed after named": ({"label": "a", "annotator": "ann"}, {"label": "a"}, JOINED),
+    }.values(),
+)
+def test_a_row_whose_votes_are_joined_is_counted_as_that(
+    first: dict[str, str], second: dict[str, str], reason: str
+) -> None:
+    row = {"prompt": "Hi", "response_a": "one", "response_b": "two"}
+    stage = ReadPairs()
+    list(stage.of(read_pair("x line 1", row | first)))
+    (found,) = stage.of(read_pair("x line 2", row | second))
+    assert isinstance(found, Exclusion)
+    assert (found.outcome, found.reason) == ("joined", reason)
 
 
 def test_a_second_pair_of_the_same_prompt_adds_only_what_is_new() -> None:
