@@ -845,6 +845,28 @@ def test_unnamed_annotators_of_several_rows_are_numbered_within_their_comparison
     assert provenance.labellers == ("human:unnamed-1", "human:ann", "human:unnamed-3")
 
 
+def test_labels_cut_off_halfway_are_gone_on_with() -> None:
+    import asyncio
+    from dataclasses import replace
+
+    from rlaif.checking import open_road
+
+    rows = [{"prompt": f"Question {i}", "response_a": "one", "response_b": "two", "label": "b"} for i in range(3)]
+    write_jsonl(Path("pairs.jsonl"), rows)
+    Path("own.yaml").write_text(
+        "pairs: pairs.jsonl\nshard_rows: 1\nlabels: {source: human, options: {file: pairs.jsonl}}\n"
+    )
+    asyncio.run(open_road("own.yaml", out=Path("out")).run("judgements"))
+    run = RunFolder(Path("out"))
+    whole = list(run.read("judgements"))
+    state = run.state("judgements")
+    assert state
+    run.set_state("judgements", replace(state, complete=False))
+    run.shards("judgements")[-1].unlink()
+    asyncio.run(open_road("own.yaml", out=Path("out")).run("judgements"))
+    assert list(run.read("judgements")) == whole
+
+
 def test_a_file_without_any_label_is_one_line() -> None:
     write_jsonl(Path("pairs.jsonl"), [{"prompt": "Hi", "response_a": "one", "response_b": "two"}])
     with pytest.raises(DataError) as error:
