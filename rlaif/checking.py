@@ -33,7 +33,7 @@ from rlaif.prompting import project_secret
 from rlaif.prompts import prompt_rows
 from rlaif.rows import need_source
 from rlaif.selection import open_selector
-from rlaif.store import read_manifest
+from rlaif.store import RECIPE, read_manifest
 
 
 def check_file(name: str, settings: Sequence[str] = ()) -> str:
@@ -98,9 +98,9 @@ def recipe_of(name: str, data: dict[str, Any], settings: Sequence[str]) -> tuple
 
 def recipe_of_folder(name: str, folder: Path, data: dict[str, Any], settings: Sequence[str]) -> tuple[Pipeline, Entry]:
     """The recipe a run folder was made with, and ``data`` laid over it."""
-    kept = folder / "config" / "pipelines" / "effective.json"
+    kept = folder / RECIPE
     if not kept.is_file():
-        raise UserError(f"{folder}: not a run folder (it has no {kept.relative_to(folder)}).")
+        raise UserError(f"{folder}: not a run folder (it has no {RECIPE}).")
     base: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
     return recipe_of(name, laid_over(base, data), settings)
 
@@ -182,7 +182,7 @@ def build(
         constitution=pipeline.constitution,
         pairs=pipeline.pairs.source if pipeline.pairs else None,
         split=pipeline.pairs.split if pipeline.pairs else "train",
-        limit=pipeline.pairs.limit if pipeline.pairs else None,
+        limit=next((section.limit for section in (pipeline.pairs, pipeline.prompts) if section), None),
         secret=secret,
         seed=pipeline.seed,
         notice=watcher.notice,

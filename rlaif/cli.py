@@ -6,7 +6,6 @@ Heavy modules are imported inside the commands that need them, so that ``--help`
 from __future__ import annotations
 
 import asyncio
-import itertools
 import signal
 import sys
 from collections.abc import Callable
@@ -215,18 +214,21 @@ def judge(
 
 @app.command()
 def label(
-    file: Annotated[str, typer.Argument(help="Pairs with people's labels, or answers to exported tasks.")],
+    files: Annotated[
+        list[str],
+        typer.Argument(metavar="FILE...", help="Pairs with people's labels, or one or more files of answers to tasks."),
+    ],
     out: Out = None,
     limit: Limit = None,
     settings: Settings = [],  # noqa: B006
 ) -> None:
-    """People's labels to judgements and preferences. With an --out that was sampled, FILE holds answers to its tasks."""
-    from rlaif.pairs import is_answer
-    from rlaif.rows import read_rows
+    """People's labels to judgements and preferences. With an --out that was sampled, FILE holds answers to its tasks;
+    several people's files go in together."""
+    from rlaif.pairs import hold_answers
 
-    answers = any(is_answer(row) for _, row in itertools.islice(read_rows(file), 1))
-    data: dict[str, Any] = {"labels": {"source": "human", "options": {"file": file} if answers else {}}}
-    _continue("label", data, None if answers else file, settings, out, limit, "preferences")
+    answers = hold_answers(files)
+    data: dict[str, Any] = {"labels": {"source": "human", "options": {"file": files} if answers else {}}}
+    _continue("label", data, None if answers else files[0], settings, out, limit, "preferences")
 
 
 @app.command()

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
-from rlaif.errors import DataError, did_you_mean
+from rlaif.errors import DataError, did_you_mean, written_as
 from rlaif.records import Json, Message, Prompt, Role
 
 PROMPT_COLUMNS = ("messages", "prompt", "instruction", "question", "conversation", "text", "query")
@@ -33,7 +33,7 @@ def prompt_column(row: Mapping[str, Any], asked: str | None, where: str, setting
         return next((name for name in there if row[name]), there[0])
     raise DataError(
         f"{where}: no prompt column. Found {', '.join(row) or 'no columns'}; expected one of {', '.join(PROMPT_COLUMNS)}"
-        f"{f', or name yours with {setting}' if setting else ''}."
+        f"{f', or name yours with {setting}' if setting else ''}.{written_as(row, PROMPT_COLUMNS)}"
     )
 
 

@@ -65,6 +65,15 @@ class CallFailed(CallError):
     """No usable reply came, after whatever retries the gateway allowed."""
 
 
+def written_as(found: Iterable[str], expected: Iterable[str]) -> str:
+    """``' Names are taken as written: rename "Prompt" to "prompt".'`` of names that differ from those expected in
+    capitals or in spaces around them, or ``''``."""
+    known = set(expected)
+    wrong = [name for name in found if name not in known and name.strip().lower() in known]
+    renamed = ", ".join(f'"{name}" to "{name.strip().lower()}"' for name in wrong)
+    return f" Names are taken as written: rename {renamed}." if wrong else ""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """``' Did you mean "helpfulness"?'`` when a known word is close, else the list of known words, or ``''``."""
     names = sorted(set(known))

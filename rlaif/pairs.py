@@ -9,12 +9,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rlaif.conversations import common_start, make_prompt, prompt_column, read_messages, read_prompt
-from rlaif.errors import DataError
+from rlaif.conversations import (
+    PROMPT_COLUMNS,
+    common_start,
+    make_prompt,
+    prompt_column,
+    read_messages,
+    read_prompt,
+)
+from rlaif.errors import DataError, written_as
 from rlaif.records import Comparison, Message, Prompt, Response, digest
 from rlaif.rows import read_rows
 
@@ -62,13 +70,26 @@ def read_pair(where: str, row: Mapping[str, Any]) -> Pair:
         return _item(where, row)
     raise DataError(
         f"{where}: not a pair. Found {', '.join(row) or 'no columns'}; expected chosen and rejected, or response_a and "
-        "response_b with a label."
+        f"response_b with a label.{written_as(row, (*USED, *PROMPT_COLUMNS))}"
     )
 
 
 def is_answer(row: Mapping[str, Any]) -> bool:
     """Whether a row answers an exported task instead of carrying the pair itself."""
     return "comparison_id" in row and "response_a" not in row and "chosen" not in row
+
+
+def hold_answers(sources: Sequence[str]) -> bool:
+    """Whether files hold answers to exported tasks, of which there may be several, or one file holds pairs."""
+    for source in sources:
+        if not any(is_answer(row) for _, row in itertools.islice(read_rows(source), 1)):
+            if len(sources) > 1:
+                raise DataError(
+                    f"{source}: no answers to tasks (no comparison_id). Several files are answers to one run's tasks; "
+                    "pairs go in one file."
+                )
+            return False
+    return True
 
 
 def read_votes(where: str, row: Mapping[str, Any]) -> tuple[Vote, ...]:
@@ -80,6 +101,10 @@ def read_votes(where: str, row: Mapping[str, Any]) -> tuple[Vote, ...]:
         return tuple(Vote(str(name), _label(where, value), order) for name, value in many.items())
     if isinstance(many, list):
         return tuple(Vote(str(i), _label(where, value), order) for i, value in enumerate(many, 1))
+    if row.get("human_labels") not in (None, ""):
+        raise DataError(
+            f"{where}: human_labels is {many!r}; expected a list of labels, or a mapping from annotator to label."
+        )
     who = None if row.get("annotator") is None else str(row["annotator"])
     if row.get("p") not in (None, ""):
         try:

@@ -26,11 +26,11 @@ from rlaif.accounts import accounts_of, metrics_of
 from rlaif.catalogue import KEPT, Catalogue, Entry
 from rlaif.component import code_hash, users_code
 from rlaif.config import PairsSection, Pipeline, PromptsSection, Sampling
-from rlaif.errors import DataError, RlaifError
+from rlaif.errors import DataError, RlaifError, UserError
 from rlaif.evaluate import Evaluation, Metric
 from rlaif.findings import READABLE, mass_seen
 from rlaif.labels import LabelSource, labelled
-from rlaif.models import Identity
+from rlaif.models import TOO_LONG, Identity
 from rlaif.models.gateway import Gateway
 from rlaif.pairs import read_pairs
 from rlaif.policy import PolicyContext, PolicyMethod
@@ -53,7 +53,7 @@ from rlaif.rows import source_hash
 from rlaif.sampling import Compare, ReadPairs, Sampler, grouped
 from rlaif.selection import Selector
 from rlaif.statistics import Figure
-from rlaif.store import RunFolder, cut, disk_error, environment, write_json
+from rlaif.store import RECIPE, RunFolder, StageState, cut, disk_error, environment, write_json
 from rlaif.training.batching import held_out
 
 Until = Literal["responses", "comparisons", "judgements", "preferences", "policy", "report"]
@@ -114,6 +114,9 @@ class Road:
             return await self._walk(wanted)
 
     async def _walk(self, wanted: Sequence[Until]) -> Outcome:
+        self._check_beginning()
+        before = self.run_folder.recipe()
+        preferences = self.run_folder.state("preferences")
         self._describe()
         try:
             if self.pipeline.pairs:
@@ -128,6 +131,8 @@ class Road:
                 await self._timed("judgements", self._judgements)
                 if "preferences" in wanted:
                     await self._timed("preferences", self._preferences)
+                    if "policy" not in wanted:
+                        self._say_trained_before(preferences)
             if "policy" in wanted and (self.pipeline.reward_model or self.methods):
                 self._need_labels()
                 if self.pipeline.reward_model:
@@ -139,8 +144,19 @@ class Road:
             if "report" in wanted and self.pipeline.evaluation:
                 await self._timed("evaluation", self._evaluation)
             return await self._accounts_and_report(report="report" in wanted)
+        except UserError:
+            self.run_folder.restore(before)  # later commands go on with the recipe that could be followed
+            raise
         finally:
             await self.gateway.close()
+
+    def _check_beginning(self) -> None:
+        """Pairs do not take the place of what was sampled: people may be answering its tasks."""
+        if self.pipeline.pairs and self.run_folder.state("responses"):
+            raise UserError(
+                f"{self.folder}: its comparisons were sampled from prompts, and {self.pipeline.pairs.source} holds pairs "
+                "of its own. Choose another --out; answers to the tasks exported from here have a comparison_id each."
+            )
 
     async def _timed(self, stage: str, work: Callable[..., Any], *arguments: Any) -> None:
         start = time.perf_counter()
@@ -171,7 +187,7 @@ class Road:
             self.run_folder.keep_file(kind, f"{name if first else entry.tag}{suffix}", entry.data)
         effective = self.pipeline.model_dump(mode="json", exclude_defaults=True)
         text = json.dumps(effective, indent=2, ensure_ascii=False).encode() + b"\n"
-        self.run_folder.keep_file("pipeline", "effective.json", text)
+        self.run_folder.keep_file("pipeline", RECIPE.name, text)
         self.run_folder.describe(
             pipeline=self.entry.tag,
             settings=list(self.settings),
@@ -236,8 +252,6 @@ class Road:
 
     def _reasons(self, stage: str) -> str:
         found = Counter(exclusion.reason for exclusion in self.run_folder.read(f"exclusions/{stage}"))
-        if stage == "comparisons" and "no response" in found:  # why not is the stage before's to say
-            found += Counter(exclusion.reason for exclusion in self.run_folder.read("exclusions/responses"))
         return ", ".join(f"{count} × {reason}" for reason, count in found.most_common(3)) or "the file holds no rows"
 
     async def _responses(self) -> None:
@@ -321,7 +335,16 @@ class Road:
 
     def _need_comparisons(self, stage: str) -> None:
         if not self.run_folder.rows("comparisons"):
-            raise DataError(f"{self.folder}: nothing to compare: {self._reasons(stage)}.")
+            source = self.pipeline.pairs.source if self.pipeline.pairs else self.folder
+            raise DataError(f"{source}: nothing to compare: {self._reasons(stage)}.{self._unanswered(stage)}")
+
+    def _unanswered(self, stage: str) -> str:
+        """Why prompts have no response, and what would do."""
+        if stage != "comparisons" or not self.run_folder.rows("exclusions/responses"):
+            return ""
+        said = f" Samples without a reply: {self._reasons('responses')}."
+        remedy = " Ask for fewer new tokens, --set responses.sampling.max_output_tokens=N, or bring shorter prompts."
+        return said + (remedy if TOO_LONG in said else "")
 
     # --- judgements, preferences --------------------------------------------------------------------------------------
 
@@ -340,9 +363,23 @@ class Road:
                 source=lambda skip: self.run_folder.batches("comparisons", size, skip),
                 apply=self._within_tolerance(partial(labelled, self.labels)),
                 nouns=[Judgement],
+                before=self._check_labels,
                 done=(lambda inputs: None) if each else self._tell("judgements", total),
             )
         self._release()
+
+    def _check_labels(self) -> None:
+        """Before earlier labels make way for others: whether those fit, and whose they take the place of."""
+        if self.labels and hasattr(self.labels, "check"):
+            self.labels.check(self.run_folder.read("comparisons"))
+        labels = Counter(row.labeller for row in self.run_folder.read("judgements") if row.outcome == "ranked")
+        people = {name.removeprefix("human:"): n for name, n in labels.items() if name.startswith("human:")}
+        if people:
+            names = ", ".join(list(people)[:3]) + (f" and {len(people) - 3} more" if len(people) > 3 else "")
+            self.watcher.notice(
+                f"judgements: {sum(people.values()):,} labels by {names} make way for the new ones and move to "
+                f"superseded/. Several people's answers go in together: rlaif label FILE FILE --out {self.folder}."
+            )
 
     def _within_tolerance(
         self, label: Callable[[AsyncIterator[list[Comparison]]], AsyncIterator[list[Judgement]]]
@@ -395,6 +432,19 @@ class Road:
             nouns=[Provenance, Preference],
             done=self._tell("preferences", self.run_folder.rows("comparisons")),
         )
+
+    def _say_trained_before(self, earlier: StageState | None) -> None:
+        """Which trained models belong to ``earlier`` preferences, where those were others."""
+        now = self.run_folder.state("preferences")
+        trained = [
+            name for name in self.run_folder.manifest["stages"] if name.startswith(("reward_model", "policies/"))
+        ]
+        if trained and earlier and now and earlier.content != now.content:
+            methods = [name.removeprefix("policies/").removesuffix("_model") for name in trained]
+            ways = ", ".join(f"rlaif train {method} --out {self.folder}" for method in methods)
+            self.watcher.notice(
+                f"preferences: trained on the labels before these: {', '.join(trained)}. To train on these: {ways}."
+            )
 
     def _need_labels(self) -> None:
         """Training on nothing would still give numbers: it is refused."""

@@ -253,7 +253,9 @@ class Exclusion(Record):
     """An item that a stage did not pass on, and why. Written beside the stage's output and counted in its account."""
 
     item_id: str
-    outcome: Literal["unreadable", "refused", "failed", "over budget", "filtered"]
+    outcome: Literal[
+        "unreadable", "refused", "failed", "over budget", "filtered", "joined"
+    ]  # joined: to an earlier item
     reason: str
     retryable: bool = False  # of a failure: asking again could help, and a rerun does
 

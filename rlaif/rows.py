@@ -12,7 +12,7 @@ import hashlib
 import io
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from rlaif.errors import DataError, did_you_mean
 from rlaif.records import digest
 
 Row = dict[str, Any]
+SEPARATORS = {";": '";"', "\t": "tabs", "|": '"|"'}  # of files that go by the name of CSV
+LABEL_COLUMNS = ("human_labels", "labels")
 MANY_FILES = 1000  # in a folder, from which a near name is not looked for
 
 
@@ -51,6 +53,11 @@ def need_source(source: str, where: str | Place | None = None) -> None:
     path = Path(source)
     if source.startswith("hub:") or path.is_file():
         return
+    if path.is_dir():
+        raise DataError(
+            f"{f'{where}: ' if where else ''}{source}: a folder; a file is expected. A run folder is named with --out, a "
+            f"dataset folder as hub:{source}."
+        )
     beside = [other.name for other in path.parent.iterdir() if other.is_file()] if path.parent.is_dir() else []
     near = did_you_mean(path.name, beside) if len(beside) < MANY_FILES else ""
     raise DataError(
@@ -101,9 +108,9 @@ def _jsonl(path: Path) -> Iterator[tuple[str, Row]]:
         empty = False
         where = f"{path} line {number}"
         try:
-            row = json.loads(line)
+            row = json.loads(line.rstrip())
         except json.JSONDecodeError as error:
-            raise DataError(f"{where}: not valid JSON: {error.msg} at column {error.colno}.") from error
+            raise DataError(f"{where}: not valid JSON: {_fault(error)}.") from error
         if not isinstance(row, dict):
             raise DataError(f"{where}: expected an object, found {type(row).__name__}.")
         yield where, row
@@ -111,13 +118,22 @@ def _jsonl(path: Path) -> Iterator[tuple[str, Row]]:
         raise DataError(f"{path}: the file is empty.")
 
 
+def _fault(error: json.JSONDecodeError) -> str:
+    """What is wrong, and where on its line; of a text that breaks off, where it does."""
+    if error.msg.startswith("Unterminated string"):
+        return f"the text that begins at column {error.colno} does not end (cut off?)"
+    if error.pos >= len(error.doc):
+        return f"it breaks off after column {error.colno - 1} (cut off?)"
+    return f"{error.msg} at column {error.colno}"
+
+
 def _json(path: Path) -> Iterator[tuple[str, Row]]:
     text = "".join(line for _, line in _lines(path))
     try:
-        rows = json.loads(text)
+        rows = json.loads(text.rstrip())
     except json.JSONDecodeError as error:
         remedy = " One object per line is a .jsonl file." if error.msg == "Extra data" else ""
-        raise DataError(f"{path} line {error.lineno}: not valid JSON: {error.msg}.{remedy}") from error
+        raise DataError(f"{path} line {error.lineno}: not valid JSON: {_fault(error)}.{remedy}") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise DataError(f"{path}: expected a list of objects.")
     if not rows:
@@ -131,29 +147,61 @@ def _csv(path: Path) -> Iterator[tuple[str, Row]]:
     reader = csv.DictReader(text)
     if not reader.fieldnames:
         raise DataError(f"{path}: the file is empty.")
+    _check_header(path, reader.fieldnames)
+    where = None
     try:
         for row in reader:
             where = f"{path} line {reader.line_num}"
             if None in row or None in row.values():
                 raise DataError(f"{where}: expected {len(reader.fieldnames)} columns ({', '.join(reader.fieldnames)}).")
-            yield where, dict(row)
+            yield where, {name: _cell(name, text) for name, text in row.items()}
     except csv.Error as error:
         raise DataError(f"{path} line {reader.line_num + 1}: not valid CSV: {error}.") from error
+    if where is None:
+        raise DataError(f"{path}: a header and no rows.")
+
+
+def _check_header(path: Path, names: Sequence[str]) -> None:
+    """A single column whose name holds a separator is a table that was saved with it."""
+    separator = next((mark for mark in SEPARATORS if len(names) == 1 and mark in names[0]), None)
+    if separator:
+        raise DataError(
+            f"{path}: looks separated by {SEPARATORS[separator]}, for its header is one column, {names[0]!r}. Save it "
+            "separated by commas."
+        )
+
+
+def _cell(name: str, text: str) -> Any:
+    """The list that a cell holds as JSON, of turns or of labels (a mapping, too); any other cell is its text."""
+    if not text.lstrip().startswith(("[", "{")):
+        return text
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    turns = isinstance(value, list) and bool(value) and all(_is_turn(item) for item in value)
+    return value if turns or name in LABEL_COLUMNS else text
+
+
+def _is_turn(value: Any) -> bool:
+    return isinstance(value, dict) and ({"role", "content"} <= set(value) or {"from", "value"} <= set(value))
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, Row]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    number = 0
     try:
         file = pq.ParquetFile(path)
-        number = 0
         for batch in file.iter_batches(batch_size=1024):
             for row in batch.to_pylist():
                 number += 1
                 yield f"{path} row {number}", row
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: not a readable Parquet file: {error}.") from error
+    if not number:
+        raise DataError(f"{path}: the file holds no rows.")
 
 
 def _hub(name: str, split: str) -> Iterator[tuple[str, Row]]:

@@ -124,10 +124,22 @@ class ReadPairs:
             item = f"row-{digest(pair.where, length=12)}"
             yield Exclusion(item_id=item, outcome="filtered", reason=comparison)
             return
-        if not self.seen.add(comparison.id):  # its votes still count: labels are read by comparison
-            yield Exclusion(item_id=comparison.id, outcome="filtered", reason="duplicate row")
+        repeated = self._repeated(comparison, pair)
+        if not self.seen.add(comparison.id):
+            outcome: Any = "joined" if pair.votes else "filtered"
+            yield Exclusion(item_id=comparison.id, outcome=outcome, reason=repeated)
             return
         for record in (comparison.prompt, *comparison.responses):
             if self.seen.add(record.id):
                 yield record
         yield comparison
+
+    def _repeated(self, comparison: Comparison, pair: Pair) -> str:
+        """What a row is that may have come before. Its votes are not lost: labels are read by comparison, from all rows."""
+        if not pair.votes:
+            return "another row of the same pair"
+        unnamed = all(vote.annotator is None for vote in pair.votes)
+        said = digest("votes", comparison.id, pair.first, [[vote.p, vote.order] for vote in pair.votes])
+        if unnamed and not self.seen.add(said):
+            return "the same row again, no annotator named: read as another person's votes"
+        return "another row of the same pair: its votes are joined"

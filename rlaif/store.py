@@ -61,6 +61,7 @@ from rlaif.records import (
 )
 
 FORMAT = 1
+RECIPE = Path("config/pipelines/effective.json")  # what the last walk followed
 R = TypeVar("R", bound=Record)
 T = TypeVar("T")
 Batch = Sequence[Record]
@@ -255,6 +256,20 @@ class RunFolder:
             with writing(path) as temporary:
                 temporary.write_bytes(data)
 
+    def recipe(self) -> tuple[bytes | None, dict[str, Any]]:
+        """What a walk writes down before it begins: the effective recipe, and the manifest's facts."""
+        path = self.path / RECIPE
+        facts = {key: value for key, value in self.manifest.items() if key != "stages"}
+        return path.read_bytes() if path.exists() else None, facts
+
+    def restore(self, recipe: tuple[bytes | None, dict[str, Any]]) -> None:
+        """Put back what ``recipe`` found; nothing, where it found none."""
+        text, facts = recipe
+        if text is not None:
+            with writing(self.path / RECIPE) as temporary:
+                temporary.write_bytes(text)
+            self.describe(**facts)
+
     # --- stages ---
 
     def state(self, stage: str) -> StageState | None:
@@ -371,16 +386,22 @@ class RunFolder:
         nouns: Sequence[type[Record]],
         under: str = "",
         resumable: bool = True,
+        before: Callable[[], None] = lambda: None,
         done: Callable[[int], None] = lambda inputs: None,
     ) -> None:
         """Run a streaming stage to its end, or to where it was, and mark it complete.
 
-        ``source(n)`` yields the input batches, of ``size`` items, from the n-th on. ``nouns`` are the record types the stage yields, its own
-        last; their folders lie in the run folder, or in its folder ``under``. ``resumable=False``: a stage with memory across batches (duplicates) starts over when it was cut off.
+        ``source(n)`` yields the input batches, of ``size`` items, from the n-th on. ``nouns`` are the record types the
+        stage yields, its own last; their folders lie in the run folder, or in its folder ``under``.
+        ``resumable=False``: a stage with memory across batches (duplicates) starts over when it was cut off.
+        ``before()`` is called where the stage has not begun under this signature, with what was there still in place.
         """
         places = {Exclusion: f"exclusions/{stage}"} | {r: f"{under}/{NOUNS[r]}" if under else NOUNS[r] for r in nouns}
         folders = [*(places[record] for record in nouns), places[Exclusion]]
         signature = digest(signature, size)  # where a shard ends is part of what may be resumed
+        state = self.state(stage)
+        if state is None or state.signature != signature:
+            before()
         if resumable:
             self._reopen(stage, signature, folders)
         if self.begin(stage, signature, folders):

@@ -106,7 +106,12 @@ FAULTY: dict[str, tuple[str, bytes, str]] = {
     "a line cut off": (
         "a.jsonl",
         b'{"prompt": "x"}\n{"prompt": "y',
-        "a.jsonl line 2: not valid JSON: Unterminated string starting at at column 12.",
+        "a.jsonl line 2: not valid JSON: the text that begins at column 12 does not end (cut off?).",
+    ),
+    "a line cut off after a comma": (
+        "a.jsonl",
+        b'{"prompt": "x",\n',
+        "a.jsonl line 1: not valid JSON: it breaks off after column 15 (cut off?).",
     ),
     "a line that is a list": ("a.jsonl", b'["x"]\n', "a.jsonl line 1: expected an object, found list."),
     "a latin-1 byte": (
@@ -123,18 +128,35 @@ FAULTY: dict[str, tuple[str, bytes, str]] = {
     "an empty file": ("a.jsonl", b"", "a.jsonl: the file is empty."),
     "blank lines only": ("a.jsonl", b"\n \n", "a.jsonl: the file is empty."),
     "an empty list": ("a.json", b"[]", "a.json: the file is empty."),
+    "a header alone": ("a.csv", b"prompt,n\n", "a.csv: a header and no rows."),
+    "an empty table": (
+        "a.parquet",
+        parquet_bytes([]),
+        "a.parquet: the file holds no rows.",
+    ),
+    "semicolons": (
+        "a.csv",
+        b"prompt;chosen;rejected\na;b;c\n",
+        "a.csv: looks separated by \";\", for its header is one column, 'prompt;chosen;rejected'. Save it separated by "
+        "commas.",
+    ),
+    "tabs": (
+        "a.csv",
+        b"prompt\tn\na, b\tc\n",
+        "a.csv: looks separated by tabs, for its header is one column, 'prompt\\tn'. Save it separated by commas.",
+    ),
     "an empty CSV": ("a.csv", b"", "a.csv: the file is empty."),
     "an object instead of a list": ("a.json", b'{"prompt": "x"}', "a.json: expected a list of objects."),
     "a list of texts": ("a.json", b'["x"]', "a.json: expected a list of objects."),
     "JSON with a fault on a later line": (
         "a.json",
         b'[\n{"prompt": "x"},\n{"prompt" "y"}]',
-        "a.json line 3: not valid JSON: Expecting ':' delimiter.",
+        "a.json line 3: not valid JSON: Expecting ':' delimiter at column 11.",
     ),
     "JSON lines under the wrong name": (
         "a.json",
         b'{"prompt": "x"}\n{"prompt": "y"}\n',
-        "a.json line 2: not valid JSON: Extra data. One object per line is a .jsonl file.",
+        "a.json line 2: not valid JSON: Extra data at column 1. One object per line is a .jsonl file.",
     ),
     "too few fields": ("a.csv", b"prompt,n\nx\n", "a.csv line 2: expected 2 columns (prompt, n)."),
     "too many fields": ("a.csv", b"prompt,n\nx,1\ny,2,3\n", "a.csv line 3: expected 2 columns (prompt, n)."),
@@ -191,8 +213,47 @@ def test_a_missing_file_is_one_line(read: Callable[[str], Any]) -> None:
 
 def test_a_folder_is_not_a_file() -> None:
     Path("a.jsonl").mkdir()
-    with pytest.raises(DataError, match=r"^a\.jsonl: no such file "):
+    with pytest.raises(DataError) as error:
         list(read_rows("a.jsonl"))
+    assert str(error.value) == (
+        "a.jsonl: a folder; a file is expected. A run folder is named with --out, a dataset folder as hub:a.jsonl."
+    )
+
+
+CELLS: dict[str, tuple[str, str, Any]] = {
+    "turns": ("messages", '[{"role": "user", "content": "Hi"}]', [{"role": "user", "content": "Hi"}]),
+    "turns, from and value": ("chosen", ' [{"from": "gpt", "value": "Hi"}]', [{"from": "gpt", "value": "Hi"}]),
+    "a list of labels": ("human_labels", '["a", null, "tie"]', ["a", None, "tie"]),
+    "labels by name": ("human_labels", '{"ann": "a"}', {"ann": "a"}),
+    "a list of words under another name": ("prompt", '["a", "b"]', '["a", "b"]'),
+    "a list of other objects": ("prompt", '[{"role": "user"}]', '[{"role": "user"}]'),
+    "an object": ("prompt", '{"role": "user", "content": "Hi"}', '{"role": "user", "content": "Hi"}'),
+    "an empty list": ("prompt", "[]", "[]"),
+    "not quite JSON": ("messages", "[{'role': 'user', 'content': 'Hi'}]", "[{'role': 'user', 'content': 'Hi'}]"),
+    "a number": ("p", "0.5", "0.5"),
+    "a word in brackets": ("prompt", "[sighs] Hi", "[sighs] Hi"),
+}
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_csv_cell_is_text_unless_it_holds_turns_or_labels_as_json(name: str) -> None:
+    column, text, value = CELLS[name]
+    ((_, row),) = read_rows(wrote("a.csv", csv_bytes([{column: text, "n": "1"}])))
+    assert row == {column: value, "n": "1"}
+
+
+def test_turns_and_several_labels_in_csv_cells_are_read_as_from_json_lines() -> None:
+    row: dict[str, Any] = {
+        "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}],
+        "response_a": "one",
+        "response_b": "two",
+        "human_labels": ["a", "b", "a"],
+    }
+    cells = {name: value if isinstance(value, str) else json.dumps(value) for name, value in row.items()}
+    (one,) = read_pairs(wrote("a.jsonl", jsonl_bytes([row])))
+    (other,) = read_pairs(wrote("a.csv", csv_bytes([cells])))
+    assert (sound(other).id, other.votes) == (sound(one).id, one.votes)
+    assert len(other.votes) == 3
 
 
 # --- the hub, by a local folder ---------------------------------------------------------------------------------------
@@ -496,6 +557,7 @@ VOTES: dict[str, tuple[dict[str, Any], list[Vote]]] = {
     "B": ({"label": " B "}, [Vote(None, 0.0, None)]),
     "tie": ({"label": "tie"}, [Vote(None, 0.5, None)]),
     "1": ({"label": 1}, [Vote(None, 1.0, None)]),
+    "human_labels empty beside a label": ({"human_labels": "", "label": "b"}, [Vote(None, 0.0, None)]),
     "null": ({"label": None}, [Vote(None, None, None)]),
     "empty, as CSV has it": ({"label": ""}, [Vote(None, None, None)]),
     "none": ({}, []),
@@ -526,6 +588,10 @@ def test_every_label_form_becomes_votes(name: str) -> None:
     {
         "an unknown label": ({"label": "left"}, "x line 1: label 'left'; expected \"a\", \"b\", \"tie\" or null."),
         "one of several": ({"human_labels": ["a", 3]}, 'x line 1: label 3; expected "a", "b", "tie" or null.'),
+        "labels that are no list": (
+            {"human_labels": "a;b"},
+            "x line 1: human_labels is 'a;b'; expected a list of labels, or a mapping from annotator to label.",
+        ),
         "p above 1": ({"p": 1.5}, "x line 1: p is 1.5; expected the probability, 0 to 1, that response_a is better."),
         "p is NaN": (
             {"p": float("nan")},
@@ -552,6 +618,20 @@ def test_a_file_that_holds_no_pairs_is_one_line() -> None:
     )
     with pytest.raises(DataError, match=r"^x line 1: no prompt column\. Found response_a, response_b; expected one of"):
         read_pair("x line 1", {"response_a": "one", "response_b": "two"})
+
+
+def test_names_in_capitals_are_said_to_be_those() -> None:
+    with pytest.raises(DataError) as error:
+        read_pair("x line 2", {"Prompt": "Hi", "Chosen": "good", " rejected": "bad"})
+    assert str(error.value) == (
+        "x line 2: not a pair. Found Prompt, Chosen,  rejected; expected chosen and rejected, or response_a and "
+        'response_b with a label. Names are taken as written: rename "Prompt" to "prompt", "Chosen" to "chosen", '
+        '" rejected" to "rejected".'
+    )
+    with pytest.raises(
+        DataError, match=r'prompts\.column\. Names are taken as written: rename "Question" to "question"\.$'
+    ):
+        read({"Question": "Hi"})
 
 
 NO_PAIR: dict[str, tuple[dict[str, Any], str]] = {
@@ -593,13 +673,37 @@ def test_a_row_that_is_no_pair_is_excluded_with_its_reason(name: str) -> None:
 
 
 def test_a_row_given_twice_is_one_comparison_and_one_exclusion() -> None:
-    row = {"prompt": "Hi", "chosen": "good", "rejected": "bad"}
+    row = {"prompt": "Hi", "response_a": "one", "response_b": "two"}
     stage = ReadPairs()
     first = list(stage.of(read_pair("x line 1", row)))
     assert [type(record).__name__ for record in first] == ["Prompt", "Response", "Response", "Comparison"]
     (second,) = stage.of(read_pair("x line 2", row))
     assert isinstance(second, Exclusion)
-    assert second.reason == "duplicate row"
+    assert (second.outcome, second.reason) == ("filtered", "another row of the same pair")
+
+
+AGAIN = "the same row again, no annotator named: read as another person's votes"
+JOINED = "another row of the same pair: its votes are joined"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "reason"),
+    {
+        "equal and unnamed": ({"label": "a"}, {"label": "a"}, AGAIN),
+        "unnamed, of another mind": ({"label": "a"}, {"label": "b"}, JOINED),
+        "two people": ({"label": "a", "annotator": "ann"}, {"label": "a", "annotator": "bo"}, JOINED),
+        "unnamed after named": ({"label": "a", "annotator": "ann"}, {"label": "a"}, JOINED),
+    }.values(),
+)
+def test_a_row_whose_votes_are_joined_is_counted_as_that(
+    first: dict[str, str], second: dict[str, str], reason: str
+) -> None:
+    row = {"prompt": "Hi", "response_a": "one", "response_b": "two"}
+    stage = ReadPairs()
+    list(stage.of(read_pair("x line 1", row | first)))
+    (found,) = stage.of(read_pair("x line 2", row | second))
+    assert isinstance(found, Exclusion)
+    assert (found.outcome, found.reason) == ("joined", reason)
 
 
 def test_a_second_pair_of_the_same_prompt_adds_only_what_is_new() -> None:
@@ -739,6 +843,28 @@ def test_unnamed_annotators_of_several_rows_are_numbered_within_their_comparison
     assert (chosen, p) == ("one", pytest.approx(2 / 3))
     (provenance,) = RunFolder(Path("out-0")).read("provenance")
     assert provenance.labellers == ("human:unnamed-1", "human:ann", "human:unnamed-3")
+
+
+def test_labels_cut_off_halfway_are_gone_on_with() -> None:
+    import asyncio
+    from dataclasses import replace
+
+    from rlaif.checking import open_road
+
+    rows = [{"prompt": f"Question {i}", "response_a": "one", "response_b": "two", "label": "b"} for i in range(3)]
+    write_jsonl(Path("pairs.jsonl"), rows)
+    Path("own.yaml").write_text(
+        "pairs: pairs.jsonl\nshard_rows: 1\nlabels: {source: human, options: {file: pairs.jsonl}}\n"
+    )
+    asyncio.run(open_road("own.yaml", out=Path("out")).run("judgements"))
+    run = RunFolder(Path("out"))
+    whole = list(run.read("judgements"))
+    state = run.state("judgements")
+    assert state
+    run.set_state("judgements", replace(state, complete=False))
+    run.shards("judgements")[-1].unlink()
+    asyncio.run(open_road("own.yaml", out=Path("out")).run("judgements"))
+    assert list(run.read("judgements")) == whole
 
 
 def test_a_file_without_any_label_is_one_line() -> None:

@@ -379,7 +379,7 @@ def test_prompt_beyond_the_context_is_objected_to(folder_of: Callable[..., Path]
     model = open_model(folder_of("llama", context=64))
     assert model.objection(ask("how are you", max_output_tokens=20)) is None
     long = ask(" ".join(WORDS * 5), max_output_tokens=20)
-    assert model.objection(long) == "prompt and 20 new tokens exceed the model's context of 64"
+    assert model.objection(long) == "prompt and 20 new tokens exceed the model's context of 64 tokens"
     question = ask("how are you", options=("A",), max_output_tokens=500)
     assert model.objection(question) is None
 

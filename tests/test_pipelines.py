@@ -154,7 +154,11 @@ def test_tasks_go_out_blank_and_come_back_as_labels(finished: tuple[Path, str]) 
     import shutil
 
     shutil.copytree(run, folder / "labelled", dirs_exist_ok=True)
-    rlaif(folder, "label", "answers.jsonl", "--out", "labelled")
+    text = rlaif(folder, "label", "answers.jsonl", "--out", "labelled")
+    assert (
+        "note: preferences: trained on the labels before these: reward_model, policies/dpo. To train on these: rlaif train "
+        "reward --out labelled, rlaif train dpo --out labelled."
+    ) in text
     labelled = RunFolder(folder / "labelled")
     assert {row.labellers for row in labelled.read("provenance")} == {("human:ann",)}
     assert all(row.p == 1.0 for row in labelled.read("preferences"))

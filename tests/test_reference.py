@@ -142,5 +142,5 @@ def test_a_policy_that_cannot_be_sampled_stops_the_run_in_one_line_before_traini
     assert process.exitcode == 1
     text = (folder / "log").read_text()
     assert "rlaif: reference: the policy gave not one sample to normalise rewards on: " in text
-    assert "exceed the model's context of 1024. Set reward_model.sampling to what it can answer." in text
+    assert "exceed the model's context of 1024 tokens. Set reward_model.sampling to what it can answer." in text
     assert not (folder / "run" / "reward_model").exists()

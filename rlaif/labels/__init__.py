@@ -32,7 +32,7 @@ class LabelContext:
     constitution: str | None
     pairs: str | None  # the pipeline's file of comparisons
     split: str
-    limit: int | None  # of the pairs file
+    limit: int | None  # of the rows that the comparisons come from
     secret: bytes
     seed: int
     notice: Callable[[str], None] = lambda line: None  # what a person should read while the labels are made
@@ -42,6 +42,8 @@ class LabelSource(Protocol):
     """What the road needs of a label source.
 
     One that reads files of its own may keep ``inputs``, the hash of each by its name, for the manifest.
+    One may have ``check(comparisons)`` too: called before the labels of another source or file are replaced, to
+    refuse with a DataError what is not fit for these comparisons.
     """
 
     def signature(self) -> Any:

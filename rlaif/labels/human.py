@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator, Iterator
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from typing import Any
 
 from rlaif.component import Options as BaseOptions
@@ -11,7 +12,7 @@ from rlaif.errors import ConfigError, DataError
 from rlaif.labels import LabelContext
 from rlaif.ondisk import Lists
 from rlaif.pairs import is_answer, read_pair, read_votes
-from rlaif.records import NO_LABEL, Comparison, Judgement
+from rlaif.records import NO_LABEL, Comparison, Judgement, digest
 from rlaif.rows import need_source, read_rows, source_hash
 
 UNNAMED = "human:unnamed-"
@@ -24,54 +25,98 @@ def is_unnamed(labeller: str) -> bool:
 
 class HumanLabels:
     class Options(BaseOptions):
-        file: str | None = None  # None: the pipeline's own pairs file
+        file: str | tuple[str, ...] | None = None  # one file or several; None: the pipeline's own pairs file
 
     def __init__(self, options: Options, context: LabelContext) -> None:
-        source = options.file or context.pairs
-        if source is None:
+        named = options.file or context.pairs
+        if named is None:
             raise ConfigError(f"{context.where}: labels: set labels.options.file, the file with people's answers.")
-        self.source, self.split = source, context.split
-        self.limit = None if options.file else context.limit
-        if options.file:
-            need_source(source, context.where.at("labels", "options", "file"))
-        self.hash = source_hash(source)
-        self.inputs = {source: self.hash}
+        self.sources = (named,) if isinstance(named, str) else named
+        self.own = not options.file  # the comparisons were read from the same rows
+        self.split, self.limit = context.split, context.limit
+        if not self.own:
+            for source in self.sources:
+                need_source(source, context.where.at("labels", "options", "file"))
+        self.hashes = [source_hash(source) for source in self.sources]
+        self.inputs = dict(zip(self.sources, self.hashes, strict=True))
         self._votes: Lists | None = None
 
     def signature(self) -> Any:
-        return {"source": "human", "file": self.hash, "split": self.split, "limit": self.limit}
+        limit = self.limit if self.own else None
+        return {"source": "human", "files": self.hashes, "split": self.split, "limit": limit}
 
     def per_comparison(self) -> int | None:
         return None
 
+    def check(self, comparisons: Iterable[Comparison]) -> None:
+        """Raises DataError where the rows are not labels of these comparisons."""
+        shown = (
+            (comparison.id, [_words(response.text) for response in comparison.responses]) for comparison in comparisons
+        )
+        self._votes = self._read(None if self.own else Lists(shown))
+
+    def _read(self, run: Lists | None) -> Lists:
+        """All rows, for a comparison is answered in any order of them; checked against those of the run, if given."""
+        found: Counter[str] = Counter()
+        votes = Lists(self._rows(run, found))
+        if not found["labels"]:
+            wrong = "no row carries a label (label, human_labels, p, or chosen and rejected)"
+            wrong = "no row is of a comparison of this run" if found["not of the run"] else wrong
+            raise DataError(f"{', '.join(self.sources)}: {wrong}.")
+        return votes
+
     async def label(self, batches: AsyncIterator[list[Comparison]]) -> AsyncIterator[list[Judgement]]:
-        if self._votes is None:
-            self._votes = self._read()
+        if self._votes is None:  # what is gone on with was checked when it was begun
+            self._votes = self._read(None)
         async for comparisons in batches:
             votes = self._votes.of([comparison.id for comparison in comparisons])
             yield [
                 judgement for comparison in comparisons for judgement in _judgements(comparison, votes[comparison.id])
             ]
 
-    def _read(self) -> Lists:
-        """By comparison: annotator, the response p speaks of, p, order shown. A comparison is answered in any order of
-        rows, so all are read before the first is asked for."""
-        votes = Lists(self._rows())
-        if not votes:
-            raise DataError(f"{self.source}: no row carries a label (label, human_labels, p, or chosen and rejected).")
-        return votes
-
-    def _rows(self) -> Iterator[tuple[str, tuple[str | None, str, float | None, str | None]]]:
-        for where, row in itertools.islice(read_rows(self.source, self.split), self.limit):
+    def _rows(
+        self, run: Lists | None, found: Counter[str]
+    ) -> Iterator[tuple[str, tuple[str | None, str, float | None, str | None]]]:
+        """By comparison: annotator, the response p speaks of, p, order shown. Counts what was found."""
+        rows = itertools.chain.from_iterable(read_rows(source, self.split) for source in self.sources)
+        for where, row in itertools.islice(rows, self.limit if self.own else None):
             if is_answer(row):
-                key, first, found = str(row["comparison_id"]), "", read_votes(where, row)
+                key, first, votes = str(row["comparison_id"]), "", read_votes(where, row)
             else:
                 pair = read_pair(where, row)
                 if isinstance(pair.comparison, str):
                     continue  # counted where the pairs were read
-                key, first, found = pair.comparison.id, pair.first, pair.votes
-            for vote in found:
+                key, first, votes = pair.comparison.id, pair.first, pair.votes
+            if run is not None and not self._is_of(run, where, row, key):
+                found["not of the run"] += 1
+                continue
+            for vote in votes:
+                found["labels"] += vote.p is not None
                 yield key, (vote.annotator, first, vote.p, vote.order)
+
+    def _is_of(self, run: Lists, where: str, row: Mapping[str, Any], key: str) -> bool:
+        """Whether a row is of a comparison of the run; if not, only a run of the first rows may pass over it."""
+        replies = next(iter(run.of([key])[key]), None)
+        if replies is None:
+            if self.limit is not None:
+                return False
+            what = f"comparison_id {row['comparison_id']!r}" if is_answer(row) else "its pair"
+            raise DataError(
+                f"{where}: {what} is not a comparison of this run. Name the run that the tasks were exported from, or "
+                "leave the row out."
+            )
+        for name, said in zip(("reply_a", "reply_b"), replies, strict=False):
+            if isinstance(row.get(name), str) and _words(row[name]) != said:
+                raise DataError(
+                    f"{where}: {name} is not what the run's comparison {key} shows there: a label of another text. Put "
+                    "back the text that was exported, or leave the column out."
+                )
+        return True
+
+
+def _words(text: str) -> str:
+    """What two texts share that differ at most in white space, which spreadsheets change."""
+    return digest(text.split())
 
 
 def _judgements(comparison: Comparison, votes: list[Any]) -> list[Judgement]:

@@ -18,6 +18,8 @@ from rlaif.config import ModelSpec, Sampling
 from rlaif.prompting import redact
 from rlaif.records import Message, Record, Role, canonical_json, digest
 
+TOO_LONG = "exceed the model's context"  # in the reason of a request that does not fit
+
 PROVIDERS = {
     "local": "rlaif.models.local:LocalModel",
     "scripted": "rlaif.models.scripted:ScriptedModel",

@@ -21,7 +21,7 @@ from pydantic import Field
 
 from rlaif.component import Options as BaseOptions
 from rlaif.errors import ModelError
-from rlaif.models import ChatRequest, Identity, Notice, Reply
+from rlaif.models import TOO_LONG, ChatRequest, Identity, Notice, Reply
 from rlaif.models.chat_tokens import ChatTokenizer
 from rlaif.records import Role, digest
 
@@ -220,7 +220,7 @@ class LocalModel:
         except ModelError as error:
             return str(error)
         if length + new > self.context:
-            return f"prompt and {new} new tokens exceed the model's context of {self.context}"
+            return f"prompt and {new} new tokens {TOO_LONG} of {self.context} tokens"
         return None
 
     # --- answering ----------------------------------------------------------------------------------------------------
