@@ -320,6 +320,8 @@ def _continue(
         return
     if out is None:
         raise UserError(f"{name}: name a file of pairs, or a run folder with --out.")
+    if limit is not None:
+        raise UserError(f"{name}: --limit counts rows of a file of pairs, and {out} brings comparisons of its own.")
     from rlaif.catalogue import Catalogue
 
     pipeline, entry = recipe_of_folder(name, out, data, settings)

@@ -466,6 +466,18 @@ def test_pairs_do_not_take_the_place_of_what_was_sampled(
     assert "2 comparisons: 2 labelled" in rlaif("label", answers("ann.jsonl", tasks, "a", "b"), "--out", "out").text
 
 
+def test_a_limit_does_not_shorten_a_run_that_was_sampled(rlaif: Rlaif, policy_folder: Path) -> None:
+    tasks = sampled(rlaif, policy_folder)
+    before = stands("out")
+    for arguments in (["label", answers("ann.jsonl", tasks, "a", "b")], ["judge", "longest"]):
+        said = rlaif(*arguments, "--out", "out", "--limit", "1")
+        assert (said.code, said.line) == (
+            2,
+            f"rlaif: {arguments[0]}: --limit counts rows of a file of pairs, and out brings comparisons of its own.",
+        )
+    assert stands("out") == before
+
+
 WRONG_ANSWERS: dict[str, tuple[dict[str, Any], str]] = {
     "of another run": (
         {"comparison_id": "c-0123"},
