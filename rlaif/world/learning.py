@@ -169,6 +169,8 @@ class Helpers(nn.Module):
         self.kind = nn.Linear(width, len(KINDS))
         self.contrast = nn.Linear(width, 3 * len(FAMILIES))
         self.principle = nn.Linear(width, 2 * len(FAMILIES))
+        self.pole = nn.Linear(width, 2)
+        self.turn = nn.Linear(width, 2)
         self.more = nn.Linear(width, 3)
 
     def reply_loss(self, hidden: Tensor, readings: Sequence[Reading]) -> Tensor:
@@ -193,13 +195,21 @@ class Helpers(nn.Module):
     def principle_loss(self, hidden: Tensor, readings: Sequence[Reading]) -> Tensor:
         """``hidden`` (labels, width) at the ends of the principles: family and sign, and which reply has *more*.
 
-        A verdict is the product of sign and difference; learnt from the product alone, neither factor is ever found.
+        A verdict is the product of sign and difference, and a sign that of the phrase's pole and of what the frame makes
+        of it. Learnt from a product alone, none of its factors is ever found: each is shown by itself.
         """
         labels = [label for reading in readings for label in reading.labels]
         wanted = [2 * FAMILIES.index(label.wording.family) + (label.wording.sign > 0) for label in labels]
         more = [int(2 * (label.p if label.wording.sign > 0 else 1 - label.p)) for label in labels]
+        poles = [int(label.wording.pole > 0) for label in labels]
+        turns = [int(label.wording.pole * label.wording.sign > 0) for label in labels]
         entropy = nn.functional.cross_entropy
-        return entropy(self.principle(hidden), torch.tensor(wanted)) + entropy(self.more(hidden), torch.tensor(more))
+        return (
+            entropy(self.principle(hidden), torch.tensor(wanted))
+            + entropy(self.pole(hidden), torch.tensor(poles))
+            + entropy(self.turn(hidden), torch.tensor(turns))
+            + entropy(self.more(hidden), torch.tensor(more))
+        )
 
 
 class Pupil(nn.Module):

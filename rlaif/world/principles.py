@@ -37,6 +37,7 @@ class Wording:
     negated: bool  # some part of it negates
     frame: str = ""
     phrase: str = ""
+    pole: int = 0  # of the phrase alone: 1 where it says what "more" says; 0 where nobody drew it
 
     @property
     def held_out(self) -> tuple[bool, bool]:
@@ -249,7 +250,7 @@ def _worded(rng: Random, family: str, kind: str, frame: str, turn: bool, new_phr
     if whens and rng.random() < 0.35 and not text.endswith("?"):
         when = chosen(rng, rng.choice(whens))
         text = f"{when}, {text}" if rng.random() < 0.6 else f"{text} {when}"
-    return Wording(_finished(rng, text), family, sign, turned or base != "for", frame, phrase.text)
+    return Wording(_finished(rng, text), family, sign, turned or base != "for", frame, phrase.text, pole)
 
 
 def _finished(rng: Random, text: str) -> str:

@@ -69,6 +69,7 @@ def test_the_sign_is_that_of_the_whole(family: str, kind: str, sign: int, phrase
     ]
     assert found
     assert {word.sign for word in found} == {sign}
+    assert {word.pole for word in found} == {1 if phrase in ("kind", "a warning") else -1}
 
 
 def test_what_is_held_out_can_be_asked_for() -> None:
