@@ -1,0 +1,78 @@
+"""Imports point one way, stages meet in records, and torch stays where networks are."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import rlaif
+
+PACKAGE = Path(rlaif.__file__).parent
+LAYERS = (  # each may import those above it in this list, and its own
+    {"errors"},
+    {"records", "component", "catalogue", "progress", "ondisk", "statistics"},
+    {"config", "rows", "conversations", "pairs", "prompting"},
+    {"store", "ledger", "models"},
+    {"judging"},
+    {"prompts", "selection", "sampling", "labels", "preferences", "training", "reward", "policy"},
+    {"evaluate", "accounts", "findings", "report", "export"},
+    {"pipeline", "checking", "display"},
+    {"world"},
+    {"cli"},
+)
+STAGES = {"prompts", "sampling", "labels", "preferences", "reward", "policy"}
+TORCH = {
+    "models/local.py",
+    "models/shared_prompt.py",
+    "reward.py",
+    "world/learning.py",
+    "world/exam.py",
+    "world/build.py",
+}
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+        elif isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+
+
+def module_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def edges() -> set[tuple[str, str]]:
+    """(module, module of the package that it imports), one name for a subpackage."""
+    found = set()
+    for path in PACKAGE.rglob("*.py"):
+        for name in imports(path):
+            head, _, rest = name.partition(".")
+            if head == "rlaif" and rest and (target := rest.partition(".")[0]) != module_of(path):
+                found.add((module_of(path), target))
+    return found
+
+
+def test_every_module_has_its_layer() -> None:
+    modules = {module_of(path) for path in PACKAGE.rglob("*.py")} - {"__init__"}
+    assert modules == set().union(*LAYERS)
+
+
+def test_imports_point_one_way() -> None:
+    level = {name: number for number, names in enumerate(LAYERS) for name in names}
+    assert not [(one, other) for one, other in edges() if level[other] > level[one]]
+
+
+def test_stages_meet_in_records() -> None:
+    assert not [(one, other) for one, other in edges() if one in STAGES and other in STAGES]
+
+
+def test_torch_stays_where_networks_are() -> None:
+    found = {
+        str(path.relative_to(PACKAGE))
+        for path in PACKAGE.rglob("*.py")
+        if any(name.partition(".")[0] == "torch" for name in imports(path))
+    }
+    assert not {name for name in found if name not in TORCH and not name.startswith(("training/", "policy/"))}
