@@ -154,30 +154,40 @@ def whole(tokens: ChatTokenizer, messages: Sequence[Any]) -> tuple[list[int], li
 MARKS = ("reason", "offer", "asks", "warns", "sorry", "steps")
 
 
+def _head(width: int, outputs: int) -> nn.Module:
+    return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, outputs))
+
+
 class Helpers(nn.Module):
     """Heads that are thrown away: what a reply is like at its end, what a principle says at its own.
 
-    They show the network early what is worth noticing; the verdict itself is learnt from option tokens alone.
+    They show the network early what is worth noticing; the verdict itself is learnt from option tokens alone. Each reads
+    a layer of its own, low enough that the layers above can use what is found there: what a reply is like, then how two
+    of them differ and what a principle says, then which reply has more of what it speaks of.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, depth: int) -> None:
         super().__init__()
-        self.core = nn.Linear(width, len(CORES))
-        self.polite = nn.Linear(width, 3)
-        self.marks = nn.Linear(width, len(MARKS))
-        self.words = nn.Linear(width, 1)
-        self.kind = nn.Linear(width, len(KINDS))
-        self.contrast = nn.Linear(width, 3 * len(FAMILIES))
-        self.principle = nn.Linear(width, 2 * len(FAMILIES))
-        self.pole = nn.Linear(width, 2)
-        self.turn = nn.Linear(width, 2)
-        self.more = nn.Linear(width, 3)
+        self.replies, self.between, self.words_at, self.asked = (round(depth * n / 6) for n in (2, 3, 3, 4))
+        self.core = _head(width, len(CORES))
+        self.polite = _head(width, 3)
+        self.marks = _head(width, len(MARKS))
+        self.words = _head(width, 1)
+        self.kind = _head(width, len(KINDS))
+        self.contrast = _head(width, 3 * len(FAMILIES))
+        self.family = _head(width, len(FAMILIES))
+        self.pole = _head(width, 2)
+        self.turn = _head(width, 2)
+        self.sign = _head(width, 2)
+        self.more = _head(width, 3)
 
-    def reply_loss(self, hidden: Tensor, readings: Sequence[Reading]) -> Tensor:
-        """``hidden`` (pairs, 2, width) at the ends of the replies: what each is like, and at the second how they differ."""
+    def reply_loss(self, layers: Tensor, readings: Sequence[Reading]) -> Tensor:
+        """``layers`` (layers, pairs, 2, width) at the ends of the replies: what each is like, and at the second how they
+        differ."""
+        hidden = layers[self.replies]
         about = [a for reading in readings for a in reading.pair.attributes]
         contrast = [int(2 * prefers(f, 1, r.pair.question, *r.pair.attributes)) for r in readings for f in FAMILIES]
-        between = self.contrast(hidden[:, 1]).view(-1, 3)
+        between = self.contrast(layers[self.between][:, 1]).view(-1, 3)
         kinds = torch.tensor([KINDS.index(r.pair.question.kind) for r in readings for _ in range(2)])
         hidden = hidden.flatten(0, 1)
         marks = torch.tensor([[float(getattr(a, mark)) for mark in MARKS] for a in about])
@@ -192,23 +202,26 @@ class Helpers(nn.Module):
             + nn.functional.mse_loss(self.words(hidden)[:, 0], words)
         )
 
-    def principle_loss(self, hidden: Tensor, readings: Sequence[Reading]) -> Tensor:
-        """``hidden`` (labels, width) at the ends of the principles: family and sign, and which reply has *more*.
+    def principle_loss(self, layers: Tensor, readings: Sequence[Reading]) -> Tensor:
+        """``layers`` (layers, labels, width) at the ends of the principles: family and sign, and which reply has *more*.
 
         A verdict is the product of sign and difference, and a sign that of the phrase's pole and of what the frame makes
         of it. Learnt from a product alone, none of its factors is ever found: each is shown by itself.
         """
         labels = [label for reading in readings for label in reading.labels]
-        wanted = [2 * FAMILIES.index(label.wording.family) + (label.wording.sign > 0) for label in labels]
+        said, found = layers[self.words_at], layers[self.asked]
+        families = [FAMILIES.index(label.wording.family) for label in labels]
+        signs = [int(label.wording.sign > 0) for label in labels]
         more = [int(2 * (label.p if label.wording.sign > 0 else 1 - label.p)) for label in labels]
         poles = [int(label.wording.pole > 0) for label in labels]
         turns = [int(label.wording.pole * label.wording.sign > 0) for label in labels]
         entropy = nn.functional.cross_entropy
         return (
-            entropy(self.principle(hidden), torch.tensor(wanted))
-            + entropy(self.pole(hidden), torch.tensor(poles))
-            + entropy(self.turn(hidden), torch.tensor(turns))
-            + entropy(self.more(hidden), torch.tensor(more))
+            entropy(self.family(said), torch.tensor(families))
+            + entropy(self.pole(said), torch.tensor(poles))
+            + entropy(self.turn(said), torch.tensor(turns))
+            + entropy(self.sign(found), torch.tensor(signs))
+            + entropy(self.more(found), torch.tensor(more))
         )
 
 
@@ -218,27 +231,29 @@ class Pupil(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
-        self.helpers = Helpers(model.config.hidden_size)
+        self.helpers = Helpers(model.config.hidden_size, model.config.num_hidden_layers)
 
 
 def hidden_states(model: Any, readings: Sequence[Reading], pad_id: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Hidden states at the ends of the replies (pairs, 2, width), of the principles, and at the verdicts (labels, width).
+    """Hidden states of every layer at the ends of the replies (layers, pairs, 2, width) and of the principles (layers,
+    labels, width), the embeddings first; and of the last layer at the verdicts (labels, width).
 
     Each pair goes through the network once; its principles share its cache.
     """
     ids, mask = pad([r.prefix for r in readings], pad_id, "cpu", left=True)
     cache = DynamicCache(config=model.config)
-    whole_prefix = call(model.base_model, ids, mask, cache, use_cache=True)[0]
+    prefix = call(model.base_model, ids, mask, cache, use_cache=True, output_hidden_states=True).hidden_states
     shift = torch.tensor([ids.shape[1] - len(r.prefix) for r in readings])
     ends = torch.tensor([r.ends for r in readings]) + shift[:, None]
-    at_ends = whole_prefix[torch.arange(len(readings))[:, None], ends]
+    at_ends = torch.stack([layer[torch.arange(len(readings))[:, None], ends] for layer in prefix])
     owner = torch.tensor([i for i, r in enumerate(readings) for _ in r.suffixes])
     more, more_mask = pad([suffix for r in readings for suffix in r.suffixes], pad_id, "cpu")
     both = torch.cat([mask[owner], more_mask], dim=1)
-    hidden = call(model.base_model, more, both, selected(cache, owner), use_cache=True)[0]
+    found = call(model.base_model, more, both, selected(cache, owner), use_cache=True, output_hidden_states=True)
     last = more_mask.sum(1) - 1
     rows = torch.arange(len(more))
-    return at_ends, hidden[rows, last - 1], hidden[rows, last]
+    said = torch.stack([layer[rows, last - 1] for layer in found.hidden_states])
+    return at_ends, said, found[0][rows, last]
 
 
 def train_judge(

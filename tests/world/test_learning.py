@@ -95,11 +95,12 @@ def test_sharing_a_pair_between_its_principles_changes_nothing(judge_tokens: Cha
     ends, said, verdicts = hidden_states(model, rows, judge_tokens.pad_id)
     alone = [[*r.prefix, *suffix] for r in rows for suffix in r.suffixes]
     ids, mask = pad(alone, judge_tokens.pad_id, "cpu")
-    hidden = call(model.base_model, ids, mask)[0]
+    straight = call(model.base_model, ids, mask, output_hidden_states=True)
     for i, row in enumerate(alone):
-        assert torch.allclose(verdicts[i], hidden[i, len(row) - 1], atol=1e-4)
-        assert torch.allclose(said[i], hidden[i, len(row) - 2], atol=1e-4)
-        assert torch.allclose(ends[i // 4], hidden[i, list(rows[i // 4].ends)], atol=1e-4)
+        assert torch.allclose(verdicts[i], straight[0][i, len(row) - 1], atol=1e-4)
+        for layer, hidden in enumerate(straight.hidden_states):
+            assert torch.allclose(said[layer, i], hidden[i, len(row) - 2], atol=1e-4)
+            assert torch.allclose(ends[layer, i // 4], hidden[i, list(rows[i // 4].ends)], atol=1e-4)
 
 
 @pytest.mark.parametrize("who", ["judge", "policy"])
