@@ -1,4 +1,4 @@
-"""Build the embedded models from nothing: ``python -m rlaif.world build``.
+"""Build the embedded models from nothing: ``rlaif world build``.
 
 Deterministic for a given build of torch and one thread. Training stops and goes on at any time; figures of each model
 lie beside its weights.
@@ -7,7 +7,6 @@ lie beside its weights.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
@@ -23,7 +22,6 @@ from rlaif.world.learning import Notice, Plan, train_judge, train_policy
 from rlaif.world.lessons import Level
 from rlaif.world.tokens import build_tokenizer
 
-MODELS = Path(__file__).parent / "models"
 HABITS = Habits()
 
 
@@ -150,10 +148,3 @@ def build_models(names: Sequence[str], work: Path, notice: Notice) -> None:
             build_policy(work, notice)
         else:
             build_judge(name, work, notice)
-
-
-def accept(name: str, work: Path) -> None:
-    """Copy a finished model to where it ships."""
-    target = MODELS / name
-    shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(work / name, target, ignore=shutil.ignore_patterns("training"))

@@ -79,7 +79,7 @@ def annotators(
 @app.command()
 def check(
     principles: Annotated[list[str], typer.Argument(help="A principle in quotes, or the name of a constitution.")],
-    model: Annotated[str, typer.Option("--model", help="The judge's folder.")] = "package:rlaif.world/models/judge",
+    model: Annotated[str, typer.Option("--model", help="The folder of a judge that `rlaif world build` made.")],
 ) -> None:
     """How the practice judge reads principles: unknown words, and verdicts on pairs that differ in one thing."""
     from rlaif.world.showing import check_principles
@@ -103,7 +103,7 @@ def build(
 
 @app.command()
 def exam(
-    model: Annotated[str, typer.Option("--model", help="The judge's folder.")] = "package:rlaif.world/models/judge",
+    model: Annotated[str, typer.Option("--model", help="The folder of a judge that `rlaif world build` made.")],
     number: Number = 1200,
     seed: Seed = 0,
     held_out_wordings: Annotated[

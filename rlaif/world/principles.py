@@ -19,7 +19,6 @@ from typing import Any
 import yaml
 
 from rlaif.records import uniform
-from rlaif.world.oracle import FAMILIES
 
 CHOICE = re.compile(r"\(([^()]*)\)")
 KINDS_OF_PHRASE = ("does", "is", "has")
@@ -269,8 +268,3 @@ def held_out_wordings() -> Iterator[Wording]:
     for line in text.splitlines():
         row = json.loads(line)
         yield Wording(row["text"], row["family"], row["sign"], row["kind"] == "negated")
-
-
-def balanced(rng: Random) -> str:
-    """A family by chance: all are equally frequent, or the rare ones stay unread."""
-    return rng.choice(FAMILIES)
