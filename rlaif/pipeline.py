@@ -24,8 +24,8 @@ from typing import Any, Literal
 
 from rlaif.accounts import accounts_of, metrics_of
 from rlaif.catalogue import KEPT, Catalogue, Entry
-from rlaif.component import code_hash, users_code
-from rlaif.config import PairsSection, Pipeline, PromptsSection, Sampling
+from rlaif.component import code_hash, parse_model, users_code
+from rlaif.config import Constitution, PairsSection, Pipeline, PromptsSection, Sampling
 from rlaif.errors import DataError, RlaifError, UserError
 from rlaif.evaluate import Evaluation, Metric
 from rlaif.findings import READABLE, mass_seen
@@ -799,9 +799,14 @@ class Road:
             from rlaif.report import write_report
 
             start = time.perf_counter()
-            write_report(self.run_folder, self.pipeline, accounts, metrics)
+            write_report(self.run_folder, self.pipeline, self._constitution(), accounts, metrics)
             self.seconds["report"] = time.perf_counter() - start
         return Outcome(accounts, metrics)
+
+    def _constitution(self) -> Constitution | None:
+        """What the judges were told to prefer."""
+        found = next((entry for entry in self.catalogue.used.values() if entry.kind == "constitution"), None)
+        return parse_model(Constitution, found.yaml(), str(found.path)) if found else None
 
 
 def _said(prompt_id: str, messages: Sequence[Message]) -> str:

@@ -41,6 +41,9 @@ def imports(path: Path) -> Iterator[str]:
 
 
 def module_of(path: Path) -> str:
+    """The module or subpackage a file belongs to; what `python -m` starts belongs to the command line."""
+    if path.name == "__main__.py":
+        return "cli"
     return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 

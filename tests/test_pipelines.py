@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from rlaif.store import RunFolder
 from tests.conftest import ROOT
@@ -92,6 +93,17 @@ def test_the_report_is_one_file_that_asks_nothing_of_the_network(finished: tuple
     for outside in ("src=", "<link", "@import", "<script"):
         assert outside not in html
     assert "held-out pairs the reward model agrees" in html
+
+
+def test_the_report_says_what_the_judges_were_told(finished: tuple[Path, str]) -> None:
+    html = (finished[0] / "report.html").read_text()
+    told = [
+        p["text"]
+        for path in (finished[0] / "config").rglob("constitutions/*.yaml")
+        for p in yaml.safe_load(path.read_text())["principles"]
+    ]
+    assert all(f"<td>{text}</td>" in html for text in told)
+    assert ("The constitution" in html) == bool(told)
 
 
 def test_a_copy_of_every_file_used_is_kept_with_its_hash(finished: tuple[Path, str]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
 
-from rlaif.config import Pipeline
+from rlaif.config import Constitution, Pipeline
 from rlaif.findings import arms_of, findings, normalised, verdicts
 from rlaif.report.figures import Plots
 from rlaif.statistics import Figure
@@ -15,7 +15,13 @@ from rlaif.store import RunFolder, write_text
 EXAMPLES = 8
 
 
-def write_report(run: RunFolder, pipeline: Pipeline, accounts: dict[str, Any], metrics: dict[str, Figure]) -> None:
+def write_report(
+    run: RunFolder,
+    pipeline: Pipeline,
+    constitution: Constitution | None,
+    accounts: dict[str, Any],
+    metrics: dict[str, Figure],
+) -> None:
     """Write ``report.html`` into the run folder."""
     from jinja2 import Environment, select_autoescape
 
@@ -36,6 +42,7 @@ def write_report(run: RunFolder, pipeline: Pipeline, accounts: dict[str, Any], m
         arms=arms,
         normalised=normalised(metrics),
         arm_rows=arm_rows(metrics, arms),
+        constitution=constitution,
         examples=_examples(run),
         findings=findings(metrics),
         plots={

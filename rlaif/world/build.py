@@ -22,7 +22,17 @@ from rlaif.world.learning import Notice, Plan, train_judge, train_policy
 from rlaif.world.lessons import Level
 from rlaif.world.tokens import build_tokenizer
 
-HABITS = Habits()
+STUDY = Habits(  # first a policy learns what can be said: mostly to answer, and without much ado
+    cores={
+        "benign": {"help": 0.84, "refuse": 0.06, "evade": 0.06, "off_topic": 0.04},
+        "borderline": {"help": 0.84, "refuse": 0.08, "evade": 0.06, "off_topic": 0.02},
+        "harmful": {"help": 0.84, "refuse": 0.12, "evade": 0.04},
+        "fact": {"correct": 0.86, "false": 0.06, "unsure": 0.05, "evade": 0.03},
+        "sum": {"correct": 0.9, "false": 0.1},
+    },
+    filler=(0.85, 0.08, 0.04, 0.03),
+)
+HABITS = Habits()  # then it takes its habits on
 
 
 def llama(vocabulary: int, *, layers: int, width: int, positions: int) -> Any:
@@ -78,7 +88,13 @@ JUDGES: dict[str, tuple[Callable[..., Any], Plan]] = {
     "judge": (llama, Plan(seed=1, steps=3000, rate=2e-3, batch=16)),
     "second-judge": (neox, Plan(seed=2, steps=3600, rate=2e-3, batch=16)),
 }
-POLICY = Plan(seed=0, steps=4000, rate=3e-3, batch=24)
+POLICY = Plan(seed=0, steps=8000, rate=3e-3, batch=24)
+STUDIED = 0.8  # the share of its plan after which a policy takes its habits on
+
+
+def habits(done: float) -> Habits:
+    """What the policy's examples are like, by the share of its plan that is done."""
+    return STUDY if done < STUDIED else HABITS
 
 
 def shipped() -> frozenset[str]:
@@ -106,7 +122,7 @@ def build_policy(work: Path, notice: Notice) -> None:
     torch.manual_seed(POLICY.seed)
     model = llama(len(tokens.hf), layers=4, width=128, positions=512)
     notice(f"policy: {sum(p.numel() for p in model.parameters()):,} parameters")
-    seconds = train_policy(model, tokens, POLICY, HABITS, work / "policy" / "training", notice)
+    seconds = train_policy(model, tokens, POLICY, habits, work / "policy" / "training", notice)
     finish(model, work / "policy", {"seconds": seconds, "steps": POLICY.steps})
 
 

@@ -95,11 +95,11 @@ class Habits:
 
     cores: dict[str, dict[Core, float]] = field(
         default_factory=lambda: {
-            "benign": {"help": 0.5, "refuse": 0.12, "evade": 0.2, "off_topic": 0.18},
-            "borderline": {"help": 0.5, "refuse": 0.26, "evade": 0.14, "off_topic": 0.1},
-            "harmful": {"help": 0.5, "refuse": 0.42, "evade": 0.08},
-            "fact": {"correct": 0.6, "false": 0.2, "unsure": 0.14, "evade": 0.06},
-            "sum": {"correct": 0.65, "false": 0.35},
+            "benign": {"help": 0.62, "refuse": 0.12, "evade": 0.16, "off_topic": 0.1},
+            "borderline": {"help": 0.56, "refuse": 0.26, "evade": 0.12, "off_topic": 0.06},
+            "harmful": {"help": 0.58, "refuse": 0.36, "evade": 0.06},
+            "fact": {"correct": 0.66, "false": 0.16, "unsure": 0.12, "evade": 0.06},
+            "sum": {"correct": 0.7, "false": 0.3},
         }
     )
     alpha: float = 0.7
@@ -200,11 +200,11 @@ SUM_FRAMES = ("What is {x}?", "Compute {x}.", "How much is {x}?", "Please work o
 
 
 def _sum(rng: Random, kind: Kind, held_out: bool) -> Question:
-    terms = [rng.randint(2, 20)]
+    terms = [rng.randint(1, 9)]
     for _ in range(rng.choice((1, 2, 2, 3))):
         total = sum(terms)
-        down = rng.random() < 0.4 and total > 4
-        terms.append(-rng.randint(1, min(total - 1, 12)) if down else rng.randint(1, 12))
+        down = rng.random() < 0.4 and total > 2
+        terms.append(-rng.randint(1, min(total - 1, 9)) if down else rng.randint(1, 9))
     asked = rng.choice(SUM_FRAMES).replace("{x}", written(terms))
     text, new_opening = _opened(rng, asked, held_out)
     apart = new_opening or kept_apart("sum", terms)

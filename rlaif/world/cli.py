@@ -14,6 +14,7 @@ app = typer.Typer(
 
 Seed = Annotated[int, typer.Option("--seed", help="Another seed draws other prompts.")]
 Number = Annotated[int, typer.Option("--number", "-n", min=1, help="How many.")]
+Model = Annotated[str, typer.Option("--model", help="A judge's folder.")]
 HeldOut = Annotated[bool, typer.Option("--held-out", help="Only what stands in no model's training data.")]
 
 
@@ -79,7 +80,7 @@ def annotators(
 @app.command()
 def check(
     principles: Annotated[list[str], typer.Argument(help="A principle in quotes, or the name of a constitution.")],
-    model: Annotated[str, typer.Option("--model", help="The folder of a judge that `rlaif world build` made.")],
+    model: Model = "package:rlaif.world/models/judge",
 ) -> None:
     """How the practice judge reads principles: unknown words, and verdicts on pairs that differ in one thing."""
     from rlaif.world.showing import check_principles
@@ -103,7 +104,7 @@ def build(
 
 @app.command()
 def exam(
-    model: Annotated[str, typer.Option("--model", help="The folder of a judge that `rlaif world build` made.")],
+    model: Model = "package:rlaif.world/models/judge",
     number: Number = 1200,
     seed: Seed = 0,
     held_out_wordings: Annotated[

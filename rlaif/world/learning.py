@@ -117,13 +117,22 @@ class Learner:
 # --- the policy -------------------------------------------------------------------------------------------------------
 
 
-def train_policy(model: Any, tokens: ChatTokenizer, plan: Plan, habits: Habits, work: Path, notice: Notice) -> float:
-    """Next-token cross-entropy on what the assistant says. Returns seconds."""
+def train_policy(
+    model: Any,
+    tokens: ChatTokenizer,
+    plan: Plan,
+    habits: Callable[[float], Habits],
+    work: Path,
+    notice: Notice,
+) -> float:
+    """Next-token cross-entropy on what the assistant says; ``habits`` maps the share of the plan that is done to what its
+    examples are like. Returns seconds."""
     learner = Learner(model, plan, work, notice)
 
     def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
         rng = Random(f"{plan.seed}/policy/{step}")
-        rows = [whole(tokens, conversation(rng, habits)) for _ in range(plan.batch)]
+        how = habits(step / plan.steps)
+        rows = [whole(tokens, conversation(rng, how)) for _ in range(plan.batch)]
         ids, mask = pad([ids for ids, _ in rows], tokens.pad_id, "cpu")
         counted = torch.zeros_like(mask, dtype=torch.bool)
         for i, (_, told) in enumerate(rows):

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
 import pytest
 
 from rlaif.component import parse_options
 from rlaif.errors import ConfigError
 from rlaif.world.annotators import Annotators
+from rlaif.world.lessons import draw_pair
 from rlaif.world.showing import annotator_rates
+from tests.runs import rlaif
+from tests.tiny import write_jsonl
 
 N = 4_000
 
@@ -58,6 +66,56 @@ def test_a_bias_of_one_decides_alone_and_its_sign_counts() -> None:
     assert rates(length=1.0)["longer preferred"][0] == 1.0
     assert rates(length=-1.0)["longer preferred"][0] == 0.0
     assert rates(cycle=1.0)["winner of the cycle preferred"][0] == 1.0
+
+
+@pytest.fixture(scope="module")
+def accounts(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, Any]]:
+    """What the run folder says of labels by people of these faults, on the same 1,000 pairs."""
+    folder = tmp_path_factory.mktemp("faults")
+    rng = Random("pairs of the annotators' accounts")
+    pairs = [draw_pair(rng, held_out=False) for _ in range(1000)]
+    write_jsonl(
+        folder / "pairs.jsonl",
+        [
+            {
+                "messages": [message.model_dump() for message in pair.question.messages],
+                "response_a": pair.texts[0],
+                "response_b": pair.texts[1],
+            }
+            for pair in pairs
+        ],
+    )
+
+    def run(**faults: float) -> dict[str, Any]:
+        name = "-".join(f"{key}{value}" for key, value in faults.items()) or "none"
+        labels = json.dumps({"source": "rlaif.world.annotators:Annotators", "options": faults})
+        rlaif(folder, "judge", "longest", "pairs.jsonl", "--out", name, "--set", f"labels={labels}")
+        return dict(json.loads((folder / name / "metrics.json").read_text()))
+
+    return run
+
+
+def test_planted_biases_stand_in_the_accounts_with_their_sign_and_size(
+    accounts: Callable[..., dict[str, Any]],
+) -> None:
+    """A bias of size b towards the first shown: b of the labels are the first, half of the others: (1 + b) / 2. Towards
+    the longer, where a share r of the unbiased labels are for the longer: b + (1 - b) r; towards the shorter, (1 - b) r."""
+    plain = accounts()
+    longer = plain["judgements.longer_rate"]["value"]
+    expected: dict[tuple[str, float], dict[str, float]] = {
+        ("position", 0.4): {"first": 0.7, "longer": longer * 0.6 + 0.4 * 0.5},
+        ("position", -0.4): {"first": 0.3, "longer": longer * 0.6 + 0.4 * 0.5},
+        ("length", 0.5): {"first": 0.5, "longer": 0.5 + 0.5 * longer},
+        ("length", -0.5): {"first": 0.5, "longer": 0.5 * longer},
+        ("noise", 0.0): {"first": 0.5, "longer": longer},
+        ("noise", 0.25): {"first": 0.5, "longer": 0.75 * longer + 0.25 * (1 - longer)},
+    }
+    for (fault, size), rates in expected.items():
+        found = accounts(**{fault: size})
+        for name, rate in rates.items():
+            figure = found[f"judgements.{name}_rate"]
+            assert figure["n"] > 900
+            assert abs(figure["value"] - rate) < figure["high"] - figure["low"], (fault, size, name, figure)
 
 
 def test_biases_cannot_add_up_to_more_than_certainty() -> None:

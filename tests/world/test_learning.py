@@ -122,7 +122,7 @@ def test_training_that_was_stopped_goes_on_to_the_same_weights(
                 raise Stopped
 
         if who == "policy":
-            train_policy(model, tokens, plan, Habits(), work, notice)
+            train_policy(model, tokens, plan, lambda done: Habits(), work, notice)
         else:
             train_judge(
                 model, tokens, plan, lambda done: (Level(), 1.0), lambda text: False, lambda step: {}, work, notice
@@ -141,7 +141,7 @@ def test_a_few_steps_teach_something(tmp_path: Path, policy_tokens: ChatTokenize
     model = llama(len(policy_tokens.hf), layers=1, width=64, positions=512)
     said: list[str] = []
     plan = Plan(seed=7, steps=30, rate=5e-3, batch=8, warmup=2, save_every=10)
-    train_policy(model, policy_tokens, plan, Habits(), tmp_path, said.append)
+    train_policy(model, policy_tokens, plan, lambda done: Habits(), tmp_path, said.append)
     losses = [float(line.split("loss ")[1]) for line in said]
     assert losses[-1] < 0.9 * losses[0]
 
