@@ -112,9 +112,10 @@ def exam(
     ] = False,
 ) -> None:
     """Examine a judge against the oracle on held-out prompts, both orders averaged, each figure with n and interval."""
-    from rlaif.world.showing import examine
+    from rlaif.world.exam import examine
+    from rlaif.world.showing import open_judge
 
-    for name, figure in examine(model, number, seed, held_out_wordings).items():
+    for name, figure in examine(*open_judge(model), number, seed, held_out=held_out_wordings).items():
         print(f"{name:<34}{figure.value:.3f}  ({figure.low:.3f} to {figure.high:.3f}, n = {figure.n})")
 
 

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 
 from rlaif.models.chat_tokens import ChatTokenizer
+from rlaif.statistics import Figure, cluster_mean, wilson
 from rlaif.world.learning import hidden_states
 from rlaif.world.lessons import CHOICES, Label, Pair, Reading, draw_pair, read_pair
 from rlaif.world.oracle import FAMILIES, prefers
-from rlaif.world.principles import Wording, draw
+from rlaif.world.principles import Wording, draw, held_out_wordings
 
 
 @dataclass(frozen=True)
@@ -94,3 +95,88 @@ def figures(answers: Sequence[Answer]) -> dict[str, float]:
     if ties:
         found["tie"] = sum(abs(a.p - 0.5) for a in ties) / len(ties)
     return found
+
+
+# --- the whole exam ---------------------------------------------------------------------------------------------------
+
+
+def examine(model: Any, tokens: ChatTokenizer, number: int, seed: int, *, held_out: bool) -> dict[str, Figure]:
+    """What the documentation says of a judge, each on ``number`` held-out pairs.
+
+    ``WAY``: share right by how principles were worded; ``WAY.first`` and ``WAY.disagree``: how often the reply shown
+    first was preferred, and how often the two orders prefer different replies. ``family.NAME``: share right by family.
+    ``ties``: mean distance of p from one half where the oracle sees no difference. ``opposite.flips``: how often the
+    verdict turns with a principle's sign. ``other.judge`` and ``other.oracle``: how often two families prefer the same
+    reply, to the judge and to the oracle. ``held_out`` adds the wordings that nobody drew from the grammar.
+    """
+    found: dict[str, Figure] = {}
+    everything: list[Answer] = []
+    for way, drawing in WAYS.items():
+        answers = sit(model, tokens, paper(Random(f"exam/{seed}/{way}"), drawing, number))
+        everything += answers
+        found[way] = right(answers)
+        found[f"{way}.first"] = wilson(sum((a.first > 0.5) + (a.second < 0.5) for a in answers), 2 * len(answers))
+        found[f"{way}.disagree"] = wilson(sum((a.first > 0.5) != (a.second > 0.5) for a in answers), len(answers))
+    for family in FAMILIES:
+        found[f"family.{family}"] = right([a for a in everything if a.label.wording.family == family])
+    level = sit(model, tokens, paper(Random(f"exam/{seed}/ties"), WAYS["seen"], number, ties=1.0))
+    found["ties"] = cluster_mean([abs(a.p - 0.5) for a in level], range(len(level)))
+    turned = _two_by_two(model, tokens, opposites(Random(f"exam/{seed}/opposite"), number))
+    found["opposite.flips"] = wilson(sum((a.p > 0.5) != (b.p > 0.5) for a, b in turned), len(turned))
+    mixed = _two_by_two(model, tokens, strangers(Random(f"exam/{seed}/other"), number))
+    found["other.judge"] = wilson(sum((a.p > 0.5) == (b.p > 0.5) for a, b in mixed), len(mixed))
+    found["other.oracle"] = wilson(sum(a.label.p == b.label.p for a, b in mixed), len(mixed))
+    if held_out:
+        rng = Random(f"exam/{seed}/held-out wordings")
+        by_kind: dict[str, list[Answer]] = {"plain": [], "negated": []}
+        for word in held_out_wordings():
+            questions = [(pair, [label]) for pair, label in pairs_for(rng, word, max(1, number // 200))]
+            by_kind["negated" if word.negated else "plain"] += sit(model, tokens, questions)
+        found |= {f"held_out_wordings.{kind}": right(answers) for kind, answers in by_kind.items()}
+    return found
+
+
+def right(answers: Sequence[Answer]) -> Figure:
+    """Share of the verdicts that the oracle shares, ties aside."""
+    told = [answer for answer in answers if answer.label.p != 0.5]
+    return wilson(sum(answer.right for answer in told), len(told))
+
+
+def pairs_for(rng: Random, word: Wording, number: int) -> list[tuple[Pair, Label]]:
+    """Held-out pairs on which the wording's family has an opinion, with it."""
+    found: list[tuple[Pair, Label]] = []
+    while len(found) < number:
+        pair = draw_pair(rng, held_out=True)
+        p = prefers(word.family, word.sign, pair.question, *pair.attributes)
+        if p != 0.5:
+            found.append((pair, Label(word, p)))
+    return found
+
+
+def opposites(rng: Random, number: int) -> list[tuple[Pair, list[Label]]]:
+    """Pairs, each under two wordings of one family and of opposite signs."""
+    found = []
+    for place in range(number):
+        family = FAMILIES[place % len(FAMILIES)]
+        ((pair, label),) = pairs_for(rng, draw(rng, family, negation=0.5, sign=1), 1)
+        found.append((pair, [label, Label(draw(rng, family, negation=0.5, sign=-1), 1 - label.p)]))
+    return found
+
+
+def strangers(rng: Random, number: int) -> list[tuple[Pair, list[Label]]]:
+    """Pairs, each under wordings of two families that both have an opinion on it."""
+    found: list[tuple[Pair, list[Label]]] = []
+    while len(found) < number:
+        pair = draw_pair(rng, held_out=True)
+        telling = [f for f in FAMILIES if prefers(f, 1, pair.question, *pair.attributes) != 0.5]
+        if len(telling) > 1:
+            words = [draw(rng, family, negation=0.5) for family in rng.sample(telling, 2)]
+            found.append((pair, [Label(w, prefers(w.family, w.sign, pair.question, *pair.attributes)) for w in words]))
+    return found
+
+
+def _two_by_two(
+    model: Any, tokens: ChatTokenizer, questions: Sequence[tuple[Pair, Sequence[Label]]]
+) -> list[tuple[Answer, Answer]]:
+    answers = sit(model, tokens, questions)
+    return list(zip(answers[::2], answers[1::2], strict=True))

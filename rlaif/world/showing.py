@@ -12,10 +12,9 @@ from rlaif.records import Comparison, Message, Prompt, Response
 from rlaif.statistics import Figure, wilson
 from rlaif.world.annotators import BEATS, Annotators, manner_of, opinion
 from rlaif.world.chat import Attributes, Habits, Kind, Question, ask, manner, reply
-from rlaif.world.exam import WAYS, Answer, paper, sit
+from rlaif.world.exam import sit
 from rlaif.world.lessons import Label, Pair, draw_pair
-from rlaif.world.oracle import prefers
-from rlaif.world.principles import Wording, held_out_wordings
+from rlaif.world.principles import Wording
 from rlaif.world.probe import Probe, readings, verdict_lines
 
 ATTEMPTS = 200  # to find a question that was not drawn before
@@ -140,38 +139,3 @@ async def _asked(network: Any, tokens: Any, text: str, asked: Sequence[tuple[Pro
         texts = (probe.more, probe.less) if more_first else (probe.less, probe.more)
         rows.append((Pair(probe.question, texts, (nothing, nothing)), [Label(word, 0.5)]))
     return [answer.first for answer in sit(network, tokens, rows)]
-
-
-def examine(folder: str, number: int, seed: int, with_held_out_wordings: bool) -> dict[str, Figure]:
-    """A judge's share right by the way principles were worded, on ``number`` held-out pairs each."""
-    network, tokens = open_judge(folder)
-    found: dict[str, Figure] = {}
-    for way, drawing in WAYS.items():
-        answers = sit(network, tokens, paper(Random(f"exam/{seed}/{way}"), drawing, number))
-        found[way] = _right(answers)
-        found[f"{way}.disagree"] = wilson(sum((a.first > 0.5) != (a.second > 0.5) for a in answers), len(answers))
-        found[f"{way}.first"] = wilson(sum((a.first > 0.5) + (a.second < 0.5) for a in answers), 2 * len(answers))
-    if with_held_out_wordings:
-        rng = Random(f"exam/{seed}/held-out wordings")
-        by_kind: dict[str, list[Answer]] = {"plain": [], "negated": []}
-        for word in held_out_wordings():
-            answers = sit(network, tokens, _pairs_for(rng, word, max(1, number // 200)))
-            by_kind["negated" if word.negated else "plain"] += answers
-        found |= {f"held_out_wordings.{kind}": _right(answers) for kind, answers in by_kind.items()}
-    return found
-
-
-def _right(answers: Sequence[Answer]) -> Figure:
-    told = [answer for answer in answers if answer.label.p != 0.5]
-    return wilson(sum(answer.right for answer in told), len(told))
-
-
-def _pairs_for(rng: Random, word: Wording, number: int) -> list[tuple[Pair, list[Label]]]:
-    """Held-out pairs on which the wording's family has an opinion."""
-    found: list[tuple[Pair, list[Label]]] = []
-    while len(found) < number:
-        pair = draw_pair(rng, held_out=True)
-        p = prefers(word.family, word.sign, pair.question, *pair.attributes)
-        if p != 0.5:
-            found.append((pair, [Label(word, p)]))
-    return found
