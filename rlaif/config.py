@@ -129,6 +129,7 @@ class EvaluationSection(Section):
     constitution: str | None = None  # for those judges; None: the pipeline's
     source: PromptsSection | None = None  # other prompts to measure on; None: the run's own, held out from training
     prompts: int = Field(default=200, ge=1)  # at most so many, by keyed draw
+    judged: int | None = Field(default=None, ge=1)  # of these the judges compare at most so many; None: all
     sampling: Sampling | None = None  # None: as the responses were sampled
     metrics: tuple[Component, ...] = ()
 

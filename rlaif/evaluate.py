@@ -24,7 +24,7 @@ from rlaif.labels import LabelSource
 from rlaif.models.gateway import Gateway
 from rlaif.policy import PolicyMethod
 from rlaif.preferences import labeller_opinion, side
-from rlaif.records import Comparison, Judgement, Message, Prompt, Response
+from rlaif.records import Comparison, Judgement, Message, Prompt, Response, uniform
 from rlaif.sampling import Sampler
 from rlaif.statistics import Figure, cluster_mean, paired_difference, wilson
 from rlaif.store import cut, write_json, write_shard
@@ -61,6 +61,7 @@ class Arm:
     rewards: list[float | None] = field(default_factory=list)
     kl: list[float | None] = field(default_factory=list)  # log π − log π_start of each response, nats
     kl_bound: float | None = None
+    judged: list[bool] = field(default_factory=list)  # whether the judges are asked about the prompt
     wins: list[float | None] = field(default_factory=list)  # against the start: won 1, tied 0.5, lost 0
     orders_agree: list[float | None] = field(default_factory=list)  # 1 where every judge's two orders agree, else 0
 
@@ -75,6 +76,7 @@ class Evaluation:
     tuned: Callable[[str], Any]  # a method's tuned model, by name
     reward_model: Callable[[], Any] | None
     judges: LabelSource | None
+    judged: int | None  # at most so many prompts are put to them; None: all
     metrics: Sequence[Metric]
     counting: Callable[[str, int], AbstractContextManager[Any]]  # answered requests become a stage's progress
     watch: Watch  # follows and stops passes in the model thread
@@ -88,7 +90,9 @@ class Evaluation:
         """``account``: what became of the rows that the prompts were read from, where they have a source of their own."""
         arms = await self._answers(prompts, sampling, seed)
         if self.judges:
+            asked = drawn(prompts, self.judged, seed)
             for number, arm in enumerate(arms[1:], 1):
+                arm.judged = asked
                 await self._contest(prompts, arms[0], arm, folder / "judgements" / f"part-{number:05d}.parquet")
             self.release()
         if self.reward_model:
@@ -206,8 +210,8 @@ def write_evaluation(
 
 
 def evaluation_accounts(prompts: Sequence[Prompt], arms: Sequence[Arm]) -> dict[str, Any]:
-    """What became of every prompt in every arm: answered or not; won, tied, lost, answered as the start did, or
-    without a verdict."""
+    """What became of every prompt in every arm: answered or not; and of those put to the judges: won, tied, lost,
+    answered as the start did, or without a verdict."""
     accounts: dict[str, Any] = {}
     for arm in arms:
         answered = sum(response is not None for response in arm.responses)
@@ -219,9 +223,9 @@ def evaluation_accounts(prompts: Sequence[Prompt], arms: Sequence[Arm]) -> dict[
             "reasons": {},
         }
         if arm.wins:
-            both = zip(arm.responses, arms[0].responses, strict=True)
-            equal = sum(o is not None and t is not None and o.messages == t.messages for o, t in both)
-            wins = Counter(arm.wins)
+            both = zip(arm.judged, arm.responses, arms[0].responses, strict=True)
+            equal = sum(bool(judged and o and t and o.messages == t.messages) for judged, o, t in both)
+            wins = Counter(win for win, judged in zip(arm.wins, arm.judged, strict=True) if judged)
             outcomes = {
                 "won": wins[1.0],
                 "tied": wins[0.5] - equal,
@@ -230,7 +234,7 @@ def evaluation_accounts(prompts: Sequence[Prompt], arms: Sequence[Arm]) -> dict[
                 "unlabelled": wins[None],
             }
             accounts[f"verdicts on {arm.name}"] = {
-                "unit": "prompts", "in": len(prompts), "outcomes": outcomes, "reasons": {},
+                "unit": "prompts", "in": sum(arm.judged), "outcomes": outcomes, "reasons": {},
             }  # fmt: skip
     return accounts
 
@@ -282,11 +286,19 @@ async def _one(batch: list[Any]) -> AsyncIterator[list[Any]]:
     yield batch
 
 
+def drawn(prompts: Sequence[Prompt], number: int | None, seed: int) -> list[bool]:
+    """Which prompts are put to the judges: ``number`` of them by keyed draw, or all."""
+    order = sorted(range(len(prompts)), key=lambda i: uniform("judged", seed, prompts[i].id))
+    chosen = set(order[:number])
+    return [i in chosen for i in range(len(prompts))]
+
+
 def contests(prompts: Sequence[Prompt], start: Arm, arm: Arm) -> list[Comparison | None]:
-    """The arm's response against the start's for each prompt; None where they are equal or one is missing."""
+    """The arm's response against the start's for each prompt; None where they are equal, one is missing, or the judges
+    are not asked."""
     found: list[Comparison | None] = []
-    for prompt, ours, theirs in zip(prompts, arm.responses, start.responses, strict=True):
-        if ours is None or theirs is None or ours.messages == theirs.messages:
+    for prompt, judged, ours, theirs in zip(prompts, arm.judged, arm.responses, start.responses, strict=True):
+        if not judged or ours is None or theirs is None or ours.messages == theirs.messages:
             found.append(None)
         else:
             found.append(Comparison(prompt=prompt, responses=(ours, theirs)))
@@ -298,15 +310,15 @@ def read_wins(arm: Arm, start: Arm, asked: Sequence[Comparison | None], judgemen
 
     A judge gives a win, or a loss, where each order it was shown in says so, and else a tie (Zheng et al. 2023,
     2306.05685 §3.4). Of several judges the majority counts, and as many for either side are a tie (Verga et al. 2024,
-    2404.18796). Equal responses tie. None where a response is missing or a judge has no opinion.
+    2404.18796). Equal responses tie. None where a response is missing, a judge has no opinion, or none was asked.
     """
     by_comparison: dict[str, list[Judgement]] = {}
     for judgement in judgements:
         by_comparison.setdefault(judgement.comparison_id, []).append(judgement)
     arm.wins, arm.orders_agree = [], []
-    for comparison, ours, theirs in zip(asked, arm.responses, start.responses, strict=True):
+    for judged, comparison, ours, theirs in zip(arm.judged, asked, arm.responses, start.responses, strict=True):
         win, agree = None, None
-        if ours and theirs and comparison is None:
+        if judged and ours and theirs and comparison is None:
             win = 0.5
         elif ours and theirs and comparison:
             win, agree = _contest_of(by_comparison.get(comparison.id, []), ours.id, theirs.id)

