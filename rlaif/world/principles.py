@@ -21,9 +21,21 @@ import yaml
 from rlaif.records import uniform
 
 CHOICE = re.compile(r"\(([^()]*)\)")
+SLOT = re.compile(r"\{(\w+)\}")
 KINDS_OF_PHRASE = ("does", "is", "has")
-STIFF = re.compile(r"not|never|\b(?:more|less|least)\b|fail|\{o\}")  # frames that no negated phrase fits into
-NO = re.compile(r"\b(no|not|nothing|none|never|without|nobody)\b")
+STIFF = (
+    re.compile(  # frames that no negated phrase fits into: they negate or compare themselves, or end on "is not doing"
+        r"\b(?:not|never|no|nobody|nothing|anything|everything|without|few|rarely|minus|more|less|least|as|off|away)\b"
+        r"|n't|fail|avoids|\{o|(?:is|lies in)\)? (?:\([^{]*(?:\{s\}\|)?)?\{ing\}|\|\{ing\}|how far"
+    )
+)
+NO = re.compile(r"\b(no|not|nothing|none|never|without|nobody|neither|zero|lacks?|nowhere|hardly)\b")
+NEGATES = re.compile(  # frames that negate the plain form, so that no phrase that says "no" fits into them
+    r"\b(?:not|never|no|fails?|forgets?|neglects?|nothing)\b[^{]*\{b\}|n't[^{]*\{b\}|(?:without|\|stays clear of\)) \{ing\}|not \{(?:ing|o_b|oa)\}|that does not$"
+)
+GRADES = re.compile(r"\b(?:more|less|least|most|as|how)\b[^{]*\{a\}")  # frames that a comparative does not fit into
+COMPARATIVES = {"shorter", "briefer", "longer", "wordier", "lengthier", "kinder", "friendlier", "politer", "ruder"}
+COMPARATIVES |= {"meaner", "unkinder"}
 
 
 @dataclass(frozen=True)
@@ -62,12 +74,53 @@ def chosen(rng: Random, text: str) -> str:
     return " ".join(text.split())
 
 
+Part = str | tuple[Any, ...]
+
+
+@functools.cache
+def _parsed(text: str) -> tuple[Part, ...]:
+    """``text`` in parts: what stands fast, and for each ``(a|b)`` the parts of every choice."""
+    parts: list[Part] = []
+    depth, start = 0, 0
+    for i, letter in enumerate(text):
+        if letter == "(":
+            if depth == 0:
+                parts.append(text[start:i])
+                start, options = i + 1, []
+            depth += 1
+        elif letter == "|" and depth == 1:
+            options.append(text[start:i])
+            start = i + 1
+        elif letter == ")":
+            depth -= 1
+            if depth == 0:
+                parts.append(tuple(_parsed(option) for option in [*options, text[start:i]]))
+                start = i + 1
+    return tuple(part for part in [*parts, text[start:]] if part)
+
+
+def _chosen_of(rng: Random, parts: tuple[Part, ...]) -> str:
+    """What ``chosen`` gives, of a text that is parsed already."""
+    return "".join(
+        part if isinstance(part, str) else _chosen_of(rng, part[int(rng.random() * len(part))]) for part in parts
+    )
+
+
 # --- forms of a phrase ------------------------------------------------------------------------------------------------
 
-IRREGULAR_S = {"have": "has", "be": "is", "do": "does", "go": "goes"}
+IRREGULAR_S = {"have": "has", "be": "is", "do": "does", "go": "goes", "forgo": "forgoes"}
 DOUBLED = {"stop", "get", "put", "skip", "omit", "drop", "let", "cut", "run", "permit", "split", "rob", "beg", "err"}
-DOUBLED |= {"forget", "win", "end"} - {"end", "err"}
-IRREGULAR_ING = {"be": "being", "lie": "lying", "see": "seeing", "agree": "agreeing", "err": "erring"}
+DOUBLED |= {"forget", "win", "hit", "fit", "sum", "shun", "shut", "slam", "swap", "plan", "snap", "spin", "drag", "set"}
+DOUBLED |= {"begin", "admit", "refer", "regret"}
+ADVERBS = {"not", "never", "just", "only"}  # that a phrase may begin with
+IRREGULAR_ING = {
+    "be": "being",
+    "lie": "lying",
+    "see": "seeing",
+    "agree": "agreeing",
+    "err": "erring",
+    "panic": "panicking",
+}
 
 
 def third(verb: str) -> str:
@@ -104,10 +157,15 @@ class Phrase:
     def inflected(self, form: Any) -> str:
         """Every verb of the phrase in a form: also the second one of "refuse and stop"."""
         verb, _, rest = self.b.partition(" ")
-        second = re.match(r"and (\w+)\b", rest)
-        if second and second.group(1) not in ("nothing", "no"):
-            rest = f"and {form(second.group(1))}{rest[second.end() :]}"
-        return f"{form(verb)} {rest}".strip()
+        adverb = ""
+        if self.kind == "does" and verb in ADVERBS:
+            if verb == "not" and form is third:
+                return f"does {self.b}"
+            adverb, (verb, _, rest) = f"{verb} ", rest.partition(" ")
+        second = re.match(r"(and|but) (\w+)\b", rest)
+        if second and second.group(2) not in ("nothing", "no"):
+            rest = f"{second.group(1)} {form(second.group(2))}{rest[second.end() :]}"
+        return f"{adverb}{form(verb)} {rest}".strip()
 
     @property
     def s(self) -> str:
@@ -120,7 +178,9 @@ class Phrase:
     @property
     def pl(self) -> str:
         """What several replies do: they give, they are."""
-        return f"are {self.text}" if self.kind == "is" else self.b
+        if self.kind == "is":
+            return f"are {self.text}"
+        return f"do {self.b}" if self.b.startswith("not ") else self.b
 
     def forms(self) -> dict[str, str]:
         found = {"b": self.b, "s": self.s, "ing": self.ing, "pl": self.pl}
@@ -132,7 +192,7 @@ class Phrase:
 
     def negated(self, rng: Random) -> dict[str, str]:
         """The forms of its opposite. Only for phrases that do not say "no" themselves."""
-        plain, negators = self.forms(), grammar()["negators"]
+        plain, negators = _forms(self), grammar()["negators"]
         fill = lambda key: _filled(rng.choice(negators[key]), plain)  # noqa: E731
         s = (
             rng.choice(negators["is_s"]).replace("{x}", self.text)
@@ -142,8 +202,13 @@ class Phrase:
         return {"s": s, "b": fill("b"), "ing": fill("ing"), "pl": _filled("do not {b}", plain)}
 
 
+@functools.cache
+def _forms(phrase: Phrase) -> dict[str, str]:
+    return phrase.forms()
+
+
 def _filled(text: str, values: dict[str, str]) -> str:
-    return re.sub(r"\{(\w+)\}", lambda match: values[match.group(1)], text)
+    return SLOT.sub(lambda match: values[match.group(1)], text)
 
 
 @functools.cache
@@ -199,7 +264,7 @@ def frames_of(kinds: frozenset[str], held_out: bool) -> tuple[tuple[str, str], .
 
 @functools.cache
 def _kinds(negation: bool) -> frozenset[str]:
-    plain = {"for", "for_n", "for_a", "for_other"}
+    plain = {"for", "for_n", "for_a", "for_other", "for_other_n", "for_other_a"}
     return frozenset({kind for kind, _ in frames()} - plain if negation else plain)
 
 
@@ -223,6 +288,43 @@ def draw(
             return word
 
 
+ELLIPSES = ("one that does", "one that does not")
+DO_BE = re.compile(
+    r"\b(?:does (it|the \w+)|does( not(?: even| at all)?| anything but|n't)|((?:that|they) do) not) be\b"
+)
+
+
+def _being(found: re.Match[str]) -> str:
+    """What "does not be", "does it be" and "that do not be" ought to be."""
+    asked, negated, many = found.groups()
+    return f"is {asked}" if asked else f"is{negated}" if negated else f"{many[:-3]} are not"
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What a frame does not go with."""
+
+    stiff: bool
+    negates: bool
+    grades: bool
+    noun_first: bool  # "no warning makes a reply better" would say something else
+
+
+@functools.cache
+def traits_of(frame: str) -> Traits:
+    return Traits(
+        bool(STIFF.search(frame)),
+        bool(NEGATES.search(frame)),
+        bool(GRADES.search(frame)),
+        frame.startswith(("{n}", "{on}")) or bool(re.search(r"is \{n\}|not \{on\}|\bwithout\b", frame)),
+    )
+
+
+@functools.cache
+def says_no(phrase: str) -> bool:
+    return bool(NO.search(phrase))
+
+
 def _worded(rng: Random, family: str, kind: str, frame: str, turn: bool, new_phrase: bool) -> Wording | None:
     base, _, slot = kind.rpartition("_") if kind.endswith(("_n", "_a")) else (kind, "", "")
     pole = rng.choice((1, -1))
@@ -230,32 +332,51 @@ def _worded(rng: Random, family: str, kind: str, frame: str, turn: bool, new_phr
     phrase = draw_phrase(rng, family, POLES[pole], kinds, new_phrase)
     if phrase is None:
         return None
-    values = phrase.forms()
-    turned = turn and base in ("for", "against") and not slot and not NO.search(phrase.text)
+    values = dict(_forms(phrase))
+    traits = traits_of(frame)
+    turned = turn and base in ("for", "against") and not slot and not says_no(phrase.text)
     if turned:
         values = phrase.negated(rng)
-    if (slot and slot not in values) or (NO.search(phrase.text) and base != "for" and slot == "n"):
+    if (slot and slot not in values) or (turned and traits.stiff) or (traits.grades and phrase.text in COMPARATIVES):
         return None
-    if (turned and STIFF.search(frame)) or ("not {b}" in frame and NO.search(phrase.text)):
+    if says_no(phrase.text) and (
+        traits.negates
+        or (slot == "n" and (base not in ("for", "for_other") or traits.noun_first))
+        or (base == "for_twice" and rng.random() < 0.8)  # three negations are hard to read: few of them
+        or (base == "against" and traits.stiff and rng.random() < 0.5)
+    ):
         return None
-    if "{o}" in frame:
-        other = draw_phrase(rng, family, POLES[-pole], KINDS_OF_PHRASE, new_phrase)
-        if other is None:
+    if base == "for_other":
+        other = draw_phrase(rng, family, POLES[-pole], kinds, new_phrase)
+        if other is None or (traits.negates and says_no(other.text)) or (traits.noun_first and says_no(other.text)):
             return None
-        values["o"] = other.s
-    text = _filled(chosen(rng, frame), values)
+        theirs = _forms(other)
+        if slot and slot not in theirs:
+            return None
+        values |= {"o": other.s} | {f"o_{form}": theirs[form] for form in ("b", "ing", "pl")}
+        values |= {f"o{form}": theirs[form] for form in ("n", "a") if form in theirs}
+    text = _filled(_chosen_of(rng, _parsed(frame)), values)
+    text = " ".join(text.split())
+    if " be " in text:
+        text = DO_BE.sub(_being, text)
+    if phrase.kind == "is" and text.endswith(ELLIPSES):
+        text = text.replace("one that does", "one that is")
     sign = SIGNS[base] * pole * (-1 if turned else 1)
     whens = grammar()["phrases"][family]["when"]
     if whens and rng.random() < 0.35 and not text.endswith("?"):
-        when = chosen(rng, rng.choice(whens))
-        text = f"{when}, {text}" if rng.random() < 0.6 else f"{text} {when}"
+        when = _chosen_of(rng, _parsed(rng.choice(whens)))
+        before = rng.random() < 0.6 or when.startswith(("asked", "given"))
+        text = f"{when}, {text}" if before else f"{text} {when}"
     return Wording(_finished(rng, text), family, sign, turned or base != "for", frame, phrase.text, pole)
+
+
+A_VOWEL = re.compile(r"\b([Aa]) (?=[aeiou]|honest)(?!use|one|usu)")
 
 
 def _finished(rng: Random, text: str) -> str:
     if rng.random() < 0.9:
         text = text[0].upper() + text[1:]
-    text = re.sub(r"\b([Aa]) (?=[aeiou])(?!use|one|usu)", r"\1n ", text)
+    text = A_VOWEL.sub(r"\1n ", text)
     return text if text.endswith("?") or rng.random() < 0.1 else text + "."
 
 
