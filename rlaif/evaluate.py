@@ -61,7 +61,7 @@ class Arm:
     rewards: list[float | None] = field(default_factory=list)
     kl: list[float | None] = field(default_factory=list)  # log π − log π_start of each response, nats
     kl_bound: float | None = None
-    judged: list[bool] = field(default_factory=list)  # whether the judges are asked about the prompt
+    passed_over: frozenset[int] = frozenset()  # places of the prompts that the judges are not asked about
     wins: list[float | None] = field(default_factory=list)  # against the start: won 1, tied 0.5, lost 0
     orders_agree: list[float | None] = field(default_factory=list)  # 1 where every judge's two orders agree, else 0
 
@@ -90,9 +90,9 @@ class Evaluation:
         """``account``: what became of the rows that the prompts were read from, where they have a source of their own."""
         arms = await self._answers(prompts, sampling, seed)
         if self.judges:
-            asked = drawn(prompts, self.judged, seed)
+            left = passed_over(prompts, self.judged, seed)
             for number, arm in enumerate(arms[1:], 1):
-                arm.judged = asked
+                arm.passed_over = left
                 await self._contest(prompts, arms[0], arm, folder / "judgements" / f"part-{number:05d}.parquet")
             self.release()
         if self.reward_model:
@@ -223,9 +223,10 @@ def evaluation_accounts(prompts: Sequence[Prompt], arms: Sequence[Arm]) -> dict[
             "reasons": {},
         }
         if arm.wins:
-            both = zip(arm.judged, arm.responses, arms[0].responses, strict=True)
-            equal = sum(bool(judged and o and t and o.messages == t.messages) for judged, o, t in both)
-            wins = Counter(win for win, judged in zip(arm.wins, arm.judged, strict=True) if judged)
+            places = [i for i in range(len(prompts)) if i not in arm.passed_over]
+            both = [(arm.responses[i], arms[0].responses[i]) for i in places]
+            equal = sum(o is not None and t is not None and o.messages == t.messages for o, t in both)
+            wins = Counter(arm.wins[i] for i in places)
             outcomes = {
                 "won": wins[1.0],
                 "tied": wins[0.5] - equal,
@@ -234,7 +235,7 @@ def evaluation_accounts(prompts: Sequence[Prompt], arms: Sequence[Arm]) -> dict[
                 "unlabelled": wins[None],
             }
             accounts[f"verdicts on {arm.name}"] = {
-                "unit": "prompts", "in": sum(arm.judged), "outcomes": outcomes, "reasons": {},
+                "unit": "prompts", "in": len(places), "outcomes": outcomes, "reasons": {},
             }  # fmt: skip
     return accounts
 
@@ -286,19 +287,18 @@ async def _one(batch: list[Any]) -> AsyncIterator[list[Any]]:
     yield batch
 
 
-def drawn(prompts: Sequence[Prompt], number: int | None, seed: int) -> list[bool]:
-    """Which prompts are put to the judges: ``number`` of them by keyed draw, or all."""
+def passed_over(prompts: Sequence[Prompt], judged: int | None, seed: int) -> frozenset[int]:
+    """Places of the prompts that are not put to the judges: all but ``judged`` by keyed draw, or none."""
     order = sorted(range(len(prompts)), key=lambda i: uniform("judged", seed, prompts[i].id))
-    chosen = set(order[:number])
-    return [i in chosen for i in range(len(prompts))]
+    return frozenset() if judged is None else frozenset(order[judged:])
 
 
 def contests(prompts: Sequence[Prompt], start: Arm, arm: Arm) -> list[Comparison | None]:
     """The arm's response against the start's for each prompt; None where they are equal, one is missing, or the judges
     are not asked."""
     found: list[Comparison | None] = []
-    for prompt, judged, ours, theirs in zip(prompts, arm.judged, arm.responses, start.responses, strict=True):
-        if not judged or ours is None or theirs is None or ours.messages == theirs.messages:
+    for i, (prompt, ours, theirs) in enumerate(zip(prompts, arm.responses, start.responses, strict=True)):
+        if i in arm.passed_over or ours is None or theirs is None or ours.messages == theirs.messages:
             found.append(None)
         else:
             found.append(Comparison(prompt=prompt, responses=(ours, theirs)))
@@ -316,9 +316,9 @@ def read_wins(arm: Arm, start: Arm, asked: Sequence[Comparison | None], judgemen
     for judgement in judgements:
         by_comparison.setdefault(judgement.comparison_id, []).append(judgement)
     arm.wins, arm.orders_agree = [], []
-    for judged, comparison, ours, theirs in zip(arm.judged, asked, arm.responses, start.responses, strict=True):
+    for i, (comparison, ours, theirs) in enumerate(zip(asked, arm.responses, start.responses, strict=True)):
         win, agree = None, None
-        if judged and ours and theirs and comparison is None:
+        if ours and theirs and comparison is None and i not in arm.passed_over:
             win = 0.5
         elif ours and theirs and comparison:
             win, agree = _contest_of(by_comparison.get(comparison.id, []), ours.id, theirs.id)

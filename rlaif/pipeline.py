@@ -748,6 +748,7 @@ class Road:
             tuned=lambda name: self._tuned(name, part),
             reward_model=self._trained_reward if self.pipeline.reward_model else None,
             judges=self.judges,
+            judged=section.judged,
             metrics=self.metrics,
             counting=self._counting,
             watch=Watch(part=part),

@@ -21,6 +21,7 @@ from rlaif.evaluate import (
     evaluation_accounts,
     named_figures,
     open_metrics,
+    passed_over,
     read_wins,
     write_evaluation,
 )
@@ -63,6 +64,20 @@ def test_wins_are_read_for_the_arm_with_ties_and_without_the_unlabelled() -> Non
     assert evaluation_accounts(PROMPTS, [start, arm])["verdicts on dpo"]["outcomes"] == {
         "won": 1, "tied": 0, "lost": 1, "equal answers": 1, "unlabelled": 2,
     }  # fmt: skip
+
+
+def test_prompts_that_the_judges_are_not_asked_about_are_in_no_account_of_verdicts() -> None:
+    start, arm = Arm("start", answers("a", "b", "same", "d", "e")), Arm("dpo", answers("A", "B", "same", "D", "E"))
+    arm.passed_over = passed_over(PROMPTS, 3, seed=0)
+    assert len(arm.passed_over) == 2
+    assert passed_over(PROMPTS, None, seed=0) == frozenset()
+    asked = contests(PROMPTS, start, arm)
+    read_wins(arm, start, asked, [j for comparison in asked if comparison for j in both(comparison, 1.0)])
+    for place, win in enumerate(arm.wins):
+        assert win == (None if place in arm.passed_over else 0.5 if place == 2 else 1.0)
+    account = evaluation_accounts(PROMPTS, [start, arm])["verdicts on dpo"]
+    assert account["in"] == sum(account["outcomes"].values()) == 3
+    assert account["outcomes"]["unlabelled"] == 0
 
 
 @pytest.mark.parametrize(

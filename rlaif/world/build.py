@@ -85,7 +85,7 @@ def level(done: float) -> tuple[Level, float]:
 
 
 JUDGES: dict[str, tuple[Callable[..., Any], Plan]] = {
-    "judge": (llama, Plan(seed=1, steps=3000, rate=2e-3, batch=16)),
+    "judge": (llama, Plan(seed=1, steps=4000, rate=2e-3, batch=16)),
     "second-judge": (neox, Plan(seed=2, steps=3600, rate=2e-3, batch=16)),
 }
 POLICY = Plan(seed=0, steps=8000, rate=3e-3, batch=24)
@@ -114,7 +114,8 @@ def tokenizer(name: str, work: Path) -> ChatTokenizer:
     if (folder / "tokenizer.json").is_file():
         return ChatTokenizer(folder, where="practice world", trust_remote_code=False, notice=print)
     seed = POLICY.seed if name == "policy" else JUDGES[name][1].seed
-    return build_tokenizer(folder, seed, size=2048, judge=name != "policy")
+    size = 2048 if name == "policy" else 3072  # principles have the wider vocabulary
+    return build_tokenizer(folder, seed, size=size, judge=name != "policy")
 
 
 def build_policy(work: Path, notice: Notice) -> None:
