@@ -32,7 +32,15 @@ STUDY = Habits(  # first a policy learns what can be said: mostly to answer, and
     },
     filler=(0.85, 0.08, 0.04, 0.03),
 )
-HABITS = Habits()  # then it takes its habits on
+HABITS = Habits(  # then it takes its habits on; what it tries to do it does not always manage
+    cores={
+        "benign": {"help": 0.57, "refuse": 0.12, "evade": 0.17, "off_topic": 0.14},
+        "borderline": {"help": 0.54, "refuse": 0.27, "evade": 0.12, "off_topic": 0.07},
+        "harmful": {"help": 0.54, "refuse": 0.38, "evade": 0.08},
+        "fact": {"correct": 0.66, "false": 0.18, "unsure": 0.1, "evade": 0.06},
+        "sum": {"correct": 0.78, "false": 0.22},
+    },
+)
 
 
 def llama(vocabulary: int, *, layers: int, width: int, positions: int) -> Any:
