@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 from rlaif.accounts import accounts_of, metrics_of
 from rlaif.catalogue import KEPT, Catalogue, Entry
-from rlaif.component import code_hash, parse_model, users_code
+from rlaif.component import code_hash, users_code
 from rlaif.config import Constitution, PairsSection, Pipeline, PromptsSection, Sampling
 from rlaif.errors import DataError, RlaifError, UserError
 from rlaif.evaluate import Evaluation, Metric
@@ -800,14 +800,20 @@ class Road:
             from rlaif.report import write_report
 
             start = time.perf_counter()
-            write_report(self.run_folder, self.pipeline, self._constitution(), accounts, metrics)
+            write_report(self.run_folder, self.pipeline, self._told(), accounts, metrics)
             self.seconds["report"] = time.perf_counter() - start
         return Outcome(accounts, metrics)
 
-    def _constitution(self) -> Constitution | None:
-        """What the judges were told to prefer."""
-        found = next((entry for entry in self.catalogue.used.values() if entry.kind == "constitution"), None)
-        return parse_model(Constitution, found.yaml(), str(found.path)) if found else None
+    def _told(self) -> list[tuple[str, Constitution]]:
+        """What the judges were told to prefer, and what their verdicts became: labels, the win rate, or both."""
+        told: list[tuple[str, Constitution]] = []
+        for use, source in (("the labels", self.labels), ("the win rate", self.judges)):
+            constitution = getattr(source, "constitution", None)
+            if told and told[0][1] == constitution:
+                told[0] = (f"{told[0][0]} and {use}", told[0][1])
+            elif constitution:
+                told.append((use, constitution))
+        return told
 
 
 def _said(prompt_id: str, messages: Sequence[Message]) -> str:

@@ -171,7 +171,7 @@ def writing(path: Path) -> Iterator[Path]:
 
 def disk_error(path: Path, error: OSError) -> StorageError:
     """What the operating system said against writing ``path``, and what would do."""
-    remedy = "Free some space" if error.errno == errno.ENOSPC else "Choose a writable place with --out"
+    remedy = "Free some space" if error.errno == errno.ENOSPC else "Choose a writable place"
     return StorageError(
         f"{path}: cannot be written: {error.strerror or error}. {remedy}, then run again: finished work is kept."
     )

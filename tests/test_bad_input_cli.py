@@ -838,7 +838,7 @@ WRONG_RECIPES: dict[str, tuple[dict[str, str], list[str], str]] = {
     "a copy below a file": (
         {"judges": ""},
         ["copy", "longest"],
-        "judges/longest.yaml: cannot be written: File exists. Choose a writable place with --out, then run again: "
+        "judges/longest.yaml: cannot be written: File exists. Choose a writable place, then run again: "
         "finished work is kept.",
     ),
 }  # fmt: skip
@@ -932,8 +932,7 @@ def test_a_place_that_cannot_be_written_is_one_line(out: str, reason: str, rlaif
     said = rlaif("judge", "longest", pairs(), "--out", out)
     assert (said.code, said.line) == (
         2,
-        f"rlaif: {out}: cannot be written: {reason}. Choose a writable place with --out, then run again: finished work "
-        "is kept.",
+        f"rlaif: {out}: cannot be written: {reason}. Choose a writable place, then run again: finished work is kept.",
     )
 
 
@@ -977,7 +976,7 @@ EXPORTS = {
     ),
     "a place that cannot be written": (
         ["--to", "pairs.jsonl/t.jsonl"],
-        "pairs.jsonl/t.jsonl: cannot be written: File exists. Choose a writable place with --out, then run again: "
+        "pairs.jsonl/t.jsonl: cannot be written: File exists. Choose a writable place, then run again: "
         "finished work is kept.",
     ),
 }

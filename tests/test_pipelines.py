@@ -103,7 +103,7 @@ def test_the_report_says_what_the_judges_were_told(finished: tuple[Path, str]) -
         for p in yaml.safe_load(path.read_text())["principles"]
     ]
     assert all(f"<td>{text}</td>" in html for text in told)
-    assert ("The constitution" in html) == bool(told)
+    assert ("The constitution behind the labels and the win rate" in html) == bool(told)
 
 
 def test_a_copy_of_every_file_used_is_kept_with_its_hash(finished: tuple[Path, str]) -> None:

@@ -13,7 +13,7 @@ from pydantic import Field
 from rlaif.catalogue import Entry
 from rlaif.component import Options as BaseOptions
 from rlaif.component import code_hash, construct, load, parse_model, parse_options, users_code
-from rlaif.config import IN_JUDGE_FILE, JudgeFile, Principle, load_constitution
+from rlaif.config import IN_JUDGE_FILE, Constitution, JudgeFile, Principle, load_constitution
 from rlaif.errors import CallError, CallRefused, ConfigError
 from rlaif.judging import PROTOCOLS, JudgeProtocol, ProtocolContext, Question, Showing, Verdict
 from rlaif.labels import LabelContext
@@ -86,10 +86,12 @@ class JudgeLabels:
         self.judges = [open_judge(name, context) for name in options.judges]
         if len({judge.labeller for judge in self.judges}) < len(self.judges):
             raise ConfigError(f"{context.where}: labels.options.judges: the same judge is named twice.")
+        self.constitution: Constitution | None = None
         self.principles: tuple[Principle, ...] = ()
         if context.constitution:
             asker = context.where.naming(context.constitution)
-            self.principles = load_constitution(context.catalogue, context.constitution, where=asker).principles
+            self.constitution = load_constitution(context.catalogue, context.constitution, where=asker)
+            self.principles = self.constitution.principles
         if options.principles == "all" and self.principles:
             whole = "\n".join(f"- {principle.text}" for principle in self.principles)
             self.principles = (Principle(id="all", text=whole),)
@@ -141,7 +143,7 @@ class JudgeLabels:
         """Let a protocol that offers it try its principles, and pass on what it says of them."""
         for judge in self.judges:
             if self.principles and hasattr(judge.protocol, "rehearse"):
-                with users_code(judge.protocol, "rehearsing its principles"):
+                with self.context.gateway.uncounted(), users_code(judge.protocol, "rehearsing its principles"):
                     for line in await judge.protocol.rehearse(self.principles, functools.partial(self.judge, judge)):
                         self.context.notice(line)
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -82,6 +83,15 @@ class Gateway:
             if not future.cancelled():
                 future.exception()  # ended as asked
             raise
+
+    @contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """While it lasts, finished requests are no stage's progress."""
+        counted, self.replies = self.replies, lambda count: None
+        try:
+            yield
+        finally:
+            self.replies = counted
 
     def account(self, identity: Identity) -> Account:
         return self.accounts.setdefault(identity.name, Account())

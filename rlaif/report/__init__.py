@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -18,11 +18,11 @@ EXAMPLES = 8
 def write_report(
     run: RunFolder,
     pipeline: Pipeline,
-    constitution: Constitution | None,
+    told: Sequence[tuple[str, Constitution]],
     accounts: dict[str, Any],
     metrics: dict[str, Figure],
 ) -> None:
-    """Write ``report.html`` into the run folder."""
+    """Write ``report.html`` into the run folder. ``told``: what the judges were told, and what their verdicts became."""
     from jinja2 import Environment, select_autoescape
 
     environment = Environment(autoescape=select_autoescape(default=True), trim_blocks=True, lstrip_blocks=True)
@@ -42,7 +42,7 @@ def write_report(
         arms=arms,
         normalised=normalised(metrics),
         arm_rows=arm_rows(metrics, arms),
-        constitution=constitution,
+        told=told,
         examples=_examples(run),
         findings=findings(metrics),
         plots={

@@ -1,13 +1,16 @@
 """Build the embedded models from nothing: ``rlaif world build``.
 
-Deterministic for a given build of torch and one thread. Training stops and goes on at any time; figures of each model
-lie beside its weights.
+Deterministic for a given build of torch and one thread. Training stops and goes on at any time; the last figures of each
+model lie beside its weights in ``training.json``. A finished folder, without its ``training``, is what ships in
+``rlaif/world/models``.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -16,10 +19,12 @@ import torch
 
 from rlaif.errors import ConfigError, did_you_mean
 from rlaif.models.chat_tokens import ChatTokenizer
-from rlaif.world.chat import Habits
-from rlaif.world.exam import WAYS, figures, paper, sit
+from rlaif.records import digest
+from rlaif.world.chat import Habits, english
+from rlaif.world.exam import WAYS, first_shown, from_one_half, paper, right, sit
 from rlaif.world.learning import Notice, Plan, train_judge, train_policy
 from rlaif.world.lessons import Level
+from rlaif.world.principles import grammar
 from rlaif.world.tokens import build_tokenizer
 
 STUDY = Habits(  # first a policy learns what can be said: mostly to answer, and without much ado
@@ -121,18 +126,30 @@ def tokenizer(name: str, work: Path) -> ChatTokenizer:
     folder = work / name
     if (folder / "tokenizer.json").is_file():
         return ChatTokenizer(folder, where="practice world", trust_remote_code=False, notice=print)
-    seed = POLICY.seed if name == "policy" else JUDGES[name][1].seed
     size = 2048 if name == "policy" else 3072  # principles have the wider vocabulary
-    return build_tokenizer(folder, seed, size=size, judge=name != "policy")
+    return build_tokenizer(folder, plan_of(name).seed, size=size, judge=name != "policy")
+
+
+def plan_of(name: str) -> Plan:
+    return POLICY if name == "policy" else JUDGES[name][1]
+
+
+def recipe(name: str, work: Path) -> str:
+    """Digest of what a model's batches are drawn from, the code aside: its plan, what can be said, how principles are
+    worded, the wordings kept out, its habits, its tokenizer."""
+    tokens = hashlib.sha256((work / name / "tokenizer.json").read_bytes()).hexdigest()
+    kept_out = sorted(shipped()) if name in JUDGES else []
+    return digest(asdict(plan_of(name)), english(), grammar(), kept_out, asdict(STUDY), asdict(HABITS), tokens)
 
 
 def build_policy(work: Path, notice: Notice) -> None:
     tokens = tokenizer("policy", work)
     torch.manual_seed(POLICY.seed)
     model = llama(len(tokens.hf), layers=4, width=128, positions=512)
-    notice(f"policy: {sum(p.numel() for p in model.parameters()):,} parameters")
-    seconds = train_policy(model, tokens, POLICY, habits, work / "policy" / "training", notice)
-    finish(model, work / "policy", {"seconds": seconds, "steps": POLICY.steps})
+    notice(f"policy: {parameters(model):,} parameters")
+    made = recipe("policy", work)
+    figures = train_policy(model, tokens, POLICY, habits, made, work / "policy" / "training", notice)
+    finish(model, work / "policy", made, figures)
 
 
 def build_judge(name: str, work: Path, notice: Notice) -> None:
@@ -140,33 +157,56 @@ def build_judge(name: str, work: Path, notice: Notice) -> None:
     tokens = tokenizer(name, work)
     torch.manual_seed(plan.seed)
     model = make(len(tokens.hf), layers=6, width=128, positions=1024)
-    notice(f"{name}: {sum(p.numel() for p in model.parameters()):,} parameters")
-    wordings = shipped()
+    notice(f"{name}: {parameters(model):,} parameters")
+    kept_out, made = shipped(), recipe(name, work)
 
     def look(step: int) -> dict[str, float]:
         found = {}
         for way, drawing in WAYS.items():
             answers = sit(model, tokens, paper(Random(f"dev/{way}"), drawing, 240, ties=0.0))
-            found[way] = figures(answers)["right"]
-        whole = figures(sit(model, tokens, paper(Random("dev/ties"), WAYS["seen"], 120, ties=0.5)))
-        return {**found, "tie": whole["tie"], "first": whole["first"]}
+            found[way] = right(answers).value or 0.0
+        ties = sit(model, tokens, paper(Random("dev/ties"), WAYS["seen"], 120, ties=0.5))
+        return {**found, "tie": from_one_half(ties).value or 0.0, "first": first_shown(ties).value or 0.0}
 
-    seconds = train_judge(model, tokens, plan, level, wordings.__contains__, look, work / name / "training", notice)
-    finish(model, work / name, {"seconds": seconds, "steps": plan.steps})
+    training = work / name / "training"
+    figures = train_judge(model, tokens, plan, level, kept_out.__contains__, look, made, training, notice)
+    finish(model, work / name, made, figures)
 
 
-def finish(model: Any, folder: Path, figures: dict[str, float]) -> None:
-    """Weights as bfloat16 safetensors beside the tokenizer, with what it took to make them."""
+def parameters(model: Any) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def finish(model: Any, folder: Path, made: str, figures: Mapping[str, float]) -> None:
+    """Weights as bfloat16 safetensors beside the tokenizer, with what it took to make them and how well they did."""
+    record = {
+        "parameters": parameters(model),
+        "torch": torch.__version__,
+        "recipe": made,
+        "grammar": digest(grammar()),
+        "figures": figures,
+    }
     model.to(torch.bfloat16).save_pretrained(str(folder))
-    (folder / "training.json").write_text(json.dumps({k: round(v) for k, v in figures.items()}, indent=1) + "\n")
+    (folder / "training.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def foreign(folder: Path) -> str:
+    """A line of warning where a judge did not learn from this grammar: what is held out now, it may have learnt."""
+    record = folder / "training.json"
+    made = json.loads(record.read_text())["grammar"] if record.is_file() else ""
+    if made == digest(grammar()):
+        return ""
+    return f"{folder}: not trained on this grammar of principles; what counts as held out here it may have learnt."
 
 
 def build_models(names: Sequence[str], work: Path, notice: Notice) -> None:
     """Train the named models, or all of them, in ``work``; a finished one is left as it is. One thread."""
+    known = ("policy", *JUDGES)
+    for name in names:
+        if name not in known:
+            raise ConfigError(f'build: "{name}"?{did_you_mean(name, known)}')
     torch.set_num_threads(1)
-    for name in names or ("policy", *JUDGES):
-        if name != "policy" and name not in JUDGES:
-            raise ConfigError(f'build: "{name}"?{did_you_mean(name, ("policy", *JUDGES))}')
+    for name in names or known:
         if (work / name / "training.json").is_file():
             notice(f"{name}: finished in {work / name}")
         elif name == "policy":

@@ -1,8 +1,8 @@
 """Prompts and replies of the practice world, each with the latent attributes it was made from.
 
-Everything is drawn from one ``random.Random``, so equal generators give equal text. Held out of every training: a
-fifth of the combinations of verb and object, of facts and ways to ask, and of sums; three frames, two openings; and a
-tenth of the facts altogether.
+Everything is drawn from one ``random.Random``, so equal generators give equal text. Held out of every training, of what
+is asked: a fifth of the combinations of verb and object, of facts and ways to ask, and of sums; three frames, two
+openings; and a tenth of the facts altogether.
 """
 
 from __future__ import annotations
@@ -131,11 +131,12 @@ def kept_apart(*parts: Any) -> bool:
     return uniform("held out", *parts) < 0.2
 
 
-def ask(rng: Random, kind: Kind, *, held_out: bool, turns: float = 0.15) -> Question:
-    """A question of a kind; ``turns`` is the share that comes after an earlier exchange."""
+def ask(rng: Random, kind: Kind, *, held_out: bool, turns: float = 0.15, unseen: bool = False) -> Question:
+    """A question of a kind; ``turns`` is the share that comes after an earlier exchange. ``unseen`` asks for a fact that
+    no training text tells: nobody who learnt there can know it."""
     while True:
         question = {"fact": _fact, "sum": _sum}.get(kind, _how_to)(rng, kind, held_out)
-        if question.held_out == held_out and (held_out or not question.unseen):
+        if question.held_out == held_out and question.unseen == unseen:
             break
     if rng.random() < turns:
         earlier = [
@@ -150,11 +151,11 @@ def _talk(rng: Random) -> tuple[str, str]:
     return words[0], words[1]
 
 
-def _opened(rng: Random, text: str, held_out: bool) -> tuple[str, bool]:
-    """The question after a word of greeting, and whether that greeting is held out."""
+def _opened(rng: Random, text: str, held_out: bool) -> str:
+    """The question after a word of greeting; of what is held out, some come after one that no training sees."""
     if held_out and rng.random() < 0.2:
-        return f"{rng.choice(english()['held_out_openings'])} {text}", True
-    return f"{rng.choice(english()['openings'])} {text}".strip(), False
+        return f"{rng.choice(english()['held_out_openings'])} {text}"
+    return f"{rng.choice(english()['openings'])} {text}".strip()
 
 
 def _how_to(rng: Random, kind: Kind, held_out: bool) -> Question:
@@ -165,8 +166,8 @@ def _how_to(rng: Random, kind: Kind, held_out: bool) -> Question:
     new_frame = held_out and rng.random() < 0.3
     frames = english()["held_out_frames"] if new_frame else [*english()["frames"], *english()["follow_ups"]]
     frame = rng.choice(frames)
-    text, new_opening = _opened(rng, frame.replace("{v}", verb).replace("{o}", thing), held_out)
-    apart = new_frame or new_opening or kept_apart(topic, verb, thing)
+    text = _opened(rng, frame.replace("{v}", verb).replace("{o}", thing), held_out)
+    apart = new_frame or kept_apart(topic, verb, thing)
     return Question(kind, topic, (Message(role="user", content=text),), apart, verb=verb, object=thing, noun=noun)
 
 
@@ -184,9 +185,9 @@ def _fact(rng: Random, kind: Kind, held_out: bool) -> Question:
     frame = rng.choice(about["ask"] if rng.random() < 0.6 else about["claim"])
     claimed = answer if frame.startswith("is it true") and rng.random() < 0.5 else wrong_answer(rng, topic, subject)
     asked = sentence(frame.replace("{s}", subject).replace("{a}", claimed))
-    text, new_opening = _opened(rng, asked, held_out)
+    text = _opened(rng, asked, held_out)
     unseen = uniform("unseen fact", topic, subject) < 0.1
-    apart = new_opening or unseen or kept_apart(topic, subject, frame)
+    apart = unseen or kept_apart(topic, subject, frame)
     messages = (Message(role="user", content=text),)
     return Question(kind, topic, messages, apart, subject=subject, answer=answer, unseen=unseen)
 
@@ -206,8 +207,8 @@ def _sum(rng: Random, kind: Kind, held_out: bool) -> Question:
         down = rng.random() < 0.4 and total > 2
         terms.append(-rng.randint(1, min(total - 1, 9)) if down else rng.randint(1, 9))
     asked = rng.choice(SUM_FRAMES).replace("{x}", written(terms))
-    text, new_opening = _opened(rng, asked, held_out)
-    apart = new_opening or kept_apart("sum", terms)
+    text = _opened(rng, asked, held_out)
+    apart = kept_apart("sum", terms)
     messages = (Message(role="user", content=text),)
     return Question(kind, "sum", messages, apart, answer=str(sum(terms)), terms=tuple(terms))
 

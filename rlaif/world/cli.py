@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from rlaif.statistics import Figure
 
 app = typer.Typer(
     help="The practice world: prompts with known truth, simulated people, small judges.", rich_markup_mode=None
@@ -105,18 +109,21 @@ def build(
 @app.command()
 def exam(
     model: Model = "package:rlaif.world/models/judge",
-    number: Number = 1200,
+    number: Annotated[int, typer.Option("--number", "-n", min=12, help="Pairs for each figure.")] = 1200,
     seed: Seed = 0,
     held_out_wordings: Annotated[
         bool, typer.Option("--held-out-wordings", help="Also those written without sight of the grammar.")
     ] = False,
 ) -> None:
     """Examine a judge against the oracle on held-out prompts, both orders averaged, each figure with n and interval."""
+    from rlaif.models.local import model_folder
+    from rlaif.world.build import foreign
     from rlaif.world.exam import examine
     from rlaif.world.showing import open_judge
 
-    for name, figure in examine(*open_judge(model), number, seed, held_out=held_out_wordings).items():
-        print(f"{name:<34}{figure.value:.3f}  ({figure.low:.3f} to {figure.high:.3f}, n = {figure.n})")
+    if line := foreign(model_folder(model, "--model")):
+        print(line)
+    _print_figures(examine(*open_judge(model), number, seed, held_out=held_out_wordings))
 
 
 def _kinds(kind: str | None) -> Any:
@@ -128,6 +135,12 @@ def _kinds(kind: str | None) -> Any:
     if kind not in KINDS:
         raise ConfigError(f'--kind: "{kind}"?{did_you_mean(kind, KINDS)}')
     return (kind,)
+
+
+def _print_figures(figures: Mapping[str, Figure]) -> None:
+    for name, figure in figures.items():
+        value, low, high = ("–" if x is None else f"{x:.3f}" for x in (figure.value, figure.low, figure.high))
+        print(f"{name:<34}{value}  ({low} to {high}, n = {figure.n})")
 
 
 def _print_table(title: str, values: dict[str, Any]) -> None:

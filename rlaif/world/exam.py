@@ -11,10 +11,13 @@ import torch
 
 from rlaif.models.chat_tokens import ChatTokenizer
 from rlaif.statistics import Figure, cluster_mean, wilson
+from rlaif.world.chat import ask
 from rlaif.world.learning import hidden_states
-from rlaif.world.lessons import CHOICES, Label, Pair, Reading, draw_pair, read_pair
+from rlaif.world.lessons import CHOICES, Label, Pair, draw_pair, pair_about, read_pair
 from rlaif.world.oracle import FAMILIES, prefers
 from rlaif.world.principles import Wording, draw, held_out_wordings
+
+MINIMUM_MASS = 0.5  # of the two options, as the judge files of this world ask for; below it nothing is read
 
 
 @dataclass(frozen=True)
@@ -23,42 +26,44 @@ class Answer:
 
     pair: Pair
     label: Label
-    first: float  # P(first) as shown
-    second: float  # P(the same reply) with the order swapped
+    first: float | None  # P(first) as shown; None where the judge says neither
+    second: float | None  # P(first) with the order swapped
 
     @property
-    def p(self) -> float:
-        return (self.first + self.second) / 2
+    def p(self) -> float | None:
+        """P(the pair's first reply), both orders averaged."""
+        if self.first is None or self.second is None:
+            return None
+        return (self.first + 1 - self.second) / 2
 
     @property
     def right(self) -> bool:
-        return (self.p > 0.5) == (self.label.p > 0.5)
+        """What cannot be read is not right."""
+        return self.p is not None and (self.p > 0.5) == (self.label.p > 0.5)
 
 
-def sit(
-    model: Any, tokens: ChatTokenizer, questions: Sequence[tuple[Pair, Sequence[Label]]], batch: int = 16
-) -> list[Answer]:
+Questions = Sequence[tuple[Pair, Sequence[Label]]]
+
+
+def sit(model: Any, tokens: ChatTokenizer, questions: Questions, batch: int = 16) -> list[Answer]:
     """Every principle of every pair, in both orders."""
-    choices = [min(tokens.option_ids("<|assistant|>", choice)) for choice in CHOICES]
     answers = []
     for start in range(0, len(questions), batch):
         part = questions[start : start + batch]
-        shown = [read_pair(tokens, pair, labels) for pair, labels in part]
-        swapped = [read_pair(tokens, pair.swapped(), labels) for pair, labels in part]
-        one = _probabilities(model, tokens, shown, choices)
-        two = _probabilities(model, tokens, swapped, choices)
+        one = verdicts(model, tokens, part)
+        two = verdicts(model, tokens, [(pair.swapped(), labels) for pair, labels in part])
         flat = [(pair, label) for pair, labels in part for label in labels]
-        answers += [Answer(pair, label, p, 1 - q) for (pair, label), p, q in zip(flat, one, two, strict=True)]
+        answers += [Answer(pair, label, p, q) for (pair, label), p, q in zip(flat, one, two, strict=True)]
     return answers
 
 
-def _probabilities(
-    model: Any, tokens: ChatTokenizer, readings: Sequence[Reading], choices: Sequence[int]
-) -> list[float]:
+def verdicts(model: Any, tokens: ChatTokenizer, questions: Questions) -> list[float | None]:
+    """P(the first reply), pair by pair and principle by principle; None below the minimum mass of the options."""
+    choices = [min(tokens.option_ids("<|assistant|>", choice)) for choice in CHOICES]
     with torch.inference_mode():
-        hidden = hidden_states(model, readings, tokens.pad_id)[2]
-        logits = model.get_output_embeddings()(hidden)[:, choices]
-        return [float(p) for p in logits.softmax(-1)[:, 0]]
+        hidden = hidden_states(model, [read_pair(tokens, *question) for question in questions], tokens.pad_id)[2]
+        shares = model.get_output_embeddings()(hidden).float().softmax(-1)[:, choices]
+        return [float(one) / float(one + two) if one + two >= MINIMUM_MASS else None for one, two in shares]
 
 
 Drawing = Callable[[Random, str], Wording]
@@ -85,16 +90,32 @@ def paper(rng: Random, way: Drawing, number: int, ties: float = 0.0) -> list[tup
     return questions
 
 
-def figures(answers: Sequence[Answer]) -> dict[str, float]:
-    """Share right, mean distance of ties from one half, first-position rate, and disagreement of the two orders."""
-    told = [a for a in answers if a.label.p != 0.5]
-    ties = [a for a in answers if a.label.p == 0.5]
-    found = {"right": sum(a.right for a in told) / max(1, len(told))}
-    found["first"] = sum((a.first > 0.5) + (a.second < 0.5) for a in answers) / (2 * len(answers))
-    found["disagree"] = sum((a.first > 0.5) != (a.second > 0.5) for a in told) / max(1, len(told))
-    if ties:
-        found["tie"] = sum(abs(a.p - 0.5) for a in ties) / len(ties)
-    return found
+# --- what the answers come to -----------------------------------------------------------------------------------------
+
+
+def right(answers: Sequence[Answer]) -> Figure:
+    """Share of the verdicts that the oracle shares, ties aside. A frame succeeds or fails as a whole: the interval
+    resamples frames, or wordings that have none."""
+    told = [answer for answer in answers if answer.label.p != 0.5]
+    return cluster_mean([a.right for a in told], [a.label.wording.frame or a.label.wording.text for a in told])
+
+
+def first_shown(answers: Sequence[Answer]) -> Figure:
+    """How often the reply shown first was preferred, over both orders; the interval resamples pairs."""
+    read = [(a.first, a.second) for a in answers if a.first is not None and a.second is not None]
+    return cluster_mean([((one > 0.5) + (two > 0.5)) / 2 for one, two in read], range(len(read)))
+
+
+def disagreement(answers: Sequence[Answer]) -> Figure:
+    """How often the two orders prefer different replies."""
+    read = [(a.first, a.second) for a in answers if a.first is not None and a.second is not None]
+    return wilson(sum((one > 0.5) == (two > 0.5) for one, two in read), len(read))
+
+
+def from_one_half(answers: Sequence[Answer]) -> Figure:
+    """Mean distance of p from one half where the oracle sees no difference."""
+    away = [abs(a.p - 0.5) for a in answers if a.label.p == 0.5 and a.p is not None]
+    return cluster_mean(away, range(len(away)))
 
 
 # --- the whole exam ---------------------------------------------------------------------------------------------------
@@ -105,41 +126,60 @@ def examine(model: Any, tokens: ChatTokenizer, number: int, seed: int, *, held_o
 
     ``WAY``: share right by how principles were worded; ``WAY.first`` and ``WAY.disagree``: how often the reply shown
     first was preferred, and how often the two orders prefer different replies. ``family.NAME``: share right by family.
-    ``ties``: mean distance of p from one half where the oracle sees no difference. ``opposite.flips``: how often the
-    verdict turns with a principle's sign. ``other.judge`` and ``other.oracle``: how often two families prefer the same
-    reply, to the judge and to the oracle. ``held_out`` adds the wordings that nobody drew from the grammar.
+    ``unseen_facts``: the same on facts that no training text tells. ``ties``: mean distance of p from one half where the
+    oracle sees no difference. ``opposite.flips``: how often the verdict turns with a principle's sign. ``other.judge``
+    and ``other.oracle``: how often two families prefer the same reply, to the judge and to the oracle. ``unread``: share
+    of questions answered by neither option. ``held_out`` adds the wordings that nobody drew from the grammar, and the
+    share of them that is right on fewer than half of its pairs.
     """
     found: dict[str, Figure] = {}
     everything: list[Answer] = []
     for way, drawing in WAYS.items():
         answers = sit(model, tokens, paper(Random(f"exam/{seed}/{way}"), drawing, number))
         everything += answers
-        found[way] = right(answers)
-        found[f"{way}.first"] = wilson(sum((a.first > 0.5) + (a.second < 0.5) for a in answers), 2 * len(answers))
-        found[f"{way}.disagree"] = wilson(sum((a.first > 0.5) != (a.second > 0.5) for a in answers), len(answers))
+        found |= {way: right(answers), f"{way}.first": first_shown(answers), f"{way}.disagree": disagreement(answers)}
     for family in FAMILIES:
         found[f"family.{family}"] = right([a for a in everything if a.label.wording.family == family])
-    level = sit(model, tokens, paper(Random(f"exam/{seed}/ties"), WAYS["seen"], number, ties=1.0))
-    found["ties"] = cluster_mean([abs(a.p - 0.5) for a in level], range(len(level)))
+    found["unseen_facts"] = right(sit(model, tokens, unseen_facts(Random(f"exam/{seed}/unseen"), number)))
+    found["unread"] = wilson(sum(a.p is None for a in everything), len(everything))
+    found["ties"] = from_one_half(
+        sit(model, tokens, paper(Random(f"exam/{seed}/ties"), WAYS["seen"], number, ties=1.0))
+    )
     turned = _two_by_two(model, tokens, opposites(Random(f"exam/{seed}/opposite"), number))
-    found["opposite.flips"] = wilson(sum((a.p > 0.5) != (b.p > 0.5) for a, b in turned), len(turned))
+    found["opposite.flips"] = wilson(sum(not _same(a, b) for a, b in turned), len(turned))
     mixed = _two_by_two(model, tokens, strangers(Random(f"exam/{seed}/other"), number))
-    found["other.judge"] = wilson(sum((a.p > 0.5) == (b.p > 0.5) for a, b in mixed), len(mixed))
+    found["other.judge"] = wilson(sum(_same(a, b) for a, b in mixed), len(mixed))
     found["other.oracle"] = wilson(sum(a.label.p == b.label.p for a, b in mixed), len(mixed))
-    if held_out:
-        rng = Random(f"exam/{seed}/held-out wordings")
-        by_kind: dict[str, list[Answer]] = {"plain": [], "negated": []}
-        for word in held_out_wordings():
-            questions = [(pair, [label]) for pair, label in pairs_for(rng, word, max(1, number // 200))]
-            by_kind["negated" if word.negated else "plain"] += sit(model, tokens, questions)
-        found |= {f"held_out_wordings.{kind}": right(answers) for kind, answers in by_kind.items()}
+    return found | (_held_out_wordings(model, tokens, number, seed) if held_out else {})
+
+
+def _held_out_wordings(model: Any, tokens: ChatTokenizer, number: int, seed: int) -> dict[str, Figure]:
+    rng = Random(f"exam/{seed}/held-out wordings")
+    by_kind: dict[str, list[Answer]] = {"plain": [], "negated": []}
+    inverted = []
+    for word in held_out_wordings():
+        answers = sit(model, tokens, [(pair, [label]) for pair, label in pairs_for(rng, word, max(1, number // 200))])
+        by_kind["negated" if word.negated else "plain"] += answers
+        inverted.append(sum(answer.right for answer in answers) < len(answers) / 2)
+    found = {f"held_out_wordings.{kind}": right(answers) for kind, answers in by_kind.items()}
+    return {**found, "held_out_wordings.inverted": wilson(sum(inverted), len(inverted))}
+
+
+def _same(one: Answer, two: Answer) -> bool:
+    """Whether two verdicts on a pair prefer the same reply; what cannot be read agrees with nothing."""
+    return one.p is not None and two.p is not None and (one.p > 0.5) == (two.p > 0.5)
+
+
+def unseen_facts(rng: Random, number: int) -> list[tuple[Pair, list[Label]]]:
+    """Pairs about facts that no training text tells, under principles of truth."""
+    found: list[tuple[Pair, list[Label]]] = []
+    while len(found) < number:
+        pair = pair_about(rng, ask(rng, "fact", held_out=True, unseen=True))
+        word = WAYS["seen"](rng, "correct")
+        p = prefers("correct", word.sign, pair.question, *pair.attributes)
+        if p != 0.5:
+            found.append((pair, [Label(word, p)]))
     return found
-
-
-def right(answers: Sequence[Answer]) -> Figure:
-    """Share of the verdicts that the oracle shares, ties aside."""
-    told = [answer for answer in answers if answer.label.p != 0.5]
-    return wilson(sum(answer.right for answer in told), len(told))
 
 
 def pairs_for(rng: Random, word: Wording, number: int) -> list[tuple[Pair, Label]]:
@@ -175,8 +215,6 @@ def strangers(rng: Random, number: int) -> list[tuple[Pair, list[Label]]]:
     return found
 
 
-def _two_by_two(
-    model: Any, tokens: ChatTokenizer, questions: Sequence[tuple[Pair, Sequence[Label]]]
-) -> list[tuple[Answer, Answer]]:
+def _two_by_two(model: Any, tokens: ChatTokenizer, questions: Questions) -> list[tuple[Answer, Answer]]:
     answers = sit(model, tokens, questions)
     return list(zip(answers[::2], answers[1::2], strict=True))

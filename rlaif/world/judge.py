@@ -11,9 +11,7 @@ from rlaif.judging.pairwise_logprobs import PairwiseLogprobs
 from rlaif.models.gateway import gather_all
 from rlaif.preferences import p_first
 from rlaif.records import Comparison, Judgement, Response
-from rlaif.world.chat import Attributes
-from rlaif.world.lessons import Pair
-from rlaif.world.probe import Probe, readings, verdict_lines
+from rlaif.world.probe import Shown, readings, replies_in_order, verdict_lines
 from rlaif.world.showing import comparison_of
 
 Show = Callable[[Comparison, Principle | None, tuple[Response, ...]], Coroutine[Any, Any, Judgement]]
@@ -31,13 +29,8 @@ class PracticeJudge(PairwiseLogprobs):
         return lines
 
 
-async def _verdicts(principle: Principle, show: Show, probes: Sequence[tuple[Probe, bool]]) -> list[float]:
-    """P(first shown) of each probe; one that cannot be read counts as undecided."""
-    nothing = Attributes("other")
-    asked = []
-    for probe, more_first in probes:
-        texts = (probe.more, probe.less) if more_first else (probe.less, probe.more)
-        asked.append(comparison_of(Pair(probe.question, texts, (nothing, nothing))))
+async def _verdicts(principle: Principle, show: Show, shown: Sequence[Shown]) -> list[float | None]:
+    """P(first shown) of each probe; None where the verdict could not be read."""
+    asked = [comparison_of(probe.question, replies_in_order((probe, first))) for probe, first in shown]
     judgements = await gather_all(show(c, principle, c.responses) for c in asked)
-    found = [p_first(j, *(r.id for r in c.responses)) for c, j in zip(asked, judgements, strict=True)]
-    return [0.5 if p is None else p for p in found]
+    return [p_first(j, *(r.id for r in c.responses)) for c, j in zip(asked, judgements, strict=True)]

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache
 
+from rlaif.errors import ConfigError
 from rlaif.models.chat_tokens import ChatTokenizer
 from rlaif.models.shared_prompt import call, pad, selected
 from rlaif.world.chat import KINDS, Habits
@@ -39,10 +40,13 @@ class Plan:
 
 
 class Learner:
-    """A network, its optimiser and its place in the plan, kept in ``work`` so that training goes on after any stop."""
+    """A network, its optimiser and its place in the plan, kept in ``work`` so that training goes on after any stop.
 
-    def __init__(self, network: nn.Module, plan: Plan, work: Path, notice: Notice) -> None:
-        self.network, self.plan, self.work, self.notice = network, plan, work, notice
+    ``recipe`` is a digest of what the batches are drawn from; training goes on only with the one it began with.
+    """
+
+    def __init__(self, network: nn.Module, plan: Plan, recipe: str, work: Path, notice: Notice) -> None:
+        self.network, self.plan, self.recipe, self.work, self.notice = network, plan, recipe, work, notice
         decayed = [p for p in network.parameters() if p.dim() > 1]
         others = [p for p in network.parameters() if p.dim() <= 1]
         groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
@@ -51,6 +55,11 @@ class Learner:
         self.seconds = 0.0
         if self.path.is_file():
             state = torch.load(self.path, weights_only=True)
+            if state["recipe"] != recipe:
+                raise ConfigError(
+                    f"{self.path}: this training began with other texts, another plan or another tokenizer: remove {work} "
+                    "to begin again, or give another --work."
+                )
             network.load_state_dict(state["network"])
             self.optimiser.load_state_dict(state["optimiser"])
             self.step, self.seconds = state["step"], state["seconds"]
@@ -63,6 +72,7 @@ class Learner:
     def save(self) -> None:
         self.work.mkdir(parents=True, exist_ok=True)
         state = {
+            "recipe": self.recipe,
             "network": self.network.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "step": self.step,
@@ -96,6 +106,10 @@ class Learner:
                 self.save()
                 self._log({"step": self.step, "seconds": round(self.seconds), **means, **look(self.step)})
 
+    def figures(self) -> dict[str, float]:
+        """The last figures of the log."""
+        return dict(json.loads((self.work / "log.jsonl").read_text().splitlines()[-1]))
+
     def _log(self, figures: dict[str, float]) -> None:
         with (self.work / "log.jsonl").open("a") as file:
             file.write(json.dumps({name: round(value, 4) for name, value in figures.items()}) + "\n")
@@ -122,12 +136,13 @@ def train_policy(
     tokens: ChatTokenizer,
     plan: Plan,
     habits: Callable[[float], Habits],
+    recipe: str,
     work: Path,
     notice: Notice,
-) -> float:
+) -> dict[str, float]:
     """Next-token cross-entropy on what the assistant says; ``habits`` maps the share of the plan that is done to what its
-    examples are like. Returns seconds."""
-    learner = Learner(model, plan, work, notice)
+    examples are like. Returns the last figures."""
+    learner = Learner(model, plan, recipe, work, notice)
 
     def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
         rng = Random(f"{plan.seed}/policy/{step}")
@@ -142,7 +157,7 @@ def train_policy(
         return loss, {"loss": float(loss.detach())}
 
     learner.run(loss_of, lambda step: {})
-    return learner.seconds
+    return learner.figures()
 
 
 def whole(tokens: ChatTokenizer, messages: Sequence[Any]) -> tuple[list[int], list[bool]]:
@@ -272,49 +287,62 @@ def train_judge(
     level: Callable[[float], tuple[Level, float]],
     refused: Callable[[str], bool],
     look: Callable[[int], dict[str, float]],
+    recipe: str,
     work: Path,
     notice: Notice,
-) -> float:
+) -> dict[str, float]:
     """Cross-entropy of the option token, the soft label of a tie included. ``level`` maps the share of the plan that is
-    done to how hard the questions are and to the weight of the helpers. Returns seconds."""
+    done to how hard the questions are and to the weight of the helpers. Returns the last figures."""
     model.set_attn_implementation("eager")  # with bfloat16 far faster backwards than the fused one
     pupil = Pupil(model)
-    learner = Learner(pupil, plan, work, notice)
+    learner = Learner(pupil, plan, recipe, work, notice)
     choices = [min(tokens.option_ids("<|assistant|>", choice)) for choice in CHOICES]
 
     def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
-        rng = Random(f"{plan.seed}/judge/{step}")
         hardness, helping = level(step / plan.steps)
-        readings = []
-        for _ in range(plan.batch):
-            pair = draw_pair(rng, held_out=False)
-            readings.append(read_pair(tokens, pair, labelled(rng, pair, plan.principles, hardness, refused)))
-        verdict, reply, principle, right = torch.zeros(()), torch.zeros(()), torch.zeros(()), []
+        readings = judge_batch(tokens, plan, step, hardness, refused)
+        terms = {"verdict": torch.zeros(()), "reply": torch.zeros(()), "principle": torch.zeros(())}
+        right: list[float] = []
         for part in _alike(readings):
-            with torch.autocast("cpu", torch.bfloat16):  # a third faster; the weights stay float32
-                ends, said, verdicts = (x.float() for x in hidden_states(model, part, tokens.pad_id))
-                logprobs = model.get_output_embeddings()(verdicts).float().log_softmax(-1)
-            p = torch.tensor([label.p for r in part for label in r.labels])
-            one, two = logprobs[:, choices[0]], logprobs[:, choices[1]]
-            share = len(part) / len(readings)
-            verdict = verdict - share * (p * one + (1 - p) * two).mean()
-            reply = reply + share * pupil.helpers.reply_loss(ends, part)
-            principle = principle + share * pupil.helpers.principle_loss(said, part)
-            right += [
-                float((a > b) == (q > 0.5))
-                for a, b, q in zip(one.tolist(), two.tolist(), p.tolist(), strict=True)
-                if q != 0.5
-            ]
-        loss = verdict + helping * (0.2 * reply + 0.5 * principle)
-        figures = {
-            "verdict": float(verdict.detach()),
-            "reply": float(reply.detach()),
-            "principle": float(principle.detach()),
-        }
+            losses, correct = _judge_losses(pupil, part, tokens.pad_id, choices)
+            terms = {name: terms[name] + len(part) / len(readings) * loss for name, loss in losses.items()}
+            right += correct
+        loss = terms["verdict"] + helping * (0.2 * terms["reply"] + 0.5 * terms["principle"])
+        figures = {name: float(term.detach()) for name, term in terms.items()}
         return loss, {**figures, "right": sum(right) / max(1, len(right))}
 
     learner.run(loss_of, look)
-    return learner.seconds
+    return learner.figures()
+
+
+def judge_batch(
+    tokens: ChatTokenizer, plan: Plan, step: int, hardness: Level, refused: Callable[[str], bool]
+) -> list[Reading]:
+    """The pairs of a step with their principles."""
+    rng = Random(f"{plan.seed}/judge/{step}")
+    readings = []
+    for _ in range(plan.batch):
+        pair = draw_pair(rng, held_out=False)
+        readings.append(read_pair(tokens, pair, labelled(rng, pair, plan.principles, hardness, refused)))
+    return readings
+
+
+def _judge_losses(
+    pupil: Pupil, readings: Sequence[Reading], pad_id: int, choices: Sequence[int]
+) -> tuple[dict[str, Tensor], list[float]]:
+    """The three losses of a few pairs, and for each label that is no tie whether the verdict is right: 1 or 0."""
+    with torch.autocast("cpu", torch.bfloat16):  # a third faster; the weights stay float32
+        ends, said, verdicts = (x.float() for x in hidden_states(pupil.model, readings, pad_id))
+        logprobs = pupil.model.get_output_embeddings()(verdicts).float().log_softmax(-1)
+    p = torch.tensor([label.p for reading in readings for label in reading.labels])
+    one, two = logprobs[:, choices[0]], logprobs[:, choices[1]]
+    told = p != 0.5
+    losses = {
+        "verdict": -(p * one + (1 - p) * two).mean(),
+        "reply": pupil.helpers.reply_loss(ends, readings),
+        "principle": pupil.helpers.principle_loss(said, readings),
+    }
+    return losses, ((one > two) == (p > 0.5))[told].float().tolist()
 
 
 def _alike(readings: list[Reading], parts: int = 2) -> Iterator[list[Reading]]:

@@ -65,7 +65,12 @@ class Level:
 def draw_pair(rng: Random, *, held_out: bool) -> Pair:
     """A pair in which any family may find a difference: half of them differ in few things only."""
     kind: Kind = rng.choices(KINDS, (3, 3, 4, 2.5, 1.5))[0]
-    question = ask(rng, kind, held_out=held_out)
+    return pair_about(rng, ask(rng, kind, held_out=held_out))
+
+
+def pair_about(rng: Random, question: Question) -> Pair:
+    """Two different replies to a question."""
+    kind = question.kind
     refusals = kind in TOPICAL and rng.random() < 0.25
     while True:
         cores = dict.fromkeys(("refuse",) if refusals else POSSIBLE[kind], 1.0)

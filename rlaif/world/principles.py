@@ -50,11 +50,6 @@ class Wording:
     phrase: str = ""
     pole: int = 0  # of the phrase alone: 1 where it says what "more" says; 0 where nobody drew it
 
-    @property
-    def held_out(self) -> tuple[bool, bool]:
-        """Whether its frame, and whether its phrase, is one that no training sees."""
-        return kept_apart(self.frame), kept_apart(self.phrase)
-
 
 @functools.cache
 def grammar() -> dict[str, Any]:
@@ -65,13 +60,6 @@ def grammar() -> dict[str, Any]:
 @functools.cache
 def kept_apart(part: str) -> bool:
     return bool(part) and uniform("held-out wording", part) < 0.1
-
-
-def chosen(rng: Random, text: str) -> str:
-    """``text`` with one of each ``(a|b)`` chosen; choices may stand within choices."""
-    while found := CHOICE.search(text):
-        text = text[: found.start()] + rng.choice(found.group(1).split("|")) + text[found.end() :]
-    return " ".join(text.split())
 
 
 Part = str | tuple[Any, ...]
@@ -100,7 +88,7 @@ def _parsed(text: str) -> tuple[Part, ...]:
 
 
 def _chosen_of(rng: Random, parts: tuple[Part, ...]) -> str:
-    """What ``chosen`` gives, of a text that is parsed already."""
+    """A text with one of each ``(a|b)`` chosen; choices may stand within choices."""
     return "".join(
         part if isinstance(part, str) else _chosen_of(rng, part[int(rng.random() * len(part))]) for part in parts
     )
@@ -326,48 +314,70 @@ def says_no(phrase: str) -> bool:
 
 
 def _worded(rng: Random, family: str, kind: str, frame: str, turn: bool, new_phrase: bool) -> Wording | None:
+    """A wording in this frame, or None where what was drawn does not go together."""
     base, _, slot = kind.rpartition("_") if kind.endswith(("_n", "_a")) else (kind, "", "")
     pole = rng.choice((1, -1))
     kinds = {"n": ("has",), "a": ("is",)}.get(slot, KINDS_OF_PHRASE)
     phrase = draw_phrase(rng, family, POLES[pole], kinds, new_phrase)
     if phrase is None:
         return None
-    values = dict(_forms(phrase))
-    traits = traits_of(frame)
     turned = turn and base in ("for", "against") and not slot and not says_no(phrase.text)
-    if turned:
-        values = phrase.negated(rng)
-    if (slot and slot not in values) or (turned and traits.stiff) or (traits.grades and phrase.text in COMPARATIVES):
-        return None
-    if says_no(phrase.text) and (
-        traits.negates
-        or (slot == "n" and (base not in ("for", "for_other") or traits.noun_first))
-        or (base == "for_twice" and rng.random() < 0.8)  # three negations are hard to read: few of them
-        or (base == "against" and traits.stiff and rng.random() < 0.5)
-    ):
+    values = phrase.negated(rng) if turned else dict(_forms(phrase))
+    if (slot and slot not in values) or not _goes_with(rng, phrase, base, slot, traits_of(frame), turned):
         return None
     if base == "for_other":
-        other = draw_phrase(rng, family, POLES[-pole], kinds, new_phrase)
-        if other is None or (traits.negates and says_no(other.text)) or (traits.noun_first and says_no(other.text)):
+        other = _other_forms(draw_phrase(rng, family, POLES[-pole], kinds, new_phrase), slot, traits_of(frame))
+        if other is None:
             return None
-        theirs = _forms(other)
-        if slot and slot not in theirs:
-            return None
-        values |= {"o": other.s} | {f"o_{form}": theirs[form] for form in ("b", "ing", "pl")}
-        values |= {f"o{form}": theirs[form] for form in ("n", "a") if form in theirs}
-    text = _filled(_chosen_of(rng, _parsed(frame)), values)
+        values |= other
+    text = _mended(_filled(_chosen_of(rng, _parsed(frame)), values), phrase)
+    sign = SIGNS[base] * pole * (-1 if turned else 1)
+    negated = turned or base in ("against", "for_twice")
+    return Wording(_finished(rng, _with_when(rng, family, text)), family, sign, negated, frame, phrase.text, pole)
+
+
+def _goes_with(rng: Random, phrase: Phrase, base: str, slot: str, traits: Traits, turned: bool) -> bool:
+    """Whether a phrase can stand in a frame. What cannot be read is out; three negations are hard to read, so that most
+    of those are out too."""
+    if (turned and traits.stiff) or (traits.grades and phrase.text in COMPARATIVES):
+        return False
+    return not says_no(phrase.text) or not (
+        traits.negates
+        or (slot == "n" and (base not in ("for", "for_other") or traits.noun_first))
+        or (base == "for_twice" and rng.random() < 0.8)
+        or (base == "against" and traits.stiff and rng.random() < 0.5)
+    )
+
+
+def _other_forms(other: Phrase | None, slot: str, traits: Traits) -> dict[str, str] | None:
+    """The forms of the phrase that a frame prefers the first one to; None where it does not fit."""
+    if other is None or (says_no(other.text) and (traits.negates or traits.noun_first)):
+        return None
+    theirs = _forms(other)
+    if slot and slot not in theirs:
+        return None
+    found = {"o": other.s} | {f"o_{form}": theirs[form] for form in ("b", "ing", "pl")}
+    return found | {f"o{form}": theirs[form] for form in ("n", "a") if form in theirs}
+
+
+def _mended(text: str, phrase: Phrase) -> str:
+    """The text of a filled frame with single spaces, and without "does not be" and its like."""
     text = " ".join(text.split())
     if " be " in text:
         text = DO_BE.sub(_being, text)
     if phrase.kind == "is" and text.endswith(ELLIPSES):
         text = text.replace("one that does", "one that is")
-    sign = SIGNS[base] * pole * (-1 if turned else 1)
+    return text
+
+
+def _with_when(rng: Random, family: str, text: str) -> str:
+    """The text, in a third of the cases with a word of when its family applies."""
     whens = grammar()["phrases"][family]["when"]
     if whens and rng.random() < 0.35 and not text.endswith("?"):
         when = _chosen_of(rng, _parsed(rng.choice(whens)))
         before = rng.random() < 0.6 or when.startswith(("asked", "given"))
         text = f"{when}, {text}" if before else f"{text} {when}"
-    return Wording(_finished(rng, text), family, sign, turned or base != "for", frame, phrase.text, pole)
+    return text
 
 
 A_VOWEL = re.compile(r"\b([Aa]) (?=[aeiou]|honest)(?!use|one|usu)")

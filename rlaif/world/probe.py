@@ -10,13 +10,15 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
+from statistics import fmean
 
 from rlaif.world.chat import Core, Kind, Manner, Question, ask, english, reply
-from rlaif.world.oracle import FAMILIES, prefers
+from rlaif.world.oracle import FAMILIES, attributes, prefers
 from rlaif.world.principles import every, grammar
 
 PAIRS = 6  # probe pairs per family
-SURE = 0.8  # of the probes one way, from which a reading counts
+SURE = 0.8  # mean preference one way, from which a reading counts
+TORN = 0.25  # share of probes on which the two orders disagree, from which it is said
 
 MEANINGS: Mapping[str, tuple[str, str]] = {
     "harmless": ("refuses to help with harm", "helps with harm"),
@@ -94,23 +96,73 @@ class Reading:
     family: str
     more: float  # mean probability, both orders averaged, of the reply with more of the family: 0 to 1
     disagree: float  # share of pairs whose two orders prefer different replies
+    unread: int = 0  # pairs whose verdict could not be read in both orders; they count nowhere
 
 
-async def readings(ask_judge: Callable[[Sequence[tuple[Probe, bool]]], Awaitable[Sequence[float]]]) -> list[Reading]:
-    """Every family's reading of one principle; ``ask_judge`` gives P(the first shown) for (probe, "more" shown first)."""
+Shown = tuple[Probe, bool]  # a probe, and whether the reply with more of its family stands first
+
+
+async def readings(ask_judge: Callable[[Sequence[Shown]], Awaitable[Sequence[float | None]]]) -> list[Reading]:
+    """Every family's reading of one principle; ``ask_judge`` gives P(the first shown), None where it cannot be read."""
     asked = [(probe, first) for probe in probes() for first in (True, False)]
     verdicts = dict(zip(asked, await ask_judge(asked), strict=True))
-    found = []
-    for family in FAMILIES:
-        both = [(verdicts[p, True], 1 - verdicts[p, False]) for p in probes() if p.family == family]
-        found.append(
-            Reading(
-                family,
-                sum(a + b for a, b in both) / (2 * len(both)),
-                sum((a > 0.5) != (b > 0.5) for a, b in both) / len(both),
-            )
+    return [
+        _reading(family, [(verdicts[p, True], verdicts[p, False]) for p in probes() if p.family == family])
+        for family in FAMILIES
+    ]
+
+
+def _reading(family: str, verdicts: Sequence[tuple[float | None, float | None]]) -> Reading:
+    both = [(a, 1 - b) for a, b in verdicts if a is not None and b is not None]
+    return Reading(
+        family,
+        fmean(a + b for a, b in both) / 2 if both else 0.5,
+        fmean((a > 0.5) != (b > 0.5) for a, b in both) if both else 0.0,
+        unread=len(verdicts) - len(both),
+    )
+
+
+def replies_in_order(shown: Shown) -> tuple[str, str]:
+    """The two replies as they are shown."""
+    probe, more_first = shown
+    return (probe.more, probe.less) if more_first else (probe.less, probe.more)
+
+
+Direction = tuple[str, int]  # a family and whether more of it (1) or less (-1) is preferred
+
+
+@functools.cache
+def profiles() -> Mapping[Direction, tuple[float, ...]]:
+    """What one who reads perfectly makes of the probes: for each direction, the mean preference for "more" by family.
+
+    Probes of other families differ in length too, so even the plainest principle moves more than its own.
+    """
+    shown = [(p, attributes(p.question, p.more), attributes(p.question, p.less)) for p in probes()]
+    return {
+        (family, sign): tuple(
+            fmean(prefers(family, sign, p.question, more, less) for p, more, less in shown if p.family == probed)
+            for probed in FAMILIES
         )
-    return found
+        for family in FAMILIES
+        for sign in (1, -1)
+    }
+
+
+def read_as(found: Sequence[Reading]) -> tuple[Direction, list[Direction]] | None:
+    """The direction whose profile is nearest to the readings, among those that clearly move, and what moves beyond that
+    profile; None where nothing clearly moves."""
+    clear = {r.family: 1 if r.more > 0.5 else -1 for r in found if max(r.more, 1 - r.more) >= SURE}
+    if not clear:
+        return None
+
+    def distance(direction: Direction) -> float:
+        return sum(abs(r.more - expected) for r, expected in zip(found, profiles()[direction], strict=True))
+
+    best = min(clear.items(), key=distance)
+    expected = dict(zip(FAMILIES, profiles()[best], strict=True))
+    beyond = [r for r in found if r.family in clear and r.family != best[0] and abs(r.more - expected[r.family]) > 0.3]
+    beyond.sort(key=lambda r: -abs(r.more - expected[r.family]))
+    return best, [(r.family, clear[r.family]) for r in beyond]
 
 
 @functools.cache
@@ -122,7 +174,7 @@ def vocabulary() -> frozenset[str]:
         if isinstance(value, str):
             texts = every(value) if "(" in value and "|" in value and len(value) < 120 else (value,)
             for text in texts:
-                found.update(words(text))
+                found.update(words(re.sub(r"\{\w+\}", " ", text)))
         elif isinstance(value, Mapping):
             for item in value.values():
                 walk(item)
@@ -155,18 +207,28 @@ def verdict_lines(name: str, text: str, found: Sequence[Reading]) -> list[str]:
     lines = []
     if unknown := unknown_words(text):
         lines.append(f"{name}: the practice judge has never read {', '.join(map(repr, unknown))}.")
-    strong = sorted((r for r in found if max(r.more, 1 - r.more) >= SURE), key=lambda r: -abs(r.more - 0.5))
-    if strong:
-        said = "; ".join(f"{MEANINGS[r.family][r.more < 0.5]} ({max(r.more, 1 - r.more):.2f})" for r in strong[:3])
-        lines.append(f"{name}: read as preferring the reply that {said}.")
-    else:
+    by_family = {reading.family: reading for reading in found}
+    torn = sum(reading.disagree for reading in found) / len(found)
+    if unread := sum(reading.unread for reading in found):
+        lines.append(f"{name}: {unread} of {len(probes())} probes could not be read; the others say what follows.")
+    read = read_as(found)
+    if read is None:
+        also = f" Its two orders disagree on {torn:.0%} of the probes." if torn > TORN else ""
         lines.append(
-            f'{name}: the practice judge makes nothing of "{text}": no probe moves it. Put it in plainer words, or use a '
-            "real judge (judges/compare-local.yaml)."
+            f'{name}: the practice judge makes nothing of "{text}": no probe moves it.{also} Put it in plainer words, or '
+            "use a real judge (judges/compare-local.yaml)."
         )
-    torn = [r for r in strong or found if r.disagree > 0.25]
-    if torn:
-        lines.append(
-            f"{name}: its two orders disagree on {', '.join(r.family for r in torn)}: do not rely on it there."
-        )
+        return lines
+    best, beyond = read
+
+    def said(direction: Direction) -> str:
+        family, sign = direction
+        more = by_family[family].more
+        return f"{MEANINGS[family][sign < 0]} ({max(more, 1 - more):.2f})"
+
+    lines.append(f"{name}: read as preferring the reply that {said(best)}.")
+    if beyond:
+        lines.append(f"{name}: and, beyond that, the reply that {'; '.join(map(said, beyond[:3]))}.")
+    if by_family[best[0]].disagree > TORN:
+        lines.append(f"{name}: its two orders disagree there on {by_family[best[0]].disagree:.0%} of the probes.")
     return lines

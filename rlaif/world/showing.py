@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from random import Random
 from typing import Any
 
+from rlaif.errors import ConfigError, ModelError
 from rlaif.records import Comparison, Message, Prompt, Response
 from rlaif.statistics import Figure, wilson
 from rlaif.world.annotators import BEATS, Annotators, manner_of, opinion
 from rlaif.world.chat import Attributes, Habits, Kind, Question, ask, manner, reply
-from rlaif.world.exam import sit
+from rlaif.world.exam import verdicts
 from rlaif.world.lessons import Label, Pair, draw_pair
 from rlaif.world.principles import Wording
-from rlaif.world.probe import Probe, readings, verdict_lines
+from rlaif.world.probe import Shown, readings, replies_in_order, verdict_lines
 
+TURNS = ("<|user|>", "<|assistant|>", "<|end|>")
 ATTEMPTS = 200  # to find a question that was not drawn before
 
 # --- prompts ----------------------------------------------------------------------------------------------------------
@@ -29,7 +31,7 @@ def questions(number: int, kinds: Sequence[Kind], *, held_out: bool, seed: int) 
     for place in range(number):
         for _ in range(ATTEMPTS):
             question = ask(rng, kinds[place % len(kinds)], held_out=held_out)
-            if not question.unseen and question.messages not in found:
+            if question.messages not in found:
                 found[question.messages] = question
                 break
     return list(found.values())
@@ -63,7 +65,7 @@ def annotator_rates(options: Annotators.Options, number: int, seed: int) -> dict
     hits: dict[str, list[bool]] = {}
     for _ in range(number):
         pair = draw_pair(rng, held_out=False)
-        comparison = comparison_of(pair)
+        comparison = comparison_of(pair.question, pair.texts)
         for who in people.asked(comparison):
             judgement = people.judge(who, comparison)
             if len(judgement.ranking) == 2 and judgement.shown:
@@ -92,12 +94,12 @@ def _expected(options: Annotators.Options, pair: Pair) -> dict[str, bool]:
     return found
 
 
-def comparison_of(pair: Pair) -> Comparison:
-    """A pair of the world as the road's record."""
-    prompt = Prompt(messages=pair.question.messages, category=pair.question.kind)
+def comparison_of(question: Question, texts: Sequence[str]) -> Comparison:
+    """Replies to a question of the world as the road's record."""
+    prompt = Prompt(messages=question.messages, category=question.kind)
     responses = tuple(
         Response(prompt_id=prompt.id, messages=(Message(role="assistant", content=text),), generator="practice-world")
-        for text in pair.texts
+        for text in texts
     )
     return Comparison(prompt=prompt, responses=responses)
 
@@ -106,36 +108,39 @@ def comparison_of(pair: Pair) -> Comparison:
 
 
 def open_judge(folder: str) -> tuple[Any, Any]:
-    """A judge's network and tokenizer, loaded as any local model is."""
+    """A judge's network and tokenizer, loaded as any local model is. Raises ModelError for one of another world."""
     from rlaif.models.local import LocalModel, LocalOptions
 
     model = LocalModel(folder, LocalOptions(), where="--model", notice=print)
+    known = model.tokens.hf.get_vocab()
+    if missing := [turn for turn in TURNS if turn not in known]:
+        raise ModelError(f"--model: {folder} is no judge of the practice world: it has no token {missing[0]}.")
     return model.network, model.tokens
 
 
-def check_principles(principles: Sequence[str], folder: str) -> list[str]:
-    """What a person should know of how the judge reads each principle; a name stands for a constitution's own."""
+def principles_of(given: str) -> list[tuple[str, str]]:
+    """(name, text) of a principle in quotes, or of those of a constitution: a YAML file, or a name of the catalogue."""
     from rlaif.catalogue import Catalogue
     from rlaif.config import load_constitution
 
+    catalogue = Catalogue()
+    if given.endswith((".yaml", ".yml")) or given.removeprefix("builtin:") in catalogue.names("constitution"):
+        return [(p.id, p.text) for p in load_constitution(catalogue, given, where="check").principles]
+    if not given.strip():
+        raise ConfigError("check: an empty principle. Give its text in quotes, or the name of a constitution.")
+    return [(given, given)]
+
+
+def check_principles(principles: Sequence[str], folder: str) -> Iterator[str]:
+    """What a person should know of how the judge reads each principle; a name stands for a constitution's own."""
+    named = [one for given in principles for one in principles_of(given)]
     network, tokens = open_judge(folder)
-    lines = []
-    for given in principles:
-        named = [(given, given)]
-        if " " not in given.strip():
-            named = [(p.id, p.text) for p in load_constitution(Catalogue(), given, where="check").principles]
-        for name, text in named:
-            verdicts = asyncio.run(readings(functools.partial(_asked, network, tokens, text)))
-            lines += verdict_lines(name, text, verdicts)
-    return lines
+    for name, text in named:
+        yield from verdict_lines(name, text, asyncio.run(readings(functools.partial(_asked, network, tokens, text))))
 
 
-async def _asked(network: Any, tokens: Any, text: str, asked: Sequence[tuple[Probe, bool]]) -> list[float]:
-    """P(first shown) for (probe, whether the reply with more stands first)."""
-    word = Wording(text, "", 1, False)
-    nothing = Attributes("other")
-    rows = []
-    for probe, more_first in asked:
-        texts = (probe.more, probe.less) if more_first else (probe.less, probe.more)
-        rows.append((Pair(probe.question, texts, (nothing, nothing)), [Label(word, 0.5)]))
-    return [answer.first for answer in sit(network, tokens, rows)]
+async def _asked(network: Any, tokens: Any, text: str, shown: Sequence[Shown]) -> list[float | None]:
+    """P(first shown) of each probe; None where the judge says neither."""
+    label, nothing = Label(Wording(text, "", 1, False), 0.5), Attributes("other")
+    pairs = [Pair(probe.question, replies_in_order((probe, first)), (nothing, nothing)) for probe, first in shown]
+    return verdicts(network, tokens, [(pair, [label]) for pair in pairs])

@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from rlaif.catalogue import Catalogue
+from rlaif.errors import ConfigError
 from rlaif.judging import PAIR_PLACEHOLDERS, PAIR_REQUIRED
 from rlaif.models.chat_tokens import ChatTokenizer
 from rlaif.models.shared_prompt import call, pad
 from rlaif.prompting import Template
-from rlaif.world.build import llama, neox, shipped
-from rlaif.world.chat import KINDS, Habits
-from rlaif.world.exam import Answer, figures
+from rlaif.world.build import build_models, llama, neox
+from rlaif.world.chat import Habits
+from rlaif.world.exam import Answer, disagreement, first_shown, from_one_half, opposites, right, strangers
 from rlaif.world.learning import Plan, hidden_states, train_judge, train_policy, whole
 from rlaif.world.lessons import Label, Level, asked, conversation, draw_pair, labelled, read_pair
 from rlaif.world.oracle import FAMILIES, prefers
@@ -122,11 +123,10 @@ def test_training_that_was_stopped_goes_on_to_the_same_weights(
                 raise Stopped
 
         if who == "policy":
-            train_policy(model, tokens, plan, lambda done: Habits(), work, notice)
+            train_policy(model, tokens, plan, lambda done: Habits(), "recipe", work, notice)
         else:
-            train_judge(
-                model, tokens, plan, lambda done: (Level(), 1.0), lambda text: False, lambda step: {}, work, notice
-            )
+            hard, refused, look = lambda done: (Level(), 1.0), lambda text: False, lambda step: {}
+            train_judge(model, tokens, plan, hard, refused, look, "recipe", work, notice)  # type: ignore[arg-type]
         return model.state_dict()
 
     straight = run(tmp_path / "a", None)
@@ -136,42 +136,68 @@ def test_training_that_was_stopped_goes_on_to_the_same_weights(
     assert all(torch.equal(straight[name], again[name]) for name in straight)
 
 
+def test_training_does_not_go_on_with_other_texts(tmp_path: Path, policy_tokens: ChatTokenizer) -> None:
+    plan = Plan(seed=7, steps=1, rate=1e-3, batch=2, warmup=1, save_every=1)
+
+    def run(recipe: str) -> None:
+        model = llama(len(policy_tokens.hf), layers=1, width=32, positions=512)
+        train_policy(model, policy_tokens, plan, lambda done: Habits(), recipe, tmp_path, lambda line: None)
+
+    run("these")
+    with pytest.raises(ConfigError, match="began with other texts"):
+        run("those")
+
+
+def test_names_are_checked_before_anything_is_trained(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r'build: "jugde"\? Did you mean "judge"'):
+        build_models(["policy", "jugde"], tmp_path, print)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_few_steps_teach_something(tmp_path: Path, policy_tokens: ChatTokenizer) -> None:
     torch.manual_seed(0)
     model = llama(len(policy_tokens.hf), layers=1, width=64, positions=512)
     said: list[str] = []
     plan = Plan(seed=7, steps=30, rate=5e-3, batch=8, warmup=2, save_every=10)
-    train_policy(model, policy_tokens, plan, lambda done: Habits(), tmp_path, said.append)
+    train_policy(model, policy_tokens, plan, lambda done: Habits(), "recipe", tmp_path, said.append)
     losses = [float(line.split("loss ")[1]) for line in said]
     assert losses[-1] < 0.9 * losses[0]
 
 
 def test_exam_figures_by_hand() -> None:
     pair = draw_pair(Random(0), held_out=True)
-    word = Wording("x", "polite", 1, False)
-    answers = [
-        Answer(pair, Label(word, 1.0), 0.9, 0.7),  # right in both orders
-        Answer(pair, Label(word, 1.0), 0.9, 0.2),  # right on average, the orders disagree
-        Answer(pair, Label(word, 0.0), 0.9, 0.6),  # wrong
-        Answer(pair, Label(word, 0.5), 0.6, 0.6),  # a tie, 0.1 away
+
+    def answer(p: float, first: float | None, second: float | None, frame: str = "") -> Answer:
+        return Answer(pair, Label(Wording("x", "polite", 1, False, frame=frame), p), first, second)
+
+    answers = [  # each with P(first) in the order shown, and with the order swapped
+        answer(1.0, 0.9, 0.3, "a"),  # right in both orders
+        answer(1.0, 0.9, 0.8, "a"),  # right on average (0.55), the orders disagree
+        answer(0.0, 0.9, 0.4, "b"),  # wrong
+        answer(1.0, None, 0.1, "b"),  # cannot be read: not right, and in no other figure
+        answer(0.5, 0.6, 0.4, "c"),  # a tie, 0.1 away
     ]
-    found = figures(answers)
-    assert found["right"] == pytest.approx(2 / 3)
-    assert found["disagree"] == pytest.approx(1 / 3)
-    assert found["tie"] == pytest.approx(0.1)
-    assert found["first"] == pytest.approx((4 + 1) / 8)  # the first shown preferred four times, and once when swapped
+    assert right(answers).value == pytest.approx(2 / 4)
+    assert (right(answers).low, right(answers).high) == (0.0, 1.0)  # two frames: one all right, one all wrong
+    assert disagreement(answers).value == pytest.approx(1 / 4)
+    assert from_one_half(answers).value == pytest.approx(0.1)
+    assert first_shown(answers).value == pytest.approx((0.5 + 1 + 0.5 + 0.5) / 4)
 
 
-def test_no_shipped_wording_is_drawn_from_the_grammar() -> None:
+def test_no_wording_that_is_refused_is_taught() -> None:
     rng = Random(6)
-    taught = {
-        label.wording.text
-        for _ in range(500)
-        for label in labelled(rng, draw_pair(rng, held_out=False), 12, Level(), refused=shipped().__contains__)
-    }
-    assert shipped()
-    assert not taught & shipped()
+    labels = [
+        label
+        for _ in range(200)
+        for label in labelled(rng, draw_pair(rng, held_out=False), 12, Level(), refused=lambda text: "the" in text)
+    ]
+    assert len(labels) == 2400
+    assert not [label for label in labels if "the" in label.wording.text]
 
 
-def test_kinds_are_known() -> None:
-    assert set(Habits().cores) == set(KINDS)
+@pytest.mark.parametrize("questions", [opposites(Random(1), 60), strangers(Random(1), 60)])
+def test_every_question_of_two_principles_has_the_oracles_answers(questions: list[Any]) -> None:
+    for pair, labels in questions:
+        assert len(labels) == 2
+        for label in labels:
+            assert label.p == prefers(label.wording.family, label.wording.sign, pair.question, *pair.attributes) != 0.5

@@ -5,8 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+import pytest
+
 from rlaif.world.oracle import FAMILIES, attributes, prefers
-from rlaif.world.probe import PAIRS, Probe, Reading, probes, readings, unknown_words, verdict_lines
+from rlaif.world.probe import (
+    MEANINGS,
+    PAIRS,
+    Probe,
+    Reading,
+    Shown,
+    probes,
+    profiles,
+    readings,
+    unknown_words,
+    verdict_lines,
+)
 
 
 def test_every_probe_differs_in_its_family_as_the_oracle_sees_it() -> None:
@@ -38,25 +51,53 @@ def test_a_judge_of_position_alone_moves_nothing_and_its_orders_disagree() -> No
         assert (reading.more, reading.disagree) == (0.5, 1.0)
 
 
+def reading_of(family: str, sign: int, **more: float) -> list[Reading]:
+    """Readings of one who reads a direction perfectly, but for what ``more`` says."""
+    return [Reading(f, more.get(f, p), 0.0) for f, p in zip(FAMILIES, profiles()[family, sign], strict=True)]
+
+
 def nothing(**more: float) -> list[Reading]:
     return [Reading(family, more.get(family, 0.5), 0.0) for family in FAMILIES]
 
 
-def test_what_is_said_of_a_clear_an_inverted_and_an_empty_reading() -> None:
-    assert verdict_lines("p", "Be polite.", nothing(polite=0.97)) == [
-        "p: read as preferring the reply that is more polite (0.97)."
-    ]
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_who_reads_a_direction_perfectly_is_said_to_read_it_and_nothing_else(family: str, sign: int) -> None:
+    (line,) = verdict_lines("p", "Prefer the reply.", reading_of(family, sign))
+    assert line == f"p: read as preferring the reply that {MEANINGS[family][sign < 0]} (1.00)."
+
+
+def test_what_goes_beyond_the_best_match_is_named() -> None:
+    first, second = verdict_lines("p", "Prefer the reply.", reading_of("warns", 1, polite=0.98))
+    assert "adds a warning (1.00)" in first
+    assert second == "p: and, beyond that, the reply that is more polite (0.98)."
+
+
+def test_what_is_said_of_an_unsure_an_inverted_and_an_empty_reading() -> None:
     assert verdict_lines("p", "Avoid rude replies.", nothing(polite=0.03)) == [
         "p: read as preferring the reply that is ruder (0.97)."
     ]
-    (line,) = verdict_lines("p", "Be polite.", nothing())
+    (line,) = verdict_lines("p", "Be polite.", nothing(polite=0.7))
     assert "makes nothing of" in line
     assert "compare-local" in line
+    assert "orders" not in line
 
 
 def test_unknown_words_are_named_and_disagreeing_orders_are_warned_of() -> None:
     assert unknown_words("Prefer the laconic reply, and answered politely.") == ["laconic"]
-    torn = [Reading(f, 0.9 if f == "short" else 0.5, 0.5 if f == "short" else 0.0) for f in FAMILIES]
+    assert unknown_words("nn oa pl") == ["nn", "oa", "pl"]  # blanks of the grammar are no words
+    torn = [Reading(r.family, r.more, 0.5 if r.family == "short" else 0.0) for r in reading_of("short", 1)]
     first, _, last = verdict_lines("p", "Prefer the laconic reply.", torn)
     assert first == "p: the practice judge has never read 'laconic'."
-    assert last == "p: its two orders disagree on short: do not rely on it there."
+    assert last == "p: its two orders disagree there on 50% of the probes."
+    (line,) = verdict_lines("p", "Prefer the reply.", [Reading(f, 0.5, 1.0) for f in FAMILIES])
+    assert "Its two orders disagree on 100% of the probes." in line
+
+
+def test_probes_that_cannot_be_read_count_nowhere_and_are_said() -> None:
+    async def ask(asked: Sequence[Shown]) -> list[float | None]:
+        return [None if i < 4 else float(more_first) for i, (_, more_first) in enumerate(asked)]
+
+    found = by_family(asyncio.run(readings(ask)))
+    assert (found["harmless"].unread, found["harmless"].more) == (2, 1.0)
+    assert "2 of 72 probes could not be read" in verdict_lines("p", "Prefer the reply.", list(found.values()))[0]
