@@ -209,7 +209,11 @@ def verdict_lines(name: str, text: str, found: Sequence[Reading]) -> list[str]:
         lines.append(f"{name}: the practice judge has never read {', '.join(map(repr, unknown))}.")
     by_family = {reading.family: reading for reading in found}
     torn = sum(reading.disagree for reading in found) / len(found)
-    if unread := sum(reading.unread for reading in found):
+    unread = sum(reading.unread for reading in found)
+    if unread == len(probes()):
+        lines.append(f"{name}: not one of {unread} probes could be read: this model says neither 1 nor 2.")
+        return lines
+    if unread:
         lines.append(f"{name}: {unread} of {len(probes())} probes could not be read; the others say what follows.")
     read = read_as(found)
     if read is None:

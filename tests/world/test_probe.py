@@ -100,4 +100,8 @@ def test_probes_that_cannot_be_read_count_nowhere_and_are_said() -> None:
 
     found = by_family(asyncio.run(readings(ask)))
     assert (found["harmless"].unread, found["harmless"].more) == (2, 1.0)
+    nothing_read = [Reading(f, 0.5, 0.0, unread=PAIRS) for f in FAMILIES]
+    assert verdict_lines("p", "Prefer the reply.", nothing_read) == [
+        "p: not one of 72 probes could be read: this model says neither 1 nor 2."
+    ]
     assert "2 of 72 probes could not be read" in verdict_lines("p", "Prefer the reply.", list(found.values()))[0]
