@@ -14,7 +14,7 @@ from functools import lru_cache
 
 from rlaif.mock.options import MockOptions
 from rlaif.mock.schema import choices_in
-from rlaif.mock.talk import Question, keyed, mixed, text_hash, uniform
+from rlaif.mock.talk import Question, mixed, text_hash, uniform
 
 NOUN = r"(?:reply|response|answer|output|assistant|completion|candidate|option)"
 FENCED = re.compile(rf"<<(\w+) {NOUN} \w{{1,2}}>>", re.IGNORECASE)
@@ -22,25 +22,29 @@ LABELLED = re.compile(
     rf"(\W*)(?:[a-z]+\W+){{0,5}}?{NOUN}\W{{0,3}}([a-z]|[1-9])\b(?:'s)?(?:\W+[a-z]+){{0,3}}\W*", re.IGNORECASE
 )
 CLOSING = re.compile(r"\bend\b|^\W*</", re.IGNORECASE)
+END = re.compile(r"\W*end\W*", re.IGNORECASE)
+ASKING = re.compile(r"\[\[|\[RESULT\]|\b[A-Z1-9]\b\W{0,3} or \W{0,3}[A-Z1-9]\b")
 LONGEST_MARKER = 60  # characters of a line that opens a reply
 BRACKETED = re.compile(r"\[\[\s*(\w{1,12})\s*\]\]")
 EITHER = re.compile(r"\b([A-Z]|[1-9])\b[\"')\]]{0,2} or [\"'(\[]{0,2}([A-Z]|[1-9])\b")
 SCALE = re.compile(r"\b(\d{1,2})\s?(?:to|-|–|and)\s?(\d{1,2})\b")
 SCORING = re.compile(r"\b(?:scale|scor|rat(?:e|ing)|grade)", re.IGNORECASE)
 TIE = re.compile(r"\btie\b", re.IGNORECASE)
-QUALITY = re.compile(r"quality=(0(?:\.\d+)?|1(?:\.0+)?)(?![\d.])")
+QUALITY = re.compile(r"quality=(0(?:\.\d+)?|1(?:\.0+)?)(?!\d|\.\d)")
+ALONE = "{verdict}"
+FORMS = (("[[", "{reason}\n[[{verdict}]]"), ("[RESULT]", "Feedback: {reason} [RESULT] {verdict}"))  # by a sign of it
 TURNS_OF_A_PAIR = 4  # prompt, two replies and the question, each a user turn of its own
 HALF_LENGTH = 200  # characters of a reply whose length stands for quality 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What the instructions offer: the options, whether the last of them is a tie, and how a verdict is written."""
+    """What the instructions offer: the options, whether the last of them is a tie, and the form of a verdict."""
 
     options: tuple[str, ...]
     tie: bool = False
-    bracketed: bool = False
     scale: bool = False
+    form: str = ALONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +88,14 @@ def _material(before: str, last: str) -> tuple[str, dict[str, str]]:
             elif head == "end" or not head.isalnum():  # a line that only speaks of the fence
                 rest.append(text)
         return "\n".join(rest), replies
-    rest, replies = [before], {}
+    return _by_headings(before, last)
+
+
+def _by_headings(before: str, last: str) -> tuple[str, dict[str, str]]:
+    """The same where replies stand under lines that name them. One that nobody closes ends before the last paragraph, if
+    that asks for a verdict."""
+    rest: list[str] = [before]
+    replies: dict[str, str] = {}
     label, prefix = "", ""
     for line in last.split("\n"):
         match = LABELLED.fullmatch(line) if len(line) <= LONGEST_MARKER else None
@@ -92,65 +103,70 @@ def _material(before: str, last: str) -> tuple[str, dict[str, str]]:
             label, prefix = ("" if CLOSING.search(line) else match[2].upper()), match[1].strip()
             if label:
                 replies[label] = ""
-        elif label and not (prefix and line.startswith(prefix)):
+        elif label and not END.fullmatch(line) and not (prefix and line.startswith(prefix)):
             replies[label] += line + "\n"
         else:
             label = ""
             rest.append(line)
+    if label:
+        reply, _, asks = replies[label].rpartition("\n\n")
+        if reply and ASKING.search(asks):
+            replies[label] = reply
+            rest.append(asks)
     return "\n".join(rest), {key: text.strip() for key, text in replies.items()}
 
 
 @lru_cache(maxsize=4096)
 def asked_for(instructions: str, labels: tuple[str, ...]) -> Asked | None:
     """The options that instructions offer: the replies' labels, words in [[ ]], "A or B", or a scale of numbers."""
+    form = next((form for sign, form in FORMS if sign in instructions), ALONE)
     words = tuple(dict.fromkeys(BRACKETED.findall(instructions)))
-    bracketed = bool(words)
     if len(labels) > 1:
         others = [word for word in words if word not in labels and word.lower() not in ("rating", "score")]
         if not others and TIE.search(instructions):
             others = ["tie"]
-        return Asked((*labels, *others[:1]), tie=bool(others), bracketed=bracketed)
+        return Asked((*labels, *others[:1]), tie=bool(others), form=form)
     match = SCALE.search(instructions)
     if match and int(match[1]) < int(match[2]) and SCORING.search(instructions):
         numbers = tuple(str(number) for number in range(int(match[1]), int(match[2]) + 1))
-        return Asked(numbers, bracketed=bracketed, scale=True)
+        return Asked(numbers, scale=True, form=form)
     if len(words) > 1:
-        return Asked(words, tie=len(words) > 2, bracketed=True)
+        return Asked(words, tie=len(words) > 2, form=form)
     if match := EITHER.search(instructions):
-        return Asked((match[1], match[2]))
+        return Asked((match[1], match[2]), form=form)
     return None
 
 
 def masses(task: Task, question: Question, options: MockOptions) -> list[float]:
     """The probability of every option of the task; they add up to 1."""
-    asked = task.asked
+    asked, view = task.asked, _view(options.seed, question.model, task.instructions)
     if asked.scale:
-        seen = _seen(task.replies[0] if task.replies else question.turns[-1][1], task, question, options)
+        seen = _seen(task.replies[0] if task.replies else question.turns[-1][1], view, options)
         return _on_a_scale(len(asked.options), seen, options.sharpness)
     count = len(asked.options) - asked.tie
     texts = task.replies or tuple(f"{option}\n{question.turns[-1][1]}" for option in asked.options[:count])
-    logits = [options.sharpness * _seen(text, task, question, options) for text in texts[:count]]
+    logits = [options.sharpness * _seen(text, view, options) for text in texts[:count]]
     logits += [0.0] * (count - len(logits))
     logits[0] += options.position_bias
     p = _softmax(logits)
     if not asked.tie:
         return p
-    first, second = sorted(p)[-1], sorted(p)[-2]
+    *_, second, first = sorted(p)
     tie = options.ties * 4 * first * second / (first + second) ** 2
-    return [*(value * (1 - tie) for value in p), tie]
-
-
-def _seen(text: str, task: Task, question: Question, options: MockOptions) -> float:
-    """A reply's quality as this judge sees it."""
-    hashed = text_hash(text)
-    own = uniform(mixed(hashed, _view(options.seed, question.model, task.instructions)))
-    return options.skill * quality(text, hashed, options) + (1 - options.skill) * own
+    return [*[value * (1 - tie) for value in p], tie]
 
 
 @lru_cache(maxsize=4096)
 def _view(seed: int, model: str, instructions: str) -> int:
     """What a model's own opinions hang on, beside the reply."""
     return mixed(seed, text_hash(model), text_hash(instructions))
+
+
+def _seen(text: str, view: int, options: MockOptions) -> float:
+    """A reply's quality as the judge of this view sees it."""
+    hashed = text_hash(text)
+    own = uniform(mixed(hashed ^ view))
+    return options.skill * quality(text, hashed, options) + (1 - options.skill) * own
 
 
 def quality(text: str, hashed: int, options: MockOptions) -> float:
@@ -160,7 +176,7 @@ def quality(text: str, hashed: int, options: MockOptions) -> float:
         return float(match[1])
     if options.truth == "length":
         return len(text) / (len(text) + HALF_LENGTH)
-    return keyed("quality", hashed, options.seed)
+    return uniform(mixed(hashed, options.seed))
 
 
 def _on_a_scale(count: int, seen: float, sharpness: float) -> list[float]:

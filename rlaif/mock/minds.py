@@ -60,12 +60,13 @@ class Minds:
         return found
 
     def _key(self, question: Question, request: int, attempt: int, index: int) -> int:
-        """What the draws of an answer hang on, a 64-bit hash: at temperature 0 the conversation alone."""
-        seed, likeliest = self._options.seed, self._temperature(question) == 0
-        if question.seed is None and not likeliest:
-            return mixed(seed, request, attempt, index)
+        """What the draws of an answer hang on, a 64-bit hash: at temperature 0 what was said last."""
+        if self._temperature(question) == 0:
+            return mixed(self._options.seed, text_hash(question.turns[-1][1]))
+        if question.seed is None:
+            return mixed(self._options.seed, request, attempt, index)
         content = text_hash("\x1f".join([question.model, *[text for _, text in question.turns]]))
-        return mixed(seed, content) if likeliest else mixed(seed, content, question.seed or 0, index)
+        return mixed(self._options.seed, content, question.seed, index)
 
     def _thought(self, question: Question, task: Task | None, p: list[float], key: int) -> Thought:
         if task is None:
@@ -76,10 +77,8 @@ class Minds:
         reason = REASONS[int(keyed("reason", key) * len(REASONS))]
         if question.schema:
             return Thought(_json(question, verdict, reason, key), options, verdict, reason)
-        if task.asked.bracketed:
-            return Thought(f"{reason}\n[[{verdict}]]", options, verdict)
-        goes_on = question.turns[-1][0] == "assistant"
-        return Thought(f" {verdict}" if goes_on else verdict, options, verdict)
+        text = task.asked.form.format(reason=reason, verdict=verdict)
+        return Thought(f" {text}" if question.turns[-1][0] == "assistant" else text, options, verdict)
 
     def _temperature(self, question: Question) -> float:
         if question.reasoning or question.temperature is None:

@@ -16,6 +16,8 @@ from typing import Any, Literal
 STATUSES = ("200", "400", "401", "403", "404", "405", "409", "413", "429", "500", "502", "503", "529", "none")
 TOKENS = ("prompt", "cached", "cache_write", "completion")  # prompt: all of them, cached and written ones too
 LINES = ("succeeded", "errored", "expired", "canceled")
+PLAIN = ("requests", "answered", "distinct", "repeats", "in_flight", "peak_in_flight", "untracked")
+REQUESTS, ANSWERED, DISTINCT, REPEATS, IN_FLIGHT, PEAK, UNTRACKED, BATCH_REPEATS = range(8)  # their cells
 REQUEST_SLOTS = 1 << 22
 KEY_SLOTS = 1 << 10
 FULL = 0.9  # share of slots from which no new hash is taken in
@@ -90,26 +92,20 @@ class Tally:
 
     def __init__(self, lock: AbstractContextManager[Any], faults: Sequence[str]) -> None:
         self.lock = lock
-        self._cells = [
-            *(
-                "requests",
-                "in_flight",
-                "peak_in_flight",
-                "answered",
-                "repeats",
-                "distinct",
-                "untracked",
-                "batch_repeats",
-            ),
+        self._names = [
+            *PLAIN,
+            "batch_repeats",
+            *(f"{sort}/{token}" for sort in ("tokens", "billed", "batch") for token in TOKENS),
             *(f"status/{status}" for status in STATUSES),
             *(f"fault/{fault}" for fault in faults),
-            *(f"{sort}/{token}" for sort in ("answered", "billed", "batch") for token in TOKENS),
             *(f"line/{outcome}" for outcome in LINES),
         ]
         self._faults = tuple(faults)
-        self._cell = {name: place for place, name in enumerate(self._cells)}
-        memory = Memory(REQUEST_SLOTS * 16 + KEY_SLOTS * 64 + len(self._cells) * 8 + 4096)
-        self._count = memory.take("Q", len(self._cells))
+        self._cell = {name: place for place, name in enumerate(self._names)}
+        self._status = {status: self._cell[f"status/{status}"] for status in STATUSES}
+        self._fault = {fault: self._cell[f"fault/{fault}"] for fault in faults}
+        memory = Memory(REQUEST_SLOTS * 16 + KEY_SLOTS * 64 + len(self._names) * 8 + 4096)
+        self._count = memory.take("Q", len(self._names))
         self._requests = HashTable(memory, REQUEST_SLOTS)
         self._attempts = memory.take("I", REQUEST_SLOTS)
         self._answers = memory.take("I", REQUEST_SLOTS)
@@ -119,12 +115,12 @@ class Tally:
 
     def arrive(self, key: int) -> tuple[int, int]:
         """Count a request of an API key in; returns the key's place and how many requests it has made."""
-        count, cell = self._count, self._cell
+        count = self._count
         with self.lock:
-            count[cell["requests"]] += 1
-            count[cell["in_flight"]] += 1
-            if count[cell["in_flight"]] > count[cell["peak_in_flight"]]:
-                count[cell["peak_in_flight"]] = count[cell["in_flight"]]
+            count[REQUESTS] += 1
+            count[IN_FLIGHT] += 1
+            if count[IN_FLIGHT] > count[PEAK]:
+                count[PEAK] = count[IN_FLIGHT]
             place = self._keys.place(key) or OTHERS
             self._key_counts[2 * place] += 1
             return place, self._key_counts[2 * place]
@@ -134,41 +130,42 @@ class Tally:
         with self.lock:
             place = self._requests.place(request)
             if place is None:
-                self._count[self._cell["untracked"]] += 1
+                self._count[UNTRACKED] += 1
                 return 1
             self._attempts[place] += 1
             return int(self._attempts[place])
 
     def leave(self, key: int, status: str, fault: str | None, bill: Bill | None) -> None:
         """Count a request out: what it was sent, and what the model wrote for it."""
-        count, cell = self._count, self._cell
+        count = self._count
         with self.lock:
-            count[cell["in_flight"]] -= 1
-            count[cell[f"status/{status}"]] += 1
+            count[IN_FLIGHT] -= 1
+            count[self._status[status]] += 1
             if fault:
-                count[cell[f"fault/{fault}"]] += 1
+                count[self._fault[fault]] += 1
             if bill:
-                self._add("billed", bill.tokens)
+                self._add(self._cell["billed/prompt"], bill.tokens)
                 if bill.answered:
-                    self._add("answered", bill.tokens)
-                    count[cell["answered"]] += 1
+                    self._add(self._cell["tokens/prompt"], bill.tokens)
+                    count[ANSWERED] += 1
                     self._key_counts[2 * key + 1] += 1
                     answers = self._answer(bill.request)
-                    count[cell["distinct"]] += answers == 1
-                    count[cell["repeats"]] += answers == 2
+                    count[DISTINCT] += answers == 1
+                    count[REPEATS] += answers == 2
 
     def line(self, outcome: str, bill: Bill) -> None:
         """Count one line of a batch, by what became of it."""
-        count, cell = self._count, self._cell
         with self.lock:
-            count[cell[f"line/{outcome}"]] += 1
-            self._add("batch", bill.tokens)
+            self._count[self._cell[f"line/{outcome}"]] += 1
+            self._add(self._cell["batch/prompt"], bill.tokens)
             if bill.answered:
-                count[cell["batch_repeats"]] += self._answer(bill.request) == 2
+                self._count[BATCH_REPEATS] += self._answer(bill.request) == 2
 
-    def _add(self, sort: str, tokens: Sequence[int]) -> None:
-        for place, number in enumerate(tokens, self._cell[f"{sort}/prompt"]):
-            self._count[place] += number
+    def _add(self, start: int, tokens: Sequence[int]) -> None:
+        """Add to the cells of TOKENS that begin at ``start``."""
+        for place, number in enumerate(tokens, start):
+            if number:
+                self._count[place] += number
 
     def _answer(self, request: int) -> int:
         """How many times this request has now been completely answered; 0 where it is not tracked."""
@@ -181,17 +178,17 @@ class Tally:
     def clear(self) -> None:
         """Everything back to zero, but for requests in flight."""
         with self.lock:
-            flying = self._count[self._cell["in_flight"]]
+            flying = self._count[IN_FLIGHT]
             for view in (self._count, self._attempts, self._answers, self._key_counts, *self.levels.values()):
                 zero(view)
             self._requests.clear()
             self._keys.clear()
-            self._count[self._cell["in_flight"]] = self._count[self._cell["peak_in_flight"]] = flying
+            self._count[IN_FLIGHT] = self._count[PEAK] = flying
 
     def stats(self) -> dict[str, Any]:
         """The counts as JSON; what never happened is left out of the tables."""
         with self.lock:
-            count = dict(zip(self._cells, self._count.tolist(), strict=True))
+            count = dict(zip(self._names, self._count.tolist(), strict=True))
             keys = {
                 f"{key:016x}"[:12]: self._key_counts[2 * place : 2 * place + 2].tolist()
                 for key, place in self._keys.items()
@@ -200,13 +197,12 @@ class Tally:
         def table(prefix: str, names: Sequence[str]) -> dict[str, int]:
             return {name: count[f"{prefix}/{name}"] for name in names if count[f"{prefix}/{name}"]}
 
-        plain = ("requests", "answered", "distinct", "repeats", "in_flight", "peak_in_flight", "untracked")
         return {
-            **{name: count[name] for name in plain},
+            **{name: count[name] for name in PLAIN},
             "by_status": table("status", STATUSES),
             "by_fault": table("fault", self._faults),
             "by_key": {key: {"requests": asked, "answered": answered} for key, (asked, answered) in keys.items()},
-            "tokens": {name: count[f"answered/{name}"] for name in TOKENS},
+            "tokens": {name: count[f"tokens/{name}"] for name in TOKENS},
             "billed": {name: count[f"billed/{name}"] for name in TOKENS},
             "batch": {
                 "lines": table("line", LINES),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 from collections import Counter
 from typing import Any
 
@@ -16,7 +17,7 @@ from rlaif.catalogue import Catalogue
 from rlaif.judging import PAIR_PLACEHOLDERS, PAIR_REQUIRED
 from rlaif.judging.reading import option_masses, read_choice
 from rlaif.mock import MockOptions, MockServer
-from rlaif.mock.judge import Task, masses, read_task
+from rlaif.mock.judge import Task, masses, quality, read_task
 from rlaif.mock.talk import Question, pieces
 from rlaif.prompting import Template
 from tests.mock.serving import ANTHROPIC, BRACKETS, KEY, LETTER, chat, message, pair, post, serving
@@ -58,6 +59,11 @@ PROMPTS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
         ("A", "B", "C"),
         ("one", "two"),
     ),
+    "nothing between the last reply and the question": (
+        "Reply A:\none\n\nmore\nReply B:\ntwo\n\nmore\n\nSay [[A]], [[B]] or [[C]].",
+        ("A", "B", "C"),
+        ("one\n\nmore", "two\n\nmore"),
+    ),
     "parentheses and bold": ("**Output (a):**\none\n**Output (b):**\ntwo", ("A", "B"), ("one", "two")),
     "three": ("Reply A:\none\nReply B:\ntwo\nReply C:\nthree", ("A", "B", "C"), ("one", "two", "three")),
     "tie in words": ("Response A:\none\nResponse B:\ntwo\n", ("A", "B"), ("one", "two")),
@@ -72,6 +78,27 @@ def test_options_and_replies_are_found_in(row: str) -> None:
     task = task_of(("user", prompt))
     assert task
     assert (task.asked.options, task.replies) == (options, replies)
+
+
+FORMS = {
+    "letter alone": ("Reply A:\none\nReply B:\ntwo\nEnd\nAnswer with the letter.", r"[AB]"),
+    "brackets": ("Reply A:\none\nReply B:\ntwo\n[End]\nSay [[A]] or [[B]].", r".*\n\[\[[AB]\]\]"),
+    "result": (
+        "###Response A:\none\n\n###Response B:\ntwo\n\n###Feedback (end with [RESULT] A or B):",
+        r"Feedback: .* \[RESULT\] [AB]",
+    ),
+    "rating": ("Rate the reply from 1 to 10, as [[rating]].\n\nThe reply: four.", r".*\n\[\[\d+\]\]"),
+}
+
+
+@pytest.mark.parametrize("row", FORMS)
+def test_a_verdict_has_the_form_asked_for(row: str) -> None:
+    prompt, form = FORMS[row]
+
+    async def test(_: MockServer, session: aiohttp.ClientSession) -> str:
+        return str((await post(session, chat(prompt)))[1]["choices"][0]["message"]["content"])
+
+    assert re.fullmatch(form, serving(test))
 
 
 def test_a_scale_is_offered_as_numbers() -> None:
@@ -101,6 +128,16 @@ def test_every_shipped_template_is_understood(name: str) -> None:
 
 def test_the_planted_quality_decides_where_skill_is_whole() -> None:
     assert p_of(pair(LETTER, GOOD, BAD), skill=1, position_bias=0)[0] == pytest.approx(1 / (1 + math.exp(-6 * 0.7)))
+
+
+@pytest.mark.parametrize(("text", "number"), [("quality=0.73.", 0.73), ("quality=1", 1.0), ("(quality=0)", 0.0)])
+def test_a_mark_is_read(text: str, number: float) -> None:
+    assert quality(f"Yes. {text} No.", 1, MockOptions()) == number
+
+
+@pytest.mark.parametrize("text", ["quality=1.5", "quality=2", "quality=high", "equality"])
+def test_what_is_no_mark_is_not_read(text: str) -> None:
+    assert quality(f"Yes. {text} No.", 1, MockOptions()) == quality("", 1, MockOptions())
 
 
 def test_orders_mirror_each_other_but_for_the_position_bias() -> None:
@@ -183,7 +220,7 @@ def test_votes_fall_as_often_as_the_log_probability_says(way: str) -> None:
         return p, found["A"] / n
 
     p, share = serving(test)
-    assert 0.5 < p < 0.9
+    assert 0.1 < p < 0.9  # neither is sure
     assert abs(share - p) < 4 * math.sqrt(p * (1 - p) / n)
 
 
