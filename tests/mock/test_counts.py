@@ -130,7 +130,7 @@ def test_in_flight_and_its_peak() -> None:
         await asyncio.gather(*calls)
         assert (server.stats()["in_flight"], server.stats()["peak_in_flight"]) == (0, 5)
 
-    serving(test, latency="100ms")
+    serving(test, latency="300ms")
 
 
 # --- the table under it -----------------------------------------------------------------------------------------------

@@ -57,17 +57,16 @@ def test_workers_share_port_counts_attempts_and_limits() -> None:
         assert stats["by_status"] == {"200": 60, "500": 60}
         server.reset()
         assert server.stats()["requests"] == 0
-    with start(MockOptions(workers=3, rpm=50)) as server:
+    with start(MockOptions(workers=3, rpm=5)) as server:
 
         async def press() -> list[int]:
             connector = aiohttp.TCPConnector(force_close=True)
             async with aiohttp.ClientSession(server.url, connector=connector) as session:
-                return [
-                    status for status, _, _ in await asyncio.gather(*(post(session, chat(f"{i}")) for i in range(80)))
-                ]
+                replies = await asyncio.gather(*(post(session, chat(f"{i}")) for i in range(30)))
+            return [status for status, _, _ in replies]
 
         statuses = asyncio.run(press())
-        assert (statuses.count(200), statuses.count(429)) == (50, 30)
+        assert (statuses.count(200), statuses.count(429)) == (5, 25)
 
 
 def test_batches_and_files_live_in_one_of_the_workers() -> None:
@@ -105,6 +104,7 @@ def test_a_process_answers_as_the_library_does() -> None:
         assert asyncio.run(ask(server.url)) == asyncio.run(here())
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks for processes in /proc")
 def test_a_server_ends_with_the_process_that_started_it() -> None:
     script = "import time; from rlaif.mock import *; s = start(MockOptions(workers=2)); print(s._process.pid, flush=True); time.sleep(60)"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
