@@ -272,6 +272,19 @@ def export(
         print(line)
 
 
+# --- rehearsal --------------------------------------------------------------------------------------------------------
+
+
+@app.command(
+    "mock-server", add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
+)
+def mock_server(context: typer.Context) -> None:
+    """A mock LLM server with the wire formats of OpenAI and Anthropic, to rehearse on before paying."""
+    from rlaif.mock.cli import run
+
+    run(context.args)
+
+
 # --- plumbing ---------------------------------------------------------------------------------------------------------
 
 
