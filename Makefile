@@ -2,10 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 STAMP = $(VENV)/.made
 
-.PHONY: quickstart test test-all lint bench-local clean
-
-quickstart: $(STAMP)  ## the whole road offline on the small models that ship; writes runs/quickstart/report.html
-	$(VENV)/bin/rlaif run quickstart --out runs/quickstart
+.PHONY: test test-all lint bench-local clean
 
 test: $(STAMP) lint  ## lint, types and tests; makes the environment when it is missing
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
