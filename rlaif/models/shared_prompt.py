@@ -135,9 +135,17 @@ def selected(cache: Any, index: Tensor) -> Any:
     own = copy.copy(cache)
     own.layers = [copy.copy(layer) for layer in cache.layers]
     for layer in own.layers:
-        if layer.get_seq_length() > 0:  # index_select: three times as fast backwards as indexing, the cache's own way
-            layer.keys, layer.values = layer.keys.index_select(0, index), layer.values.index_select(0, index)
+        if layer.get_seq_length() > 0:
+            layer.keys, layer.values = _rows(layer.keys, index), _rows(layer.values, index)
     return own
+
+
+def _rows(x: Tensor, index: Tensor) -> Tensor:
+    """``x[index]``, several times as fast backwards: every row as often as the others is a sum, the rest a scatter."""
+    times, rest = divmod(len(index), len(x))
+    if not rest and torch.equal(index, torch.arange(len(x), device=index.device).repeat_interleave(times)):
+        return x[:, None].expand(-1, times, *x.shape[1:]).flatten(0, 1)
+    return x.index_select(0, index)
 
 
 def cut(lengths: Sequence[int], overhead: int) -> list[list[int]]:

@@ -98,8 +98,8 @@ def level(done: float) -> tuple[Level, float]:
 
 
 JUDGES: dict[str, tuple[Callable[..., Any], Plan]] = {
-    "judge": (llama, Plan(seed=1, steps=4000, rate=2e-3, batch=16)),
-    "second-judge": (neox, Plan(seed=2, steps=3600, rate=2e-3, batch=16)),
+    "judge": (llama, Plan(seed=1, steps=6000, rate=2e-3, batch=16, muon=True)),
+    "second-judge": (neox, Plan(seed=2, steps=6000, rate=2e-3, batch=16, muon=True)),
 }
 POLICY = Plan(seed=0, steps=8000, rate=3e-3, batch=24)
 STUDIED = 0.8  # the share of its plan after which a policy takes its habits on
@@ -156,7 +156,7 @@ def build_judge(name: str, work: Path, notice: Notice) -> None:
     make, plan = JUDGES[name]
     tokens = tokenizer(name, work)
     torch.manual_seed(plan.seed)
-    model = make(len(tokens.hf), layers=6, width=128, positions=1024)
+    model = make(len(tokens.hf), layers=8, width=128, positions=1024)
     notice(f"{name}: {parameters(model):,} parameters")
     kept_out, made = shipped(), recipe(name, work)
 

@@ -116,7 +116,7 @@ def test_training_that_was_stopped_goes_on_to_the_same_weights(
     def run(work: Path, stop_at: int | None) -> Any:
         torch.manual_seed(0)
         model = llama(len(tokens.hf), layers=1, width=32, positions=512)
-        plan = Plan(seed=7, steps=4, rate=1e-3, batch=2, principles=2, warmup=1, save_every=1)
+        plan = Plan(seed=7, steps=4, rate=1e-3, batch=2, principles=2, warmup=1, save_every=1, muon=who == "judge")
 
         def notice(line: str) -> None:
             if stop_at is not None and line.startswith(f"step {stop_at}"):
