@@ -70,15 +70,23 @@ def annotators(
     seed: Seed = 0,
     options: Annotated[list[str], typer.Option("--set", help="An option of the annotators, such as noise=0.25.")] = [],  # noqa: B006
 ) -> None:
-    """Let simulated people label random pairs, and compare what they do with the truth and with the faults planted."""
+    """Let simulated people label random pairs, and compare what they do with what their values and faults imply."""
     from rlaif.component import parse_options
     from rlaif.config import apply_settings
     from rlaif.world.annotators import Annotators
     from rlaif.world.showing import annotator_rates
 
     chosen = parse_options(Annotators, apply_settings({}, options), "--set")
-    for name, figure in annotator_rates(chosen, number, seed).items():
-        print(f"{name:<34}{figure.value:.3f}  ({figure.low:.3f} to {figure.high:.3f}, n = {figure.n})")
+    rates = annotator_rates(chosen, number, seed)
+    ties = rates["ties"].measured
+    left_out = round((ties.value or 0) * ties.n)
+    print(
+        f"{number:,} pairs, {ties.n:,} labels; {left_out:,} ties, left out of what is preferred or agrees with values"
+    )
+    print(f"{'':<34}{'measured':<44}implied by the options")
+    for name, (figure, implied) in rates.items():
+        interval = "" if figure.low is None else f"{figure.low:.3f} to {figure.high:.3f}, "
+        print(f"{name:<34}{f'{figure.value:.3f}  ({interval}n = {figure.n})':<44}{implied:.3f}")
 
 
 @app.command()

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import functools
+<<<<<<< HEAD
 from collections.abc import Iterator, Sequence
+=======
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+>>>>>>> annotators
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 from rlaif.errors import ConfigError, ModelError
 from rlaif.records import Comparison, Message, Prompt, Response
-from rlaif.statistics import Figure, wilson
+from rlaif.statistics import Figure, cluster_mean, wilson
 from rlaif.world.annotators import BEATS, Annotators, manner_of, opinion
 from rlaif.world.chat import Attributes, Habits, Kind, Question, ask, manner, reply
 from rlaif.world.exam import verdicts
 from rlaif.world.lessons import Label, Pair, draw_pair
+from rlaif.world.oracle import prefers
 from rlaif.world.principles import Wording
 from rlaif.world.probe import Shown, readings, replies_in_order, verdict_lines
 
@@ -58,13 +64,54 @@ def shown(question: Question, seed: int) -> str:
 # --- annotators -------------------------------------------------------------------------------------------------------
 
 
-def annotator_rates(options: Annotators.Options, number: int, seed: int) -> dict[str, Figure]:
-    """How often simulated people do what their values and their planted faults say, on random pairs."""
+RATES = {  # what the options call it, and what is printed
+    "values": "agrees with the values",
+    "position": "first shown preferred",
+    "length": "longer preferred",
+    "lists": "list preferred",
+    "own_style": "own style preferred",
+    "cycle": "winner of the cycle preferred",
+}
+TIES, AGREE, AGREE_CLEARLY = "ties", "two votes agree", "two votes agree, without ties"
+
+
+class Rate(NamedTuple):
+    """What simulated people did, and what their options imply on the same pairs."""
+
+    measured: Figure
+    implied: float
+
+
+class Vote(NamedTuple):
+    """What one person says of a pair: 1 for its first reply, 0 for its second, 0.5 for a tie."""
+
+    said: float
+    chances: dict[float, float]  # of saying each, as the options imply
+    rules: dict[str, bool]
+
+
+class Row(NamedTuple):
+    """What one label, or two people's labels of one pair, add to a rate."""
+
+    hit: bool
+    counts: bool  # False where the rate leaves them out, being ties
+    hit_chance: float  # of a hit that counts
+    counts_chance: float
+
+
+def annotator_rates(options: Annotators.Options, number: int, seed: int) -> dict[str, Rate]:
+    """How often simulated people do what their values and their planted faults say, on random pairs.
+
+    Rates of what is preferred leave ties out. What the options imply is computed from the chance that a bias, a taste,
+    the values or noise decide a label, given the pair and the order it was shown in: the measured rates differ from it
+    by those draws alone.
+    """
     people = Annotators.of(options, seed)
     rng = Random(f"annotators/{seed}")
-    hits: dict[str, list[bool]] = {}
-    for _ in range(number):
+    rows: dict[str, list[tuple[int, Row]]] = {name: [] for name in (TIES, *RATES.values(), AGREE, AGREE_CLEARLY)}
+    for place in range(number):
         pair = draw_pair(rng, held_out=False)
+<<<<<<< HEAD
         comparison = comparison_of(pair.question, pair.texts)
         for who in people.asked(comparison):
             judgement = people.judge(who, comparison)
@@ -74,29 +121,93 @@ def annotator_rates(options: Annotators.Options, number: int, seed: int) -> dict
                 for name, expected in _expected(options, pair).items():
                     hits.setdefault(name, []).append((best == comparison.responses[0].id) == expected)
     return {name: wilson(sum(found), len(found)) for name, found in hits.items()}
+=======
+        comparison = comparison_of(pair)
+        votes = [_vote(people, who, pair, comparison) for who in people.asked(comparison)]
+        for name, row in _rows(votes):
+            rows[name].append((place, row))
+    several = options.votes > 1  # labels of one pair are not independent then
+    return {name: _rate(found, several) for name, found in rows.items() if any(row.counts for _, row in found)}
+>>>>>>> annotators
 
 
-def _expected(options: Annotators.Options, pair: Pair) -> dict[str, bool]:
-    """Whether each rule is for the first reply of the pair; a rule that does not apply is left out."""
+def _vote(people: Annotators, who: int, pair: Pair, comparison: Comparison) -> Vote:
+    judgement = people.judge(who, comparison)
+    first = comparison.responses[0].id
+    assert judgement.shown
+    rules = _rules(people.options, pair, judgement.shown[0] == first)
+    said = 0.5 if len(judgement.ranking) == 1 else float(judgement.ranking[0][0] == first)
+    return Vote(said, _chances(people, who, pair, rules), rules)
+
+
+def _rows(votes: Sequence[Vote]) -> Iterator[tuple[str, Row]]:
+    """What the votes on one pair add to the rates of each name."""
+    for said, chances, rules in votes:
+        yield TIES, Row(said == 0.5, True, chances[0.5], 1.0)
+        for rule, first in rules.items():
+            yield RATES[rule], Row(said == first, said != 0.5, chances[float(first)], 1 - chances[0.5])
+    for one, two in itertools.combinations(votes, 2):
+        same = {said: one.chances[said] * two.chances[said] for said in one.chances}
+        clear = (1 - one.chances[0.5]) * (1 - two.chances[0.5])
+        alike = one.said == two.said
+        yield AGREE, Row(alike, True, sum(same.values()), 1.0)
+        yield AGREE_CLEARLY, Row(alike, 0.5 not in (one.said, two.said), same[0.0] + same[1.0], clear)
+
+
+def _rate(rows: Sequence[tuple[int, Row]], several: bool) -> Rate:
+    hits = [float(row.hit) for _, row in rows if row.counts]
+    pairs = [place for place, row in rows if row.counts]
+    measured = cluster_mean(hits, pairs) if several else wilson(sum(hits), len(hits))
+    return Rate(measured, sum(row.hit_chance for _, row in rows) / sum(row.counts_chance for _, row in rows))
+
+
+def _rules(options: Annotators.Options, pair: Pair, shown_first: bool) -> dict[str, bool]:
+    """Whether each rule is for the first reply of the pair; a rule that does not apply is left out.
+
+    ``shown_first``: whether that reply was shown first.
+    """
     one, two = pair.attributes
     found = {}
     values = opinion(options.values, pair.question, one, two)
     if values != 0.5:
-        found["agrees with the values"] = values == 1
+        found["values"] = values == 1
+    found["position"] = shown_first
     if one.words != two.words:
-        found["longer preferred"] = one.words > two.words
+        found["length"] = one.words > two.words
     if one.steps != two.steps:
-        found["list preferred"] = one.steps
+        found["lists"] = one.steps
     if (one.style == options.style) != (two.style == options.style):
-        found[f"{options.style} style preferred"] = one.style == options.style
+        found["own_style"] = one.style == options.style
     if manner_of(one) != manner_of(two):
-        found["winner of the cycle preferred"] = (manner_of(one), manner_of(two)) in BEATS
+        found["cycle"] = (manner_of(one), manner_of(two)) in BEATS
     return found
 
 
+<<<<<<< HEAD
 def comparison_of(question: Question, texts: Sequence[str]) -> Comparison:
     """Replies to a question of the world as the road's record."""
     prompt = Prompt(messages=question.messages, category=question.kind)
+=======
+def _chances(people: Annotators, who: int, pair: Pair, rules: Mapping[str, bool]) -> dict[float, float]:
+    """The probability that a person prefers the pair's first reply (1), its second (0), or neither (0.5)."""
+    of, biases = people.options, dict(rules)
+    values = float(biases.pop("values", 0.5))
+    chances, left = {1.0: 0.0, 0.0: 0.0, 0.5: 0.0}, 1.0
+    for bias, first in biases.items():
+        size = getattr(of, bias)
+        chances[float(first == (size > 0))] += abs(size)
+        left -= abs(size)
+    family, sign = people.taste(who)
+    taste = prefers(family, sign, pair.question, *pair.attributes)
+    chances[values if taste == 0.5 else taste] += left * of.disagreement
+    chances[values] += left * (1 - of.disagreement)
+    return {said: (1 - of.noise) * chance + of.noise * chances[1 - said] for said, chance in chances.items()}
+
+
+def comparison_of(pair: Pair) -> Comparison:
+    """A pair of the world as the road's record."""
+    prompt = Prompt(messages=pair.question.messages, category=pair.question.kind)
+>>>>>>> annotators
     responses = tuple(
         Response(prompt_id=prompt.id, messages=(Message(role="assistant", content=text),), generator="practice-world")
         for text in texts
