@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
-<<<<<<< HEAD
-from collections.abc import Iterator, Sequence
-=======
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
->>>>>>> annotators
 from random import Random
 from typing import Any, NamedTuple
 
@@ -111,24 +107,12 @@ def annotator_rates(options: Annotators.Options, number: int, seed: int) -> dict
     rows: dict[str, list[tuple[int, Row]]] = {name: [] for name in (TIES, *RATES.values(), AGREE, AGREE_CLEARLY)}
     for place in range(number):
         pair = draw_pair(rng, held_out=False)
-<<<<<<< HEAD
         comparison = comparison_of(pair.question, pair.texts)
-        for who in people.asked(comparison):
-            judgement = people.judge(who, comparison)
-            if len(judgement.ranking) == 2 and judgement.shown:
-                best = judgement.ranking[0][0]
-                hits.setdefault("first shown preferred", []).append(best == judgement.shown[0])
-                for name, expected in _expected(options, pair).items():
-                    hits.setdefault(name, []).append((best == comparison.responses[0].id) == expected)
-    return {name: wilson(sum(found), len(found)) for name, found in hits.items()}
-=======
-        comparison = comparison_of(pair)
         votes = [_vote(people, who, pair, comparison) for who in people.asked(comparison)]
         for name, row in _rows(votes):
             rows[name].append((place, row))
     several = options.votes > 1  # labels of one pair are not independent then
     return {name: _rate(found, several) for name, found in rows.items() if any(row.counts for _, row in found)}
->>>>>>> annotators
 
 
 def _vote(people: Annotators, who: int, pair: Pair, comparison: Comparison) -> Vote:
@@ -183,11 +167,6 @@ def _rules(options: Annotators.Options, pair: Pair, shown_first: bool) -> dict[s
     return found
 
 
-<<<<<<< HEAD
-def comparison_of(question: Question, texts: Sequence[str]) -> Comparison:
-    """Replies to a question of the world as the road's record."""
-    prompt = Prompt(messages=question.messages, category=question.kind)
-=======
 def _chances(people: Annotators, who: int, pair: Pair, rules: Mapping[str, bool]) -> dict[float, float]:
     """The probability that a person prefers the pair's first reply (1), its second (0), or neither (0.5)."""
     of, biases = people.options, dict(rules)
@@ -204,10 +183,9 @@ def _chances(people: Annotators, who: int, pair: Pair, rules: Mapping[str, bool]
     return {said: (1 - of.noise) * chance + of.noise * chances[1 - said] for said, chance in chances.items()}
 
 
-def comparison_of(pair: Pair) -> Comparison:
-    """A pair of the world as the road's record."""
-    prompt = Prompt(messages=pair.question.messages, category=pair.question.kind)
->>>>>>> annotators
+def comparison_of(question: Question, texts: Sequence[str]) -> Comparison:
+    """Replies to a question of the world as the road's record."""
+    prompt = Prompt(messages=question.messages, category=question.kind)
     responses = tuple(
         Response(prompt_id=prompt.id, messages=(Message(role="assistant", content=text),), generator="practice-world")
         for text in texts
