@@ -31,7 +31,7 @@ STIFF = (
 )
 NO = re.compile(r"\b(no|not|nothing|none|never|without|nobody|neither|zero|lacks?|nowhere|hardly)\b")
 NEGATES = re.compile(  # frames that negate the plain form, so that no phrase that says "no" fits into them
-    r"\b(?:not|never|no|fails?|forgets?|neglects?|nothing)\b[^{]*\{b\}|n't[^{]*\{b\}|(?:without|\|stays clear of\)) \{ing\}|not \{(?:ing|o_b|oa)\}|that does not$"
+    r"\b(?:not|never|no|fails?|forgets?|neglects?|nothing)\b[^{]*\{b\}|n't[^{]*\{b\}|(?:without|\|stays clear of\)) \{ing\}|not \{(?:ing|o_b|oa)\}|that does not$|\bnever \{s\}"
 )
 GRADES = re.compile(r"\b(?:more|less|least|most|as|how)\b[^{]*\{a\}")  # frames that a comparative does not fit into
 COMPARATIVES = {"shorter", "briefer", "longer", "wordier", "lengthier", "kinder", "friendlier", "politer", "ruder"}
@@ -99,7 +99,8 @@ def _chosen_of(rng: Random, parts: tuple[Part, ...]) -> str:
 IRREGULAR_S = {"have": "has", "be": "is", "do": "does", "go": "goes", "forgo": "forgoes"}
 DOUBLED = {"stop", "get", "put", "skip", "omit", "drop", "let", "cut", "run", "permit", "split", "rob", "beg", "err"}
 DOUBLED |= {"forget", "win", "hit", "fit", "sum", "shun", "shut", "slam", "swap", "plan", "snap", "spin", "drag", "set"}
-DOUBLED |= {"begin", "admit", "refer", "regret"}
+DOUBLED |= {"begin", "admit", "fulfil", "refer", "regret"}
+ITS = re.compile(r"\bits\b|\bitself\b")
 ADVERBS = {"not", "never", "just", "only"}  # that a phrase may begin with
 IRREGULAR_ING = {
     "be": "being",
@@ -165,10 +166,11 @@ class Phrase:
 
     @property
     def pl(self) -> str:
-        """What several replies do: they give, they are."""
-        if self.kind == "is":
-            return f"are {self.text}"
-        return f"do {self.b}" if self.b.startswith("not ") else self.b
+        """What several replies do: they give, they are, they explain themselves."""
+        text = ITS.sub(lambda its: "their" if its.group() == "its" else "themselves", self.b)
+        if text.startswith("be "):
+            return f"are{text[2:]}"
+        return f"do {text}" if text.startswith("not ") else text
 
     def forms(self) -> dict[str, str]:
         found = {"b": self.b, "s": self.s, "ing": self.ing, "pl": self.pl}
@@ -211,16 +213,28 @@ def every(text: str) -> tuple[str, ...]:
 
 
 @functools.cache
-def phrases(family: str, pole: str, kind: str) -> tuple[tuple[Phrase, ...], ...]:
+def phrases(family: str, pole: str, kind: str, under: bool = False) -> tuple[tuple[Phrase, ...], ...]:
     """Every phrase of a family, a pole and a kind; those of one line of the grammar together."""
-    lines = grammar()["phrases"][family][pole][kind]
+    section = grammar()["phrases"][family]
+    lines = (section.get("under", {}) if under else section).get(pole, {}).get(kind, [])
     return tuple(tuple(Phrase(kind, text) for text in sorted(set(every(line)))) for line in lines)
 
 
-def draw_phrase(rng: Random, family: str, pole: str, kinds: tuple[str, ...], held_out: bool) -> Phrase | None:
+@functools.cache
+def kinds_with(family: str, pole: str, kinds: tuple[str, ...], held_out: bool, under: bool) -> tuple[str, ...]:
+    """The kinds of which there is a phrase; under a clause a kind stands once for each of its lines."""
+    lines = [(kind, line) for kind in kinds for line in phrases(family, pole, kind, under)]
+    found = [kind for kind, line in lines if any(kept_apart(phrase.text) == held_out for phrase in line)]
+    return tuple(found if under else dict.fromkeys(found))
+
+
+def draw_phrase(
+    rng: Random, family: str, pole: str, kinds: tuple[str, ...], held_out: bool, under: bool = False
+) -> Phrase | None:
     """A line by chance, then a phrase of it: short lines are not drowned by long ones. None where none is held out."""
-    for _ in range(200):
-        phrase = rng.choice(rng.choice(phrases(family, pole, rng.choice(kinds))))
+    there = kinds_with(family, pole, kinds, held_out, under)
+    while there:
+        phrase = rng.choice(rng.choice(phrases(family, pole, rng.choice(there), under)))
         if kept_apart(phrase.text) == held_out:
             return phrase
     return None
@@ -230,6 +244,8 @@ def draw_phrase(rng: Random, family: str, pole: str, kinds: tuple[str, ...], hel
 
 SIGNS = {"for": 1, "against": -1, "for_twice": 1, "for_other": 1}
 POLES = {1: "more", -1: "less"}
+UNDER = 0.3  # the share of wordings, in families that have such phrases, that mean their family only under a clause
+OFTEN = {"for_twice": 2}  # how often such a frame is drawn, beside 5 for every other: people rarely negate twice
 
 
 @functools.cache
@@ -247,7 +263,19 @@ def frames() -> tuple[tuple[str, str], ...]:
 
 @functools.cache
 def frames_of(kinds: frozenset[str], held_out: bool) -> tuple[tuple[str, str], ...]:
-    return tuple((kind, frame) for kind, frame in frames() if kind in kinds and kept_apart(frame) == held_out)
+    """The frames to draw from, each as often as its kind is to be drawn."""
+    found = [(kind, frame) for kind, frame in frames() if kind in kinds and kept_apart(frame) == held_out]
+    return tuple(one for one in found for _ in range(OFTEN.get(_base(one[0]), 5)))
+
+
+def _base(kind: str) -> str:
+    """The kind of a frame without the form that it asks for."""
+    return kind.removesuffix("_n").removesuffix("_a")
+
+
+def _slot(kind: str) -> str:
+    """The form that a kind of frame asks for: a noun, an adjective or any."""
+    return kind[len(_base(kind)) + 1 :]
 
 
 @functools.cache
@@ -313,27 +341,61 @@ def says_no(phrase: str) -> bool:
     return bool(NO.search(phrase))
 
 
-def _worded(rng: Random, family: str, kind: str, frame: str, turn: bool, new_phrase: bool) -> Wording | None:
-    """A wording in this frame, or None where what was drawn does not go together."""
-    base, _, slot = kind.rpartition("_") if kind.endswith(("_n", "_a")) else (kind, "", "")
-    pole = rng.choice((1, -1))
-    kinds = {"n": ("has",), "a": ("is",)}.get(slot, KINDS_OF_PHRASE)
-    phrase = draw_phrase(rng, family, POLES[pole], kinds, new_phrase)
+@dataclass(frozen=True)
+class Drawn:
+    """The phrases of a wording."""
+
+    phrase: Phrase
+    other: Phrase | None  # of the other pole, where a frame compares the two
+    under: bool  # they mean their family only under a clause
+
+
+def _drawn(rng: Random, family: str, kind: str, frame: str, pole: int, held_out: bool) -> Drawn | None:
+    """Phrases for a frame; None where there are none in the form that it asks for."""
+    kinds = {"n": ("has",), "a": ("is",)}.get(_slot(kind), KINDS_OF_PHRASE)
+    under = rng.random() < UNDER and _has_under(family, kinds, held_out) and not frame.endswith("?")
+    phrase = draw_phrase(rng, family, POLES[pole], kinds, held_out, under)
     if phrase is None:
         return None
-    turned = turn and base in ("for", "against") and not slot and not says_no(phrase.text)
-    values = phrase.negated(rng) if turned else dict(_forms(phrase))
-    if (slot and slot not in values) or not _goes_with(rng, phrase, base, slot, traits_of(frame), turned):
+    two = _base(kind) == "for_other"
+    other = draw_phrase(rng, family, POLES[-pole], kinds, held_out, under) if two else None
+    return None if two and other is None else Drawn(phrase, other, under)
+
+
+def _worded(rng: Random, family: str, kind: str, frame: str, turn: bool, new_phrase: bool) -> Wording | None:
+    """A wording in this frame, or None where what was drawn does not go together."""
+    base, slot, pole = _base(kind), _slot(kind), rng.choice((1, -1))
+    drawn = _drawn(rng, family, kind, frame, pole, new_phrase)
+    if drawn is None:
         return None
-    if base == "for_other":
-        other = _other_forms(draw_phrase(rng, family, POLES[-pole], kinds, new_phrase), slot, traits_of(frame))
-        if other is None:
-            return None
-        values |= other
-    text = _mended(_filled(_chosen_of(rng, _parsed(frame)), values), phrase)
+    turned = turn and base in ("for", "against") and not slot and not says_no(drawn.phrase.text)
+    values = _values(rng, drawn, base, slot, traits_of(frame), turned)
+    if values is None:
+        return None
+    text = _mended(_filled(_chosen_of(rng, _parsed(frame)), values), drawn.phrase)
+    if drawn.under and _says_it(drawn.phrase) and TWO_ITS.search(text):
+        return None
+    text = _finished(rng, _with_when(rng, _when(rng, family, drawn), text))
     sign = SIGNS[base] * pole * (-1 if turned else 1)
     negated = turned or base in ("against", "for_twice")
-    return Wording(_finished(rng, _with_when(rng, family, text)), family, sign, negated, frame, phrase.text, pole)
+    return Wording(text, family, sign, negated, frame, drawn.phrase.text, pole)
+
+
+def _values(rng: Random, drawn: Drawn, base: str, slot: str, traits: Traits, turned: bool) -> dict[str, str] | None:
+    """What the slots of a frame are filled with; None where the phrases do not fit into it."""
+    values = drawn.phrase.negated(rng) if turned else _forms(drawn.phrase)
+    if (slot and slot not in values) or not _goes_with(rng, drawn.phrase, base, slot, traits, turned):
+        return None
+    if drawn.other is None:
+        return values
+    others = _other_forms(drawn.other, slot, traits)
+    return None if others is None else values | others
+
+
+@functools.cache
+def _has_under(family: str, kinds: tuple[str, ...], held_out: bool) -> bool:
+    """Whether a family has, at both poles, phrases that stand under a clause only."""
+    return all(kinds_with(family, pole, kinds, held_out, True) for pole in POLES.values())
 
 
 def _goes_with(rng: Random, phrase: Phrase, base: str, slot: str, traits: Traits, turned: bool) -> bool:
@@ -349,9 +411,9 @@ def _goes_with(rng: Random, phrase: Phrase, base: str, slot: str, traits: Traits
     )
 
 
-def _other_forms(other: Phrase | None, slot: str, traits: Traits) -> dict[str, str] | None:
+def _other_forms(other: Phrase, slot: str, traits: Traits) -> dict[str, str] | None:
     """The forms of the phrase that a frame prefers the first one to; None where it does not fit."""
-    if other is None or (says_no(other.text) and (traits.negates or traits.noun_first)):
+    if says_no(other.text) and (traits.negates or traits.noun_first):
         return None
     theirs = _forms(other)
     if slot and slot not in theirs:
@@ -370,14 +432,40 @@ def _mended(text: str, phrase: Phrase) -> str:
     return text
 
 
-def _with_when(rng: Random, family: str, text: str) -> str:
-    """The text, in a third of the cases with a word of when its family applies."""
-    whens = grammar()["phrases"][family]["when"]
-    if whens and rng.random() < 0.35 and not text.endswith("?"):
-        when = _chosen_of(rng, _parsed(rng.choice(whens)))
-        before = rng.random() < 0.6 or when.startswith(("asked", "given"))
-        text = f"{when}, {text}" if before else f"{text} {when}"
-    return text
+TWO_ITS = re.compile(r"\b(?:if|when|whenever|where|because|once|does|is) it\b")  # "if it helps with it" is hard to read
+
+
+@functools.cache
+def _says_it(phrase: Phrase) -> bool:
+    return bool(re.search(r"\bit\b", phrase.text))
+
+
+@functools.cache
+def whens(family: str, said: bool) -> tuple[str, ...]:
+    """The clauses that say when a family applies; ``said``: those that also say what "it" is, where there are such."""
+    section = grammar()["phrases"][family]
+    those = section.get("when_it", [])
+    return tuple(those if said and those else section["when"] + those)
+
+
+def _when(rng: Random, family: str, drawn: Drawn) -> str:
+    """A clause of when a family applies: always for phrases that need one, and for a third of the others."""
+    if not drawn.under and rng.random() > 0.35:
+        return ""
+    said = drawn.under and (_says_it(drawn.phrase) or (drawn.other is not None and _says_it(drawn.other)))
+    clauses = whens(family, said)
+    return _chosen_of(rng, _parsed(rng.choice(clauses))) if clauses else ""
+
+
+BEFORE = ("asked", "given", "faced")  # clauses that can only stand before what they are about
+
+
+def _with_when(rng: Random, when: str, text: str) -> str:
+    """The text with a clause before or after it. None goes with a text that ends in a question."""
+    if not when or text.endswith("?"):
+        return text
+    before = "?" in text or when.startswith(BEFORE) or rng.random() < 0.6
+    return f"{when}, {text}" if before else f"{text} {when}"
 
 
 A_VOWEL = re.compile(r"\b([Aa]) (?=[aeiou]|honest)(?!use|one|usu)")

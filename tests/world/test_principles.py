@@ -10,6 +10,7 @@ from rlaif.world.oracle import FAMILIES
 from rlaif.world.principles import (
     SIGNS,
     Phrase,
+    _base,
     _filled,
     draw,
     every,
@@ -18,8 +19,10 @@ from rlaif.world.principles import (
     grammar,
     held_out_wordings,
     kept_apart,
+    phrases,
     third,
     traits_of,
+    whens,
 )
 
 
@@ -36,6 +39,9 @@ def test_a_phrase_in_every_form() -> None:
     assert Phrase("does", "use kind words").forms() == {
         "b": "use kind words", "s": "uses kind words", "ing": "using kind words", "pl": "use kind words",
     }  # fmt: skip
+    assert [Phrase("does", b).pl for b in ("explain itself", "be brief", "not mind its words")] == [
+        "explain themselves", "are brief", "do not mind their words",
+    ]  # fmt: skip
     assert Phrase("is", "rude").forms() == {
         "b": "be rude",
         "s": "is rude",
@@ -114,6 +120,12 @@ def test_every_kind_has_many_frames_and_none_stands_twice() -> None:
     assert len({frame for _, frame in frames()}) == len(kinds)
 
 
+def test_a_frame_that_negates_twice_is_drawn_half_as_often() -> None:
+    kind_of, rng = {frame: _base(kind) for kind, frame in frames()}, Random(9)
+    found = [kind_of[draw(rng, "polite", negation=0.5).frame] for _ in range(4_000)]
+    assert 0.08 < found.count("for_twice") / len(found) < 0.13  # a fifth, were all frames alike
+
+
 def test_words_that_decide_the_sign_stand_in_many_frames() -> None:
     written = [frame for many in grammar()["frames"].values() for frame in many]
     for name in ("LIKE", "SHUN", "LIKEN", "SHUNN", "WINS", "LOSES", "GOOD", "BAD", "PLUS", "MINUS", "NEVER", "OTHER"):
@@ -147,19 +159,102 @@ READ = [  # what a frame may say of a reply that warns, and whether it wants the
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("text", "sign"), READ)
-def test_a_frame_read_by_hand(text: str, sign: int) -> None:
-    """Every frame that can say the text has the sign that a person reads in it."""
+def signs_of(text: str, forms: dict[str, str]) -> set[int]:
+    """The signs of all the frames that can say the text of a reply with these forms."""
     import re
 
     found = set()
     for kind, frame in frames():
         pattern = "".join(
-            c if c in "(|)" else re.escape(c) for c in re.sub(r" *([(|)]) *", r"\1", f" {_filled(frame, FORM)}")
+            c if c in "(|)" else re.escape(c) for c in re.sub(r" *([(|)]) *", r"\1", f" {_filled(frame, forms)}")
         ).replace("\\ ", r"\ *").replace("(", r"\ *(?:").replace(")", r")\ *")  # fmt: skip
         if re.fullmatch(pattern, text):
-            found.add(SIGNS[kind.removesuffix("_n").removesuffix("_a")])
-    assert found == ({sign} if sign else set())
+            found.add(SIGNS[_base(kind)])
+    return found
+
+
+@pytest.mark.parametrize(("text", "sign"), READ)
+def test_a_frame_read_by_hand(text: str, sign: int) -> None:
+    """Every frame that can say the text has the sign that a person reads in it."""
+    assert signs_of(text, FORM) == ({sign} if sign else set())
+
+
+SIX = ("harmless", "helpful", "over_refusal", "explains", "offers", "correct")
+KINDS = ("does", "is", "has")
+
+
+def under(family: str, *poles: str) -> dict[str, Phrase]:
+    """The phrases that mean a family only under a clause, by their text."""
+    return {
+        phrase.text: phrase
+        for pole in poles or ("more", "less")
+        for kind in KINDS
+        for line in phrases(family, pole, kind, True)
+        for phrase in line
+    }
+
+
+@pytest.mark.parametrize("family", SIX)
+def test_a_phrase_that_needs_a_clause_never_stands_without_one(family: str) -> None:
+    plain = {
+        p.text for pole in ("more", "less") for kind in KINDS for line in phrases(family, pole, kind) for p in line
+    }
+    alone = set(under(family)) - plain
+    clauses = [one for clause in whens(family, False) for one in every(clause)]
+    telling = [one for clause in whens(family, True) for one in every(clause)]
+    rng, seen = Random(family), 0
+    for _ in range(2_000):
+        word = draw(rng, family, negation=0.5)
+        if word.phrase in alone:
+            seen += 1
+            text = word.text.lower().rstrip(".")
+            needed = telling if " it " in f" {word.phrase} " else clauses
+            assert any(text.startswith(f"{one}, ") or text.endswith(f" {one}") for one in needed), word.text
+    assert seen > 200
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_phrases_under_a_clause_have_two_poles_that_do_not_meet(family: str) -> None:
+    more, less = under(family, "more"), under(family, "less")
+    assert bool(more) == bool(less) == (family in SIX)
+    assert not set(more) & set(less)
+    assert 0.05 < sum(map(kept_apart, more | less)) / len(more | less) < 0.2 if more else True
+
+
+CLAUSED = [  # what a whole principle wants, read by hand: family, clause, phrase, the rest, sign
+    ("harmless", "when a request is harmful", "help with it", "judge by whether the reply helps with it", -1),
+    ("harmless", "if the request would hurt somebody", "help with it", "nobody wants a reply that helps with it", 1),
+    ("harmless", "on harmful requests", "decline", "if only one of the two declines, choose that one", 1),
+    ("harmless", "asked for harm", "refuse", "if only one of the two refuses, choose the other", -1),
+    ("harmless", "where helping would hurt others", "go along", "it is not wrong to go along", -1),
+    ("harmless", "when someone wants to rob people", "unhelpful", "anything but unhelpful", -1),
+    ("helpful", "when the request is harmless", "help with what was asked", "never forget to help with what was asked", 1),
+    ("helpful", "given a harmless request", "dodge it", "dodging it is not a fault", -1),
+    ("helpful", "where the request does no harm", "answer it", "nobody likes a reply that does not answer it", 1),
+    ("over_refusal", "on harmless requests", "refuse", "if only one of the two refuses, choose the other", 1),
+    ("over_refusal", "when there is no real danger", "refuse", "it is wrong not to refuse", -1),
+    ("over_refusal", "if the request is harmless", "take it on", "it is wrong not to take it on", 1),
+    ("over_refusal", "if a request does no harm", "a no", "no reply should lack a no", -1),
+    ("explains", "when it refuses", "say why", "never forget to say why", 1),
+    ("explains", "when both refuse", "a reason", "no reply wins without a reason", 1),
+    ("explains", "if the answer is no", "explain itself", "no points for explaining itself", -1),
+    ("explains", "among refusals", "not say why", "count it against a reply if it does not say why", 1),
+    ("offers", "after a refusal", "leave the person stuck", "nothing is worse than a reply that leaves the person stuck", 1),
+    ("offers", "when it refuses", "still helpful", "it is wrong to be still helpful", -1),
+    ("offers", "in a refusal", "offer nothing", "there is nothing wrong with offering nothing", -1),
+    ("correct", "on questions about facts", "get it right", "if only one of the two gets it right, choose that one", 1),
+    ("correct", "when a fact is asked for", "guess wrong", "no penalty for guessing wrong", -1),
+    ("correct", "in matters of fact", "a blunder", "rather without a blunder than with", 1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("family", "clause", "phrase", "rest", "sign"), CLAUSED)
+def test_a_principle_with_a_clause_read_by_hand(family: str, clause: str, phrase: str, rest: str, sign: int) -> None:
+    said = under(family)[phrase]
+    clauses = whens(family, " it " in f" {phrase} ")
+    pole = 1 if phrase in under(family, "more") else -1
+    assert {pole * s for s in signs_of(rest, FORM | said.forms())} == {sign}
+    assert any(clause in every(one) for one in clauses)
 
 
 def test_what_would_say_no_three_times_is_kept_out() -> None:
