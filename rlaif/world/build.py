@@ -24,7 +24,7 @@ from rlaif.world.chat import Habits, english
 from rlaif.world.exam import WAYS, first_shown, from_one_half, paper, right, sit
 from rlaif.world.learning import Notice, Plan, train_judge, train_policy
 from rlaif.world.lessons import Level
-from rlaif.world.principles import grammar
+from rlaif.world.principles import grammar, held_out_wordings, plain_text
 from rlaif.world.tokens import build_tokenizer
 
 STUDY = Habits(  # first a policy learns what can be said: mostly to answer, and without much ado
@@ -110,15 +110,16 @@ def habits(done: float) -> Habits:
     return STUDY if done < STUDIED else HABITS
 
 
-def shipped() -> frozenset[str]:
-    """Every wording of a principle that ships with the project: none may stand in the training data."""
+def kept_out() -> frozenset[str]:
+    """Every wording that no training sees, as a judge reads it: those of the constitutions that ship, and those written
+    without sight of the grammar."""
     from rlaif.catalogue import Catalogue
 
     catalogue = Catalogue()
-    found: set[str] = set()
+    found = {plain_text(word.text) for word in held_out_wordings()}
     for name in catalogue.names("constitution"):
         entry = catalogue.find("constitution", f"builtin:{name}", where="build")
-        found.update(p["text"].strip() for p in entry.yaml().get("principles", []))
+        found.update(plain_text(p["text"]) for p in entry.yaml()["principles"])
     return frozenset(found)
 
 
@@ -138,8 +139,8 @@ def recipe(name: str, work: Path) -> str:
     """Digest of what a model's batches are drawn from, the code aside: its plan, what can be said, how principles are
     worded, the wordings kept out, its habits, its tokenizer."""
     tokens = hashlib.sha256((work / name / "tokenizer.json").read_bytes()).hexdigest()
-    kept_out = sorted(shipped()) if name in JUDGES else []
-    return digest(asdict(plan_of(name)), english(), grammar(), kept_out, asdict(STUDY), asdict(HABITS), tokens)
+    apart = sorted(kept_out()) if name in JUDGES else []
+    return digest(asdict(plan_of(name)), english(), grammar(), apart, asdict(STUDY), asdict(HABITS), tokens)
 
 
 def build_policy(work: Path, notice: Notice) -> None:
@@ -158,7 +159,7 @@ def build_judge(name: str, work: Path, notice: Notice) -> None:
     torch.manual_seed(plan.seed)
     model = make(len(tokens.hf), layers=8, width=128, positions=1024)
     notice(f"{name}: {parameters(model):,} parameters")
-    kept_out, made = shipped(), recipe(name, work)
+    apart, made = kept_out(), recipe(name, work)
 
     def look(step: int) -> dict[str, float]:
         found = {}
@@ -169,7 +170,8 @@ def build_judge(name: str, work: Path, notice: Notice) -> None:
         return {**found, "tie": from_one_half(ties).value or 0.0, "first": first_shown(ties).value or 0.0}
 
     training = work / name / "training"
-    figures = train_judge(model, tokens, plan, level, kept_out.__contains__, look, made, training, notice)
+    refused = lambda text: plain_text(text) in apart  # noqa: E731
+    figures = train_judge(model, tokens, plan, level, refused, look, made, training, notice)
     finish(model, work / name, made, figures)
 
 

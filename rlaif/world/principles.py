@@ -47,7 +47,7 @@ class Wording:
     sign: int
     negated: bool  # some part of it negates
     frame: str = ""
-    phrase: str = ""
+    phrase: str = ""  # in its plain form
     pole: int = 0  # of the phrase alone: 1 where it says what "more" says; 0 where nobody drew it
 
 
@@ -224,7 +224,7 @@ def phrases(family: str, pole: str, kind: str, under: bool = False) -> tuple[tup
 def kinds_with(family: str, pole: str, kinds: tuple[str, ...], held_out: bool, under: bool) -> tuple[str, ...]:
     """The kinds of which there is a phrase; under a clause a kind stands once for each of its lines."""
     lines = [(kind, line) for kind in kinds for line in phrases(family, pole, kind, under)]
-    found = [kind for kind, line in lines if any(kept_apart(phrase.text) == held_out for phrase in line)]
+    found = [kind for kind, line in lines if any(kept_apart(phrase.b) == held_out for phrase in line)]
     return tuple(found if under else dict.fromkeys(found))
 
 
@@ -235,7 +235,7 @@ def draw_phrase(
     there = kinds_with(family, pole, kinds, held_out, under)
     while there:
         phrase = rng.choice(rng.choice(phrases(family, pole, rng.choice(there), under)))
-        if kept_apart(phrase.text) == held_out:
+        if kept_apart(phrase.b) == held_out:  # its plain form: the same words may stand under two kinds
             return phrase
     return None
 
@@ -378,7 +378,7 @@ def _worded(rng: Random, family: str, kind: str, frame: str, turn: bool, new_phr
     text = _finished(rng, _with_when(rng, _when(rng, family, drawn), text))
     sign = SIGNS[base] * pole * (-1 if turned else 1)
     negated = turned or base in ("against", "for_twice")
-    return Wording(text, family, sign, negated, frame, drawn.phrase.text, pole)
+    return Wording(text, family, sign, negated, frame, drawn.phrase.b, pole)
 
 
 def _values(rng: Random, drawn: Drawn, base: str, slot: str, traits: Traits, turned: bool) -> dict[str, str] | None:
@@ -479,6 +479,11 @@ def _finished(rng: Random, text: str) -> str:
 
 
 # --- wordings nobody drew ---------------------------------------------------------------------------------------------
+
+
+def plain_text(text: str) -> str:
+    """A wording as a judge reads it: without regard to capitals and the full stop."""
+    return " ".join(text.lower().split()).rstrip(".")
 
 
 def held_out_wordings() -> Iterator[Wording]:

@@ -20,7 +20,7 @@ from rlaif.statistics import wilson
 from rlaif.world.annotators import TASTES, Annotators, opinion
 from rlaif.world.chat import Manner, ask, reply
 from rlaif.world.cli import annotators
-from rlaif.world.lessons import Pair, draw_pair
+from rlaif.world.lessons import draw_pair
 from rlaif.world.oracle import attributes, prefers, read
 from rlaif.world.showing import Rate, annotator_rates, comparison_of
 from tests.runs import rlaif
@@ -187,7 +187,8 @@ def test_a_label_depends_on_the_person_and_the_comparison_alone() -> None:
 def drawn(number: int) -> list[Comparison]:
     """The pairs that ``rates`` judges."""
     rng = Random("annotators/1")
-    return [comparison_of(draw_pair(rng, held_out=False)) for _ in range(number)]
+    pairs = [draw_pair(rng, held_out=False) for _ in range(number)]
+    return [comparison_of(pair.question, pair.texts) for pair in pairs]
 
 
 def best(people: Annotators, who: int, comparison: Comparison) -> str | None:
@@ -224,8 +225,8 @@ def tournament(games: int, **options: Any) -> dict[tuple[str, str], float]:
         question = ask(rng, "benign", held_out=False)
         replies = {name: reply(rng, question, how) for name, how in MANNERS_OF_THE_CYCLE.items()}
         for one, two in (("list", "plain"), ("plain", "asking"), ("asking", "list")):
-            (first, a), (second, b) = replies[one], replies[two]
-            comparison = comparison_of(Pair(question, (first, second), (a, b)))
+            (first, _), (second, _) = replies[one], replies[two]
+            comparison = comparison_of(question, (first, second))
             if winner := best(people, 0, comparison):
                 results.setdefault((one, two), []).append(winner == comparison.responses[0].id)
     return {names: mean(won) for names, won in results.items()}
