@@ -29,7 +29,15 @@ from tests.mock.test_formats import openai_client
 def command(*arguments: str, **others: Any) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     whole = [sys.executable, "-m", "rlaif.cli", "mock-server", *arguments]
-    return subprocess.Popen(whole, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **others)
+    return subprocess.Popen(
+        whole,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # ignored where tests run behind
+        **others,
+    )
 
 
 def test_workers_share_port_counts_attempts_and_limits() -> None:
