@@ -22,7 +22,7 @@ from rlaif.mock.limits import UNLIMITED, Bucket, Limits, Standing
 from rlaif.mock.minds import Minds
 from rlaif.mock.openai_format import OpenAI
 from rlaif.mock.options import MockOptions
-from rlaif.mock.talk import Question, Rejected, Usage, fingerprint, prompt_tokens
+from rlaif.mock.talk import Question, Rejected, Usage, fingerprint, prompt_tokens, uniform
 from rlaif.mock.tally import Bill, Tally
 
 Wire = OpenAI | Anthropic
@@ -141,7 +141,7 @@ class Answering:
         """The attempt's draws for fault and latency, each in (0, 1)."""
         drawn = blake2b(DRAWN.pack(request, self.options.seed, attempt), digest_size=16).digest()
         a, b = UNIFORMS.unpack(drawn)
-        return ((a >> 11) + 0.5) / (1 << 53), ((b >> 11) + 0.5) / (1 << 53)
+        return uniform(a), uniform(b)
 
     # --- refusals and failures ----------------------------------------------------------------------------------------
 

@@ -136,11 +136,11 @@ def plan_of(name: str) -> Plan:
 
 
 def recipe(name: str, work: Path) -> str:
-    """Digest of what a model's batches are drawn from, the code aside: its plan, what can be said, how principles are
-    worded, the wordings kept out, its habits, its tokenizer."""
+    """Digest of what a model's batches are drawn from, the code aside: its plan, what can be said, its tokenizer; a
+    policy's habits; how principles are worded, and the wordings kept out."""
     tokens = hashlib.sha256((work / name / "tokenizer.json").read_bytes()).hexdigest()
-    apart = sorted(kept_out()) if name in JUDGES else []
-    return digest(asdict(plan_of(name)), english(), grammar(), apart, asdict(STUDY), asdict(HABITS), tokens)
+    own = [grammar(), sorted(kept_out())] if name in JUDGES else [asdict(STUDY), asdict(HABITS)]
+    return digest(asdict(plan_of(name)), english(), tokens, own)
 
 
 def build_policy(work: Path, notice: Notice) -> None:
@@ -150,7 +150,7 @@ def build_policy(work: Path, notice: Notice) -> None:
     notice(f"policy: {parameters(model):,} parameters")
     made = recipe("policy", work)
     figures = train_policy(model, tokens, POLICY, habits, made, work / "policy" / "training", notice)
-    finish(model, work / "policy", made, figures)
+    finish(model, work / "policy", {"recipe": made}, figures)
 
 
 def build_judge(name: str, work: Path, notice: Notice) -> None:
@@ -172,20 +172,19 @@ def build_judge(name: str, work: Path, notice: Notice) -> None:
     training = work / name / "training"
     refused = lambda text: plain_text(text) in apart  # noqa: E731
     figures = train_judge(model, tokens, plan, level, refused, look, made, training, notice)
-    finish(model, work / name, made, figures)
+    finish(model, work / name, {"recipe": made, "grammar": digest(grammar())}, figures)
 
 
 def parameters(model: Any) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def finish(model: Any, folder: Path, made: str, figures: Mapping[str, float]) -> None:
+def finish(model: Any, folder: Path, made: Mapping[str, str], figures: Mapping[str, float]) -> None:
     """Weights as bfloat16 safetensors beside the tokenizer, with what it took to make them and how well they did."""
     record = {
         "parameters": parameters(model),
         "torch": torch.__version__,
-        "recipe": made,
-        "grammar": digest(grammar()),
+        **made,
         "figures": figures,
     }
     model.to(torch.bfloat16).save_pretrained(str(folder))
@@ -195,7 +194,7 @@ def finish(model: Any, folder: Path, made: str, figures: Mapping[str, float]) ->
 def foreign(folder: Path) -> str:
     """A line of warning where a judge did not learn from this grammar: what is held out now, it may have learnt."""
     record = folder / "training.json"
-    made = json.loads(record.read_text())["grammar"] if record.is_file() else ""
+    made = json.loads(record.read_text()).get("grammar") if record.is_file() else None
     if made == digest(grammar()):
         return ""
     return f"{folder}: not trained on this grammar of principles; what counts as held out here it may have learnt."

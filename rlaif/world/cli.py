@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,7 +17,7 @@ app = typer.Typer(
 
 Seed = Annotated[int, typer.Option("--seed", help="Another seed draws other prompts.")]
 Number = Annotated[int, typer.Option("--number", "-n", min=1, help="How many.")]
-Model = Annotated[str, typer.Option("--model", help="A judge's folder.")]
+Model = Annotated[str, typer.Option("--model", help="The folder of a judge that `rlaif world build` made.")]
 HeldOut = Annotated[bool, typer.Option("--held-out", help="Only what stands in no model's training data.")]
 
 
@@ -85,14 +84,13 @@ def annotators(
     )
     print(f"{'':<34}{'measured':<44}implied by the options")
     for name, (figure, implied) in rates.items():
-        interval = "" if figure.low is None else f"{figure.low:.3f} to {figure.high:.3f}, "
-        print(f"{name:<34}{f'{figure.value:.3f}  ({interval}n = {figure.n})':<44}{implied:.3f}")
+        print(f"{name:<34}{_figure(figure):<44}{implied:.3f}")
 
 
 @app.command()
 def check(
     principles: Annotated[list[str], typer.Argument(help="A principle in quotes, or the name of a constitution.")],
-    model: Model = "package:rlaif.world/models/judge",
+    model: Model,
 ) -> None:
     """How the practice judge reads principles: unknown words, and verdicts on pairs that differ in one thing."""
     from rlaif.world.showing import check_principles
@@ -116,7 +114,7 @@ def build(
 
 @app.command()
 def exam(
-    model: Model = "package:rlaif.world/models/judge",
+    model: Model,
     number: Annotated[int, typer.Option("--number", "-n", min=12, help="Pairs for each figure.")] = 1200,
     seed: Seed = 0,
     held_out_wordings: Annotated[
@@ -131,7 +129,8 @@ def exam(
 
     if line := foreign(model_folder(model, "--model")):
         print(line)
-    _print_figures(examine(*open_judge(model), number, seed, held_out=held_out_wordings))
+    for name, figure in examine(*open_judge(model), number, seed, held_out=held_out_wordings).items():
+        print(f"{name:<34}{_figure(figure)}")
 
 
 def _kinds(kind: str | None) -> Any:
@@ -145,10 +144,9 @@ def _kinds(kind: str | None) -> Any:
     return (kind,)
 
 
-def _print_figures(figures: Mapping[str, Figure]) -> None:
-    for name, figure in figures.items():
-        value, low, high = ("–" if x is None else f"{x:.3f}" for x in (figure.value, figure.low, figure.high))
-        print(f"{name:<34}{value}  ({low} to {high}, n = {figure.n})")
+def _figure(figure: Figure) -> str:
+    interval = "" if figure.low is None else f"{figure.low:.3f} to {figure.high:.3f}, "
+    return f"{'–' if figure.value is None else f'{figure.value:.3f}'}  ({interval}n = {figure.n})"
 
 
 def _print_table(title: str, values: dict[str, Any]) -> None:
@@ -158,7 +156,6 @@ def _print_table(title: str, values: dict[str, Any]) -> None:
 
 
 def _write(path: Path, rows: list[dict[str, Any]]) -> None:
-    from rlaif.store import writing
+    from rlaif.store import write_text
 
-    with writing(path) as temporary:
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))

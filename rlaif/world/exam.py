@@ -13,8 +13,8 @@ from rlaif.models.chat_tokens import ChatTokenizer
 from rlaif.statistics import Figure, cluster_mean, wilson
 from rlaif.world.chat import ask
 from rlaif.world.learning import hidden_states
-from rlaif.world.lessons import CHOICES, Label, Pair, draw_pair, pair_about, read_pair
-from rlaif.world.oracle import FAMILIES, prefers
+from rlaif.world.lessons import CHOICES, Label, Pair, draw_pair, label_of, pair_about, read_pair, telling
+from rlaif.world.oracle import FAMILIES
 from rlaif.world.principles import Wording, draw, held_out_wordings
 
 MINIMUM_MASS = 0.5  # of the two options, as the judge files of this world ask for; below it nothing is read
@@ -83,10 +83,8 @@ def paper(rng: Random, way: Drawing, number: int, ties: float = 0.0) -> list[tup
     while len(questions) < number:
         pair = draw_pair(rng, held_out=True)
         wanted = FAMILIES[len(questions) % len(FAMILIES)]
-        split = prefers(wanted, 1, pair.question, *pair.attributes) != 0.5
-        if split == (rng.random() >= ties):
-            wording = way(rng, wanted)
-            questions.append((pair, [Label(wording, prefers(wanted, wording.sign, pair.question, *pair.attributes))]))
+        if (wanted in telling(pair)) == (rng.random() >= ties):
+            questions.append((pair, [label_of(pair, way(rng, wanted))]))
     return questions
 
 
@@ -175,10 +173,8 @@ def unseen_facts(rng: Random, number: int) -> list[tuple[Pair, list[Label]]]:
     found: list[tuple[Pair, list[Label]]] = []
     while len(found) < number:
         pair = pair_about(rng, ask(rng, "fact", held_out=True, unseen=True))
-        word = WAYS["seen"](rng, "correct")
-        p = prefers("correct", word.sign, pair.question, *pair.attributes)
-        if p != 0.5:
-            found.append((pair, [Label(word, p)]))
+        if "correct" in telling(pair):
+            found.append((pair, [label_of(pair, WAYS["seen"](rng, "correct"))]))
     return found
 
 
@@ -187,9 +183,9 @@ def pairs_for(rng: Random, word: Wording, number: int) -> list[tuple[Pair, Label
     found: list[tuple[Pair, Label]] = []
     while len(found) < number:
         pair = draw_pair(rng, held_out=True)
-        p = prefers(word.family, word.sign, pair.question, *pair.attributes)
-        if p != 0.5:
-            found.append((pair, Label(word, p)))
+        label = label_of(pair, word)
+        if label.p != 0.5:
+            found.append((pair, label))
     return found
 
 
@@ -199,7 +195,7 @@ def opposites(rng: Random, number: int) -> list[tuple[Pair, list[Label]]]:
     for place in range(number):
         family = FAMILIES[place % len(FAMILIES)]
         ((pair, label),) = pairs_for(rng, draw(rng, family, negation=0.5, sign=1), 1)
-        found.append((pair, [label, Label(draw(rng, family, negation=0.5, sign=-1), 1 - label.p)]))
+        found.append((pair, [label, label_of(pair, draw(rng, family, negation=0.5, sign=-1))]))
     return found
 
 
@@ -208,10 +204,10 @@ def strangers(rng: Random, number: int) -> list[tuple[Pair, list[Label]]]:
     found: list[tuple[Pair, list[Label]]] = []
     while len(found) < number:
         pair = draw_pair(rng, held_out=True)
-        telling = [f for f in FAMILIES if prefers(f, 1, pair.question, *pair.attributes) != 0.5]
-        if len(telling) > 1:
-            words = [draw(rng, family, negation=0.5) for family in rng.sample(telling, 2)]
-            found.append((pair, [Label(w, prefers(w.family, w.sign, pair.question, *pair.attributes)) for w in words]))
+        families = telling(pair)
+        if len(families) > 1:
+            words = [draw(rng, family, negation=0.5) for family in rng.sample(families, 2)]
+            found.append((pair, [label_of(pair, word) for word in words]))
     return found
 
 

@@ -51,6 +51,7 @@ class Learner:
         self.optimisers = optimisers(network, plan)
         self.step = 0
         self.seconds = 0.0
+        self.figures: dict[str, float] = {}  # of the last look
         if self.path.is_file():
             state = torch.load(self.path, weights_only=True)
             if state["recipe"] != recipe:
@@ -61,7 +62,7 @@ class Learner:
             network.load_state_dict(state["network"])
             for optimiser, kept in zip(self.optimisers, state["optimisers"], strict=True):
                 optimiser.load_state_dict(kept)
-            self.step, self.seconds = state["step"], state["seconds"]
+            self.step, self.seconds, self.figures = state["step"], state["seconds"], state["figures"]
             notice(f"goes on at step {self.step} of {plan.steps}")
 
     @property
@@ -76,6 +77,7 @@ class Learner:
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             "step": self.step,
             "seconds": self.seconds,
+            "figures": self.figures,
         }
         torch.save(state, self.path.with_suffix(".new"))
         os.replace(self.path.with_suffix(".new"), self.path)
@@ -103,22 +105,16 @@ class Learner:
             if self.step % self.plan.save_every == 0 or self.step == self.plan.steps:
                 means = {name: sum(values) / len(values) for name, values in seen.items()}
                 seen = {}
+                rounded = {name: round(value, 4) for name, value in {**means, **look(self.step)}.items()}
+                self.figures = {"step": self.step, "seconds": round(self.seconds), **rounded}
                 self.save()
-                self._log({"step": self.step, "seconds": round(self.seconds), **means, **look(self.step)})
+                self._tell()
 
-    def figures(self) -> dict[str, float]:
-        """The last figures of the log."""
-        return dict(json.loads((self.work / "log.jsonl").read_text().splitlines()[-1]))
-
-    def _log(self, figures: dict[str, float]) -> None:
+    def _tell(self) -> None:
+        """The figures as a line of the log and for who watches."""
         with (self.work / "log.jsonl").open("a") as file:
-            file.write(json.dumps({name: round(value, 4) for name, value in figures.items()}) + "\n")
-        self.notice(
-            "  ".join(
-                f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
-                for name, value in figures.items()
-            )
-        )
+            file.write(json.dumps(self.figures) + "\n")
+        self.notice("  ".join(f"{name} {value:g}" for name, value in self.figures.items()))
 
     def rate(self, step: int) -> float:
         """Linear warm-up, then a cosine down to a twentieth."""
@@ -173,7 +169,7 @@ def train_policy(
         return loss, {"loss": float(loss.detach())}
 
     learner.run(loss_of, lambda step: {})
-    return learner.figures()
+    return learner.figures
 
 
 def whole(tokens: ChatTokenizer, messages: Sequence[Any]) -> tuple[list[int], list[bool]]:
@@ -333,7 +329,7 @@ def train_judge(
         return loss, {**figures, "right": sum(right) / max(1, len(right))}
 
     learner.run(loss_of, look)
-    return learner.figures()
+    return learner.figures
 
 
 def judge_batch(

@@ -89,7 +89,7 @@ def pair_about(rng: Random, question: Question) -> Pair:
 
 def families_for(rng: Random, pair: Pair, number: int, ties: float) -> list[str]:
     """Families to ask about a pair: mostly those that find a difference, the rare ones first in line."""
-    split = [f for f in FAMILIES if prefers(f, 1, pair.question, *pair.attributes) != 0.5]
+    split = telling(pair)
     level = [f for f in FAMILIES if f not in split]
     weights = {"short": 0.5, "polite": 0.7, "steps": 1.2, "harmless": 4.0, "helpful": 1.2, "over_refusal": 1.5}
     weights |= {"explains": 2.5, "offers": 2.5, "correct": 1.5}
@@ -98,6 +98,16 @@ def families_for(rng: Random, pair: Pair, number: int, ties: float) -> list[str]
         pool = level if level and (not split or rng.random() < ties) else split
         chosen.append(rng.choices(pool, [weights.get(f, 1.0) for f in pool])[0])
     return chosen
+
+
+def label_of(pair: Pair, wording: Wording) -> Label:
+    """What the oracle says of a pair under a principle."""
+    return Label(wording, prefers(wording.family, wording.sign, pair.question, *pair.attributes))
+
+
+def telling(pair: Pair) -> list[str]:
+    """The families that find a difference between the replies of a pair."""
+    return [family for family in FAMILIES if prefers(family, 1, pair.question, *pair.attributes) != 0.5]
 
 
 def labelled(
@@ -110,7 +120,7 @@ def labelled(
         wording = draw(rng, family, negation=level.negation, sign=sign)
         while refused(wording.text):
             wording = draw(rng, family, negation=level.negation, sign=sign)
-        labels.append(Label(wording, prefers(family, wording.sign, pair.question, *pair.attributes)))
+        labels.append(label_of(pair, wording))
     return labels
 
 

@@ -97,7 +97,7 @@ def _chosen_of(rng: Random, parts: tuple[Part, ...]) -> str:
 # --- forms of a phrase ------------------------------------------------------------------------------------------------
 
 IRREGULAR_S = {"have": "has", "be": "is", "do": "does", "go": "goes", "forgo": "forgoes"}
-DOUBLED = {"stop", "get", "put", "skip", "omit", "drop", "let", "cut", "run", "permit", "split", "rob", "beg", "err"}
+DOUBLED = {"stop", "get", "put", "skip", "omit", "drop", "let", "cut", "run", "permit", "split", "rob", "beg"}
 DOUBLED |= {"forget", "win", "hit", "fit", "sum", "shun", "shut", "slam", "swap", "plan", "snap", "spin", "drag", "set"}
 DOUBLED |= {"begin", "admit", "fulfil", "refer", "regret"}
 ITS = re.compile(r"\bits\b|\bitself\b")
@@ -127,7 +127,7 @@ def gerund(verb: str) -> str:
     """giving, denying, stopping."""
     if verb in IRREGULAR_ING:
         return IRREGULAR_ING[verb]
-    if verb in DOUBLED and verb != "err":
+    if verb in DOUBLED:
         return verb + verb[-1] + "ing"
     return (verb[:-1] if verb.endswith("e") else verb) + "ing"
 

@@ -278,10 +278,10 @@ def test_one_pair_of_several_votes_has_a_rate_without_an_interval(capsys: pytest
 
 @pytest.fixture(scope="module")
 def accounts(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, Any]]:
-    """What the run folder says of labels by people of these faults, on the same 1,000 pairs."""
+    """What the run folder says of labels by people of these faults, on the same 400 pairs."""
     folder = tmp_path_factory.mktemp("faults")
     rng = Random("pairs of the annotators' accounts")
-    pairs = [draw_pair(rng, held_out=False) for _ in range(1000)]
+    pairs = [draw_pair(rng, held_out=False) for _ in range(400)]
     write_jsonl(
         folder / "pairs.jsonl",
         [
