@@ -8,7 +8,7 @@
     ├── StorageError         the run folder or the ledger cannot be written (disk full, read-only)
     └── CallError            one model call did not yield a reply
         ├── CallRefused      the provider declined to answer (content filter)
-        └── CallFailed       no usable reply, retries exhausted
+        └── CallFailed       no usable reply, retries exhausted; its ``fault`` says of what sort
 
 A ``UserError`` message says where, what was found and what would do. A ``CallError`` never leaves the
 labelling stage: it becomes the outcome of one item (*refused* or *failed*) and is counted. Anything else that
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Literal
 
 
 class RlaifError(Exception):
@@ -61,8 +62,37 @@ class CallRefused(CallError):
     """The provider declined to answer."""
 
 
+Fault = Literal["rate_limited", "overloaded", "unreachable", "lost", "garbled", "barred", "invalid"]
+
+
 class CallFailed(CallError):
-    """No usable reply came, after whatever retries the gateway allowed."""
+    """No usable reply came, after whatever retries the gateway allowed.
+
+    ``fault`` says of what sort, where a provider knows; what follows from it is the gateway's to decide:
+
+    * *rate_limited*: too many calls or tokens; nothing was billed;
+    * *overloaded*: the server could not serve it now (500, 502, 503, 529); nothing was billed;
+    * *unreachable*: no connection (DNS, refused, TLS); nothing was billed;
+    * *lost*: no whole answer came (reset, timeout); it may have been billed;
+    * *garbled*: an answer that is not one (malformed JSON, an HTML page); it may have been billed;
+    * *barred*: the key or the account is refused, or out of money: no call of it can succeed;
+    * *invalid*: the provider refuses this request as it is.
+
+    ``retry_after``: seconds the provider asked to wait.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retryable: bool = False,
+        key: str | None = None,
+        fault: Fault | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message, retryable=retryable, key=key)
+        self.fault = fault
+        self.retry_after = retry_after
 
 
 def written_as(found: Iterable[str], expected: Iterable[str]) -> str:

@@ -41,6 +41,7 @@ class ChatRequest(Record):
     seed: int | None = None
     sample_index: int = 0
     probe_epoch: int = 0  # raised by a drift canary so that it is really asked again
+    json_schema: str = ""  # canonical JSON of a schema that the reply's text must follow
     fence: str | None = None  # the word that a placeholder stands for in the key
 
 
@@ -53,8 +54,34 @@ class Reply(Record):
     finish_reason: Literal["stop", "length", "refused"] = "stop"
     logprobs: tuple[tuple[str, float], ...] = ()  # first-token candidates: (token text, natural log-probability)
     token_ids: tuple[int, ...] | None = None
-    prompt_tokens: int = Field(default=0, ge=0)
-    output_tokens: int = Field(default=0, ge=0)
+    prompt_tokens: int = Field(default=0, ge=0)  # all of them, those below included
+    output_tokens: int = Field(default=0, ge=0)  # hidden reasoning included
+    cached_tokens: int = Field(default=0, ge=0)  # of the prompt, read from the provider's cache
+    cache_written_tokens: int = Field(default=0, ge=0)  # of the prompt, written to it at a price
+    served_by: str = ""  # the model that the provider says answered
+
+
+@dataclass(frozen=True)
+class Headroom:
+    """What a provider's headers said of its limits when it answered; None where they say nothing.
+
+    ``…_reset`` is in seconds from now: until the whole limit is there again.
+    """
+
+    requests_limit: int | None = None
+    requests_left: int | None = None
+    requests_reset: float | None = None
+    tokens_limit: int | None = None
+    tokens_left: int | None = None
+    tokens_reset: float | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A reply with what came beside it and is not kept."""
+
+    reply: Reply
+    headroom: Headroom | None = None
 
 
 @dataclass(frozen=True)
