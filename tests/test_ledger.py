@@ -277,6 +277,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "no seed": {"seed": None},
     "sample index": {"sample_index": 2},
     "probe epoch": {"probe_epoch": 1},
+    "schema of the reply": {"json_schema": "{}"},
 }
 
 
