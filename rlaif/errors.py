@@ -8,6 +8,7 @@
     ├── StorageError         the run folder or the ledger cannot be written (disk full, read-only)
     └── CallError            one model call did not yield a reply
         ├── CallRefused      the provider declined to answer (content filter)
+        ├── OverBudget       the call could cost more than is left
         └── CallFailed       no usable reply, retries exhausted; its ``fault`` says of what sort
 
 A ``UserError`` message says where, what was found and what would do. A ``CallError`` never leaves the
@@ -60,6 +61,10 @@ class CallError(RlaifError):
 
 class CallRefused(CallError):
     """The provider declined to answer."""
+
+
+class OverBudget(CallError):
+    """The call was not made: the most it could cost is more than what is left of the budget."""
 
 
 Fault = Literal["rate_limited", "overloaded", "unreachable", "lost", "garbled", "barred", "invalid"]

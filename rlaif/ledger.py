@@ -17,14 +17,14 @@ import sqlite3
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from rlaif.errors import StorageError
 from rlaif.models import Reply
 
-FORMAT = 1
+FORMAT = 2
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS replies (
@@ -37,10 +37,22 @@ CREATE TABLE IF NOT EXISTS replies (
     cost_usd REAL,                -- NULL: no price is known (local models)
     seconds REAL NOT NULL,        -- of the call; a batch's time is shared out evenly
     attempts INTEGER NOT NULL,
-    created REAL NOT NULL         -- Unix time
+    created REAL NOT NULL,        -- Unix time
+    run TEXT NOT NULL DEFAULT ''  -- who paid: the run folder's id
 );
-CREATE TABLE IF NOT EXISTS claims (key TEXT PRIMARY KEY, owner TEXT NOT NULL, expires REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS owners (owner TEXT PRIMARY KEY, expires REAL NOT NULL);  -- processes that claim
+CREATE TABLE IF NOT EXISTS claims (key TEXT PRIMARY KEY, owner TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS purses (
+    run TEXT PRIMARY KEY,
+    spent_usd REAL NOT NULL,      -- for replies
+    lost_usd REAL NOT NULL,       -- for calls that brought none, and may have been billed
+    open_usd REAL NOT NULL        -- the most that calls in flight can cost
+);
 """
+MIGRATIONS = {  # by the format they start from
+    1: ("ALTER TABLE replies ADD COLUMN run TEXT NOT NULL DEFAULT ''", "DROP TABLE claims"),
+}
+COLUMNS = "key, model, reply, context, cost_usd, seconds, attempts, created, run"
 
 
 @dataclass(frozen=True)
@@ -55,6 +67,7 @@ class Entry:
     seconds: float = 0.0
     attempts: int = 1
     created: float = 0.0
+    run: str = ""
 
 
 class Ledger:
@@ -69,15 +82,30 @@ class Ledger:
             self._db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
+            self._migrate()
             self._db.executescript(SCHEMA)
             self._db.execute("INSERT OR IGNORE INTO meta VALUES ('format', ?)", (str(FORMAT),))
-            found = self._db.execute("SELECT value FROM meta WHERE name = 'format'").fetchone()[0]
         except (sqlite3.Error, OSError) as error:
             raise StorageError(f"{path}: the ledger cannot be opened: {error}.") from error
-        if found != str(FORMAT):
-            raise StorageError(f"{path}: ledger format {found}, this version reads {FORMAT}.")
+
+    def _migrate(self) -> None:
+        """Bring a ledger of an older format to this one, in one transaction."""
+        if not self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
+            return
+        with self._transaction():
+            row = self._db.execute("SELECT value FROM meta WHERE name = 'format'").fetchone()
+            found = row[0] if row else str(FORMAT)
+            if not found.isdecimal() or int(found) > FORMAT:
+                raise StorageError(f"{self.path}: ledger format {found}, this version reads up to {FORMAT}.")
+            for step in range(int(found), FORMAT):
+                for statement in MIGRATIONS[step]:
+                    self._db.execute(statement)
+            self._db.execute("UPDATE meta SET value = ? WHERE name = 'format'", (str(FORMAT),))
 
     def close(self) -> None:
+        with suppress(StorageError), self._transaction():  # claims end with their process in any case
+            for table in ("claims", "owners"):
+                self._db.execute(f"DELETE FROM {table} WHERE owner = ?", (self.owner,))
         self._db.close()
 
     def __len__(self) -> int:
@@ -91,11 +119,7 @@ class Ledger:
         for start in range(0, len(wanted), 500):
             part = wanted[start : start + 500]
             marks = ",".join("?" * len(part))
-            for row in self._db.execute(
-                "SELECT key, model, reply, context, cost_usd, seconds, attempts, created "
-                f"FROM replies WHERE key IN ({marks})",
-                part,
-            ):
+            for row in self._db.execute(f"SELECT {COLUMNS} FROM replies WHERE key IN ({marks})", part):
                 found[row[0]] = Entry(row[0], row[1], Reply.model_validate_json(row[2]), *row[3:])
         return found
 
@@ -114,23 +138,33 @@ class Ledger:
                 entry.seconds,
                 entry.attempts,
                 entry.created or now,
+                entry.run,
             )
             for entry in entries
         ]
+        spent: dict[str, float] = {}
+        for entry in entries:
+            if entry.run and entry.cost_usd:
+                spent[entry.run] = spent.get(entry.run, 0.0) + entry.cost_usd
         with self._transaction():
-            self._db.executemany("INSERT OR IGNORE INTO replies VALUES (?,?,?,?,?,?,?,?,?,?)", rows)
+            new = self._db.executemany("INSERT OR IGNORE INTO replies VALUES (?,?,?,?,?,?,?,?,?,?,?)", rows).rowcount
             self._db.executemany("DELETE FROM claims WHERE key = ?", [(entry.key,) for entry in entries])
+            for run, usd in spent.items():
+                self._db.execute("UPDATE purses SET spent_usd = spent_usd + ? WHERE run = ?", (usd, run))
+        if new == len(entries):
+            return list(entries)
         stored = self.get(entry.key for entry in entries)
         return [stored[entry.key] for entry in entries]
 
-    async def record(self, entry: Entry) -> Entry:
-        """Commit together with everything else that arrives in this tick of the event loop, then return."""
+    def record(self, entry: Entry, done: asyncio.Future[Entry] | None = None) -> asyncio.Future[Entry]:
+        """Commit together with everything else that arrives in this tick of the event loop. ``done``, or a future made
+        here, then has what is stored, or the StorageError."""
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[Entry] = loop.create_future()
         if not self._waiting:
             loop.call_soon(self._flush)
-        self._waiting.append((entry, future))
-        return await future
+        done = done or loop.create_future()
+        self._waiting.append((entry, done))
+        return done
 
     def _flush(self) -> None:
         waiting, self._waiting = self._waiting, []
@@ -149,26 +183,68 @@ class Ledger:
 
     def claim(self, keys: Sequence[str], seconds: float) -> bool:
         """Reserve all of ``keys`` for this process, or none. False: another process is asking one of them now."""
-        now = time.time()
         with self._transaction():
-            self._db.execute("DELETE FROM claims WHERE expires < ?", (now,))
-            owners = [row[0] for row in self._db.execute("SELECT DISTINCT owner FROM claims")]
-            self._db.executemany("DELETE FROM claims WHERE owner = ?", [(o,) for o in owners if _is_dead(o)])
-            marks = ",".join("?" * len(keys))
-            others = self._db.execute(
-                f"SELECT count(*) FROM claims WHERE owner != ? AND key IN ({marks})", (self.owner, *keys)
-            ).fetchone()[0]
-            if others:
+            if self._claimed_elsewhere(keys):
                 return False
-            self._db.executemany(
-                "INSERT OR REPLACE INTO claims VALUES (?,?,?)", [(key, self.owner, now + seconds) for key in keys]
-            )
+            self._claim(keys, seconds)
         return True
+
+    def claim_each(self, keys: Sequence[str], seconds: float) -> set[str]:
+        """Reserve those of ``keys`` that no other process is asking now; returns them."""
+        with self._transaction():
+            free = set(keys) - self._claimed_elsewhere(keys)
+            self._claim(free, seconds)
+        return free
+
+    def renew(self, seconds: float) -> None:
+        """All claims of this process hold for so long from now."""
+        with self._transaction():
+            self._claim((), seconds)
 
     def release(self, keys: Sequence[str]) -> None:
         """Give claims back after a failure, so that another process need not wait for their expiry."""
         with self._transaction():
             self._db.executemany("DELETE FROM claims WHERE key = ? AND owner = ?", [(key, self.owner) for key in keys])
+
+    def _claimed_elsewhere(self, keys: Sequence[str]) -> set[str]:
+        """Those of ``keys`` that another process holds; what dead or silent processes held is free."""
+        others = self._db.execute("SELECT owner, expires FROM owners WHERE owner != ?", (self.owner,)).fetchall()
+        gone = [(owner,) for owner, expires in others if expires < time.time() or _is_dead(owner)]
+        for table in ("claims", "owners"):
+            self._db.executemany(f"DELETE FROM {table} WHERE owner = ?", gone)
+        found: set[str] = set()
+        for start in range(0, len(keys) if len(others) > len(gone) else 0, 500):
+            part = keys[start : start + 500]
+            marks = ",".join("?" * len(part))
+            rows = self._db.execute(
+                f"SELECT key FROM claims WHERE owner != ? AND key IN ({marks})", (self.owner, *part)
+            )
+            found.update(row[0] for row in rows)
+        return found
+
+    def _claim(self, keys: Iterable[str], seconds: float) -> None:
+        self._db.execute("INSERT OR REPLACE INTO owners VALUES (?,?)", (self.owner, time.time() + seconds))
+        self._db.executemany("INSERT OR REPLACE INTO claims VALUES (?,?)", [(key, self.owner) for key in keys])
+
+    # --- money --------------------------------------------------------------------------------------------------------
+
+    def open_purse(self, run: str) -> float:
+        """What ``run`` has spent, in US dollars. What calls of a killed process might have cost is spent."""
+        with self._transaction():
+            self._db.execute("INSERT OR IGNORE INTO purses VALUES (?, 0, 0, 0)", (run,))
+            self._db.execute("UPDATE purses SET lost_usd = lost_usd + open_usd, open_usd = 0 WHERE run = ?", (run,))
+            row = self._db.execute("SELECT spent_usd + lost_usd FROM purses WHERE run = ?", (run,)).fetchone()
+        return float(row[0])
+
+    def set_open(self, run: str, usd: float) -> None:
+        """The most that the calls of ``run`` in flight can cost together."""
+        with self._transaction():
+            self._db.execute("UPDATE purses SET open_usd = ? WHERE run = ?", (usd, run))
+
+    def charge(self, run: str, usd: float) -> None:
+        """Money of ``run`` for calls that brought no reply."""
+        with self._transaction():
+            self._db.execute("UPDATE purses SET lost_usd = lost_usd + ? WHERE run = ?", (usd, run))
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

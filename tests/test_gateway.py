@@ -15,7 +15,9 @@ import pytest
 from rlaif.errors import CallFailed, CallRefused, ModelError
 from rlaif.ledger import Entry, Ledger
 from rlaif.models import ChatRequest, Identity, Reply, request_key
-from rlaif.models.gateway import Account, Gateway, gather_all
+from rlaif.models.calls import Account
+from rlaif.models.gateway import Gateway, gather_all
+from rlaif.models.pacing import Pace
 from rlaif.models.scripted import ScriptedModel
 from tests import make
 
@@ -336,6 +338,7 @@ class Service:
     """A CallModel: answers, refuses or fails as the text says."""
 
     identity = Identity("service", None, (("endpoint", "https://example.org"),))
+    pace = Pace(attempts=1)
 
     def __init__(self) -> None:
         self.calls = 0
@@ -393,7 +396,7 @@ class Hanging:
 
 
 def test_closing_ends_calls_in_flight_and_records_nothing_of_them(ledger: Ledger) -> None:
-    gateway, service = Gateway(ledger), Hanging()
+    gateway, service = Gateway(ledger, grace_seconds=0.05), Hanging()
 
     async def work() -> None:
         task = asyncio.create_task(gateway.ask(service, request("a"), {}))

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ def test_replies_of_the_next_tick_are_recorded_too(ledger: Ledger) -> None:
 
 def test_a_cancelled_caller_loses_no_one_elses_reply(ledger: Ledger) -> None:
     async def ask() -> str:
-        tasks = [asyncio.create_task(ledger.record(entry(str(i)))) for i in range(2)]
+        tasks = [asyncio.ensure_future(ledger.record(entry(str(i)))) for i in range(2)]
         await asyncio.sleep(0)
         tasks[0].cancel()
         return (await tasks[1]).key
@@ -159,6 +160,20 @@ def test_an_expired_claim_is_free(ledger: Ledger) -> None:
     assert Ledger(ledger.path).claim(["a"], 60)
 
 
+def test_each_key_that_is_free_is_claimed_and_none_of_the_others(ledger: Ledger) -> None:
+    other = Ledger(ledger.path)
+    assert ledger.claim_each(["a", "b"], 60) == {"a", "b"}
+    assert other.claim_each(["b", "c"], 60) == {"c"}
+    ledger.close()
+    assert other.claim_each(["a", "b", "c"], 60) == {"a", "b", "c"}  # who leaves holds nothing
+
+
+def test_a_claim_holds_as_long_as_it_is_renewed(ledger: Ledger) -> None:
+    assert ledger.claim(["a"], -1)
+    ledger.renew(60)
+    assert not Ledger(ledger.path).claim(["a"], 60)
+
+
 def test_a_released_claim_is_free_and_no_one_releases_another_ones(ledger: Ledger) -> None:
     other = Ledger(ledger.path)
     assert ledger.claim(["a"], 60)
@@ -179,8 +194,54 @@ def test_a_reply_ends_its_claim(ledger: Ledger) -> None:
 
 def test_another_format_is_refused_by_number(ledger: Ledger) -> None:
     ledger._db.execute("UPDATE meta SET value = '99' WHERE name = 'format'")
-    with pytest.raises(StorageError, match=r"ledger\.sqlite: ledger format 99, this version reads 1\."):
+    with pytest.raises(StorageError, match=r"ledger\.sqlite: ledger format 99, this version reads up to 2\."):
         Ledger(ledger.path)
+
+
+FIRST_FORMAT = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE replies (
+    key TEXT PRIMARY KEY, model TEXT NOT NULL, context TEXT NOT NULL, reply TEXT NOT NULL, prompt_tokens INTEGER NOT NULL,
+    output_tokens INTEGER NOT NULL, cost_usd REAL, seconds REAL NOT NULL, attempts INTEGER NOT NULL, created REAL NOT NULL
+);
+CREATE TABLE claims (key TEXT PRIMARY KEY, owner TEXT NOT NULL, expires REAL NOT NULL);
+INSERT INTO meta VALUES ('format', '1');
+INSERT INTO replies VALUES ('k', 'a model', '{"asked": 1}', '{"text": "paid for"}', 3, 1, 0.5, 2.0, 1, 1700000000.0);
+INSERT INTO claims VALUES ('x', 'elsewhere:1:00', 1700000060.0);
+"""
+
+
+def test_a_ledger_of_the_first_format_is_read_and_written_on(working_folder: Path) -> None:
+    path = working_folder / "old.sqlite"
+    with closing(sqlite3.connect(path)) as old:
+        old.executescript(FIRST_FORMAT)
+    for _ in range(2):  # the second time there is nothing left to migrate
+        ledger = Ledger(path)
+        found = ledger.get(["k"])["k"]
+        assert found == Entry("k", "a model", Reply(text="paid for"), '{"asked": 1}', 0.5, 2.0, 1, 1700000000.0, "")
+        assert ledger.claim(["x"], 60)
+        ledger.put([entry("new", run="r")])
+        assert ledger.get(["new"])["new"].run == "r"
+        ledger.close()
+
+
+# --- money ------------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_run_spent_is_known_after_any_number_of_restarts(ledger: Ledger) -> None:
+    assert ledger.open_purse("run") == 0.0
+    ledger.put([entry("a", cost_usd=0.25, run="run"), entry("b", cost_usd=0.5, run="another")])
+    ledger.charge("run", 0.125)
+    assert Ledger(ledger.path).open_purse("run") == 0.375
+
+
+def test_calls_in_flight_when_a_process_was_killed_count_in_full(ledger: Ledger) -> None:
+    ledger.open_purse("run")
+    ledger.set_open("run", 2.0)
+    ledger.set_open("run", 3.0)
+    again = Ledger(ledger.path)
+    assert again.open_purse("run") == 3.0
+    assert again.open_purse("run") == 3.0  # counted once
 
 
 def _folder(path: Path) -> None:

@@ -3,7 +3,8 @@
 ``ask`` looks like a plain call. Behind it, requests to a model in this process wait until nothing more is being asked,
 are cut into batches by the model's own plan, and each batch is committed to the ledger as one transaction before any
 caller sees a reply. A planned batch runs whole or not at all, so a resumed run meets the same batches and the same
-bytes. Models run in one worker thread; Ctrl-C and progress stay alive.
+bytes. Models run in one worker thread; Ctrl-C and progress stay alive. Calls to models behind an API go through
+``calls.Caller``: limits, retries, outages, money.
 """
 
 from __future__ import annotations
@@ -20,24 +21,13 @@ from rlaif.component import users_code
 from rlaif.errors import CallFailed, CallRefused
 from rlaif.ledger import Entry, Ledger
 from rlaif.models import BatchModel, ChatRequest, Identity, Model, Reply, request_key
+from rlaif.models.calls import CLAIM_SECONDS, Account, Caller
+from rlaif.models.spending import Price, Purse
 from rlaif.records import canonical_json
 
 T = TypeVar("T")
 QUIET_TICKS = 8  # passes of the event loop without a new request before a batch is planned
 ANSWERING = "answering requests"  # what a user's own provider was doing when it raised
-CLAIM_SECONDS = 60.0  # renewed while the batch is computed
-
-
-@dataclass
-class Account:
-    """What one model was asked and what it took in this process; stored replies are counted apart."""
-
-    asked: int = 0
-    from_ledger: int = 0
-    failed: int = 0
-    prompt_tokens: int = 0
-    output_tokens: int = 0
-    seconds: float = 0.0
 
 
 @dataclass
@@ -47,23 +37,44 @@ class _Queue:
 
 
 class Gateway:
-    """One per run. ``replies`` is called with the number of finished requests, for progress."""
+    """One per run. ``replies`` is called with the number of finished requests, for progress.
 
-    def __init__(self, ledger: Ledger, replies: Callable[[int], None] = lambda count: None) -> None:
+    ``run`` names who pays, over any number of restarts; ``budget_usd`` is a hard cap on it. ``prices`` finds a model's
+    price. ``offline``: nothing is asked of a model behind an API, replies come from the ledger alone.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        replies: Callable[[int], None] = lambda count: None,
+        *,
+        run: str = "",
+        budget_usd: float | None = None,
+        prices: Callable[[Any], Price | None] = lambda model: None,
+        offline: bool = False,
+        grace_seconds: float = 30.0,
+    ) -> None:
         self.ledger = ledger
         self.replies = replies
+        self.run, self.budget_usd, self.prices, self.offline = run, budget_usd, prices, offline
+        self.grace_seconds = grace_seconds  # for calls in flight, when the run ends before they do
         self.accounts: dict[str, Account] = {}
         self._queues: dict[int, _Queue] = {}
-        self._calls: dict[str, asyncio.Task[Entry]] = {}  # API calls in flight, by key
+        self._callers: dict[str, Caller] = {}  # by identity: two roles may name one model
+        self._caller_of: dict[int, tuple[Any, Caller]] = {}  # the same, by object
+        self._purse: Purse | None = None
+        self._renewal: asyncio.Task[None] | None = None
         self._closing = False
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rlaif-model")
 
     async def close(self) -> None:
-        """Wait for the batch in the worker thread, so that what it computed is kept, and stop."""
+        """Wait for the batch in the worker thread and for calls in flight, so that what they bring is kept, and stop."""
         self._closing = True
-        for call in list(self._calls.values()):
-            call.cancel()
-        await asyncio.gather(*self._calls.values(), return_exceptions=True)
+        await asyncio.gather(*(caller.stop(self.grace_seconds) for caller in self._callers.values()))
+        if self._purse:
+            self._purse.close()
+        if self._renewal:
+            self._renewal.cancel()
         for queue in self._queues.values():
             if queue.worker and not queue.worker.done():
                 await asyncio.gather(queue.worker, return_exceptions=True)
@@ -99,6 +110,8 @@ class Gateway:
     async def ask(self, model: Model, request: ChatRequest, context: dict[str, Any]) -> tuple[str, Reply]:
         """The reply and its ledger key. Raises CallRefused or CallFailed; StorageError if it cannot be kept."""
         key = request_key(request, model.identity)
+        if not self._renewal:
+            self._renewal = asyncio.create_task(self._renew())
         if isinstance(model, BatchModel):
             entry = await self._queued(model, request, key, canonical_json(context))
         else:
@@ -110,37 +123,40 @@ class Gateway:
     # --- models behind an API ---------------------------------------------------------------------------------------
 
     async def _called(self, model: Any, request: ChatRequest, key: str, context: str) -> Entry:
-        """From the ledger, from an equal call already in flight, or by a call of its own."""
-        account = self.account(model.identity)
-        if stored := self.ledger.get([key]).get(key):
-            account.from_ledger += 1
-            self.replies(1)
-            return stored
-        if key in self._calls:
-            account.from_ledger += 1
-        else:
-            self._calls[key] = asyncio.create_task(self._call(model, request, key, context, account))
-            self._calls[key].add_done_callback(lambda _: self._calls.pop(key))
-        call = self._calls[key]
+        _, caller = self._caller_of.get(id(model)) or self._find_caller(model)
         try:
-            return await asyncio.shield(call)
+            return await caller.ask(request, key, context)
         finally:
             self.replies(1)
 
-    async def _call(self, model: Any, request: ChatRequest, key: str, context: str, account: Account) -> Entry:
-        start = time.perf_counter()
-        account.asked += 1
-        try:
-            with users_code(model, ANSWERING):
-                reply = await model.complete(request)
-                _need_replies([reply], 1)
-        except BaseException:
-            account.failed += 1
-            raise
-        entry = Entry(key, model.identity.name, reply, context, seconds=time.perf_counter() - start)
-        stored = await self.ledger.record(entry)
-        self._count(account, [reply], entry.seconds)
-        return stored
+    def _find_caller(self, model: Any) -> tuple[Any, Caller]:
+        name = model.identity.sha256
+        if name not in self._callers:
+            account, price = self.account(model.identity), self.prices(model)
+            self._callers[name] = Caller(model, self.ledger, self.purse, account, price, self.offline)
+        self._caller_of[id(model)] = model, self._callers[name]
+        return self._caller_of[id(model)]
+
+    async def _renew(self) -> None:
+        """Keep other processes from what this one has claimed, as long as it lives."""
+        while True:
+            await asyncio.sleep(CLAIM_SECONDS / 3)
+            self.ledger.renew(CLAIM_SECONDS)
+
+    @property
+    def purse(self) -> Purse:
+        """What the run has spent, and may."""
+        if self._purse is None:
+            self._purse = Purse(self.ledger, self.run, self.budget_usd)
+        return self._purse
+
+    def standing(self) -> str:
+        """What is going on between askers and models behind APIs, in a few words for a person."""
+        parts = [caller.standing() for caller in self._callers.values() if caller.calls]
+        if self._purse and self._purse.spent_usd:
+            left = self._purse.left_usd
+            parts.append(f"{self._purse.spent_usd:.2f} USD spent" + (f", {left:.2f} left" if left is not None else ""))
+        return "; ".join(parts)
 
     # --- models in this process -------------------------------------------------------------------------------------
 
@@ -223,20 +239,6 @@ class Gateway:
             await asyncio.sleep(0.05)  # another process is computing some of these: its replies serve as well
         return entries
 
-    async def _renewing(self, keys: Sequence[str], work: Coroutine[Any, Any, T]) -> T:
-        """``work``, with the claim on ``keys`` renewed as long as it takes."""
-
-        async def renew() -> None:
-            while True:
-                await asyncio.sleep(CLAIM_SECONDS / 3)
-                self.ledger.claim(keys, CLAIM_SECONDS)
-
-        renewal = asyncio.create_task(renew())
-        try:
-            return await work
-        finally:
-            renewal.cancel()
-
     async def _compute(
         self,
         model: BatchModel,
@@ -250,7 +252,7 @@ class Gateway:
         account.asked += len(batch)
         try:
             with users_code(model, ANSWERING):
-                replies = await self._renewing(keys, self.in_worker(model.complete_batch, [requests[i] for i in batch]))
+                replies = await self.in_worker(model.complete_batch, [requests[i] for i in batch])
                 _need_replies(replies, len(batch))
         except BaseException:
             account.failed += len(batch)
@@ -267,8 +269,7 @@ class Gateway:
     @staticmethod
     def _count(account: Account, replies: Iterable[Reply], seconds: float) -> None:
         for reply in replies:
-            account.prompt_tokens += reply.prompt_tokens
-            account.output_tokens += reply.output_tokens
+            account.count(reply)
         account.seconds += seconds
 
 

@@ -1,0 +1,481 @@
+"""Calls to one model behind an API: from the ledger where the reply is there, else made at the pace that its limits,
+its refusals and its outages allow, tried again where that may help, and committed before any caller sees the reply.
+
+A call waits in one queue. A worker holds a place in flight on one route (an endpoint with a key): it takes calls until
+none is left. What fails and may be tried again returns to the queue after its delay, and its worker goes on with the
+next, so that one slow or unlucky call costs no other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from rlaif.component import users_code
+from rlaif.errors import CallError, CallFailed, OverBudget, StorageError, UserError
+from rlaif.ledger import Entry, Ledger
+from rlaif.models import Answer, ChatRequest, Reply
+from rlaif.models.pacing import Gate, Pace
+from rlaif.models.spending import Price, Purse
+
+CLAIM_SECONDS = 60.0  # renewed as long as the process lives
+ELSEWHERE_SECONDS = 0.25  # between looks at what another process is asking
+LONGEST_DELAY = 30.0  # before a call is tried again, where the provider names no time
+LONGEST_RETRY_AFTER = 300.0
+OUTAGE = ("overloaded", "unreachable", "lost", "garbled")
+MAYBE_BILLED = ("lost", "garbled")
+
+
+class Route(Protocol):
+    """One way to a model: an endpoint with a key."""
+
+    name: str
+    weight: float
+
+    async def complete(self, request: ChatRequest, timeout_seconds: float) -> Answer: ...
+
+
+class PlainRoute:
+    """A model that has no routes of its own: a class that a user wrote, a script."""
+
+    name = ""
+    weight = 1.0
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    async def complete(self, request: ChatRequest, timeout_seconds: float) -> Answer:
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                reply = await self.model.complete(request)
+        except TimeoutError as error:
+            raise CallFailed(f"no answer within {timeout_seconds:g} s", retryable=True, fault="lost") from error
+        if not isinstance(reply, Reply):
+            raise TypeError(f"expected a Reply, got {type(reply).__name__}")
+        return Answer(reply)
+
+
+@dataclass
+class Account:
+    """What one model was asked and what it took in this process; stored replies are counted apart."""
+
+    asked: int = 0  # requests that went to the model, however often each was tried
+    from_ledger: int = 0
+    failed: int = 0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    seconds: float = 0.0
+    spent_usd: float = 0.0
+    maybe_billed: int = 0  # attempts that brought no reply and were counted in full
+    faults: Counter[str] = field(default_factory=Counter)  # attempts that failed, by their fault
+    in_flight: int = 0
+    most_in_flight: int = 0
+
+    def count(self, reply: Reply) -> None:
+        self.prompt_tokens += reply.prompt_tokens
+        self.output_tokens += reply.output_tokens
+        self.cached_tokens += reply.cached_tokens
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One request on its way to a reply."""
+
+    request: ChatRequest
+    key: str
+    context: str
+    done: asyncio.Future[Entry]
+    tokens: int = 0  # at most, prompt and reply together
+    most_usd: float = 0.0
+    attempts: int = 0
+    began: float = 0.0  # of its first attempt
+
+
+@dataclass(eq=False)
+class Lane:
+    """A route with what is known of its limits."""
+
+    route: Route
+    gate: Gate
+    workers: int = 0
+    dead: str = ""  # why no call can succeed here
+    probing: bool = False
+
+
+class Caller:
+    """The calls to one model. ``stop`` makes it end; ``ask`` is all that others need."""
+
+    def __init__(
+        self, model: Any, ledger: Ledger, purse: Purse, account: Account, price: Price | None, offline: bool = False
+    ) -> None:
+        self.model, self.ledger, self.purse, self.account, self.price = model, ledger, purse, account, price
+        self.offline = offline
+        self.pace: Pace = getattr(model, "pace", None) or Pace()
+        routes: tuple[Route, ...] = getattr(model, "routes", ()) or (PlainRoute(model),)
+        whole = sum(route.weight for route in routes)
+        self.lanes = [Lane(route, Gate(self.pace, route.weight / whole)) for route in routes]
+        self.queue: deque[Call] = deque()
+        self.calls: dict[str, Call] = {}  # unfinished, by key
+        self.delayed = 0  # calls that wait to be tried again
+        self.stopping = False
+        self._asked: list[Call] = []
+        self._elsewhere: list[Call] = []
+        self._released: list[str] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timers: set[asyncio.TimerHandle] = set()
+        self._loop = asyncio.get_running_loop()
+
+    # --- asking -------------------------------------------------------------------------------------------------------
+
+    async def ask(self, request: ChatRequest, key: str, context: str) -> Entry:
+        """The reply, from the ledger or from the model. Raises CallError, StorageError, or what the model raised."""
+        call = self.calls.get(key)
+        if call is None:
+            call = Call(request, key, context, self._loop.create_future())
+            self.calls[key] = call
+            if not self._asked:
+                self._loop.call_soon(self._look_up)
+            self._asked.append(call)
+        else:
+            self.account.from_ledger += 1
+        return await asyncio.shield(call.done)
+
+    def _look_up(self) -> None:
+        """Find all that was asked in this tick in the ledger, and claim the rest."""
+        asked, self._asked = self._asked, []
+        try:
+            self._find(asked)
+        except BaseException as error:  # whatever it is, no caller may wait for ever
+            for call in asked:
+                self._end(call, error)
+            if not isinstance(error, Exception):
+                raise
+
+    def _find(self, asked: list[Call]) -> list[Call]:
+        """Answer from the ledger, queue what is ours to ask; returns what another process is asking now."""
+        stored = self.ledger.get([call.key for call in asked])
+        missing = []
+        for call in asked:
+            if entry := stored.get(call.key):
+                self.account.from_ledger += 1
+                self._finish(call, entry)
+            elif self.offline:
+                self._end(call, CallFailed("its reply is not in the ledger"))
+            else:
+                missing.append(call)
+        claimed = self.ledger.claim_each([call.key for call in missing], CLAIM_SECONDS) if missing else set()
+        self.queue.extend(call for call in missing if call.key in claimed)
+        elsewhere = [call for call in missing if call.key not in claimed]
+        if elsewhere:
+            if not self._elsewhere:
+                self._start(self._watch())
+            self._elsewhere += elsewhere
+        self._pump()
+        return elsewhere
+
+    async def _watch(self) -> None:
+        """Look now and then whether another process has the replies, or has given up."""
+        while self._elsewhere:
+            await asyncio.sleep(ELSEWHERE_SECONDS)
+            waiting, self._elsewhere = self._elsewhere, []
+            try:
+                stored = self.ledger.get([call.key for call in waiting])
+                claimed = self.ledger.claim_each([c.key for c in waiting if c.key not in stored], CLAIM_SECONDS)
+                again = self.ledger.get(claimed)  # finished just before the claim
+                if again:
+                    self.ledger.release(list(again))
+            except StorageError as error:
+                for call in waiting:
+                    self._end(call, error)
+                continue
+            stored |= again
+            for call in waiting:
+                if call.key in stored:
+                    self.account.from_ledger += 1
+                    self._finish(call, stored[call.key])
+                elif call.key in claimed:
+                    self.queue.append(call)
+                else:
+                    self._elsewhere.append(call)
+            self._pump()
+
+    # --- workers ------------------------------------------------------------------------------------------------------
+
+    def _start(self, work: Any) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _pump(self) -> None:
+        """As many workers as there are calls for, on the routes with most room."""
+        if self.stopping:
+            return
+        wanted = len(self.queue)
+        while wanted > 0:
+            open_lanes = [lane for lane in self.lanes if self._takes(lane)]
+            if not open_lanes:
+                break
+            lane = min(open_lanes, key=lambda lane: lane.workers / lane.route.weight)
+            lane.workers += 1
+            wanted -= 1
+            self._start(self._work(lane))
+        if self.queue and all(lane.dead for lane in self.lanes):
+            self._give_up()
+
+    def _takes(self, lane: Lane) -> bool:
+        return not lane.dead and not lane.gate.breaker.open and lane.workers < lane.gate.concurrency.limit
+
+    async def _work(self, lane: Lane) -> None:
+        gate = lane.gate
+        try:
+            while self.queue and not self.stopping and not lane.dead and not gate.breaker.open:
+                if lane.workers > gate.concurrency.limit:
+                    break
+                await self._attempt(lane, self.queue.popleft())
+                if self.queue and lane.workers < gate.concurrency.limit:
+                    self._pump()  # there is more room than before
+        finally:
+            lane.workers -= 1
+        if gate.breaker.open and not lane.probing and not lane.dead:
+            lane.probing = True
+            self._start(self._probe(lane))
+        elif self.queue:
+            self._pump()
+
+    async def _probe(self, lane: Lane) -> None:
+        """In an outage: one call after each pause, until one is answered or patience ends."""
+        breaker = lane.gate.breaker
+        try:
+            while breaker.open and not self.stopping and not lane.dead:
+                if breaker.gone(self._loop.time()):
+                    seconds = breaker.patience
+                    lane.dead = f"{lane.route.name or self.model.identity.name}: no answer for {seconds:g} s"
+                    break
+                await asyncio.sleep(breaker.pause)
+                if not self.queue:
+                    break  # the next call that comes is the probe
+                call = self.queue.popleft()
+                call.attempts -= 1  # the outage is not this call's doing
+                await self._attempt(lane, call)
+                if breaker.open:
+                    breaker.lengthen()
+        finally:
+            lane.probing = False
+        self._pump_after(lane)
+
+    def _pump_after(self, lane: Lane) -> None:
+        """Go on after an outage; where there was nothing to try, the next call tries."""
+        if lane.gate.breaker.open and not lane.dead:
+            lane.gate.breaker.succeeded()
+        self._pump()
+
+    def _give_up(self) -> None:
+        """No route is left: every call that waits fails, and can be made by a later run."""
+        why = "; ".join(lane.dead for lane in self.lanes)
+        while self.queue:
+            self._fail(self.queue.popleft(), CallFailed(why, retryable=True))
+
+    # --- one attempt --------------------------------------------------------------------------------------------------
+
+    async def _attempt(self, lane: Lane, call: Call) -> None:
+        """One attempt of a call whose caller still waits. It leaves the call answered, failed, or to be tried again."""
+        if call.done.cancelled():
+            self.calls.pop(call.key, None)
+            return
+        try:
+            await self._try(lane, call)
+        except StorageError as error:  # the ledger cannot keep account: nothing more may be spent on it
+            self._end(call, error)
+
+    async def _try(self, lane: Lane, call: Call) -> None:
+        now = self._loop.time()
+        if not call.began:
+            self._prepare(call)
+            call.began = now
+            self.account.asked += 1
+        if not await self.purse.reserve(call.most_usd):
+            left = (self.purse.budget_usd or 0.0) - self.purse.spent_usd
+            why = f"over budget: a call may cost {call.most_usd:.6f} USD, {max(0.0, left):.6f} are left"
+            self._fail(call, OverBudget(why, retryable=True))
+            return
+        call.attempts += 1
+        spent, headroom, cohort, refused = 0.0, None, None, False
+        account = self.account
+        wait = lane.gate.take(call.tokens, self._loop.time())
+        try:
+            if wait > 0:
+                await asyncio.sleep(wait)
+            account.in_flight += 1
+            account.most_in_flight = max(account.most_in_flight, account.in_flight)
+            sent = self._loop.time()
+            cohort = lane.gate.finder.sent(sent)
+            try:
+                answer = await lane.route.complete(call.request, self.pace.timeout_seconds)
+            except asyncio.CancelledError:
+                spent = self._maybe_billed(call)
+                raise
+            finally:
+                account.in_flight -= 1
+            headroom = answer.headroom
+            spent = self._answered(lane, call, answer.reply, sent)
+        except CallFailed as error:
+            refused = error.fault == "rate_limited"
+            spent = self._failed(lane, call, error)
+        except CallError as error:
+            self._fail(call, error)
+        except BaseException as error:  # a bug, or a stop: no caller may wait for ever
+            self.account.failed += 1
+            self._end(call, self._told(error))
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            now = self._loop.time()
+            lane.gate.ended(call.tokens, headroom, now)
+            if cohort:
+                lane.gate.finder.ended(cohort, refused, now)
+            self.purse.settle(call.most_usd, spent)
+
+    def _prepare(self, call: Call) -> None:
+        """The most tokens and money that a call can take."""
+        if not hasattr(self.model, "upper_bound"):
+            return
+        prompt, output = self.model.upper_bound(call.request)
+        call.tokens = prompt + output
+        if self.price:
+            call.most_usd = self.price.most(prompt, output)
+
+    def _answered(self, lane: Lane, call: Call, reply: Reply, sent: float) -> float:
+        """Hand the reply to the ledger; the caller sees it once it is committed. Returns what it cost."""
+        now = self._loop.time()
+        lane.gate.concurrency.ended(overloaded=False)
+        lane.gate.breaker.succeeded()
+        account = self.account
+        account.count(reply)
+        account.seconds += now - sent
+        cost = self.price.cost(reply) if self.price else None
+        account.spent_usd += cost or 0.0
+        name = self.model.identity.name
+        entry = Entry(call.key, name, reply, call.context, cost, now - sent, max(1, call.attempts), run=self.purse.run)
+        self.ledger.record(entry, call.done)
+        self.calls.pop(call.key, None)
+        return cost or 0.0
+
+    def _failed(self, lane: Lane, call: Call, error: CallFailed) -> float:
+        """Try again, or let the caller know. Returns what may have been billed."""
+        now, gate = self._loop.time(), lane.gate
+        self.account.faults[error.fault or "failed"] += 1
+        gate.concurrency.ended(error.fault in ("overloaded", "lost"))
+        if error.fault in OUTAGE:
+            gate.breaker.failed(now)
+        else:
+            gate.breaker.succeeded()
+        if error.fault == "barred":
+            lane.dead = f"{lane.route.name}: {error}" if lane.route.name else str(error)
+            self.queue.append(call)  # for another route, or to fail with the rest
+            self._pump()
+            return 0.0
+        if error.fault == "rate_limited":
+            call.attempts -= 1  # nothing was tried: only patience ends this
+        tired = call.attempts >= self.pace.attempts or now - call.began > self.pace.patience_seconds
+        if not error.retryable or tired or self.stopping:
+            tries = f" (tried {call.attempts} times)" if call.attempts > 1 else ""
+            self._fail(call, CallFailed(f"{error}{tries}", retryable=error.retryable, fault=error.fault))
+        else:
+            self._later(call, self._delay(call, error))
+        return self._maybe_billed(call) if error.fault in MAYBE_BILLED else 0.0
+
+    def _delay(self, call: Call, error: CallFailed) -> float:
+        """Seconds until the next attempt: what the provider asks for, else full jitter (Brooker 2015)."""
+        if error.retry_after is not None:
+            return min(LONGEST_RETRY_AFTER, error.retry_after) + random.uniform(0.0, 0.1)
+        return random.uniform(0.0, min(LONGEST_DELAY, 0.5 * 2.0 ** max(0, call.attempts)))
+
+    def _later(self, call: Call, seconds: float) -> None:
+        def again() -> None:
+            self._timers.discard(timer)
+            self.delayed -= 1
+            self.queue.appendleft(call)
+            self._pump()
+
+        self.delayed += 1
+        timer = self._loop.call_later(seconds, again)
+        self._timers.add(timer)
+
+    def _maybe_billed(self, call: Call) -> float:
+        """An attempt that brought no reply and may have been billed counts in full."""
+        self.account.maybe_billed += 1
+        self.account.spent_usd += call.most_usd
+        self.purse.charge(call.most_usd)
+        return call.most_usd
+
+    # --- ends ---------------------------------------------------------------------------------------------------------
+
+    def _finish(self, call: Call, entry: Entry) -> None:
+        self.calls.pop(call.key, None)
+        if not call.done.done():
+            call.done.set_result(entry)
+
+    def _end(self, call: Call, error: BaseException) -> None:
+        self.calls.pop(call.key, None)
+        if isinstance(error, asyncio.CancelledError):
+            call.done.cancel()
+        elif not call.done.done():
+            call.done.set_exception(error)
+            call.done.exception()  # a caller that is gone leaves nobody to look
+
+    def _fail(self, call: Call, error: CallError) -> None:
+        self.account.failed += 1
+        self._end(call, error)
+        if not self._released:
+            self._loop.call_soon(self._release)
+        self._released.append(call.key)
+
+    def _release(self) -> None:
+        released, self._released = self._released, []
+        self.ledger.release(released)
+
+    def _told(self, error: BaseException) -> BaseException:
+        """What a provider raised that is no CallError: one line where the class is a user's, else the bug itself."""
+        try:
+            with users_code(self.model, "answering requests"):
+                raise error
+        except UserError as told:
+            return told
+        except type(error):
+            return error
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Start nothing more; what is in flight may still arrive, and is kept. Then it is cancelled."""
+        self.stopping = True
+        for timer in self._timers:
+            timer.cancel()
+        waiting = [*self._asked, *self._elsewhere, *self.queue]
+        self.queue.clear()
+        self._elsewhere.clear()
+        if self._tasks and self.account.in_flight:
+            await asyncio.wait(self._tasks, timeout=grace_seconds)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.sleep(0)  # the ledger commits what arrived last
+        for call in (*waiting, *self.calls.values()):
+            call.done.cancel()
+        self.calls.clear()
+        if hasattr(self.model, "close"):
+            await self.model.close()
+
+    def standing(self) -> str:
+        """What a person watching wants to know now, in a few words."""
+        parts = [f"{self.account.in_flight} in flight"]
+        held = len(self.queue) + self.delayed
+        if self.delayed:
+            parts.append(f"{self.delayed} to be tried again")
+        if any(lane.gate.breaker.open for lane in self.lanes):
+            parts.append(f"paused: {held} wait for the provider to answer")
+        elif any(lane.gate.finder.rate or lane.gate.requests.rate or lane.gate.tokens.rate for lane in self.lanes):
+            parts.append(f"{held} wait on limits")
+        return ", ".join(parts)

@@ -1,0 +1,91 @@
+"""What calls cost, and a cap on it that holds: reserve the most a call can cost, settle when it ends.
+
+What the run has spent, and what its calls in flight might still cost, are in the ledger: a killed run's calls in flight
+count in full, so that no number of restarts exceeds the budget.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from rlaif.ledger import Ledger
+from rlaif.models import Reply
+
+MILLION = 1_000_000
+AHEAD = 0.25  # of what is reserved, written down before it is needed, so that few writes serve many calls
+
+
+@dataclass(frozen=True)
+class Price:
+    """US dollars for a million tokens."""
+
+    input: float
+    output: float
+    cached_input: float | None = None  # None: as any other
+    cache_write: float | None = None
+
+    def cost(self, reply: Reply) -> float:
+        """What a reply cost, in US dollars."""
+        plain = reply.prompt_tokens - reply.cached_tokens - reply.cache_written_tokens
+        return (
+            max(0, plain) * self.input
+            + reply.cached_tokens * (self.input if self.cached_input is None else self.cached_input)
+            + reply.cache_written_tokens * (self.input if self.cache_write is None else self.cache_write)
+            + reply.output_tokens * self.output
+        ) / MILLION
+
+    def most(self, prompt_tokens: int, output_tokens: int) -> float:
+        """The most that so many tokens can cost, in US dollars."""
+        dearest = max(self.input, self.cached_input or 0.0, self.cache_write or 0.0)
+        return (prompt_tokens * dearest + output_tokens * self.output) / MILLION
+
+
+class Purse:
+    """One run's money. Without a budget everything fits, and what was spent is known all the same."""
+
+    def __init__(self, ledger: Ledger, run: str, budget_usd: float | None = None) -> None:
+        self.ledger, self.run, self.budget_usd = ledger, run, budget_usd
+        self.spent_usd = ledger.open_purse(run)  # what a killed process left open is spent
+        self.reserved_usd = 0.0
+        self._open = 0.0  # what the ledger says is in flight
+        self._changed: asyncio.Event | None = None
+
+    @property
+    def left_usd(self) -> float | None:
+        return None if self.budget_usd is None else self.budget_usd - self.spent_usd - self.reserved_usd
+
+    async def reserve(self, usd: float) -> bool:
+        """Set the most a call can cost aside, waiting for calls in flight where that may make room. False: it does not
+        fit into what is left."""
+        while self.budget_usd is not None and self.spent_usd + self.reserved_usd + usd > self.budget_usd:
+            if self.reserved_usd <= 0.0:
+                return False
+            self._changed = self._changed or asyncio.Event()
+            await self._changed.wait()
+        self.reserved_usd += usd
+        if self.reserved_usd > self._open:
+            self._open = self.reserved_usd * (1 + AHEAD)
+            self.ledger.set_open(self.run, self._open)
+        return True
+
+    def settle(self, reserved_usd: float, spent_usd: float) -> None:
+        """A call ended: what was set aside for it is free, but for what it cost."""
+        self.reserved_usd = max(0.0, self.reserved_usd - reserved_usd)
+        if self.reserved_usd < 1e-12:
+            self.reserved_usd = 0.0
+        self.spent_usd += spent_usd
+        if self._changed:
+            self._changed.set()
+            self._changed = None
+
+    def charge(self, usd: float) -> None:
+        """Money for calls that brought no reply: nothing of them stands in the ledger but this."""
+        if usd:
+            self.ledger.charge(self.run, usd)
+
+    def close(self) -> None:
+        """Nothing is in flight any more."""
+        if self._open:
+            self._open = 0.0
+            self.ledger.set_open(self.run, 0.0)

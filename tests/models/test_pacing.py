@@ -1,0 +1,202 @@
+"""How fast to call, against a simulated server and a clock that the test moves."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlaif.models import Headroom
+from rlaif.models.pacing import Breaker, Bucket, Concurrency, Gate, Pace
+
+Server = Callable[[float], tuple[bool, Headroom | None]]  # time of arrival -> refused, what its headers say
+
+
+@dataclass
+class Seen:
+    """What a simulated run came to."""
+
+    calls: int
+    refused: int
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        return (self.calls - self.refused) / self.seconds
+
+    @property
+    def refused_share(self) -> float:
+        return self.refused / self.calls
+
+
+def simulate(server: Server, seconds: float, pace: Pace, *, latency: float = 0.05, start: float = 0.0) -> Seen:
+    """A gate before a server, workers always busy; refusals come back after half the latency. Seen from ``start`` on."""
+    gate = Gate(pace)
+    seen = Seen(0, 0, seconds - start)
+    now, order, busy = 0.0, 0, 0
+    events: list[tuple[float, int, str, Any]] = []
+
+    def plan(at: float, what: str, about: Any) -> None:
+        nonlocal order
+        order += 1
+        heapq.heappush(events, (at, order, what, about))
+
+    while now < seconds:
+        while busy < gate.concurrency.limit:
+            busy += 1
+            plan(now + gate.take(100.0, now), "sent", None)
+        now, _, what, about = heapq.heappop(events)
+        if what == "sent":
+            refused, headroom = server(now)
+            cohort = gate.finder.sent(now)
+            plan(now + (latency / 2 if refused else latency), "ended", (cohort, refused, headroom))
+            continue
+        cohort, refused, headroom = about
+        seen.calls += now >= start
+        seen.refused += refused and now >= start
+        busy -= 1
+        gate.ended(100.0, headroom, now)
+        gate.finder.ended(cohort, refused, now)
+        gate.concurrency.ended(overloaded=False)
+    return seen
+
+
+def limited(per_second: float, room: float, *, headers: bool) -> Server:
+    """A bucket that fills continuously and starts full."""
+    level, then = room, 0.0
+
+    def serve(now: float) -> tuple[bool, Headroom | None]:
+        nonlocal level, then
+        level, then = min(room, level + (now - then) * per_second), now
+        refused = level < 1
+        level -= 0 if refused else 1
+        said = Headroom(int(per_second * 60), int(level), (room - level) / per_second) if headers else None
+        return refused, said
+
+    return serve
+
+
+def careless(share: float, seed: int = 0) -> Server:
+    """Refuses this share of calls, whatever their rate."""
+    rng = Random(seed)
+    return lambda now: (rng.random() < share, None)
+
+
+@pytest.mark.parametrize("per_second", [20, 400, 2500])
+def test_a_limit_that_headers_name_is_used_and_hardly_ever_hit(per_second: float) -> None:
+    """256 in flight at 50 ms offer twice the largest of these limits, or more. At first the whole room may be used."""
+    seen = simulate(limited(per_second, per_second, headers=True), 20, Pace())
+    allowed = per_second * 21 / 20
+    assert 0.9 * per_second < seen.rate <= allowed + 1
+    assert seen.refused_share < 0.02
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.05])
+@pytest.mark.parametrize("per_second", [50, 400, 2500])
+def test_a_limit_that_nothing_names_is_found(per_second: float, noise: float) -> None:
+    """Refusals that fall evenly on calls, besides, do not keep it from being found, nor drive the rate down."""
+    bucket, evenly = limited(per_second, per_second, headers=False), careless(noise)
+    seen = simulate(lambda now: said if (said := evenly(now))[0] else bucket(now), 60, Pace(), start=30)
+    assert seen.rate > 0.85 * per_second
+    assert seen.refused_share < noise + 0.05
+
+
+@pytest.mark.parametrize("share", [0.05, 0.2, 0.4])
+def test_refusals_that_fall_evenly_slow_nothing_down(share: float) -> None:
+    free = simulate(careless(0.0), 20, Pace())
+    seen = simulate(careless(share), 20, Pace())
+    assert seen.rate > 0.9 * free.rate * (1 - share)
+
+
+def test_an_own_limit_is_kept_where_headers_would_allow_more() -> None:
+    seen = simulate(limited(1000, 1000, headers=True), 20, Pace(requests_per_minute=6000))
+    assert seen.rate == pytest.approx(100, rel=0.08)  # a second's worth at once, and those in flight at the end
+    assert seen.refused == 0
+
+
+def test_an_own_limit_of_tokens_is_kept() -> None:
+    seen = simulate(careless(0.0), 20, Pace(tokens_per_minute=600_000))  # 100 calls of 100 tokens a second
+    assert seen.rate == pytest.approx(100, rel=0.08)
+
+
+@given(st.floats(1, 5000), st.lists(st.tuples(st.floats(0, 3), st.floats(0, 50)), min_size=1, max_size=60))
+def test_no_stretch_of_time_sees_more_than_a_bucket_allows(rate: float, steps: list[tuple[float, float]]) -> None:
+    """Whatever is taken and when: what is sent by any moment is at most the room and what flowed in since the start."""
+    bucket = Bucket(rate * 60)
+    now, sent = 0.0, []
+    for pause, cost in steps:
+        now += pause
+        sent.append((now + bucket.take(cost, now), min(cost, bucket.room)))
+    for moment, _ in sent:
+        total = sum(cost for at, cost in sent if at <= moment)
+        assert total <= bucket.room + rate * moment + 1e-6 * (1 + total)
+
+
+def test_a_header_that_says_nothing_is_left_asks_for_a_wait_of_its_rate() -> None:
+    bucket = Bucket(None)
+    assert bucket.take(1, 0.0) == 0.0
+    bucket.ended(1)
+    bucket.told(600, 0, 60.0, 10.0)  # ten a second, none left
+    assert bucket.take(1, 10.0) == pytest.approx(0.1)
+    assert bucket.take(1, 10.0) == pytest.approx(0.2)
+    assert bucket.take(1, 10.5) == 0.0  # five have flowed in, two were owed
+
+
+def test_what_is_in_flight_counts_as_not_yet_seen_by_the_provider() -> None:
+    bucket = Bucket(None)
+    for _ in range(5):
+        bucket.take(1, 0.0)
+    bucket.ended(1)
+    bucket.told(60, 6, 10.0, 0.0)  # six left by its count; four of ours may not be in it
+    assert [bucket.take(1, 0.0) for _ in range(3)] == [0.0, 0.0, pytest.approx(1.0)]
+
+
+def test_concurrency_falls_while_the_server_is_overloaded_and_comes_back() -> None:
+    concurrency = Concurrency(256)
+    for _ in range(64):
+        concurrency.ended(True)
+    assert concurrency.limit == 128
+    for _ in range(64 * 8):
+        concurrency.ended(True)
+    assert concurrency.limit == 1
+    for _ in range(64 * 40):
+        concurrency.ended(False)
+    assert concurrency.limit == 256
+
+
+def test_concurrency_does_not_fall_for_a_few_errors() -> None:
+    concurrency, rng = Concurrency(256), Random(1)
+    for _ in range(5000):
+        concurrency.ended(rng.random() < 0.1)
+    assert concurrency.limit == 256
+
+
+def test_a_breaker_opens_after_failures_in_a_row_only() -> None:
+    breaker = Breaker(patience_seconds=60)
+    for turn in range(9):
+        breaker.failed(turn)
+    breaker.succeeded()
+    for turn in range(9):
+        breaker.failed(10 + turn)
+    assert not breaker.open
+    breaker.failed(19)
+    assert breaker.open
+    assert not breaker.gone(69)
+    assert breaker.gone(70)  # sixty seconds after the first of the row
+    breaker.succeeded()
+    assert not breaker.open
+
+
+def test_pauses_of_an_outage_grow_to_half_a_minute() -> None:
+    breaker = Breaker(60)
+    pauses = []
+    for _ in range(8):
+        pauses.append(breaker.pause)
+        breaker.lengthen()
+    assert pauses == [0.5, 1, 2, 4, 8, 16, 30, 30]
