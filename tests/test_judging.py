@@ -248,10 +248,12 @@ def test_no_minimum_still_needs_some_mass(working_folder: Path) -> None:
 
 def test_an_option_that_is_not_listed_counts_as_nothing_where_it_can_have_next_to_nothing(working_folder: Path) -> None:
     judge = logprobs_judge(working_folder)
-    # the least listed is 0.01, so that B's two tokens may have 0.02: p is at least 0.9 / 0.92 = 0.978
-    assert judged(judge, tokens(A=0.9, The=0.03, Both=0.01))[0].p == (1, 0)
+    # no token outside has more than 0.01, so that B's two may have 0.02: p is at least 0.9 / 0.92 = 0.978
+    assert judged(judge, tokens(A=0.9, The=0.03, Both=0.01, I=0.01))[0].p == (1, 0)
     # 0.04 of 0.74 is 0.054: more than p may be off by
-    assert judged(judge, tokens(A=0.7, The=0.05, Both=0.02))[0].p is None
+    assert judged(judge, tokens(A=0.7, The=0.05, Both=0.02, I=0.02))[0].p is None
+    # the last was drawn, and is no bound to what is not listed
+    assert judged(judge, tokens(A=0.6, The=0.1, Both=0.1, drawn=0.0001))[0].p is None
     # nothing is left for B, however short the list
     assert judged(judge, tokens(A=0.97, The=0.03))[0].p == (1, 0)
     assert judged(judge, Reply(logprobs=(("B", 0.0),)))[0].p == (0, 1)

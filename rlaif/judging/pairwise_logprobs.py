@@ -5,8 +5,8 @@ No text is generated. Bai et al. 2022 (Constitutional AI, 2212.08073) §4.1 and 
 between the options and the reply is unreadable.
 
 An API lists only the likeliest tokens. An option that is not among them counts as 0; each of its tokens may have as
-much as the least of those listed, and together no more than these leave of 1. Where that could move p by more than
-``UNLISTED`` the reply is unreadable: hardly ever with 20 tokens listed, more often with 5.
+much as the least likely of those listed, and together no more than these leave of 1. Where that could move p by more
+than ``UNLISTED`` the reply is unreadable: hardly ever with 20 tokens listed, more often with 5.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pydantic import Field, field_validator
 
 from rlaif.component import Options as BaseOptions
 from rlaif.judging import PAIR_PLACEHOLDERS, PAIR_REQUIRED, Ask, ProtocolContext, Question, Showing, Verdict
-from rlaif.judging.reading import option_masses, two_words
+from rlaif.judging.reading import option_masses, two_words, word_of
 
 UNLISTED = 0.05  # by which p may be off because an option is not among the tokens that were listed
 VARIANTS = 2  # tokens of an option that may have any mass to speak of: "A" and " A"
@@ -35,6 +35,7 @@ class PairwiseLogprobs:
 
     def __init__(self, options: Options, context: ProtocolContext) -> None:
         self.options = options
+        self.words = {choice.strip() for choice in options.choices}
         self.template = context.template(options.template, PAIR_PLACEHOLDERS, PAIR_REQUIRED)
 
     async def judge(self, showing: Showing, ask: Ask) -> Verdict:
@@ -57,12 +58,15 @@ class PairwiseLogprobs:
         mass = first + second
         if mass < self.options.minimum_mass or mass <= 0:
             return Verdict(option_mass=min(mass, 1.0), reason=f"option mass below {self.options.minimum_mass:g}")
-        if 0 in (first, second) and (unknown := unlisted_mass(logprobs)) > UNLISTED * (mass + unknown):
+        listed = {word_of(text) for text, _ in logprobs}
+        unknown = 0.0 if listed.issuperset(self.words) else unlisted_mass(logprobs)
+        if unknown > UNLISTED * (mass + unknown):
             return Verdict(option_mass=min(mass, 1.0), reason="an option is not among the likeliest tokens listed")
         return Verdict(p=(first / mass, second / mass), probabilistic=True, option_mass=min(mass, 1.0))
 
 
 def unlisted_mass(logprobs: Sequence[tuple[str, float]]) -> float:
-    """The most that an option outside the list can have."""
-    listed = [math.exp(value) for _, value in logprobs]
-    return min(VARIANTS * min(listed), max(0.0, 1.0 - sum(listed)))
+    """The most that an option outside the list can have. The least likely but one bounds it: the token that was drawn is
+    listed too, however unlikely it was."""
+    listed = sorted(math.exp(value) for _, value in logprobs)
+    return min(VARIANTS * listed[:2][-1], max(0.0, 1.0 - sum(listed)))

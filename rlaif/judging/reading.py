@@ -35,11 +35,16 @@ def option_masses(logprobs: Iterable[tuple[str, float]], options: Sequence[str])
     """
     masses = [0.0] * len(options)
     for text, logprob in logprobs:
-        word = text.replace("▁", " ").replace("Ġ", " ").strip()
+        word = word_of(text)
         for i, option in enumerate(options):
             if word == option.strip():
                 masses[i] += math.exp(logprob)
     return masses
+
+
+def word_of(token: str) -> str:
+    """A token's text without the space that may open it, however its tokenizer writes one."""
+    return token.replace("▁", " ").replace("Ġ", " ").strip()
 
 
 def read_choice(text: str, options: Sequence[str], tie: str | None = None) -> int | None:
