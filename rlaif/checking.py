@@ -85,7 +85,7 @@ def _check_judge(catalogue: Catalogue, entry: Entry) -> None:
         catalogue.find("rubric", file.rubric, where=where, from_builtin=entry.builtin)
     kind = load(file.protocol, PROTOCOLS, "protocol", where)
     options = parse_options(kind, file.options, f"{where}: options")
-    construct(kind, "(options, context)", options, ProtocolContext(where, catalogue, entry.builtin, ""))
+    construct(kind, "(options, context)", options, ProtocolContext(where, catalogue, entry.builtin, "", file.sampling))
 
 
 def recipe_of(name: str, data: dict[str, Any], settings: Sequence[str]) -> tuple[Pipeline, Entry]:

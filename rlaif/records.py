@@ -183,7 +183,7 @@ class Judgement(Record):
     outcome: Outcome
     ranking: tuple[tuple[str, ...], ...] = ()  # best group first
     p: tuple[float, ...] | None = None
-    option_mass: float | None = None  # probability the model put on the offered options together
+    option_mass: float | None = None  # probability the model put on the offered options, or share of votes on them
     reason: str | None = None  # why there is no ranking
     retryable: bool = False  # of a failure: asking again could help, and a rerun does
     reply_keys: tuple[str, ...] = ()  # ledger rows: raw replies, tokens, cost, time

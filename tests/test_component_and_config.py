@@ -492,7 +492,7 @@ MISSING: dict[str, tuple[Kind, str, str]] = {
     "pinned": ("judge", "builtin:longes", 'here: judge "longes" not found in the built-ins. Did you mean "longest"?'),
     "a path": (
         "template", "own/t.txt",
-        'here: template "own/t.txt" not found in ./prompts/templates or the built-ins. Known: compare-two, compare-two-local, compare-two-turns.',
+        'here: template "own/t.txt" not found in ./prompts/templates or the built-ins. Known: compare-two, compare-two-form, compare-two-letter, compare-two-local, compare-two-turns.',
     ),
 }  # fmt: skip
 

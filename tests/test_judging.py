@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from rlaif.catalogue import Catalogue, builtin_root
 from rlaif.component import Options as BaseOptions
 from rlaif.component import Place
-from rlaif.config import PreferencesSection, Principle
+from rlaif.config import PreferencesSection, Principle, Sampling
 from rlaif.errors import CallFailed, ConfigError, UserError
 from rlaif.judging import Ask, ProtocolContext, Question, Showing, Verdict
 from rlaif.judging.pairwise_logprobs import PairwiseLogprobs
@@ -202,7 +202,7 @@ def judged(protocol: Any, reply: Reply | str, of: Comparison = PAIR) -> tuple[Ve
 
 
 def context(folder: Path) -> ProtocolContext:
-    return ProtocolContext("judge x", Catalogue(folder), from_builtin=True, rubric="Judge well.")
+    return ProtocolContext("judge x", Catalogue(folder), True, "Judge well.", Sampling(temperature=0.0))
 
 
 def logprobs_judge(folder: Path, **options: Any) -> PairwiseLogprobs:
@@ -227,10 +227,12 @@ def test_p_is_the_share_of_the_options_in_their_mass(working_folder: Path) -> No
     [
         (tokens(A=0.3, B=0.1, The=0.6), "option mass below 0.5"),
         (tokens(The=0.9), "option mass below 0.5"),
-        (Reply(text="A"), "no log-probabilities in the reply"),
-        (Reply(logprobs=(("A", float("nan")), ("B", -1.0))), "a log-probability is not a number"),
+        (Reply(text="A"), "the provider sent no log-probabilities"),
+        (Reply(logprobs=(("A", float("nan")), ("B", -1.0))), "a log-probability is not a number of at most 0"),
+        (Reply(logprobs=(("A", 800.0), ("B", -1.0))), "a log-probability is not a number of at most 0"),
+        (tokens(A=0.6, The=0.2, Both=0.1), "an option is not among the likeliest tokens listed"),
     ],
-    ids=["mass 0.4", "no option among them", "none at all", "not a number"],
+    ids=["mass 0.4", "no option among them", "none at all", "not a number", "above 1", "an option not listed"],
 )
 def test_a_model_that_was_not_choosing_is_unreadable(working_folder: Path, reply: Reply, reason: str) -> None:
     verdict, _ = judged(logprobs_judge(working_folder), reply)
@@ -242,6 +244,32 @@ def test_no_minimum_still_needs_some_mass(working_folder: Path) -> None:
     judge = logprobs_judge(working_folder, minimum_mass=0)
     assert judged(judge, tokens(A=0.01, B=0.03))[0].p == pytest.approx((0.25, 0.75))
     assert judged(judge, Reply(logprobs=(("A", -math.inf), ("B", -math.inf))))[0].p is None
+
+
+def test_an_option_that_is_not_listed_counts_as_nothing_where_it_can_have_next_to_nothing(working_folder: Path) -> None:
+    judge = logprobs_judge(working_folder)
+    # no token outside has more than 0.01, so that B's two may have 0.02: p is at least 0.9 / 0.92 = 0.978
+    assert judged(judge, tokens(A=0.9, The=0.03, Both=0.01, I=0.01))[0].p == (1, 0)
+    # 0.04 of 0.74 is 0.054: more than p may be off by
+    assert judged(judge, tokens(A=0.7, The=0.05, Both=0.02, I=0.02))[0].p is None
+    # the last was drawn, and is no bound to what is not listed
+    assert judged(judge, tokens(A=0.6, The=0.1, Both=0.1, drawn=0.0001))[0].p is None
+    # nothing is left for B, however short the list
+    assert judged(judge, tokens(A=0.97, The=0.03))[0].p == (1, 0)
+    assert judged(judge, Reply(logprobs=(("B", 0.0),)))[0].p == (0, 1)
+    # listed, as a provider writes next to nothing
+    assert judged(judge, Reply(logprobs=(("A", math.log(0.6)), ("B", -9999.0))))[0].p == (1, 0)
+
+
+@given(st.lists(st.floats(0.001, 1), min_size=3, max_size=30), st.integers(2, 20))
+def test_p_from_a_short_list_is_near_the_p_of_the_whole_or_not_given(weights: list[float], listed: int) -> None:
+    """The first two are A and B, the others words; each option is one token here."""
+    words = ["A", "B", *(f"w{i}" for i in range(len(weights) - 2))]
+    masses = {word: weight / sum(weights) for word, weight in zip(words, weights, strict=True)}
+    top = sorted(masses.items(), key=lambda item: -item[1])[:listed]
+    p = logprobs_judge(Path.cwd(), minimum_mass=0).read([(word, math.log(mass)) for word, mass in top]).p
+    if p is not None:
+        assert abs(p[0] - masses["A"] / (masses["A"] + masses["B"])) <= 0.05 + 1e-9
 
 
 def test_options_must_be_two_different_words() -> None:
@@ -268,6 +296,17 @@ def test_judged_text_cannot_fill_placeholders_or_close_its_fence(working_folder:
             Reply(text="Reply A is", finish_reason="length"),
             None,
             "no verdict in the reply (cut off at its length limit)",
+        ),
+        (Reply(text="B is vague.\n[[A]]", finish_reason="length"), (1, 0), None),
+        (
+            Reply(text="I lean towards [[A]].\nWait, A inv", finish_reason="length"),
+            None,
+            "the reply goes on after its verdict (cut off at its length limit)",
+        ),
+        (
+            Reply(text="Answer: A", finish_reason="length"),
+            None,
+            "the reply goes on after its verdict (cut off at its length limit)",
         ),
     ],
 )
@@ -462,6 +501,30 @@ def test_a_finished_judgement_is_not_asked_again() -> None:
     source, model = labels()
     assert [judgement.outcome for judgement in label(source, PAIR)] == ["ranked", "ranked"]
     assert model.requests == []
+
+
+SHIPPED = sorted(path.stem for path in (builtin_root() / "judges").rglob("*.yaml"))
+
+
+def obliging(request: ChatRequest) -> Reply | str:
+    """Says A in whatever form is asked for."""
+    if request.options:
+        return tokens(A=0.8, B=0.1)
+    return '{"reasoning": "It answers.", "verdict": "A"}' if request.json_schema else "It answers.\n[[A]]"
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_judge_labels_a_pair_in_both_orders(name: str) -> None:
+    source, model = labels(obliging, judges=(f"builtin:{name}",), constitution=write_constitution())
+    found = label(source, PAIR)
+    assert [(judgement.outcome, len(judgement.ranking)) for judgement in found] == [("ranked", 2)] * 2
+    assert bool(model.requests) == (source.judges[0].file.model_role is not None)
+    assert f"`{name}`" in (builtin_root() / "judges/README.md").read_text()
+    for request in model.requests:
+        before, last = request.messages[:-1], request.messages[-1]
+        assert request.fence
+        assert request.fence in last.content
+        assert all(request.fence not in message.content for message in before)  # the same in every comparison: cached
 
 
 # --- principles -------------------------------------------------------------------------------------------------------

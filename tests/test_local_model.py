@@ -384,6 +384,12 @@ def test_prompt_beyond_the_context_is_objected_to(folder_of: Callable[..., Path]
     assert model.objection(question) is None
 
 
+def test_a_schema_is_objected_to_for_nothing_here_would_enforce_it(folder_of: Callable[..., Path]) -> None:
+    model = open_model(folder_of())
+    wanted = ask("how are you").model_copy(update={"json_schema": '{"type":"object"}'})
+    assert "cannot be held to a JSON schema: set options.structured to false" in str(model.objection(wanted))
+
+
 # --- identity and loading ---------------------------------------------------------------------------------------------
 
 

@@ -14,7 +14,7 @@ from typing import Protocol
 from pydantic import field_validator
 
 from rlaif.catalogue import Catalogue, Entry
-from rlaif.config import Principle
+from rlaif.config import Principle, Sampling
 from rlaif.models import Reply
 from rlaif.prompting import Template
 from rlaif.records import Message, Prompt, Record, Response
@@ -22,6 +22,7 @@ from rlaif.records import Message, Prompt, Record, Response
 PROTOCOLS = {
     "pairwise-logprobs": "rlaif.judging.pairwise_logprobs:PairwiseLogprobs",
     "pairwise-text": "rlaif.judging.pairwise_text:PairwiseText",
+    "pairwise-votes": "rlaif.judging.pairwise_votes:PairwiseVotes",
     "scripted": "rlaif.judging.scripted:Scripted",
 }
 
@@ -52,11 +53,17 @@ class Showing:
 
 
 class Question(Record):
-    """What a protocol asks: messages, a beginning of the reply, and the words whose probability is wanted."""
+    """What a protocol asks: messages, a beginning of the reply, and the words whose probability is wanted.
+
+    Equal questions of one showing get one reply; another ``sample_index`` draws another. With ``json_schema``, the
+    canonical JSON of a schema, the text of the reply is JSON that should follow it.
+    """
 
     messages: tuple[Message, ...]
     prefill: str = ""
     options: tuple[str, ...] = ()
+    sample_index: int = 0
+    json_schema: str = ""
 
 
 class Verdict(Record):
@@ -67,7 +74,7 @@ class Verdict(Record):
 
     p: tuple[float, ...] | None = None
     probabilistic: bool = False  # p was measured, not set to 0, 1 or a tie by a word
-    option_mass: float | None = None
+    option_mass: float | None = None  # probability of the options together, or the share of votes that could be read
     reason: str | None = None
 
     @field_validator("p")
@@ -101,6 +108,7 @@ class ProtocolContext:
     catalogue: Catalogue
     from_builtin: bool
     rubric: str
+    sampling: Sampling  # how every question will be sampled
     templates: list[str] = field(default_factory=list)  # hashes of those handed out: part of the labels' signature
     by_turns: dict[str, Template] = field(default_factory=dict)  # by name, those that keep judged text apart by turns
 

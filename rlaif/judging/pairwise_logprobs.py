@@ -3,17 +3,26 @@
 No text is generated. Bai et al. 2022 (Constitutional AI, 2212.08073) §4.1 and Lee et al. 2023 (RLAIF, 2309.00267)
 §2.1: p = P(A) / (P(A) + P(B)). Option mass P(A) + P(B) is kept; below ``minimum_mass`` the model was not choosing
 between the options and the reply is unreadable.
+
+An API lists only the likeliest tokens. An option that is not among them counts as 0; each of its tokens may have as
+much as the least likely of those listed, and together no more than these leave of 1. Where that could move p by more
+than ``UNLISTED`` the reply is unreadable: hardly ever with 20 tokens listed, more often with 5.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from pydantic import Field, field_validator
 
 from rlaif.component import Options as BaseOptions
 from rlaif.judging import PAIR_PLACEHOLDERS, PAIR_REQUIRED, Ask, ProtocolContext, Question, Showing, Verdict
-from rlaif.judging.reading import option_masses
+from rlaif.judging.reading import option_masses, two_words, word_of
+
+UNLISTED = 0.05  # by which p may be off because an option is not among the tokens that were listed
+VARIANTS = 2  # tokens of an option that may have any mass to speak of: "A" and " A"
+ABOVE_ONE = 1e-3  # logarithm by which rounding may lift a probability above 1
 
 
 class PairwiseLogprobs:
@@ -22,15 +31,11 @@ class PairwiseLogprobs:
         choices: tuple[str, str] = ("A", "B")
         minimum_mass: float = Field(default=0.5, ge=0, le=1)
 
-        @field_validator("choices")
-        @classmethod
-        def _differ(cls, value: tuple[str, str]) -> tuple[str, str]:
-            if value[0].strip() == value[1].strip() or not all(word.strip() for word in value):
-                raise ValueError("the two choices must be different words")
-            return value
+        _two_words = field_validator("choices")(two_words)
 
     def __init__(self, options: Options, context: ProtocolContext) -> None:
         self.options = options
+        self.words = {choice.strip() for choice in options.choices}
         self.template = context.template(options.template, PAIR_PLACEHOLDERS, PAIR_REQUIRED)
 
     async def judge(self, showing: Showing, ask: Ask) -> Verdict:
@@ -41,12 +46,27 @@ class PairwiseLogprobs:
                 options=self.options.choices,
             )
         )
-        if not reply.logprobs:
-            return Verdict(reason="no log-probabilities in the reply")
-        first, second = option_masses(reply.logprobs, self.options.choices)
+        return self.read(reply.logprobs)
+
+    def read(self, logprobs: Sequence[tuple[str, float]]) -> Verdict:
+        """The verdict of the first token's candidates, each with its natural log-probability."""
+        if not logprobs:
+            return Verdict(reason="the provider sent no log-probabilities")
+        if not all(value <= ABOVE_ONE for _, value in logprobs):  # nor is NaN
+            return Verdict(reason="a log-probability is not a number of at most 0")
+        first, second = option_masses(logprobs, self.options.choices)
         mass = first + second
-        if math.isnan(mass):
-            return Verdict(reason="a log-probability is not a number")
         if mass < self.options.minimum_mass or mass <= 0:
             return Verdict(option_mass=min(mass, 1.0), reason=f"option mass below {self.options.minimum_mass:g}")
+        listed = {word_of(text) for text, _ in logprobs}
+        unknown = 0.0 if listed.issuperset(self.words) else unlisted_mass(logprobs)
+        if unknown > UNLISTED * (mass + unknown):
+            return Verdict(option_mass=min(mass, 1.0), reason="an option is not among the likeliest tokens listed")
         return Verdict(p=(first / mass, second / mass), probabilistic=True, option_mass=min(mass, 1.0))
+
+
+def unlisted_mass(logprobs: Sequence[tuple[str, float]]) -> float:
+    """The most that an option outside the list can have. The least likely but one bounds it: the token that was drawn is
+    listed too, however unlikely it was."""
+    listed = sorted(math.exp(value) for _, value in logprobs)
+    return min(VARIANTS * listed[:2][-1], max(0.0, 1.0 - sum(listed)))

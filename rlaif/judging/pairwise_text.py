@@ -1,30 +1,80 @@
-"""Two replies side by side; the verdict is read from generated text, with a word for a tie where one is offered."""
+"""Two replies side by side; the verdict is read from generated text, with a word for a tie where one is offered.
+
+With ``structured`` the text is a JSON object by a schema, for models behind an API that can be held to one; else it
+is prose that states its verdict.
+"""
 
 from __future__ import annotations
 
+import re
+
+from pydantic import field_validator, model_validator
+
 from rlaif.component import Options as BaseOptions
+from rlaif.errors import ConfigError
 from rlaif.judging import PAIR_PLACEHOLDERS, PAIR_REQUIRED, Ask, ProtocolContext, Question, Showing, Verdict
-from rlaif.judging.reading import read_choice
+from rlaif.judging.reading import read_choice, two_words
+from rlaif.judging.structured import read_verdict, verdict_schema
+from rlaif.models import Reply
+
+ENDS_IN_BRACKETS = re.compile(r"\]\]\W*\Z")
 
 
 class PairwiseText:
     class Options(BaseOptions):
-        template: str = "compare-two"
+        template: str | None = None  # None: compare-two, or compare-two-form for a structured reply
         choices: tuple[str, str] = ("A", "B")
         tie: str | None = "C"
+        structured: bool = False
+        reasoning: bool = True  # of a structured reply: a few sentences before the verdict
+
+        _two_words = field_validator("choices")(two_words)
+
+        @model_validator(mode="after")
+        def _sound(self) -> PairwiseText.Options:
+            if self.tie is not None and self.tie.strip() in ("", *(word.strip() for word in self.choices)):
+                raise ValueError(f'"tie" must be another word than the choices, or null (found {self.tie!r})')
+            if not self.structured and "reasoning" in self.model_fields_set:
+                raise ValueError('"reasoning" is a key of a structured reply: it needs structured: true')
+            return self
 
     def __init__(self, options: Options, context: ProtocolContext) -> None:
         self.options = options
-        self.template = context.template(options.template, PAIR_PLACEHOLDERS, PAIR_REQUIRED)
+        name = options.template or ("compare-two-form" if options.structured else "compare-two")
+        self.template = context.template(name, PAIR_PLACEHOLDERS, PAIR_REQUIRED)
+        self.words = (*options.choices, *([options.tie] if options.tie else []))
+        self.schema = verdict_schema(self.words, reasoning=options.reasoning) if options.structured else ""
+        if self.schema and self.template.prefill:
+            raise ConfigError(
+                f'{context.where}: template "{name}" opens the reply (=== assistant), and a structured reply is JSON '
+                "from its first character: leave that section out, or set options.structured to false."
+            )
 
     async def judge(self, showing: Showing, ask: Ask) -> Verdict:
-        reply = await ask(Question(messages=self.template.fill(showing.texts()), prefill=self.template.prefill))
+        return self.read(await ask(self.question(showing)))
+
+    def question(self, showing: Showing, sample_index: int = 0) -> Question:
+        return Question(
+            messages=self.template.fill(showing.texts()),
+            prefill=self.template.prefill,
+            sample_index=sample_index,
+            json_schema=self.schema,
+        )
+
+    def read(self, reply: Reply) -> Verdict:
+        """The verdict of one reply: 1, 0 or a tie, or why there is none."""
+        cut = " (cut off at its length limit)" if reply.finish_reason == "length" else ""
         if not reply.text.strip():
-            return Verdict(reason="empty reply")
-        choice = read_choice(self.template.prefill + reply.text, self.options.choices, self.options.tie)
+            return Verdict(reason=f"empty reply{cut}")
+        if self.schema:
+            try:
+                choice: int | None = read_verdict(reply.text, self.words, reasoning=self.options.reasoning)
+            except ValueError as error:
+                return Verdict(reason=f"{error}{cut}")
+        else:
+            choice = read_choice(self.template.prefill + reply.text, self.options.choices, self.options.tie)
         if choice is None:
-            cut = " (cut off at its length limit)" if reply.finish_reason == "length" else ""
             return Verdict(reason=f"no verdict in the reply{cut}")
-        if choice == 2:
-            return Verdict(p=(0.5, 0.5))
-        return Verdict(p=(1.0, 0.0) if choice == 0 else (0.0, 1.0))
+        if cut and not self.schema and not ENDS_IN_BRACKETS.search(reply.text):
+            return Verdict(reason=f"the reply goes on after its verdict{cut}")  # and might have taken it back
+        return Verdict(p=((1.0, 0.0), (0.0, 1.0), (0.5, 0.5))[choice])

@@ -21,15 +21,30 @@ OPENING = rf"\s*(?i:{NOUN}\s+)?[\[(\"']*"
 CLOSING = r"[^\w\n?+#]*"  # brackets, full stops, emoji; not "B?", "C++" or "C#"
 
 
+def two_words(words: tuple[str, str]) -> tuple[str, str]:
+    """The words of two choices. Raises ValueError where they are not two."""
+    if words[0].strip() == words[1].strip() or not all(word.strip() for word in words):
+        raise ValueError("the two choices must be different words")
+    return words
+
+
 def option_masses(logprobs: Iterable[tuple[str, float]], options: Sequence[str]) -> list[float]:
-    """Probability of each option as the next token, summed over token variants ("A", " A", "▁A")."""
+    """Probability of each option as the next token, summed over token variants ("A", " A", "▁A").
+
+    Case counts: "a" may open a sentence ("a longer reply would …"), and stays outside the option mass.
+    """
     masses = [0.0] * len(options)
     for text, logprob in logprobs:
-        word = text.replace("▁", " ").replace("Ġ", " ").strip()
+        word = word_of(text)
         for i, option in enumerate(options):
             if word == option.strip():
                 masses[i] += math.exp(logprob)
     return masses
+
+
+def word_of(token: str) -> str:
+    """A token's text without the space that may open it, however its tokenizer writes one."""
+    return token.replace("▁", " ").replace("Ġ", " ").strip()
 
 
 def read_choice(text: str, options: Sequence[str], tie: str | None = None) -> int | None:

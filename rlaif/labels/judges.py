@@ -49,7 +49,7 @@ def open_judge(name: str, context: LabelContext) -> Judge:
         rubric = context.catalogue.find("rubric", file.rubric, where=where, from_builtin=entry.builtin).text.strip()
     kind = load(file.protocol, PROTOCOLS, "protocol", where)
     options = parse_options(kind, file.options, f"{where}: options")
-    offered = ProtocolContext(where, context.catalogue, entry.builtin, rubric)
+    offered = ProtocolContext(where, context.catalogue, entry.builtin, rubric, file.sampling)
     protocol = construct(kind, "(options, context)", options, offered)
     model = None
     if file.model_role is not None:
@@ -181,17 +181,24 @@ class JudgeLabels:
                 options=question.options,
                 sampling=judge.file.sampling,
                 seed=self.context.seed if judge.file.sampling.temperature > 0 else None,
+                sample_index=question.sample_index,
+                json_schema=question.json_schema,
                 fence=fence,
             )
+            place = len(keys)  # in the order asked: replies of questions asked together may come in any
+            keys.append("")
             asked = {
                 "judge": judge.labeller,
                 "comparison": comparison.id,
                 "principle": principle.tag if principle else None,
                 "shown": ids,
-                "question": len(keys),
+                "question": place,
             }
-            key, reply = await self.context.gateway.ask(judge.model, request, asked)
-            keys.append(key)
+            try:
+                keys[place], reply = await self.context.gateway.ask(judge.model, request, asked)
+            except CallError as error:
+                keys[place] = error.key or ""
+                raise
             return reply
 
         outcome: Literal["ranked", "unreadable", "refused", "failed"] = "ranked"
@@ -205,7 +212,6 @@ class JudgeLabels:
         except CallError as error:
             outcome = "refused" if isinstance(error, CallRefused) else "failed"
             verdict = Verdict(reason=str(error))
-            keys += [error.key] if error.key else []
             retryable = error.retryable
         if outcome == "ranked" and verdict.p is None:
             outcome = "unreadable"
@@ -222,7 +228,7 @@ class JudgeLabels:
             option_mass=verdict.option_mass,
             reason=None if ranked else verdict.reason or "no verdict",
             retryable=retryable,
-            reply_keys=tuple(keys),
+            reply_keys=tuple(key for key in keys if key),
         )
 
 

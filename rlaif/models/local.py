@@ -213,7 +213,12 @@ class LocalModel:
         return _Item(index, ids, new, kind)
 
     def objection(self, request: ChatRequest) -> str | None:
-        """Why this request cannot be answered by this model: its turns do not fit the template, or the context."""
+        """Why this request cannot be answered by this model: it wants a schema followed, or its turns do not fit the
+        template, or the context."""
+        if request.json_schema:
+            return (
+                "a model in this process cannot be held to a JSON schema: set options.structured to false in the judge"
+            )
         new = 1 if request.options else request.sampling.max_output_tokens
         try:
             length = len(self._ids(request.messages, request.prefill))

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlaif.catalogue import Catalogue
+from rlaif.catalogue import Catalogue, builtin_root
 from rlaif.judging import PAIR_PLACEHOLDERS, PAIR_REQUIRED
 from rlaif.judging.reading import option_masses, read_choice
 from rlaif.mock import MockOptions, MockServer
@@ -112,7 +112,7 @@ def test_a_question_that_asks_for_no_judgement_is_none() -> None:
     assert task_of(("system", "Be brief."), ("user", "Tell me about eggs in 2 to 3 sentences.")) is None
 
 
-@pytest.mark.parametrize("name", ["compare-two", "compare-two-local", "compare-two-turns"])
+@pytest.mark.parametrize("name", sorted(path.stem for path in (builtin_root() / "prompts/templates").glob("*.txt")))
 def test_every_shipped_template_is_understood(name: str) -> None:
     text = Catalogue().find("template", name, where="test").text
     template = Template.parse(text, where=name, allowed=PAIR_PLACEHOLDERS, required=PAIR_REQUIRED, judged=PAIR_REQUIRED)
