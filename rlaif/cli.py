@@ -395,11 +395,9 @@ def _summary_of(road: Road, outcome: Outcome, say: Callable[[str], None]) -> Non
         if len(reasons) > 4:
             say(f"{'':<20}{len(reasons) - 4:>9,} more reasons: accounts.json")
     for name, account in road.gateway.accounts.items():
-        rate = f", {account.asked / account.seconds:,.0f}/s" if account.seconds else ""
-        say(
-            f"model {name}: {account.asked:,} asked, {account.from_ledger:,} from the ledger, {account.failed:,} failed, "
-            f"{account.prompt_tokens:,} + {account.output_tokens:,} tokens, {account.seconds:.1f} s{rate}"
-        )
+        say(f"model {name}: {account}")
+    if road.pipeline.budget_usd is not None:
+        say(f"budget: {road.gateway.purse.spent_usd:.4f} of {road.pipeline.budget_usd:g} USD")
     if road.pipeline.labels and road.pipeline.labels.source == "human" and AGREEMENT not in outcome.metrics:
         say(NO_AGREEMENT)
     for line in findings(outcome.metrics):

@@ -162,6 +162,7 @@ class Pipeline(Section):
     policies: tuple[Component, ...] = ()
     evaluation: EvaluationSection | None = None
     failure_tolerance: float = Field(default=0.2, ge=0, le=1)  # share of comparisons that may fail before a run stops
+    budget_usd: float | None = Field(default=None, ge=0)  # what calls to models behind APIs may cost, over all restarts
     ledger: str = ".rlaif/ledger.sqlite"
     shard_rows: int = Field(default=1024, ge=1)
 

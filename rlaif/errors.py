@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import Literal
+from typing import ClassVar, Literal
 
 
 class RlaifError(Exception):
@@ -50,8 +50,10 @@ class StorageError(RlaifError):
 class CallError(RlaifError):
     """One model call did not yield a reply.
 
-    ``retryable`` says whether asking again could help; ``key`` is the ledger row, where a reply was recorded.
+    ``outcome`` is what becomes of the item that needed it; ``retryable`` says whether asking again could help; ``key`` is the ledger row, where a reply was recorded.
     """
+
+    outcome: ClassVar[Literal["refused", "over budget", "failed"]] = "failed"
 
     def __init__(self, message: str, *, retryable: bool = False, key: str | None = None) -> None:
         super().__init__(message)
@@ -62,9 +64,13 @@ class CallError(RlaifError):
 class CallRefused(CallError):
     """The provider declined to answer."""
 
+    outcome = "refused"
+
 
 class OverBudget(CallError):
     """The call was not made: the most it could cost is more than what is left of the budget."""
+
+    outcome = "over budget"
 
 
 Fault = Literal["rate_limited", "overloaded", "unreachable", "lost", "garbled", "barred", "invalid"]

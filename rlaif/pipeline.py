@@ -78,6 +78,7 @@ class Watcher:
     notice: Callable[[str], None] = lambda line: None
 
 
+TELL_SECONDS = 0.1  # between two words on how far a stage is: thousands of replies may come in a second
 PER_PROMPT = 8  # reference samples of one prompt, at most: further ones say little of other prompts
 
 
@@ -110,6 +111,7 @@ class Road:
         """Walk the stages up to ``until``. Whatever interrupts, finished work is kept."""
         wanted = STAGES[: STAGES.index(until) + 1]
         self.run_folder = RunFolder(self.folder, self.watcher.notice)
+        self.gateway.run = self.run_folder.id
         with self.run_folder.alone():
             return await self._walk(wanted)
 
@@ -826,13 +828,21 @@ class _Counting:
 
     def __init__(self, road: Road, stage: str, total: int) -> None:
         self.road, self.stage, self.total, self.done = road, stage, total, 0
+        self.told = 0.0
 
     def __enter__(self) -> None:
         self.road.gateway.replies = self._count
 
     def __exit__(self, *_: Any) -> None:
         self.road.gateway.replies = lambda count: None
+        self._tell()
 
     def _count(self, count: int) -> None:
         self.done += count
-        self.road.watcher.listen(Progress(self.stage, self.done, max(self.total, self.done)))
+        if (now := time.monotonic()) >= self.told + TELL_SECONDS:
+            self.told = now
+            self._tell()
+
+    def _tell(self) -> None:
+        road = self.road
+        road.watcher.listen(Progress(self.stage, self.done, max(self.total, self.done), road.gateway.standing()))

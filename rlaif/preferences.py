@@ -18,8 +18,8 @@ from rlaif.records import NO_LABEL, Comparison, Judgement, Preference, Provenanc
 
 NEAR_TIE = 0.05  # |p - 1/2| below which a hard-label export drops a pair (RECIPES: a swap-averaged near-tie)
 ROUNDING = 1e-9  # differences of p smaller than this are an accident of floating point
-Missing = Literal["unreadable", "refused", "failed"]
-SEVERITY: tuple[Missing, ...] = ("failed", "refused", "unreadable")
+Missing = Literal["unreadable", "refused", "failed", "over budget"]
+SEVERITY: tuple[Missing, ...] = ("failed", "over budget", "refused", "unreadable")
 
 
 def with_judgements(

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, model_validator
 
 Role = Literal["system", "user", "assistant", "tool"]
-Outcome = Literal["ranked", "unreadable", "refused", "failed"]
+Outcome = Literal["ranked", "unreadable", "refused", "failed", "over budget"]
 Json = str | int | float | bool | None
 NO_LABEL = "no label"  # the reason where nobody gave an opinion: a blank in a file, or no row for the comparison
 
@@ -239,7 +239,7 @@ class Provenance(Record):
     comparison_id: str
     chosen_id: str
     rejected_id: str
-    outcome: Literal["labelled", "tie", "unreadable", "refused", "failed", "filtered"]
+    outcome: Literal["labelled", "tie", "unreadable", "refused", "failed", "over budget", "filtered"]
     reason: str | None = None
     labellers: tuple[str, ...] = ()
     principle_ids: tuple[str, ...] = ()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rlaif.config import Sampling
-from rlaif.errors import CallError, CallRefused, DataError
+from rlaif.errors import CallError, DataError
 from rlaif.models import ChatRequest, Identity, sampling_text
-from rlaif.models.gateway import Gateway, gather_all
+from rlaif.models.gateway import Gateway, depth, gather_all, in_order
 from rlaif.ondisk import Seen
 from rlaif.pairs import Pair
 from rlaif.records import Comparison, Exclusion, Message, Prompt, Record, Response, digest
@@ -28,13 +28,16 @@ class Sampler:
     seed: int
 
     async def __call__(self, batches: AsyncIterator[list[Prompt]]) -> AsyncIterator[list[Record]]:
-        async for prompts in batches:
-            yield await gather_all(
+        def sample(prompts: list[Prompt]) -> Coroutine[Any, Any, list[Response | Exclusion]]:
+            return gather_all(
                 self.one(role, model, prompt, index)
                 for prompt in prompts
                 for role, model in self.models.items()
                 for index in range(self.samples)
             )
+
+        async for records in in_order(batches, sample, depth(self.models.values())):
+            yield list(records)
 
     async def one(self, role: str, model: Any, prompt: Prompt, index: int) -> Response | Exclusion:
         """One response, or why there is none."""
@@ -45,7 +48,7 @@ class Sampler:
         except CallError as error:
             return Exclusion(
                 item_id=f"{prompt.id}/{role}/{index}",
-                outcome="refused" if isinstance(error, CallRefused) else "failed",
+                outcome=error.outcome,
                 reason=str(error),
                 retryable=error.retryable,
             )

@@ -34,6 +34,7 @@ import sys
 import time
 import types
 import typing
+import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -225,6 +226,8 @@ class RunFolder:
             raise UserError(f"{path}: not empty and not a run folder. Choose another --out.")
         else:
             self.manifest = {"format": FORMAT, "created": _now(), "files": [], "models": {}, "stages": {}}
+        if "id" not in self.manifest:
+            self.manifest["id"] = uuid.uuid4().hex[:16]
             self.save()
 
     @contextmanager
@@ -269,6 +272,11 @@ class RunFolder:
             with writing(self.path / RECIPE) as temporary:
                 temporary.write_bytes(text)
             self.describe(**facts)
+
+    @property
+    def id(self) -> str:
+        """What tells this run from others that share its ledger."""
+        return str(self.manifest["id"])
 
     # --- stages ---
 

@@ -30,6 +30,7 @@ from rlaif.labels.judges import JudgeLabels, draw_principle
 from rlaif.ledger import Ledger
 from rlaif.models import ChatRequest, Identity, Reply
 from rlaif.models.gateway import Gateway
+from rlaif.models.pacing import Pace
 from rlaif.preferences import hard_labels, reconcile
 from rlaif.records import Comparison, Judgement
 from rlaif.store import RunFolder
@@ -367,6 +368,8 @@ PRINCIPLES = {"truth": ("Prefer the truth.", 3.0), "brief": ("Prefer the shorter
 
 class Answering:
     """A CallModel with a function for a mind."""
+
+    pace = Pace(attempts=1)
 
     def __init__(self, answer: Callable[[ChatRequest], Reply | str]) -> None:
         self.identity = Identity("answering", None, (("source", "a test"),))

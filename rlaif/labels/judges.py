@@ -14,13 +14,13 @@ from rlaif.catalogue import Entry
 from rlaif.component import Options as BaseOptions
 from rlaif.component import code_hash, construct, load, parse_model, parse_options, users_code
 from rlaif.config import IN_JUDGE_FILE, Constitution, JudgeFile, Principle, load_constitution
-from rlaif.errors import CallError, CallRefused, ConfigError
+from rlaif.errors import CallError, ConfigError
 from rlaif.judging import PROTOCOLS, JudgeProtocol, ProtocolContext, Question, Showing, Verdict
 from rlaif.labels import LabelContext
 from rlaif.models import ChatRequest, Reply, separates_turns
-from rlaif.models.gateway import gather_all
+from rlaif.models.gateway import depth, gather_all, in_order
 from rlaif.prompting import fence_for
-from rlaif.records import Comparison, Judgement, Response, digest, uniform
+from rlaif.records import Comparison, Judgement, Outcome, Response, digest, uniform
 
 
 @dataclass(frozen=True)
@@ -127,17 +127,25 @@ class JudgeLabels:
         return shown * (max(1, len(self.principles)) if self.options.principles == "average" else 1)
 
     async def label(self, batches: AsyncIterator[list[Comparison]]) -> AsyncIterator[list[Judgement]]:
-        async for comparisons in batches:
-            if comparisons and not self.rehearsed:
-                self.rehearsed = True
-                await self._rehearse()
-            yield await gather_all(
-                self.judge(judge, comparison, principle, order)
-                for comparison in comparisons
-                for judge in self.judges
-                for principle in self.chosen_principles(comparison)
-                for order in self.orders(judge, comparison)
-            )
+        async def rehearsed() -> AsyncIterator[list[Comparison]]:
+            async for comparisons in batches:
+                if comparisons and not self.rehearsed:
+                    self.rehearsed = True
+                    await self._rehearse()
+                yield comparisons
+
+        models = [judge.model for judge in self.judges if judge.model]
+        async for judgements in in_order(rehearsed(), self._judge_all, depth(models)):
+            yield judgements
+
+    async def _judge_all(self, comparisons: list[Comparison]) -> list[Judgement]:
+        return await gather_all(
+            self.judge(judge, comparison, principle, order)
+            for comparison in comparisons
+            for judge in self.judges
+            for principle in self.chosen_principles(comparison)
+            for order in self.orders(judge, comparison)
+        )
 
     async def _rehearse(self) -> None:
         """Let a protocol that offers it try its principles, and pass on what it says of them."""
@@ -201,7 +209,7 @@ class JudgeLabels:
                 raise
             return reply
 
-        outcome: Literal["ranked", "unreadable", "refused", "failed"] = "ranked"
+        outcome: Outcome = "ranked"
         retryable = False
         try:
             showing = Showing(comparison.prompt, shown, principle, judge.rubric, fence)
@@ -210,7 +218,7 @@ class JudgeLabels:
                 if verdict.p is not None and len(verdict.p) != len(shown):
                     raise ValueError(f"a verdict of {len(verdict.p)} numbers on {len(shown)} replies")
         except CallError as error:
-            outcome = "refused" if isinstance(error, CallRefused) else "failed"
+            outcome = error.outcome
             verdict = Verdict(reason=str(error))
             retryable = error.retryable
         if outcome == "ranked" and verdict.p is None:

@@ -68,12 +68,32 @@ class Account:
     prompt_tokens: int = 0
     output_tokens: int = 0
     cached_tokens: int = 0
-    seconds: float = 0.0
+    seconds: float = 0.0  # of computing; of calls, from the first sent to the last answered
     spent_usd: float = 0.0
     maybe_billed: int = 0  # attempts that brought no reply and were counted in full
     faults: Counter[str] = field(default_factory=Counter)  # attempts that failed, by their fault
     in_flight: int = 0
     most_in_flight: int = 0
+
+    def __str__(self) -> str:
+        """The account in one line for a person."""
+        rate = f", {self.asked / self.seconds:,.0f}/s" if self.seconds else ""
+        parts = [
+            f"{self.asked:,} asked, {self.from_ledger:,} from the ledger, {self.failed:,} failed, "
+            f"{self.prompt_tokens:,} + {self.output_tokens:,} tokens, {self.seconds:.1f} s{rate}"
+        ]
+        if self.cached_tokens:
+            parts.append(f"{self.cached_tokens:,} tokens read from the provider's cache")
+        if self.most_in_flight:
+            parts.append(f"at most {self.most_in_flight} in flight")
+        if self.faults:
+            faults = ", ".join(f"{count:,} {fault.replace('_', ' ')}" for fault, count in self.faults.most_common())
+            parts.append(f"attempts that failed: {faults}")
+        if self.spent_usd:
+            parts.append(f"{self.spent_usd:.4f} USD")
+        if self.maybe_billed:
+            parts.append(f"{self.maybe_billed:,} attempts without a reply counted in full")
+        return "; ".join(parts)
 
     def count(self, reply: Reply) -> None:
         self.prompt_tokens += reply.prompt_tokens
@@ -128,6 +148,7 @@ class Caller:
         self._tasks: set[asyncio.Task[None]] = set()
         self._timers: set[asyncio.TimerHandle] = set()
         self._loop = asyncio.get_running_loop()
+        self._first_sent = 0.0
 
     # --- asking -------------------------------------------------------------------------------------------------------
 
@@ -312,6 +333,7 @@ class Caller:
             account.in_flight += 1
             account.most_in_flight = max(account.most_in_flight, account.in_flight)
             sent = self._loop.time()
+            self._first_sent = self._first_sent or sent
             cohort = lane.gate.finder.sent(sent)
             try:
                 answer = await lane.route.complete(call.request, self.pace.timeout_seconds)
@@ -355,7 +377,7 @@ class Caller:
         lane.gate.breaker.succeeded()
         account = self.account
         account.count(reply)
-        account.seconds += now - sent
+        account.seconds = now - self._first_sent
         cost = self.price.cost(reply) if self.price else None
         account.spent_usd += cost or 0.0
         name = self.model.identity.name

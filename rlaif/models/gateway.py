@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from rlaif.models.calls import CLAIM_SECONDS, Account, Caller
 from rlaif.models.spending import Price, Purse
 from rlaif.records import canonical_json
 
+S = TypeVar("S")
 T = TypeVar("T")
 QUIET_TICKS = 8  # passes of the event loop without a new request before a batch is planned
 ANSWERING = "answering requests"  # what a user's own provider was doing when it raised
@@ -278,6 +280,34 @@ def _need_replies(replies: Sequence[Any], count: int) -> None:
     if len(replies) != count or not all(isinstance(reply, Reply) for reply in replies):
         found = ", ".join(sorted({type(reply).__name__ for reply in replies}))
         raise TypeError(f"expected {count} Reply, got {len(replies)} of {found}")
+
+
+AHEAD = 4  # batches of input under way at once, where models are behind APIs
+
+
+def depth(models: Iterable[Any]) -> int:
+    """How many batches of input to have under way. A model in this process plans its own batches from one at a time;
+    calls go on while the last of a batch are waited for."""
+    found = list(models)
+    return AHEAD if found and not any(isinstance(model, BatchModel) for model in found) else 1
+
+
+async def in_order(
+    batches: AsyncIterator[list[S]], work: Callable[[list[S]], Coroutine[Any, Any, list[T]]], depth: int
+) -> AsyncIterator[list[T]]:
+    """``work`` on each batch, ``depth`` of them at once; the results in order. Whatever ends it ends what is under way."""
+    under_way: deque[asyncio.Task[list[T]]] = deque()
+    try:
+        async for batch in batches:
+            under_way.append(asyncio.create_task(work(batch)))
+            if len(under_way) >= depth:
+                yield await under_way.popleft()
+        while under_way:
+            yield await under_way.popleft()
+    finally:
+        for task in under_way:
+            task.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
 
 
 async def gather_all(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

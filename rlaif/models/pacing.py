@@ -80,6 +80,7 @@ class Bucket:
 
 MUCH = 0.25  # share of refusals, above what falls evenly on all, that shows a limit
 ALIKE = 3  # times that fewer calls must bring the same refusals, before those count as noise
+GROWTH = 0.02  # of a found rate in a second, to see whether more is allowed
 LITTLE = 0.01  # share that a found rate may have refused before it is lowered
 
 
@@ -132,7 +133,7 @@ class Finder:
         seconds = now - cohort.start
         if self.rate is None:
             return cohort.sent >= 64 and seconds >= 0.02
-        return cohort.sent >= 256 or (cohort.sent >= 32 and seconds >= 1)
+        return cohort.sent >= 256 or (cohort.sent >= 128 and seconds >= 2)
 
     def ended(self, cohort: Cohort, refused: bool, now: float) -> None:
         """A call of ``cohort`` was refused for its rate, or came to another end."""
@@ -153,7 +154,7 @@ class Finder:
             self._shares, self._original, self._alike = [share], self.rate, True
         else:
             self._alike = False
-            self.rate = self.rate and self.rate * 1.005
+            self.rate = self.rate and self.rate * (1 + GROWTH * calls / rate)
             return
         self._set(rate * (1 - share) / (1 - self.floor), now)
 

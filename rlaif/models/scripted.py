@@ -17,12 +17,15 @@ from rlaif.component import Options as BaseOptions
 from rlaif.component import load, users_code
 from rlaif.errors import CallFailed, ConfigError
 from rlaif.models import ChatRequest, Identity, Notice, Reply
+from rlaif.models.pacing import Pace
 from rlaif.records import Role
 from rlaif.rows import need_source, read_rows, source_hash
 
 
 class ScriptedModel:
     """A CallModel: answers one request at a time, at once."""
+
+    pace = Pace(attempts=1)  # a script says the same again
 
     class Options(BaseOptions):
         default: str | None = None  # a table's answer where no row matches; None: the call fails
