@@ -21,9 +21,12 @@ Json = str | int | float | bool | None
 NO_LABEL = "no label"  # the reason where nobody gave an opinion: a blank in a file, or no row for the comparison
 
 
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
 def canonical_json(value: Any) -> str:
     """The one JSON text of a value: sorted keys, no spaces, UTF-8 kept; NaN and infinity are refused."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return _canonical.encode(value)
 
 
 def digest(*parts: Any, length: int = 64) -> str:

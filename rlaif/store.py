@@ -39,6 +39,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -98,55 +99,53 @@ def arrow_type(annotation: Any) -> pa.DataType:
     return plain[annotation]
 
 
+@lru_cache
 def _mapping_fields(record: type[BaseModel]) -> frozenset[str]:
     return frozenset(n for n, f in record.model_fields.items() if typing.get_origin(f.annotation) is dict)
 
 
-def to_row(record: BaseModel) -> dict[str, Any]:
-    """A record as Arrow takes it."""
-    row: dict[str, Any] = {}
-    mappings = _mapping_fields(type(record))
-    for name in type(record).model_fields:
-        row[name] = _plain(getattr(record, name), as_json=name in mappings)
-    return row
+@lru_cache
+def _inner_models(record: type[BaseModel]) -> Mapping[str, type[BaseModel]]:
+    """The record that each field holds, alone or in a tuple."""
+    inner = {n: [f.annotation, *typing.get_args(f.annotation)] for n, f in record.model_fields.items()}
+    return {n: a for n, annotations in inner.items() for a in annotations if _is_model(a)}
 
 
-def _plain(value: Any, as_json: bool = False) -> Any:
-    if as_json:
-        return canonical_json(value)
-    if isinstance(value, BaseModel):
-        return to_row(value)
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    return value
-
-
-def from_row(record: type[R], row: Mapping[str, Any]) -> R:
-    """The inverse of ``to_row``; the record validates itself, ids included."""
-    return record.model_validate(_with_mappings(record, row))
-
-
-def _with_mappings(model: type[BaseModel], row: Mapping[str, Any]) -> dict[str, Any]:
-    out = dict(row)
-    for name in _mapping_fields(model):
-        if isinstance(out.get(name), str):
-            out[name] = json.loads(out[name])
-    for name, field in model.model_fields.items():
-        inner = next(
-            (a for a in (field.annotation, *typing.get_args(field.annotation)) if _is_model(a)),
-            None,
-        )
-        if inner and isinstance(out.get(name), Mapping):
-            out[name] = _with_mappings(inner, out[name])
-        elif inner and isinstance(out.get(name), list):
-            out[name] = [_with_mappings(inner, item) for item in out[name]]
-    return out
+@lru_cache
+def _has_mappings(record: type[BaseModel]) -> bool:
+    return bool(_mapping_fields(record)) or any(map(_has_mappings, _inner_models(record).values()))
 
 
 def _is_model(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
+def to_row(record: BaseModel) -> dict[str, Any]:
+    """A record as Arrow takes it: mappings as JSON text."""
+    return _converted(type(record), record.model_dump(), canonical_json)
+
+
+def from_row(record: type[R], row: Mapping[str, Any]) -> R:
+    """The inverse of ``to_row``; the record validates itself, ids included."""
+    return record.model_validate(_converted(record, row, json.loads))
+
+
+def _converted(record: type[BaseModel], row: Any, convert: Callable[[Any], Any]) -> Any:
+    """``row`` with every mapping, at any depth, converted. What is None stays."""
+    if not _has_mappings(record):
+        return row
+    out = dict(row)
+    for name in _mapping_fields(record):
+        out[name] = None if out[name] is None else convert(out[name])
+    for name, inner in _inner_models(record).items():
+        if isinstance(value := out[name], Mapping):
+            out[name] = _converted(inner, value, convert)
+        elif value is not None:
+            out[name] = [_converted(inner, item, convert) for item in value]
+    return out
+
+
+@lru_cache
 def schema_of(record: type[BaseModel]) -> pa.Schema:
     return pa.schema([pa.field(n, arrow_type(f.annotation)) for n, f in record.model_fields.items()])
 

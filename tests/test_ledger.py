@@ -21,6 +21,8 @@ from rlaif.config import Sampling
 from rlaif.errors import StorageError
 from rlaif.ledger import Entry, Ledger
 from rlaif.models import ChatRequest, Identity, Reply, request_key
+from rlaif.prompting import redact
+from rlaif.records import Message, digest
 from tests import make
 
 ROOT = Path(__file__).parent.parent
@@ -340,6 +342,37 @@ CHANGES: dict[str, dict[str, Any]] = {
     "probe epoch": {"probe_epoch": 1},
     "schema of the reply": {"json_schema": "{}"},
 }
+
+
+words = st.text(st.characters(codec="utf-8"), max_size=12) | st.sampled_from(
+    ["f00d", "xf00dx", '"\\\n', "\x7f\u2028", "\ud800"]
+)
+requests = st.builds(
+    ChatRequest,
+    messages=st.lists(
+        st.builds(Message, role=st.sampled_from(["system", "user", "assistant"]), content=words), min_size=1, max_size=3
+    ).map(tuple),
+    prefill=words,
+    options=st.lists(words, max_size=2).map(tuple),
+    sampling=st.builds(
+        Sampling,
+        temperature=st.sampled_from([0.0, 1.0, 1e-7, 0.3]),
+        top_k=st.integers(0, 5),
+        stop=st.lists(words, max_size=2).map(tuple),
+    ),
+    seed=st.none() | st.integers(0, 2**40),
+    sample_index=st.integers(0, 3),
+    probe_epoch=st.integers(0, 2),
+    json_schema=words,
+    fence=st.none() | st.just("f00d"),
+)
+
+
+@given(requests)
+def test_the_key_is_the_digest_of_all_that_is_not_as_by_default(request: ChatRequest) -> None:
+    body = request.model_dump(mode="python", exclude={"fence"}, exclude_defaults=True)
+    body = redact(body, request.fence, "{fence}") if request.fence else body
+    assert request_key(request, IDENTITY) == digest("rlaif-request-1", list(IDENTITY.facts), body)
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
 THINK = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.DOTALL | re.IGNORECASE)
 THOUGHT = re.compile(r"\A.*</think(?:ing)?>", re.DOTALL | re.IGNORECASE)  # where the template opened the mark
@@ -55,31 +57,49 @@ def read_choice(text: str, options: Sequence[str], tie: str | None = None) -> in
     offered, or two in its sentence, settle nothing. Else a line that is only "Verdict: A" or its like, or a last line
     that ends so. Else a reply that is nothing but the option. Words elsewhere are not verdicts.
     """
-    words = [*options, *([tie] if tie else [])]
-    longest_first = sorted(words, key=len, reverse=True)
-    either = "|".join(re.escape(word) for word in longest_first)
+    forms = _forms(tuple(options), tie)
     body = THOUGHT.sub("", THINK.sub("", text))
     body = QUOTED.sub(_unquoted, MARKUP.sub("", body)).strip()
-    bracketed = [
-        verdicts
-        for sentence in SENTENCE.split(body)
-        if (verdicts := re.findall(rf"(?<!not )(?<![\"'])\[\[\s*(?:(?i:{NOUN})\s+)?({either}|\w+)\s*\]\]", sentence))
-    ]
+    bracketed = [verdicts for sentence in SENTENCE.split(body) if (verdicts := forms.bracketed.findall(sentence))]
     if bracketed:
-        return _index(words, bracketed[-1][0]) if len(set(bracketed[-1])) == 1 else None
+        return _index(forms.words, bracketed[-1][0]) if len(set(bracketed[-1])) == 1 else None
+    lines = body.splitlines()
+    found = [match for line in lines if (match := forms.line.fullmatch(line))]
+    if lines and (match := forms.end.search(lines[-1])):
+        found.append(match)
+    if found:
+        return _index(forms.words, found[-1].group(1) or found[-1].group(2))
+    alone = forms.alone.fullmatch(body)
+    return _index(forms.words, alone.group(1)) if alone else None
+
+
+class Forms(NamedTuple):
+    """How a verdict between these words may be written."""
+
+    words: tuple[str, ...]
+    bracketed: re.Pattern[str]
+    line: re.Pattern[str]
+    end: re.Pattern[str]
+    alone: re.Pattern[str]
+
+
+@lru_cache(maxsize=64)
+def _forms(options: tuple[str, ...], tie: str | None) -> Forms:
+    words = (*options, *([tie] if tie else []))
+    longest_first = sorted(words, key=len, reverse=True)
+    either = "|".join(re.escape(word) for word in longest_first)
     # after "is" a lower-case letter may be a word of the sentence: "the better reply is a ..."
     exact = "|".join(re.escape(word) if len(word) == 1 else f"(?i:{re.escape(word)})" for word in longest_first)
     stated = (
         rf"\b(?i:{KEYWORD})[\"']?\s*(?:(?i:is){OPENING}({exact})|(?i:is)?\s*[:：=-]+{OPENING}((?i:{either}))){CLOSING}"
     )
-    lines = body.splitlines()
-    found = [match for line in lines if (match := re.fullmatch(rf"\W*(?:(?i:{LEAD})\W+)*{stated}", line))]
-    if lines and (match := re.search(rf"{stated}$", lines[-1])):
-        found.append(match)
-    if found:
-        return _index(words, found[-1].group(1) or found[-1].group(2))
-    alone = re.fullmatch(rf"{OPENING}((?i:{either})){CLOSING}", body)
-    return _index(words, alone.group(1)) if alone else None
+    return Forms(
+        words,
+        re.compile(rf"(?<!not )(?<![\"'])\[\[\s*(?:(?i:{NOUN})\s+)?({either}|\w+)\s*\]\]"),
+        re.compile(rf"\W*(?:(?i:{LEAD})\W+)*{stated}"),
+        re.compile(rf"{stated}$"),
+        re.compile(rf"{OPENING}((?i:{either})){CLOSING}"),
+    )
 
 
 def _unquoted(match: re.Match[str]) -> str:

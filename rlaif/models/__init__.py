@@ -7,8 +7,11 @@ batching and the ledger are the gateway's; a provider knows none of them.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from json.encoder import encode_basestring
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from pydantic import ConfigDict, Field
@@ -92,9 +95,14 @@ class Identity:
     revision: str | None
     facts: tuple[tuple[str, str], ...]  # endpoint and API version, or hashes of weights, adapter, template; dtype
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         return digest(list(self.facts))
+
+    @cached_property
+    def canonical(self) -> str:
+        """The canonical JSON of the facts."""
+        return canonical_json(list(self.facts))
 
 
 @runtime_checkable
@@ -138,10 +146,43 @@ def request_key(request: ChatRequest, identity: Identity) -> str:
 
     Fields that have their default are left out, so that requests can gain fields without orphaning any stored reply.
     """
-    body = request.model_dump(mode="json", exclude={"fence"}, exclude_defaults=True)
-    if request.fence:
-        body = redact(body, request.fence, "{fence}")
-    return digest(REQUEST_FORMAT, list(identity.facts), body)
+    body = request_json(request)
+    return hashlib.sha256(
+        f'["{REQUEST_FORMAT}",{identity.canonical},{body}]'.encode("utf-8", "surrogatepass")
+    ).hexdigest()
+
+
+def request_json(request: ChatRequest) -> str:
+    """The canonical JSON of what a request asks, with a placeholder for the fence: written by hand, for every call needs
+    it. A test holds it against the definition."""
+    fence = request.fence
+
+    def text(value: str) -> str:
+        return encode_basestring(value.replace(fence, "{fence}") if fence else value)
+
+    turns = [f'{{"content":{text(m.content)},"role":"{m.role}"}}' for m in request.messages]
+    parts = [f'"json_schema":{text(request.json_schema)}'] if request.json_schema else []
+    parts.append(f'"messages":[{",".join(turns)}]')
+    if request.options:
+        parts.append(f'"options":[{",".join(map(text, request.options))}]')
+    if request.prefill:
+        parts.append(f'"prefill":{text(request.prefill)}')
+    if request.probe_epoch:
+        parts.append(f'"probe_epoch":{request.probe_epoch}')
+    if request.sample_index:
+        parts.append(f'"sample_index":{request.sample_index}')
+    if sampling := _sampling_json(request.sampling, fence if request.sampling.stop else None):
+        parts.append(f'"sampling":{sampling}')
+    if request.seed is not None:
+        parts.append(f'"seed":{request.seed}')
+    return f"{{{','.join(parts)}}}"
+
+
+@lru_cache(maxsize=256)
+def _sampling_json(sampling: Sampling, fence: str | None) -> str:
+    """Canonical JSON of what is not as by default; "" where all is."""
+    value = sampling.model_dump(mode="json", exclude_defaults=True)
+    return canonical_json(redact(value, fence, "{fence}") if fence else value) if value else ""
 
 
 def open_model(spec: ModelSpec, where: Place, notice: Notice = lambda line: None) -> Any:

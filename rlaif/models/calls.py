@@ -154,16 +154,25 @@ class Caller:
 
     async def ask(self, request: ChatRequest, key: str, context: str) -> Entry:
         """The reply, from the ledger or from the model. Raises CallError, StorageError, or what the model raised."""
-        call = self.calls.get(key)
-        if call is None:
-            call = Call(request, key, context, self._loop.create_future())
-            self.calls[key] = call
-            if not self._asked:
-                self._loop.call_soon(self._look_up)
-            self._asked.append(call)
-        else:
+        while (call := self.calls.get(key)) and not call.done.cancelled():
+            try:
+                entry = await asyncio.shield(call.done)
+            except asyncio.CancelledError:
+                if call.done.cancelled() and not self._leaving():
+                    continue  # who asked first has left: ask again
+                raise
             self.account.from_ledger += 1
-        return await asyncio.shield(call.done)
+            return entry
+        call = self.calls[key] = Call(request, key, context, self._loop.create_future())
+        if not self._asked:
+            self._loop.call_soon(self._look_up)
+        self._asked.append(call)
+        return await call.done
+
+    def _leaving(self) -> bool:
+        """Whether the one who asks is being cancelled, or everything is."""
+        task = asyncio.current_task()
+        return self.stopping or (task is not None and task.cancelling() > 0)
 
     def _look_up(self) -> None:
         """Find all that was asked in this tick in the ledger, and claim the rest."""
@@ -305,7 +314,7 @@ class Caller:
     async def _attempt(self, lane: Lane, call: Call) -> None:
         """One attempt of a call whose caller still waits. It leaves the call answered, failed, or to be tried again."""
         if call.done.cancelled():
-            self.calls.pop(call.key, None)
+            self._forget(call)
             return
         try:
             await self._try(lane, call)
@@ -383,7 +392,7 @@ class Caller:
         name = self.model.identity.name
         entry = Entry(call.key, name, reply, call.context, cost, now - sent, max(1, call.attempts), run=self.purse.run)
         self.ledger.record(entry, call.done)
-        self.calls.pop(call.key, None)
+        self._forget(call)
         return cost or 0.0
 
     def _failed(self, lane: Lane, call: Call, error: CallFailed) -> float:
@@ -436,13 +445,17 @@ class Caller:
 
     # --- ends ---------------------------------------------------------------------------------------------------------
 
+    def _forget(self, call: Call) -> None:
+        if self.calls.get(call.key) is call:
+            del self.calls[call.key]
+
     def _finish(self, call: Call, entry: Entry) -> None:
-        self.calls.pop(call.key, None)
+        self._forget(call)
         if not call.done.done():
             call.done.set_result(entry)
 
     def _end(self, call: Call, error: BaseException) -> None:
-        self.calls.pop(call.key, None)
+        self._forget(call)
         if isinstance(error, asyncio.CancelledError):
             call.done.cancel()
         elif not call.done.done():

@@ -114,22 +114,18 @@ class Gateway:
         key = request_key(request, model.identity)
         if not self._renewal:
             self._renewal = asyncio.create_task(self._renew())
-        if isinstance(model, BatchModel):
+        known = self._caller_of.get(id(model))
+        if known is None and isinstance(model, BatchModel):
             entry = await self._queued(model, request, key, canonical_json(context))
         else:
-            entry = await self._called(model, request, key, canonical_json(context))
+            _, caller = known or self._find_caller(model)
+            entry = await caller.ask(request, key, canonical_json(context))
+            self.replies(1)
         if entry.reply.finish_reason == "refused":
             raise CallRefused("the provider declined to answer", key=key)
         return key, entry.reply
 
     # --- models behind an API ---------------------------------------------------------------------------------------
-
-    async def _called(self, model: Any, request: ChatRequest, key: str, context: str) -> Entry:
-        _, caller = self._caller_of.get(id(model)) or self._find_caller(model)
-        try:
-            return await caller.ask(request, key, context)
-        finally:
-            self.replies(1)
 
     def _find_caller(self, model: Any) -> tuple[Any, Caller]:
         name = model.identity.sha256
