@@ -67,7 +67,10 @@ def votes_of(row: Mapping[str, Any]) -> list[tuple[str | None, float | None]]:
     """Labellers and their probability that chosen is better, None for no label: what the row's ``p`` stands for.
 
     A row of weight 0 has no label. Where the votes do not come to ``p`` (a rule of the run moved it), ``p`` counts.
+    Raises ValueError where p or weight is none.
     """
+    if not 0 <= row["p"] <= 1 or not row["weight"] >= 0:
+        raise ValueError(f"p is {row['p']} and weight {row['weight']}")
     voted: list[tuple[str | None, float | None]] = [(vote["labeller"], vote["p"]) for vote in row["votes"] or ()]
     if row["weight"] == 0:
         return [(None, None)]

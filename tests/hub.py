@@ -97,7 +97,7 @@ class Hub:
             )
         if name in self.repositories:
             return refused(409, "You already created this dataset repo")
-        self.repositories[name] = Repository(private=bool(body.get("private")))
+        self.repositories[name] = Repository(private=body.get("visibility") == "private")
         return web.json_response({"url": f"{self.url}/datasets/{name}", "name": name})
 
     async def _validate(self, request: web.Request) -> web.Response:
@@ -155,7 +155,8 @@ class Hub:
             found.files[value["path"]] = self.stored[value["oid"]] if large else base64.b64decode(value["content"])
             written.append(value["path"])
         found.commits.append({"summary": header["summary"], "written": sorted(written), "deleted": deleted})
-        url = f"{self.url}/commit/{found.sha}"
+        name = f"{request.match_info['owner']}/{request.match_info['name']}"
+        url = f"{self.url}/datasets/{name}/commit/{found.sha}"
         return web.json_response({"success": True, "commitOid": found.sha, "commitUrl": url, "hookOutput": ""})
 
 

@@ -60,8 +60,10 @@ def _upload(api: HfApi, folder: Path, files: list[str], name: str, private: bool
 
     there = _there(api, name, private)
     if there is None:
-        api.create_repo(name, repo_type="dataset", private=private, exist_ok=False)
-        there = api.dataset_info(name)
+        api.create_repo(name, repo_type="dataset", private=private or None)  # None: as the owner has set it
+        there = _there(api, name, private)
+    if there is None:
+        raise RlaifError(f"push: {name} was made, and {api.endpoint} does not show it to this token.")
     held = {file.rfilename for file in there.siblings or ()}
     gone = sorted(path for path in held - set(files) if path.startswith(OURS))
     operations: list[Any] = [CommitOperationDelete(path_in_repo=path) for path in gone]
@@ -92,7 +94,7 @@ def _there(api: HfApi, name: str, private: bool) -> Any | None:
     if held and not held >= CARD:
         raise UserError(f"push: {name} exists already and was not pushed by rlaif. Choose another name, or empty it.")
     if private and not info.private:
-        raise UserError(f"push: {name} exists already and everyone may read it. Make it private on the Hub first.")
+        raise UserError(f"push: {name} is there, and everyone may read it. Make it private on the Hub first.")
     return info
 
 
