@@ -326,7 +326,9 @@ def test_what_replies_took_is_summed_once_each_and_only_over_those_asked_for(wor
     took = [("a", 10, 1, 0.5, 100.0), ("b", 20, 2, 0.25, 300.0), ("c", 40, 4, None, 200.0), ("d", 80, 8, 9.0, 50.0)]
     ledger.put(
         [
-            Entry(key, "model", Reply(prompt_tokens=read, output_tokens=written), cost_usd=cost, seconds=1.5, created=at)
+            Entry(
+                key, "model", Reply(prompt_tokens=read, output_tokens=written), cost_usd=cost, seconds=1.5, created=at
+            )
             for key, read, written, cost, at in took
         ]
     )
@@ -334,7 +336,15 @@ def test_what_replies_took_is_summed_once_each_and_only_over_those_asked_for(wor
     before = path.read_bytes()
     found = spent(path, iter(["a", "b", "a", "c", "gone"]))
     assert found == Spent(
-        asked=4, found=3, prompt_tokens=70, output_tokens=7, priced=2, cost_usd=0.75, seconds=4.5, first=100.0, last=300.0
+        asked=4,
+        found=3,
+        prompt_tokens=70,
+        output_tokens=7,
+        priced=2,
+        cost_usd=0.75,
+        seconds=4.5,
+        first=100.0,
+        last=300.0,
     )
     assert spent(path, []) == Spent(asked=0)
     assert path.read_bytes() == before

@@ -145,10 +145,12 @@ def _sampling(sampling: Sampling) -> str:
 
 
 def _model(facts: Facts, role: str) -> str:
-    model = facts.manifest["models"].get(role, {})
+    model = facts.manifest["models"].get(role)
+    if model is None:
+        return "not recorded"
     revision = f", revision {_cell(model['revision'])}" if model.get("revision") else ""
     provider = f" ({_cell(model['provider'])})" if model.get("provider") else ""
-    return f"`{_cell(public_name(model.get('name', 'not recorded')))}`{provider}{revision}, SHA-256 `{model.get('sha256')}`"
+    return f"`{_cell(public_name(model['name']))}`{provider}{revision}, SHA-256 `{model['sha256']}`"
 
 
 def _judges(facts: Facts) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from rlaif.component import parse_model
 from rlaif.config import Constitution, JudgeFile, Pipeline
 from rlaif.errors import StorageError, UserError
 from rlaif.ledger import Spent, spent
@@ -69,7 +70,8 @@ class Facts:
 
     @cached_property
     def pipeline(self) -> Pipeline:
-        return Pipeline.model_validate(self.recipe)
+        pipeline: Pipeline = parse_model(Pipeline, self.recipe, str(self.run.path / RECIPE))
+        return pipeline
 
     @cached_property
     def kept(self) -> list[Kept]:
@@ -98,7 +100,8 @@ class Facts:
 
     @cached_property
     def principles(self) -> Constitution | None:
-        return Constitution.model_validate(self.constitution.yaml()) if self.constitution else None
+        file = self.constitution
+        return parse_model(Constitution, file.yaml(), str(file.path)) if file else None
 
     @cached_property
     def tally(self) -> Tally:
@@ -117,7 +120,7 @@ class Facts:
         """The files of the judges that labelled."""
         tags = {who.removeprefix("judge:") for who in self.tally.labellers if who.startswith("judge:")}
         there = [file for file in self.kept if file.kind == "judge" and file.tag in tags]
-        return [(file, JudgeFile.model_validate(file.yaml())) for file in there]
+        return [(file, parse_model(JudgeFile, file.yaml(), str(file.path))) for file in there]
 
     @cached_property
     def people(self) -> int:
