@@ -78,6 +78,7 @@ def text(
         written=written,
         prompts=_prompts(facts),
         answers=_answers(facts),
+        labels=_labels(facts, form_name),
         judges=_judges(facts),
         drawn=PRINCIPLES.get(_principles(facts), ""),
         rules=_rules(facts),
@@ -90,11 +91,12 @@ def text(
         named=SOFTWARE,
         schema_version=ROW.version,
     )
+    by_people = facts.people or facts.unnamed
     header = {
         "license": licence,
         "pretty_name": name,
         "size_categories": [next((size for limit, size in SIZES if written < limit), "n>10M")],
-        "tags": ["preference", "rlhf" if facts.people and not facts.judges else "rlaif", "rlaif-export"],
+        "tags": ["preference", *(["rlhf"] if by_people else []), *(["rlaif"] if facts.judges or not by_people else [])],
         "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}],
     }
     return f"---\n{yaml.safe_dump(header, sort_keys=False, allow_unicode=True)}---\n\n{public_text(body)}"
@@ -151,6 +153,19 @@ def _model(facts: Facts, role: str) -> str:
     revision = f", revision {_cell(model['revision'])}" if model.get("revision") else ""
     provider = f" ({_cell(model['provider'])})" if model.get("provider") else ""
     return f"`{_cell(public_name(model['name']))}`{provider}{revision}, SHA-256 `{model['sha256']}`"
+
+
+def _labels(facts: Facts, form: str) -> str:
+    """What kinds of labellers there were; the judges follow one by one."""
+    told = ["AI feedback."] if facts.judges else []
+    if facts.people:
+        numbered = "; their names are replaced by numbers" if form == "jsonl" else ""
+        told.append(f"{facts.people:,} {'person' if facts.people == 1 else 'people'} labelled{numbered}.")
+    if facts.unnamed:
+        told.append(f"{facts.unnamed:,} votes came without a name: of how many people is not known.")
+    others = [who for who in facts.tally.labellers if not who.startswith(("judge:", "human:"))]
+    told += [f"Labelled by {', '.join(f'`{_cell(public_name(who))}`' for who in others)}."] if others else []
+    return " ".join(told) or "Nobody gave an opinion."
 
 
 def _judges(facts: Facts) -> list[dict[str, Any]]:

@@ -28,6 +28,7 @@ from rlaif.export.facts import Facts, Kept
 from rlaif.export.files import write_shards
 from rlaif.export.forms import FORMS, Source, account, fit_rows
 from rlaif.export.public import public, public_text
+from rlaif.labels.human import is_unnamed
 from rlaif.store import RunFolder, disk_error, write_json
 
 LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
@@ -73,7 +74,7 @@ def numbered_people() -> Callable[[str], str]:
     numbers: dict[str, str] = {}
 
     def name(labeller: str) -> str:
-        if not labeller.startswith("human:") or labeller.startswith("human:unnamed-"):
+        if not labeller.startswith("human:") or is_unnamed(labeller):
             return labeller
         return numbers.setdefault(labeller, f"human:{len(numbers) + 1}")
 

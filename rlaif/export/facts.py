@@ -16,6 +16,7 @@ import yaml
 from rlaif.component import parse_model
 from rlaif.config import Constitution, JudgeFile, Pipeline
 from rlaif.errors import StorageError, UserError
+from rlaif.labels.human import is_unnamed
 from rlaif.ledger import Spent, spent
 from rlaif.statistics import Figure
 from rlaif.store import RECIPE, RunFolder
@@ -124,7 +125,13 @@ class Facts:
 
     @cached_property
     def people(self) -> int:
-        return sum(who.startswith("human:") for who in self.tally.labellers)
+        """How many people labelled under a name."""
+        return sum(who.startswith("human:") and not is_unnamed(who) for who in self.tally.labellers)
+
+    @cached_property
+    def unnamed(self) -> int:
+        """Votes that a file gives without saying whose: of how many people is not known."""
+        return sum(count for who, count in self.tally.labellers.items() if is_unnamed(who))
 
     @cached_property
     def accounts(self) -> dict[str, Any]:

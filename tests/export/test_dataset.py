@@ -164,7 +164,16 @@ def test_people_go_by_numbers_in_a_dataset_and_by_name_in_a_file(tmp_path: Path)
     assert {judgement["labeller"] for row in rows for judgement in row["judgements"]} == {"human:1", "human:2"}
     whole = b"".join(path.read_bytes() for path in (tmp_path / "data").rglob("*.*"))
     assert not any(name.encode() in whole for name in PEOPLE)
-    assert "2 people" in (tmp_path / "data" / "README.md").read_text()
+    assert "2 people labelled; their names are replaced by numbers." in (tmp_path / "data" / "README.md").read_text()
+
+
+def test_votes_without_a_name_are_not_called_a_person_s(tmp_path: Path) -> None:
+    run = labelled(tmp_path, [item("q", "a", "b", label="a"), item("r", "a", "b", label="b")])
+    export(run, "trl", tmp_path / "data")
+    text = (tmp_path / "data" / "README.md").read_text()
+    assert "2 votes came without a name: of how many people is not known." in text
+    assert "labelled." not in text
+    assert "rlhf" in header(tmp_path / "data")["tags"]
 
 
 def test_what_was_left_out_stands_on_the_card(tmp_path: Path) -> None:
