@@ -262,13 +262,32 @@ def evaluate(
 @app.command()
 def export(
     folder: Annotated[Path, typer.Argument(help="A run folder.")],
-    form: Annotated[str, typer.Option("--form", help="trl, jsonl or tasks.")] = "trl",
-    to: Annotated[Path | None, typer.Option("--to", help="File to write (.jsonl or .parquet).")] = None,
+    form: Annotated[str, typer.Option("--form", help="trl, openrlhf, kto, ranked, jsonl or tasks.")] = "trl",
+    to: Annotated[
+        str | None, typer.Option("--to", help="File (.jsonl or .parquet), or a folder: a dataset with its card.")
+    ] = None,
+    licence: Annotated[
+        str | None, typer.Option("--license", help="Of a dataset, as the Hub names it, for instance cc-by-4.0.")
+    ] = None,
 ) -> None:
-    """Preferences for other trainers (trl), all rows (jsonl), or blank tasks for people (tasks)."""
+    """Preferences for other trainers (trl, openrlhf, kto, ranked), all that is known of every row (jsonl), or blank
+    tasks for people (tasks)."""
     from rlaif.export import export as write
 
-    for line in write(folder, form, to):
+    for line in write(folder, form, to, licence):
+        print(line)
+
+
+@app.command()
+def push(
+    folder: Annotated[Path, typer.Argument(help="A dataset folder that `rlaif export --to FOLDER/` wrote.")],
+    name: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The dataset on the Hub; made where it is new.")],
+    private: Annotated[bool, typer.Option("--private", help="Only its owner may see it.")] = False,
+) -> None:
+    """Upload a dataset folder to the Hugging Face Hub, with the token in HF_TOKEN."""
+    from rlaif.export.push import push as upload
+
+    for line in upload(folder, name, private=private):
         print(line)
 
 

@@ -25,6 +25,19 @@ RAW_REWARDS = (
     "temperature, more tokens), raise reward_model.options.max_tokens where they are too long, or hold out less."
 )
 
+RATES = {  # figures of the labels, as a stranger reads them
+    "judgements.first_rate": "first shown preferred",
+    "judgements.longer_rate": "longer preferred",
+    "judgements.orders_agree": "both orders agree",
+    "judgements.labellers_agree": "two labellers agree",
+    "judgements.labellers_agree_without_ties": "two labellers agree, ties left out",
+    "judgements.unreadable": "reply not readable",
+    "judgements.option_mass": "probability on the offered words",
+    "agreement.longest": "rule “longest” agrees",
+    "agreement.first": "rule “first” agrees",
+    "agreement.random": "a coin agrees",
+}
+
 Metrics = dict[str, Figure]
 
 

@@ -17,7 +17,7 @@ import sqlite3
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -276,3 +276,35 @@ def _is_dead(owner: str) -> bool:
     except PermissionError:
         return False
     return False
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What replies took. ``cost_usd`` is of the ``priced`` ones alone: of the others no price is known."""
+
+    asked: int  # keys that were looked for
+    found: int = 0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    priced: int = 0
+    cost_usd: float = 0.0
+    seconds: float = 0.0
+    first: float | None = None  # Unix time of the earliest reply
+    last: float | None = None
+
+
+def spent(path: Path, keys: Iterable[str]) -> Spent:
+    """What the replies under ``keys`` took, each once; the ledger is only read. Raises StorageError."""
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as db:
+            db.execute("PRAGMA temp_store = FILE")  # as many keys as a run has
+            db.execute("CREATE TEMP TABLE wanted (key TEXT PRIMARY KEY) WITHOUT ROWID")
+            db.executemany("INSERT OR IGNORE INTO wanted VALUES (?)", ((key,) for key in keys))
+            asked = db.execute("SELECT count(*) FROM wanted").fetchone()[0]
+            row = db.execute(
+                "SELECT count(*), sum(prompt_tokens), sum(output_tokens), count(cost_usd), sum(cost_usd), sum(seconds), "
+                "min(created), max(created) FROM wanted JOIN replies USING (key)"
+            ).fetchone()
+    except sqlite3.Error as error:
+        raise StorageError(f"{path}: the ledger cannot be read: {error}.") from error
+    return Spent(asked, row[0], *(value or 0 for value in row[1:6]), *row[6:])

@@ -4,7 +4,8 @@
 * items: ``prompt`` or ``messages``, ``response_a``, ``response_b``, and ``label`` (a, b, tie or null), or
   ``human_labels`` (one per annotator: a list, or a mapping from annotator to label), or ``p`` (probability that a is
   better); ``annotator`` names who, ``order`` ("ab" or "ba") which was shown first;
-* answers to exported tasks: ``comparison_id`` and ``label``, with ``annotator`` and ``order``.
+* answers to exported tasks: ``comparison_id`` and ``label``, with ``annotator`` and ``order``;
+* rows that ``rlaif export --form jsonl`` wrote, with their labels and ids.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from rlaif.conversations import (
     read_prompt,
 )
 from rlaif.errors import DataError, written_as
+from rlaif.exported import comparison_of, is_exported, upgraded, votes_of
 from rlaif.records import Comparison, Message, Prompt, Response, digest
 from rlaif.rows import read_rows
 
@@ -43,6 +45,12 @@ class Vote:
     annotator: str | None
     p: float | None  # None: asked, but no verdict
     order: str | None  # "ab": the first was shown first; "ba"; None: not known
+    exported: str | None = None  # the labeller in full, where an exported row names it: a judge's vote stays a judge's
+
+    @property
+    def labeller(self) -> str | None:
+        """As judgements name who labelled; None for a vote without a name."""
+        return self.exported or (f"human:{self.annotator}" if self.annotator else None)
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,8 @@ def read_pairs(source: str, split: str = "train", limit: int | None = None) -> I
 
 
 def read_pair(where: str, row: Mapping[str, Any]) -> Pair:
+    if is_exported(row):
+        return _exported(where, row)
     if "chosen" in row and "rejected" in row:
         return _chosen_rejected(where, row)
     if "response_a" in row and "response_b" in row:
@@ -128,6 +138,17 @@ def _label(where: str, value: Any) -> float | None:
     if p is None:
         raise DataError(f'{where}: label {value!r}; expected "a", "b", "tie" or null.')
     return p
+
+
+def _exported(where: str, row: Mapping[str, Any]) -> Pair:
+    try:
+        row = upgraded(where, row)
+        comparison, first = comparison_of(row)
+        votes = tuple(Vote(None, None if p is None else float(p), None, who) for who, p in votes_of(row))
+    except (KeyError, TypeError, ValueError) as error:
+        what = f"no {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
+        raise DataError(f"{where}: not a row that rlaif export wrote ({what}). Export it again.") from error
+    return Pair(where, comparison, votes, first)
 
 
 def _chosen_rejected(where: str, row: Mapping[str, Any]) -> Pair:

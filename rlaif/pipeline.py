@@ -12,6 +12,7 @@ import errno
 import heapq
 import json
 import math
+import os
 import shutil
 import time
 from collections import Counter
@@ -202,7 +203,7 @@ class Road:
                 for role, model in self.models.items()
             },
             inputs=[{"source": source, "sha256": sha256} for source, sha256 in self._inputs().items()],
-            ledger=str(self.gateway.ledger.path),
+            ledger=os.path.relpath(self.gateway.ledger.path.resolve(), self.folder.resolve()),
             fence_secret=digest(self.secret.hex(), length=12),
             environment=environment(),
         )

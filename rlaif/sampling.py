@@ -141,7 +141,7 @@ class ReadPairs:
         """What a row is that may have come before. Its votes are not lost: labels are read by comparison, from all rows."""
         if not pair.votes:
             return "another row of the same pair"
-        unnamed = all(vote.annotator is None for vote in pair.votes)
+        unnamed = all(vote.labeller is None for vote in pair.votes)
         said = digest("votes", comparison.id, pair.first, [[vote.p, vote.order] for vote in pair.votes])
         if unnamed and not self.seen.add(said):
             return "the same row again, no annotator named: read as another person's votes"

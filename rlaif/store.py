@@ -1,7 +1,8 @@
 """The run folder: one Parquet folder per noun, a manifest, a copy of every file used; resume.
 
     runs/NAME/
-      manifest.json            format, files and models with their hashes, environment, state and signature of each stage
+      manifest.json            format, files and models with their hashes, environment, where the ledger lies from here,
+                               state and signature of each stage
       config/                  copy of the pipeline and of every judge, rubric, constitution, template and set used; of
                                two with one name, the second is NAME@HASH
       prompts/ responses/ comparisons/ judgements/ preferences/ provenance/     part-00000.parquet …
@@ -61,8 +62,8 @@ from rlaif.records import (
     canonical_json,
     digest,
 )
+from rlaif.versions import Format
 
-FORMAT = 1
 RECIPE = Path("config/pipelines/effective.json")  # what the last walk followed
 R = TypeVar("R", bound=Record)
 T = TypeVar("T")
@@ -78,6 +79,18 @@ NOUNS: dict[type[Record], str] = {
     Provenance: "provenance",
 }
 RECORDS = {noun: record for record, noun in NOUNS.items()}
+
+
+def _from_format_1(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Format 1 had no id of the run, and named the ledger from the working directory of its last walk, which the folder
+    does not know."""
+    manifest = {**manifest, "format": 2, "id": digest(manifest.get("created"), length=16)}
+    if "ledger" in manifest:
+        manifest["ledger_as_named"] = manifest.pop("ledger")
+    return manifest
+
+
+MANIFEST = Format("run folder", (_from_format_1,))
 
 
 # --- records as Arrow ------------------------------------------------------------------------------------------------
@@ -224,9 +237,10 @@ class RunFolder:
         elif any(not _is_leftover(child) for child in path.iterdir()):
             raise UserError(f"{path}: not empty and not a run folder. Choose another --out.")
         else:
-            self.manifest = {"format": FORMAT, "created": _now(), "files": [], "models": {}, "stages": {}}
-        if "id" not in self.manifest:
-            self.manifest["id"] = uuid.uuid4().hex[:16]
+            self.manifest = {
+                "format": MANIFEST.version, "id": uuid.uuid4().hex[:16], "created": _now(), "files": [], "models": {},
+                "stages": {},
+            }  # fmt: skip
             self.save()
 
     @contextmanager
@@ -282,6 +296,10 @@ class RunFolder:
     def state(self, stage: str) -> StageState | None:
         found = self.manifest["stages"].get(stage)
         return StageState(**found) if found else None
+
+    def is_complete(self, stage: str) -> bool:
+        state = self.state(stage)
+        return state is not None and state.complete
 
     def set_state(self, stage: str, state: StageState) -> None:
         self.manifest["stages"][stage] = state.__dict__
@@ -357,6 +375,14 @@ class RunFolder:
     def set_aside_report(self) -> None:
         """Move a report that may be of other labels or policies to ``superseded/``."""
         self._supersede("report.html", digest(_now()))
+
+    def ledger(self) -> Path | None:
+        """The file with the replies that judgements point to; None where it is not there (any more)."""
+        named = self.manifest.get("ledger_as_named")  # from a working directory that is not known: this one, or above
+        places = [Path(named), *(parent / named for parent in self.path.resolve().parents)] if named else []
+        if "ledger" in self.manifest:
+            places = [self.path / self.manifest["ledger"]]
+        return next((place for place in places if place.is_file()), None)
 
     def shards(self, noun: str) -> list[Path]:
         return sorted((self.path / noun).glob("part-*.parquet"))
@@ -504,16 +530,14 @@ async def cut(rows: Iterable[T], size: int, skip: int = 0) -> AsyncIterator[list
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """A run folder's manifest. Raises UserError when it is none, or of another format."""
+    """A run folder's manifest as this program writes it. Raises UserError when it is none, or a newer program's."""
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read: {error}. Choose another --out.") from error
     if not isinstance(manifest, dict) or "format" not in manifest:
         raise UserError(f"{path}: not a run folder's manifest. Choose another --out.")
-    if manifest.get("format") != FORMAT:
-        raise UserError(f"{path.parent}: run folder format {manifest.get('format')}, this version reads {FORMAT}.")
-    return manifest
+    return MANIFEST.upgrade(manifest, manifest["format"], str(path.parent))
 
 
 def _is_leftover(path: Path) -> bool:

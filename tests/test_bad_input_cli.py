@@ -905,7 +905,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(rlaif: Rlaif) -> None:
     {
         "of a later version": (
             '{"format": 99, "stages": {}}',
-            "out: run folder format 99, this version reads 1.",
+            "out: run folder format 99, this version reads 1 to 2. A newer rlaif wrote it: upgrade rlaif to read it.",
         ),
         "of another tool": ('{"name": "web app"}', "out/manifest.json: not a run folder's manifest. Choose another --out."),
         "a list": ("[]", "out/manifest.json: not a run folder's manifest. Choose another --out."),
@@ -972,7 +972,28 @@ EXPORTS = {
     ),
     "an ending no one knows": (
         ["--to", "t.csv"],
-        "t.csv: --form trl is written to a file that ends in .jsonl or .parquet.",
+        "t.csv: --form trl is written to a file that ends in .jsonl or .parquet, or to a folder.",
+    ),
+    "tasks as a dataset": (
+        ["--form", "tasks", "--to", "t/"],
+        "t: --form tasks is for people to fill in: name a file that ends in .jsonl.",
+    ),
+    "a dataset over something else": (
+        ["--to", "judged"],
+        "judged: exists already. Remove it, or name another folder with --to.",
+    ),
+    "a licence in other words": (
+        ["--to", "t/", "--license", "Apache 2.0"],
+        '--license Apache 2.0: licences are named as on the Hub, in lower case: apache-2.0, cc-by-4.0, mit; "other" for '
+        "one of your own.",
+    ),
+    "a licence without a card": (
+        ["--to", "t.jsonl", "--license", "mit"],
+        "t.jsonl: --license stands on the card of a dataset: name a folder with --to.",
+    ),
+    "a dataset where none can be written": (
+        ["--to", "pairs.jsonl/t/"],
+        "pairs.jsonl/t: cannot be written: Not a directory. Choose a writable place, then run again: finished work is kept.",
     ),
     "a place that cannot be written": (
         ["--to", "pairs.jsonl/t.jsonl"],
@@ -986,6 +1007,8 @@ EXPORTS = {
 def test_an_export_that_cannot_be_is_one_line(name: str, rlaif: Rlaif) -> None:
     arguments, message = EXPORTS[name]
     assert rlaif("judge", "longest", pairs(), "--out", "out").code == 0
+    Path("judged").mkdir()
+    Path("judged/thesis.txt").write_text("years")
     said = rlaif("export", "out", *arguments)
     assert (said.code, said.line) == (2, f"rlaif: {message}")
 

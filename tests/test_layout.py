@@ -11,8 +11,8 @@ import rlaif
 PACKAGE = Path(rlaif.__file__).parent
 LAYERS = (  # each may import those above it in this list, and its own
     {"errors"},
-    {"records", "component", "catalogue", "progress", "ondisk", "statistics"},
-    {"config", "rows", "conversations", "pairs", "prompting"},
+    {"records", "component", "catalogue", "progress", "ondisk", "statistics", "versions"},
+    {"config", "rows", "conversations", "exported", "pairs", "prompting"},
     {"store", "ledger", "models"},
     {"judging"},
     {"prompts", "selection", "sampling", "labels", "preferences", "training", "reward", "policy"},

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from rlaif.config import Sampling
 from rlaif.errors import StorageError
-from rlaif.ledger import Entry, Ledger
+from rlaif.ledger import Entry, Ledger, Spent, spent
 from rlaif.models import ChatRequest, Identity, Reply, request_key
 from rlaif.prompting import redact
 from rlaif.records import Message, digest
@@ -114,7 +114,7 @@ def test_a_cancelled_caller_loses_no_one_elses_reply(ledger: Ledger) -> None:
 
 KILLED = """
 import asyncio, pathlib, sys
-from rlaif.ledger import Entry, Ledger
+from rlaif.ledger import Entry, Ledger, Spent, spent
 from rlaif.models import Reply
 
 async def main():
@@ -409,3 +409,42 @@ def test_the_key_does_not_change_with_the_fence_word(word: str) -> None:
 def test_the_key_of_a_known_request_never_changes() -> None:
     # Were this another value, every reply that anyone has paid for would be asked again.
     assert request_key(REQUEST, IDENTITY) == "15312680322b5ca318751b46b221d1d303feae1c24e136603ad837f5ac51b3e3"
+
+
+# --- what replies took ------------------------------------------------------------------------------------------------
+
+
+def test_what_replies_took_is_summed_once_each_and_only_over_those_asked_for(working_folder: Path) -> None:
+    path = working_folder / "ledger.sqlite"
+    ledger = Ledger(path)
+    took = [("a", 10, 1, 0.5, 100.0), ("b", 20, 2, 0.25, 300.0), ("c", 40, 4, None, 200.0), ("d", 80, 8, 9.0, 50.0)]
+    ledger.put(
+        [
+            Entry(
+                key, "model", Reply(prompt_tokens=read, output_tokens=written), cost_usd=cost, seconds=1.5, created=at
+            )
+            for key, read, written, cost, at in took
+        ]
+    )
+    ledger.close()
+    before = path.read_bytes()
+    found = spent(path, iter(["a", "b", "a", "c", "gone"]))
+    assert found == Spent(
+        asked=4,
+        found=3,
+        prompt_tokens=70,
+        output_tokens=7,
+        priced=2,
+        cost_usd=0.75,
+        seconds=4.5,
+        first=100.0,
+        last=300.0,
+    )
+    assert spent(path, []) == Spent(asked=0)
+    assert path.read_bytes() == before
+
+
+def test_a_ledger_that_is_none_is_not_made(working_folder: Path) -> None:
+    with pytest.raises(StorageError, match="the ledger cannot be read"):
+        spent(working_folder / "nowhere.sqlite", ["a"])
+    assert not (working_folder / "nowhere.sqlite").exists()

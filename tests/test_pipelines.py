@@ -129,7 +129,7 @@ def test_datasets_reads_preferences_and_trl_trains_on_the_export(finished: tuple
     pytest.importorskip("trl")
     from datasets import load_dataset
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
-    from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer
+    from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, RewardConfig, RewardTrainer
 
     run = finished[0]
     rows = load_dataset(
@@ -153,6 +153,9 @@ def test_datasets_reads_preferences_and_trl_trains_on_the_export(finished: tuple
     RewardTrainer(reward, RewardConfig(**common), train_dataset=exported, processing_class=tokenizer).train()
     model, reference = (AutoModelForCausalLM.from_pretrained(policy) for _ in range(2))
     DPOTrainer(model, reference, DPOConfig(**common), train_dataset=exported, processing_class=tokenizer).train()
+    rlaif(run.parent, "export", "run", "--form", "kto", "--to", "answers")
+    unpaired = load_dataset(str(run.parent / "answers"), split="train", cache_dir=str(tmp_path))
+    KTOTrainer(model, reference, KTOConfig(**common), train_dataset=unpaired, processing_class=tokenizer).train()
 
 
 def test_tasks_go_out_blank_and_come_back_as_labels(finished: tuple[Path, str]) -> None:

@@ -284,7 +284,9 @@ def test_a_shard_that_is_no_parquet_is_a_users_error(working_folder: Path) -> No
 
 def test_a_run_folder_of_another_format_is_refused(working_folder: Path) -> None:
     write_json(working_folder / "run" / "manifest.json", {"format": 99})
-    with pytest.raises(UserError, match=r"run: run folder format 99, this version reads 1\."):
+    with pytest.raises(
+        UserError, match=r"run: run folder format 99, this version reads 1 to 2\. A newer rlaif wrote it"
+    ):
         RunFolder(working_folder / "run")
 
 

@@ -77,7 +77,7 @@ class HumanLabels:
     def _rows(
         self, run: Lists | None, found: Counter[str]
     ) -> Iterator[tuple[str, tuple[str | None, str, float | None, str | None]]]:
-        """By comparison: annotator, the response p speaks of, p, order shown. Counts what was found."""
+        """By comparison: labeller, the response p speaks of, p, order shown. Counts what was found."""
         rows = itertools.chain.from_iterable(read_rows(source, self.split) for source in self.sources)
         for where, row in itertools.islice(rows, self.limit if self.own else None):
             if is_answer(row):
@@ -92,7 +92,7 @@ class HumanLabels:
                 continue
             for vote in votes:
                 found["labels"] += vote.p is not None
-                yield key, (vote.annotator, first, vote.p, vote.order)
+                yield key, (vote.labeller, first, vote.p, vote.order)
 
     def _is_of(self, run: Lists, where: str, row: Mapping[str, Any], key: str) -> bool:
         """Whether a row is of a comparison of the run; if not, only a run of the first rows may pass over it."""
@@ -122,14 +122,14 @@ def _words(text: str) -> str:
 def _judgements(comparison: Comparison, votes: list[Any]) -> list[Judgement]:
     """One for each vote. Unnamed annotators are numbered by their place among the comparison's votes."""
     judgements = []
-    for number, (annotator, first, p, order) in enumerate(votes, 1):
+    for number, (labeller, first, p, order) in enumerate(votes, 1):
         a, b = (response.id for response in comparison.responses)
         if (first or a) != a:
             a, b = b, a
         judgements.append(
             Judgement(
                 comparison_id=comparison.id,
-                labeller=f"human:{annotator}" if annotator else f"{UNNAMED}{number}",
+                labeller=labeller or f"{UNNAMED}{number}",
                 shown=None if order is None else (a, b) if order == "ab" else (b, a),
                 outcome="unreadable" if p is None else "ranked",
                 reason=NO_LABEL if p is None else None,

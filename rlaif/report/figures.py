@@ -18,6 +18,7 @@ import numpy as np
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
+from rlaif.findings import RATES
 from rlaif.statistics import Figure, reliability
 
 INK, ACCENT, MUTED = "#1f2933", "#2563a8", "#9aa5b1"
@@ -36,18 +37,6 @@ STYLE: Any = {
     "text.color": INK,
     "svg.fonttype": "none",
     "svg.hashsalt": "rlaif",
-}
-RATES = {
-    "judgements.first_rate": "first shown preferred",
-    "judgements.longer_rate": "longer preferred",
-    "judgements.orders_agree": "both orders agree",
-    "judgements.labellers_agree": "two labellers agree",
-    "judgements.labellers_agree_without_ties": "two labellers agree, ties left out",
-    "judgements.unreadable": "reply not readable",
-    "judgements.option_mass": "probability on the offered words",
-    "agreement.longest": "rule “longest” agrees",
-    "agreement.first": "rule “first” agrees",
-    "agreement.random": "a coin agrees",
 }
 ARM_PLOTS = {
     "win_rate": "win rate against the start, a tie one half",
