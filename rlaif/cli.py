@@ -6,6 +6,7 @@ Heavy modules are imported inside the commands that need them, so that ``--help`
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import sys
 from collections.abc import Callable
@@ -373,6 +374,8 @@ def _drive(
             section = getattr(pipeline, field)
             if section:
                 pipeline = pipeline.model_copy(update={field: section.model_copy(update={"limit": limit})})
+    gc.freeze()  # what was imported stays; and cycles are few while thousands of calls are under way
+    gc.set_threshold(100_000, 50, 100)
     with Display() as display:
         road = build(
             pipeline, entry, catalogue, out=out, settings=settings, watcher=Watcher(display.listen, display.notice)
