@@ -29,6 +29,10 @@ class Received(NamedTuple):
     headers: Mapping[str, str]  # names in any case
     body: bytes
 
+    def __repr__(self) -> str:
+        """Without what the server said: some servers quote keys."""
+        return f"Received({self.status}, {len(self.body)} bytes)"
+
 
 @dataclass(frozen=True)
 class Address:
