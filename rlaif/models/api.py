@@ -34,6 +34,7 @@ PRINTABLE = re.compile(r"[\x20-\x7e]*")
 SECRET_HEADER = re.compile(r"auth|key|token|secret|cookie|password", re.IGNORECASE)
 OWN_HEADERS = ("content-type", "content-length", "host", "accept-encoding", "anthropic-version", "transfer-encoding")
 PER_MESSAGE, PER_REQUEST = 16, 512  # tokens at most that a chat format adds, a default system prompt included
+PER_SCHEMA = 1024  # tokens at most of a provider's own words about a tool or a form
 
 
 class Pace(BaseOptions):
@@ -62,6 +63,7 @@ class Endpoint(BaseOptions):
 class ApiOptions(Pace):
     """What both providers' options have in common."""
 
+    # which of them could change a reply, and so belong to the identity
     asking: ClassVar[frozenset[str]] = frozenset(("extra_body", "extra_headers", "leave_out", "prefill"))
     written: ClassVar[frozenset[str]] = frozenset()  # fields of a body that requests decide about
 
@@ -252,9 +254,10 @@ class ApiModel:
 
     def upper_bound(self, request: ChatRequest) -> tuple[int, int]:
         """(tokens of the prompt, tokens of the reply) at most: a token is at least one byte of UTF-8."""
-        size = sum(len(text.encode("utf-8", "surrogatepass")) for text in _texts(request))
-        prompt = size + len(request.json_schema) + PER_MESSAGE * (len(request.messages) + 1) + PER_REQUEST
-        return prompt, 1 if request.options else request.sampling.max_output_tokens
+        texts = (*_texts(request), request.json_schema)
+        size = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
+        added = PER_MESSAGE * (len(request.messages) + 1) + PER_REQUEST + (PER_SCHEMA if request.json_schema else 0)
+        return size + added, 1 if request.options else request.sampling.max_output_tokens
 
     async def close(self) -> None:
         """Close the connections of the running event loop."""
@@ -268,9 +271,9 @@ class ApiModel:
         variable = self.options.api_key_env if endpoint.api_key_env is None else endpoint.api_key_env
         if variable is None:
             variable = "" if on_this_machine(base_url) else self.key_variable
-            key: str | None = self._environment(variable, base_url) if variable else NO_KEY
+            key: str | None = self._key(variable, base_url) if variable else NO_KEY
         else:
-            key = self._environment(variable, base_url) if variable else None
+            key = self._key(variable, base_url) if variable else None
         address = self._address(base_url, key)
         parts = urlsplit(base_url)
         place = parts.netloc + (parts.path if parts.path not in ("", "/v1") else "")
@@ -280,7 +283,7 @@ class ApiModel:
         headers, secrets = self.headers(), [] if key in (None, NO_KEY) else [key]
         for name, value in self.options.extra_headers.items():
             if value.startswith("$"):
-                value = self._environment(value[1:], base_url)
+                value = self._environment(value[1:], f'options.extra_headers: the value of "{name}"')
                 secrets.append(value)
             elif SECRET_HEADER.search(name):
                 raise ConfigError(
@@ -295,19 +298,20 @@ class ApiModel:
         known = tuple(secret for secret in secrets if secret and len(secret) >= SHORTEST_SECRET)
         return Address(base_url, self.path, key, headers, known, self.options.max_in_flight)
 
-    def _environment(self, variable: str, base_url: str) -> str:
+    def _key(self, variable: str, base_url: str) -> str:
+        remedy = 'Set it, name another with options.api_key_env, or write api_key_env: "" where none is needed.'
+        return self._environment(variable, f"the key for {urlsplit(base_url).netloc}", remedy)
+
+    def _environment(self, variable: str, what: str, remedy: str = "Set it.") -> str:
         """The secret that an environment variable holds. Raises ConfigError, which never quotes it, nor what may be one."""
         if not VARIABLE.fullmatch(variable):
             raise ConfigError(
-                f"{self.where}: options: expected the name of an environment variable, such as {self.key_variable}, "
-                "and found something else. A key itself is never written into a file."
+                f"{self.where}: {what} is read from an environment variable: expected its name, such as "
+                f"{self.key_variable}, and found something else. A key itself is never written into a file."
             )
         value = os.environ.get(variable, "").strip()
         if not value:
-            raise ConfigError(
-                f"{self.where}: the environment variable {variable} is not set: the key for {urlsplit(base_url).netloc} is "
-                'read from it. Set it, name another with options.api_key_env, or write api_key_env: "" where none is needed.'
-            )
+            raise ConfigError(f"{self.where}: {what} is read from {variable}, and that is not set. {remedy}")
         if not PRINTABLE.fullmatch(value):
             raise ConfigError(f"{self.where}: the environment variable {variable} holds characters that no key has.")
         return value

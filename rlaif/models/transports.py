@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 LARGEST_REPLY = 8 << 20  # bytes; more is not read
 CONNECT_SECONDS = 30.0  # for a connection to come about
-KEY_LIKE = re.compile(r"\b(?:sk|pk|rk|gsk|xai|hf|key|AIza)[-_][\w*.…-]{6,}|\bBearer\s+\S+", re.IGNORECASE)
+KEY_LIKE = re.compile(r"\b(?:sk|pk|rk|gsk|xai|hf)[-_][\w*.…-]{6,}|\bBearer\s+\S+", re.IGNORECASE)
 SHORTEST_SECRET = 4  # characters; shorter ones stand in ordinary words
 HIDDEN = "[key]"
 

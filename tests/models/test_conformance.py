@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import orjson
 import pytest
+from aiohttp import web
 
 from rlaif.config import Sampling
 from rlaif.mock import MockOptions, MockServer, start
@@ -18,7 +20,7 @@ from rlaif.models.api import ApiModel
 from rlaif.records import canonical_json
 from tests import make
 from tests.mock.serving import BRACKETS, LETTER, pair
-from tests.models.asking import GREEDY, PROVIDERS, TRANSPORTS, called, model, on_mock, request, rooted, system
+from tests.models.asking import GREEDY, PROVIDERS, TRANSPORTS, answered, called, model, on_mock, request, rooted, system
 
 SCHEMA = {
     "type": "object",
@@ -26,6 +28,8 @@ SCHEMA = {
     "required": ["reason", "verdict"],
     "additionalProperties": False,
 }
+BOTH = pytest.mark.parametrize("transport", TRANSPORTS)
+EITHER = pytest.mark.parametrize("provider", PROVIDERS)
 DRAWN = "Draw something"  # the mock draws by the bytes of a body where it has no seed: a script speaks in its place
 SAMPLED = Sampling(temperature=0.7, top_p=0.9, max_output_tokens=40, stop=("END", "STOP"))
 
@@ -51,6 +55,7 @@ COMMON: dict[str, tuple[ChatRequest, dict[str, Any], dict[str, Any]]] = {
     "schema": (judged(LETTER, json_schema=canonical_json(SCHEMA)), {}, {}),
     "prefill": (judged(LETTER, prefill="The better reply is"), {"prefill": True}, {"prefill": True, "lenient": True}),
     "headers": (request(), {"extra_headers": {"X-Team": "red", "X-Secret-Token": "$TEAM_TOKEN"}}, {}),
+    "another scheme": (request(), {"api_key_env": "", "extra_headers": {"Authorization": "$AN_AUTHORIZATION"}}, {}),
     "awkward text": (request('"quoted" \\ \x00\u2028 \U0001f469\u200d\U0001f52c é\r\n{{x}}'), {}, {}),
     "cut off": (request(sampling=GREEDY.model_copy(update={"max_output_tokens": 3})), {}, {}),
     "long": (request("word " * 20_000), {}, {}),
@@ -89,6 +94,7 @@ CASES: dict[str, dict[str, tuple[ChatRequest, dict[str, Any], dict[str, Any]]]] 
 @pytest.fixture(autouse=True)
 def token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEAM_TOKEN", "t-0123456789")
+    monkeypatch.setenv("AN_AUTHORIZATION", "Bearer sk-from-elsewhere")
 
 
 @pytest.fixture
@@ -164,8 +170,8 @@ def test_a_cached_prompt_is_counted_in_all_and_in_part() -> None:
         assert again.prompt_tokens > again.cached_tokens > 2000
 
 
-@pytest.mark.parametrize("transport", TRANSPORTS)
-@pytest.mark.parametrize("provider", PROVIDERS)
+@BOTH
+@EITHER
 def test_headroom_comes_with_the_answer(provider: str, transport: str) -> None:
     async def test(running: MockServer, asked: ApiModel) -> Any:
         return await called(asked, request())
@@ -176,7 +182,7 @@ def test_headroom_comes_with_the_answer(provider: str, transport: str) -> None:
     assert headroom.tokens_left < 60_000
 
 
-@pytest.mark.parametrize("transport", TRANSPORTS)
+@BOTH
 def test_a_model_serves_one_event_loop_after_another(transport: str) -> None:
     with start(MockOptions()) as server:
         asked = model("openai", base_url=rooted("openai", server.url), transport=transport)
@@ -194,3 +200,80 @@ def test_a_prompt_that_ends_with_the_user_is_what_sampling_asks() -> None:
         what = ChatRequest(messages=make.prompt("Why?").messages, sampling=Sampling(), seed=1, sample_index=2)
         for _, answer in asked_by_both(provider, what, {}, {}):
             assert answer.reply.text
+
+
+@BOTH
+@EITHER
+def test_every_route_goes_to_its_own_address_with_its_own_key(
+    provider: str, transport: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ONE_KEY", "sk-one")
+    monkeypatch.setenv("TWO_KEY", "sk-two")
+
+    async def run() -> Any:
+        async with MockServer(MockOptions()) as here, MockServer(MockOptions()) as there:
+            further = [{"api_key_env": "TWO_KEY"}, {"base_url": rooted(provider, there.url)}]
+            options = {"base_url": rooted(provider, here.url), "api_key_env": "ONE_KEY", "endpoints": further}
+            asked = model(provider, transport=transport, **options)
+            for route in asked.routes:
+                await route.complete(request(), 20.0)
+            await asked.close()
+            return [server.stats()["by_key"] for server in (here, there)]
+
+    here, there = asyncio.run(run())
+    assert [row["requests"] for row in here.values()] == [1, 1]
+    assert [row["requests"] for row in there.values()] == [1]
+    assert set(there) <= set(here)  # the first key, where an endpoint names none
+
+
+@BOTH
+@EITHER
+@pytest.mark.parametrize("way", ["compressed", "in chunks"])
+def test_an_answer_may_come_compressed_or_in_chunks(way: str, provider: str, transport: str) -> None:
+    content = {"content": [{"type": "text", "text": "Fine."}], "stop_reason": "end_turn"}
+    value = {"choices": [{"message": {"content": "Fine."}, "finish_reason": "stop"}], **content}
+    body = orjson.dumps(value)
+
+    async def handler(asked: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "application/json; charset=utf-8"})
+        if way == "compressed":
+            response.enable_compression(web.ContentCoding.gzip)
+        await response.prepare(asked)
+        for place in range(0, len(body), 10):
+            await response.write(body[place : place + 10])
+        return response
+
+    found = answered(provider, handler, request(), transport=transport)
+    assert isinstance(found, Answer), found
+    assert found.reply.text == "Fine."
+
+
+@BOTH
+@EITHER
+def test_the_environments_proxy_is_used(provider: str, transport: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "https_proxy", "all_proxy", "no_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+    async def run() -> Any:
+        async with MockServer(MockOptions()) as proxy:
+            monkeypatch.setenv("http_proxy", proxy.url)
+            asked = model(
+                provider, base_url=rooted(provider, "http://inside.example"), transport=transport, api_key_env=""
+            )
+            await called(asked, request())
+            await asked.close()
+            return await last_request(proxy)
+
+    seen = asyncio.run(run())
+    assert seen["path"].startswith("http://inside.example/")
+
+
+@BOTH
+def test_no_more_connections_than_calls_in_flight_are_allowed(transport: str) -> None:
+    async def test(running: MockServer, asked: ApiModel) -> Any:
+        found = await asyncio.gather(*(called(asked, request(f"Say {i}.")) for i in range(60)))
+        return found, running.stats()["peak_in_flight"]
+
+    found, peak = on_mock("openai", test, {"latency": "20ms"}, transport=transport, max_in_flight=8)
+    assert all(isinstance(answer, Answer) for answer in found)
+    assert 1 < peak <= 8

@@ -17,7 +17,7 @@ from rlaif.models import Answer
 from rlaif.models.api import ApiModel
 from rlaif.models.transports import Address, Received
 from tests.mock.serving import LETTER, pair
-from tests.models.asking import PROVIDERS, TRANSPORTS, answered, called, model, on_mock, request, rooted
+from tests.models.asking import PROVIDERS, TRANSPORTS, answered, called, model, on_mock, plain_server, request, rooted
 from tests.models.test_faults import EXPECTED
 
 KEY = "sk-proj-Recognisable0123456789"
@@ -89,6 +89,20 @@ def test_neither_do_calls_that_never_arrive(provider: str, transport: str, caplo
     async def late(_: MockServer, asked: ApiModel) -> Any:
         return await called(asked, request(), timeout_seconds=0.2)
 
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(b"HTTP/1.1 two hundred\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    async def ask(url: str) -> Any:
+        asked = model(provider, base_url=rooted(provider, url), transport=transport, **WITH_KEY)
+        found = await called(asked, request())
+        await asked.close()
+        return found
+
+    with plain_server(talk) as run_with:
+        nothing_of_it_in(run_with(ask))
     found = on_mock(provider, late, {"latency": "20s"}, transport=transport, **WITH_KEY)
     assert found.fault == "lost"
     nothing_of_it_in(found)
