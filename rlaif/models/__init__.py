@@ -24,7 +24,9 @@ from rlaif.records import Message, Record, Role, canonical_json, digest
 TOO_LONG = "exceed the model's context"  # in the reason of a request that does not fit
 
 PROVIDERS = {
+    "anthropic": "rlaif.models.anthropic_messages:AnthropicModel",
     "local": "rlaif.models.local:LocalModel",
+    "openai": "rlaif.models.openai_chat:OpenAIModel",
     "scripted": "rlaif.models.scripted:ScriptedModel",
 }
 

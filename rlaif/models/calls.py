@@ -195,6 +195,9 @@ class Caller:
                 self._finish(call, entry)
             elif self.offline:
                 self._end(call, CallFailed("its reply is not in the ledger"))
+            elif objection := self._objection(call.request):
+                self.account.failed += 1
+                self._end(call, CallFailed(objection))
             else:
                 missing.append(call)
         claimed = self.ledger.claim_each([call.key for call in missing], CLAIM_SECONDS) if missing else set()
@@ -206,6 +209,10 @@ class Caller:
             self._elsewhere += elsewhere
         self._pump()
         return elsewhere
+
+    def _objection(self, request: ChatRequest) -> str | None:
+        """Why the model cannot be asked this, before it costs anything."""
+        return self.model.objection(request) if hasattr(self.model, "objection") else None
 
     async def _watch(self) -> None:
         """Look now and then whether another process has the replies, or has given up."""

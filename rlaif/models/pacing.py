@@ -20,12 +20,16 @@ SMOOTH_SECONDS = 1.0  # a limit of our own is spent in steps of this much, not a
 class Pace(Options):
     """How a model behind an API may be called."""
 
-    max_in_flight: int = Field(default=256, ge=1, le=10_000)
-    requests_per_minute: float | None = Field(default=None, gt=0)
-    tokens_per_minute: float | None = Field(default=None, gt=0)  # the prompt's and the most the reply may have
-    timeout_seconds: float = Field(default=120.0, gt=0)  # of one attempt, from connecting to the last byte
+    max_in_flight: int = Field(default=256, ge=1, le=65_536)
+    requests_per_minute: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    tokens_per_minute: float | None = Field(
+        default=None, gt=0, allow_inf_nan=False
+    )  # prompt's, and the reply's at most
+    timeout_seconds: float = Field(default=120.0, gt=0, allow_inf_nan=False)  # of one attempt, to the last byte
     attempts: int = Field(default=6, ge=1)  # of one call, before it counts as failed
-    patience_seconds: float = Field(default=600.0, gt=0)  # without any answer, before the provider counts as gone
+    patience_seconds: float = Field(
+        default=600.0, gt=0, allow_inf_nan=False
+    )  # without any answer, before the provider counts as gone
 
 
 class Bucket:
