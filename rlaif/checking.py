@@ -173,7 +173,7 @@ def build(
     selector = open_selector(pipeline.comparisons, samples, where)
     ledger_path = catalogue.folder / pipeline.ledger
     secret = project_secret(ledger_path.parent)
-    gateway = Gateway(Ledger(ledger_path))
+    gateway = Gateway(Ledger(ledger_path), notice=watcher.notice)
     context = LabelContext(
         where=where,
         catalogue=catalogue,

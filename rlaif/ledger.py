@@ -48,10 +48,29 @@ CREATE TABLE IF NOT EXISTS purses (
     lost_usd REAL NOT NULL,       -- for calls that brought none, and may have been billed
     open_usd REAL NOT NULL        -- the most that calls in flight can cost
 );
+CREATE TABLE IF NOT EXISTS jobs (  -- of the providers' batch APIs
+    job TEXT PRIMARY KEY,         -- our name for it, sent along where the provider keeps it
+    model TEXT NOT NULL,          -- the identity's hash
+    endpoint TEXT NOT NULL,       -- the route it was submitted through, as people may see it
+    name TEXT,                    -- the provider's name; NULL: not known whether the provider has accepted it
+    lines INTEGER NOT NULL,       -- requests in it
+    created REAL NOT NULL,        -- Unix time, just before it was submitted
+    run TEXT NOT NULL,            -- who pays
+    ended REAL                    -- Unix time; NULL: open
+);
+CREATE TABLE IF NOT EXISTS job_lines (  -- requests that an open job has not answered yet
+    key TEXT PRIMARY KEY,
+    job TEXT NOT NULL,
+    context TEXT NOT NULL,
+    reading TEXT NOT NULL,        -- what reading the reply needs of the request
+    most_usd REAL NOT NULL        -- set aside for it
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS lines_of_jobs ON job_lines (job);
 """
 MIGRATIONS = {  # by the format they start from
     1: ("ALTER TABLE replies ADD COLUMN run TEXT NOT NULL DEFAULT ''", "DROP TABLE claims"),
 }
+JOB_COLUMNS = "job, model, endpoint, lines, created, run, name"
 COLUMNS = "key, model, reply, context, cost_usd, seconds, attempts, created, run"
 
 
@@ -68,6 +87,29 @@ class Entry:
     attempts: int = 1
     created: float = 0.0
     run: str = ""
+
+
+@dataclass(frozen=True)
+class JobRow:
+    """A job at a provider, as far as it is recorded."""
+
+    job: str
+    model: str  # the identity's hash
+    endpoint: str
+    lines: int
+    created: float  # Unix time
+    run: str
+    name: str | None = None  # the provider's; None: not known whether it has accepted the job
+
+
+@dataclass(frozen=True)
+class JobLine:
+    """A request in a job."""
+
+    key: str
+    context: str
+    reading: str
+    most_usd: float
 
 
 class Ledger:
@@ -125,6 +167,12 @@ class Ledger:
 
     def put(self, entries: Sequence[Entry]) -> list[Entry]:
         """Commit all in one transaction. Returns what is stored: where a key was there already, the older entry."""
+        with self._transaction():
+            new = self._store(entries)
+        return self._stored(entries, new)
+
+    def _store(self, entries: Sequence[Entry]) -> int:
+        """Within a transaction: keep what is new of ``entries``, count what they cost, free their keys; how many are new."""
         now = time.time()
         rows = [
             (
@@ -146,11 +194,14 @@ class Ledger:
         for entry in entries:
             if entry.run and entry.cost_usd:
                 spent[entry.run] = spent.get(entry.run, 0.0) + entry.cost_usd
-        with self._transaction():
-            new = self._db.executemany("INSERT OR IGNORE INTO replies VALUES (?,?,?,?,?,?,?,?,?,?,?)", rows).rowcount
-            self._db.executemany("DELETE FROM claims WHERE key = ?", [(entry.key,) for entry in entries])
-            for run, usd in spent.items():
-                self._db.execute("UPDATE purses SET spent_usd = spent_usd + ? WHERE run = ?", (usd, run))
+        new = self._db.executemany("INSERT OR IGNORE INTO replies VALUES (?,?,?,?,?,?,?,?,?,?,?)", rows).rowcount
+        self._db.executemany("DELETE FROM claims WHERE key = ?", [(entry.key,) for entry in entries])
+        for run, usd in spent.items():
+            self._db.execute("UPDATE purses SET spent_usd = spent_usd + ? WHERE run = ?", (usd, run))
+        return new
+
+    def _stored(self, entries: Sequence[Entry], new: int) -> list[Entry]:
+        """What is stored under the keys of ``entries``, of which ``new`` were not there before."""
         if new == len(entries):
             return list(entries)
         stored = self.get(entry.key for entry in entries)
@@ -245,6 +296,88 @@ class Ledger:
         """Money of ``run`` for calls that brought no reply."""
         with self._transaction():
             self._db.execute("UPDATE purses SET lost_usd = lost_usd + ? WHERE run = ?", (usd, run))
+
+    # --- jobs ---------------------------------------------------------------------------------------------------------
+
+    def open_job(self, row: JobRow, lines: Sequence[JobLine]) -> None:
+        """Write down that a job is about to be submitted, and claim it: from here on its requests are asked by it alone."""
+        with self._transaction():
+            values = (row.job, row.model, row.endpoint, row.name, row.lines, row.created, row.run)
+            self._db.execute("INSERT INTO jobs VALUES (?,?,?,?,?,?,?,NULL)", values)
+            rows = [(line.key, row.job, line.context, line.reading, line.most_usd) for line in lines]
+            self._db.executemany("INSERT INTO job_lines VALUES (?,?,?,?,?)", rows)
+            self._db.execute("INSERT OR REPLACE INTO claims VALUES (?,?)", (row.job, self.owner))
+
+    def name_job(self, job: str, name: str) -> None:
+        """The provider has accepted a job and calls it so."""
+        with self._transaction():
+            self._db.execute("UPDATE jobs SET name = ? WHERE job = ?", (name, job))
+
+    def take_jobs(self, model: str, seconds: float) -> list[JobRow]:
+        """The open jobs of a model that no process sees to: they and their requests are claimed for this one."""
+        mine = "job NOT IN (SELECT key FROM claims WHERE owner = ?)"
+        open_jobs = f"SELECT {JOB_COLUMNS} FROM jobs WHERE model = ? AND ended IS NULL AND {mine} ORDER BY created"
+        if not self._db.execute(open_jobs, (model, self.owner)).fetchone():
+            return []
+        with self._transaction():
+            rows = [JobRow(*row) for row in self._db.execute(open_jobs, (model, self.owner)).fetchall()]
+            elsewhere = self._claimed_elsewhere([row.job for row in rows])
+            taken = [row for row in rows if row.job not in elsewhere]
+            for row in taken:
+                self._claim((row.job, *self.job_keys(row.job)), seconds)
+        return taken
+
+    def in_jobs(self, keys: Sequence[str]) -> set[str]:
+        """Those of ``keys`` that are in an open job, whoever sees to it."""
+        found: set[str] = set()
+        if not self._db.execute("SELECT 1 FROM job_lines LIMIT 1").fetchone():
+            return found
+        for start in range(0, len(keys), 500):
+            part = keys[start : start + 500]
+            marks = ",".join("?" * len(part))
+            found.update(row[0] for row in self._db.execute(f"SELECT key FROM job_lines WHERE key IN ({marks})", part))
+        return found
+
+    def job_keys(self, job: str) -> list[str]:
+        """The requests that a job has not answered yet."""
+        return [row[0] for row in self._db.execute("SELECT key FROM job_lines WHERE job = ?", (job,))]
+
+    def job_lines(self, job: str, keys: Sequence[str]) -> dict[str, JobLine]:
+        """Those of ``keys``, at most some hundred, that a job has not answered yet."""
+        marks = ",".join("?" * len(keys))
+        wanted = f"SELECT key, context, reading, most_usd FROM job_lines WHERE job = ? AND key IN ({marks})"
+        return {row[0]: JobLine(*row) for row in self._db.execute(wanted, (job, *keys))}
+
+    def job_names(self) -> set[str]:
+        """What the providers call the jobs that are recorded."""
+        return {row[0] for row in self._db.execute("SELECT name FROM jobs WHERE name IS NOT NULL")}
+
+    def merge(self, row: JobRow, entries: Sequence[Entry], unanswered: Sequence[str], lost_usd: float) -> list[Entry]:
+        """Commit some of what a job brought: replies, requests that it left unanswered, and what those may have cost.
+        Returns what is stored."""
+        with self._transaction():
+            new = self._store(entries)
+            done = [(key, row.job) for key in (*(entry.key for entry in entries), *unanswered)]
+            self._db.executemany("DELETE FROM job_lines WHERE key = ? AND job = ?", done)
+            if lost_usd:
+                self._db.execute("UPDATE purses SET lost_usd = lost_usd + ? WHERE run = ?", (lost_usd, row.run))
+        return self._stored(entries, new)
+
+    def end_job(self, row: JobRow) -> None:
+        """A job is over, or never was; what it has not answered is free."""
+        with self._transaction():
+            self._db.execute("DELETE FROM job_lines WHERE job = ?", (row.job,))
+            self._db.execute("UPDATE jobs SET ended = ? WHERE job = ?", (time.time(), row.job))
+            self._db.execute("DELETE FROM claims WHERE key = ?", (row.job,))
+
+    def job_usd(self, job: str) -> float:
+        """The most that what a job has not answered yet can cost."""
+        return float(self._db.execute("SELECT total(most_usd) FROM job_lines WHERE job = ?", (job,)).fetchone()[0])
+
+    def jobs_usd(self, run: str) -> float:
+        """The most that the requests of ``run`` in open jobs can cost."""
+        wanted = "SELECT total(most_usd) FROM job_lines JOIN jobs USING (job) WHERE run = ?"
+        return float(self._db.execute(wanted, (run,)).fetchone()[0])
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -21,8 +21,9 @@ from typing import Any, TypeVar
 from rlaif.component import users_code
 from rlaif.errors import CallFailed, CallRefused
 from rlaif.ledger import Entry, Ledger
-from rlaif.models import BatchModel, ChatRequest, Identity, Model, Reply, request_key
-from rlaif.models.calls import CLAIM_SECONDS, Account, Caller
+from rlaif.models import BatchModel, ChatRequest, Identity, Model, Notice, Reply, request_key
+from rlaif.models.calls import Account, Caller
+from rlaif.models.jobs import CLAIM_SECONDS
 from rlaif.models.spending import Price, Purse
 from rlaif.records import canonical_json
 
@@ -55,10 +56,12 @@ class Gateway:
         prices: Callable[[Any], Price | None] = lambda model: None,
         offline: bool = False,
         grace_seconds: float = 30.0,
+        notice: Notice = lambda line: None,
     ) -> None:
         self.ledger = ledger
         self.replies = replies
         self.run, self.budget_usd, self.prices, self.offline = run, budget_usd, prices, offline
+        self.notice = notice
         self.grace_seconds = grace_seconds  # for calls in flight, when the run ends before they do
         self.accounts: dict[str, Account] = {}
         self._queues: dict[int, _Queue] = {}
@@ -131,7 +134,16 @@ class Gateway:
         name = model.identity.sha256
         if name not in self._callers:
             account, price = self.account(model.identity), self.prices(model)
-            self._callers[name] = Caller(model, self.ledger, self.purse, account, price, self.offline)
+            self._callers[name] = Caller(
+                model,
+                self.ledger,
+                self.purse,
+                account,
+                price,
+                self.offline,
+                notice=self.notice,
+                changed=lambda: self.replies(0),
+            )
         self._caller_of[id(model)] = model, self._callers[name]
         return self._caller_of[id(model)]
 
@@ -279,31 +291,48 @@ def _need_replies(replies: Sequence[Any], count: int) -> None:
 
 
 AHEAD = 4  # batches of input under way at once, where models are behind APIs
+GATHERED = 50_000  # requests under way at once, where a model's go through its provider's batch API
 
 
-def depth(models: Iterable[Any]) -> int:
-    """How many batches of input to have under way. A model in this process plans its own batches from one at a time;
-    calls go on while the last of a batch are waited for."""
+@dataclass(frozen=True)
+class Ahead:
+    """How much input to have under way at once: so many batches, or those with so many items where that is more."""
+
+    batches: int
+    items: int = 0
+
+
+def ahead(models: Iterable[Any], requests: int) -> Ahead:
+    """A model in this process plans its own batches from one batch of input at a time; calls go on while the last of a
+    batch are waited for; a job is made of all that is under way. ``requests``: of one item, about."""
     found = list(models)
-    return AHEAD if found and not any(isinstance(model, BatchModel) for model in found) else 1
+    if not found or any(isinstance(model, BatchModel) for model in found):
+        return Ahead(1)
+    in_jobs = any(getattr(getattr(model, "options", None), "batch", None) for model in found)
+    return Ahead(AHEAD, GATHERED // max(1, requests) if in_jobs else 0)
 
 
 async def in_order(
-    batches: AsyncIterator[list[S]], work: Callable[[list[S]], Coroutine[Any, Any, list[T]]], depth: int
+    batches: AsyncIterator[list[S]], work: Callable[[list[S]], Coroutine[Any, Any, list[T]]], ahead: Ahead
 ) -> AsyncIterator[list[T]]:
-    """``work`` on each batch, ``depth`` of them at once; the results in order. Whatever ends it ends what is under way."""
-    under_way: deque[asyncio.Task[list[T]]] = deque()
+    """``work`` on several batches at once; the results in order. Whatever ends it ends what is under way."""
+    under_way: deque[tuple[int, asyncio.Task[list[T]]]] = deque()
+    items = 0
     try:
         async for batch in batches:
-            under_way.append(asyncio.create_task(work(batch)))
-            if len(under_way) >= depth:
-                yield await under_way.popleft()
+            under_way.append((len(batch), asyncio.create_task(work(batch))))
+            items += len(batch)
+            await asyncio.sleep(0)  # what is read begins while more is read
+            while len(under_way) >= ahead.batches and items >= ahead.items:
+                yield await under_way[0][1]
+                items -= under_way.popleft()[0]
         while under_way:
-            yield await under_way.popleft()
+            yield await under_way[0][1]
+            under_way.popleft()
     finally:
-        for task in under_way:
+        for _, task in under_way:
             task.cancel()
-        await asyncio.gather(*under_way, return_exceptions=True)
+        await asyncio.gather(*(task for _, task in under_way), return_exceptions=True)
 
 
 async def gather_all(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
