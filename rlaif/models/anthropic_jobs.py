@@ -40,11 +40,14 @@ class AnthropicJobs:
     def line(self, key: str, body: dict[str, Any]) -> bytes:
         return orjson.dumps({"custom_id": key, "params": body})
 
-    async def submit(self, file: BinaryIO, job: str) -> str:
+    async def upload(self, file: BinaryIO, job: str) -> str:
+        return ""  # it goes up with the request that makes the job
+
+    async def create(self, file: BinaryIO, uploaded: str, job: str) -> str:
         headers = {**JSON, "content-length": str(file.seek(0, 2))}
         value = await self._http.json("POST", PATH, content=_pieces(file), headers=headers)
         if not isinstance(value.get("id"), str):
-            raise failed("garbled", "an answer without the job's id")
+            raise failed("garbled", "an answer without an id")
         return str(value["id"])
 
     async def status(self, name: str) -> JobStatus:

@@ -59,8 +59,12 @@ class JobApi(Protocol):
         """One request of the file."""
         ...
 
-    async def submit(self, file: BinaryIO, job: str) -> str:
-        """Send the file and start a job; the provider's name for it. ``job``: our name, to be found again by."""
+    async def upload(self, file: BinaryIO, job: str) -> str:
+        """Send the file, where that is a step of its own; the provider's name for it."""
+        ...
+
+    async def create(self, file: BinaryIO, uploaded: str, job: str) -> str:
+        """Start a job; the provider's name for it. ``job``: our name, to be found again by."""
         ...
 
     async def status(self, name: str) -> JobStatus: ...

@@ -257,21 +257,22 @@ class Jobs:
 
     async def _submitted(self, job: Job, file: BinaryIO) -> str:
         """The provider's name for the job. Where an answer was lost it is searched for before it is sent again."""
-        tried = False
+        ours, tried = job.row.job, False
 
-        async def submit() -> str:
+        async def create() -> str:
             nonlocal tried
             if tried and (found := await self._find(job)):
                 return found
             tried = True
-            name = await self.api.submit(file, job.row.job)
+            name = await self.api.create(file, uploaded, ours)
             self._prove(job, name)
             self.notice(f"{self._called(job)} is submitted: {job.row.lines:,} requests.")
             return name
 
         job.submitting = True
         try:
-            return await self._patiently(submit)
+            uploaded = await self._patiently(lambda: self.api.upload(file, ours))
+            return await self._patiently(create)
         except CallFailed as error:
             if not error.retryable:  # it said no: there is no such job
                 raise Refused(str(error), fault=error.fault) from None
@@ -332,26 +333,32 @@ class Jobs:
 
         patience = stop_after_delay(self.caller.pace.patience_seconds)
         trying = AsyncRetrying(retry=retry_if_exception(may_help), wait=_delay, stop=patience, reraise=True)
-        return await trying(work)
+        async for attempt in trying:
+            with attempt:
+                return await work()
+        raise AssertionError("tenacity ends by a result or by raising")
 
     # --- merging ------------------------------------------------------------------------------------------------------
 
     async def _merged(self, job: Job, status: JobStatus) -> bool:
         """Keep all that a job brought. False: it is another job than the one that was searched for."""
-        broken = 0
+        broken: int | None = 0
         for download in range(DOWNLOADS):
             if download:
                 await asyncio.sleep(self._first_pause)
             broken = await self._patiently(lambda: self._download(job, status))
-            if not job.proven:
+            if broken is None:
                 return False
             if not job.left or not (broken or status.whole):
                 break
+        if not job.proven:
+            raise failed("garbled", "no line of its results can be read")
         self._give_up(job, billed=bool(broken) or status.whole)
         return True
 
-    async def _download(self, job: Job, status: JobStatus) -> int:
-        """Read the results as they arrive and keep those that are not kept yet; how many lines could not be read."""
+    async def _download(self, job: Job, status: JobStatus) -> int | None:
+        """Read the results as they arrive and keep those that are not kept yet; how many lines could not be read, or None
+        where they are another job's."""
         broken, held = 0, {}
         async for key, result in self.api.results(job.name or "", status):
             if key is None:
@@ -359,7 +366,7 @@ class Jobs:
                 continue
             if not job.proven:
                 if key not in job.left:
-                    return broken
+                    return None
                 self._prove(job, job.name or "")
             if key in job.left:
                 held[key] = result

@@ -31,12 +31,16 @@ class OpenAIJobs:
     def line(self, key: str, body: dict[str, Any]) -> bytes:
         return orjson.dumps({"custom_id": key, "method": "POST", "url": ENDPOINT, "body": body})
 
-    async def submit(self, file: BinaryIO, job: str) -> str:
+    async def upload(self, file: BinaryIO, job: str) -> str:
         file.seek(0)
         form = {"file": (f"rlaif-{job}.jsonl", file, "application/jsonl")}
-        uploaded = await self._http.json("POST", "/files", data={"purpose": "batch"}, files=form)
+        kind = {"content-type": f"multipart/form-data; boundary={job}"}  # the same bytes each time it is sent
+        uploaded = await self._http.json("POST", "/files", data={"purpose": "batch"}, files=form, headers=kind)
+        return _name(uploaded)
+
+    async def create(self, file: BinaryIO, uploaded: str, job: str) -> str:
         wanted = {
-            "input_file_id": uploaded.get("id"),
+            "input_file_id": uploaded,
             "endpoint": ENDPOINT,
             "completion_window": WINDOW,
             "metadata": {MARK: job},
@@ -86,7 +90,7 @@ class OpenAIJobs:
 
 def _name(value: dict[str, Any]) -> str:
     if not isinstance(value.get("id"), str):
-        raise failed("garbled", "an answer without the job's id")
+        raise failed("garbled", "an answer without an id")
     return str(value["id"])
 
 
