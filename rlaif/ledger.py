@@ -16,7 +16,7 @@ import platform
 import sqlite3
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -313,7 +313,7 @@ class Ledger:
         with self._transaction():
             self._db.execute("UPDATE jobs SET name = ? WHERE job = ?", (name, job))
 
-    def take_jobs(self, model: str, seconds: float) -> list[JobRow]:
+    def take_jobs(self, model: str, seconds: float, but: Container[str] = ()) -> list[JobRow]:
         """The open jobs of a model that no process sees to: they and their requests are claimed for this one."""
         mine = "job NOT IN (SELECT key FROM claims WHERE owner = ?)"
         open_jobs = f"SELECT {JOB_COLUMNS} FROM jobs WHERE model = ? AND ended IS NULL AND {mine} ORDER BY created"
@@ -321,21 +321,22 @@ class Ledger:
             return []
         with self._transaction():
             rows = [JobRow(*row) for row in self._db.execute(open_jobs, (model, self.owner)).fetchall()]
+            rows = [row for row in rows if row.job not in but]
             elsewhere = self._claimed_elsewhere([row.job for row in rows])
             taken = [row for row in rows if row.job not in elsewhere]
             for row in taken:
                 self._claim((row.job, *self.job_keys(row.job)), seconds)
         return taken
 
-    def in_jobs(self, keys: Sequence[str]) -> set[str]:
-        """Those of ``keys`` that are in an open job, whoever sees to it."""
-        found: set[str] = set()
+    def in_jobs(self, keys: Sequence[str]) -> dict[str, str]:
+        """The job of each of ``keys`` that is in an open one, whoever sees to it."""
+        found: dict[str, str] = {}
         if not self._db.execute("SELECT 1 FROM job_lines LIMIT 1").fetchone():
             return found
         for start in range(0, len(keys), 500):
             part = keys[start : start + 500]
             marks = ",".join("?" * len(part))
-            found.update(row[0] for row in self._db.execute(f"SELECT key FROM job_lines WHERE key IN ({marks})", part))
+            found.update(self._db.execute(f"SELECT key, job FROM job_lines WHERE key IN ({marks})", part))
         return found
 
     def job_keys(self, job: str) -> list[str]:

@@ -18,7 +18,7 @@ from rlaif.errors import CallError, ConfigError
 from rlaif.judging import PROTOCOLS, JudgeProtocol, ProtocolContext, Question, Showing, Verdict
 from rlaif.labels import LabelContext
 from rlaif.models import ChatRequest, Reply, separates_turns
-from rlaif.models.gateway import ahead, gather_all, in_order
+from rlaif.models.gateway import gather_all
 from rlaif.prompting import fence_for
 from rlaif.records import Comparison, Judgement, Outcome, Response, digest, uniform
 
@@ -135,7 +135,7 @@ class JudgeLabels:
                 yield comparisons
 
         models = [judge.model for judge in self.judges if judge.model]
-        async for judgements in in_order(rehearsed(), self._judge_all, ahead(models, self.per_comparison())):
+        async for judgements in self.context.gateway.in_order(models, rehearsed(), self._judge_all):
             yield judgements
 
     async def _judge_all(self, comparisons: list[Comparison]) -> list[Judgement]:

@@ -19,7 +19,7 @@ from rlaif.component import users_code
 from rlaif.errors import CallError, CallFailed, OverBudget, StorageError, UserError
 from rlaif.ledger import Entry, Ledger
 from rlaif.models import Answer, ChatRequest, Notice, Reply
-from rlaif.models.jobs import CLAIM_SECONDS, Jobs
+from rlaif.models.jobs import ANNOUNCING, CLAIM_SECONDS, Announced, Jobs
 from rlaif.models.pacing import LONGEST_RETRY_AFTER, MAYBE_BILLED, Gate, Pace
 from rlaif.models.spending import Price, Purse
 
@@ -117,6 +117,7 @@ class Call:
     most_usd: float = 0.0
     attempts: int = 0
     began: float = 0.0  # of its first attempt
+    announced: bool = False  # to be put into a job, and asked again when that is over
 
 
 @dataclass(eq=False)
@@ -175,13 +176,23 @@ class Caller:
                 if call.done.cancelled() and not self._leaving():
                     continue  # who asked first has left: ask again
                 raise
+            except Announced:
+                if not ANNOUNCING.get():
+                    continue  # it was announced by another
+                raise
             self.account.from_ledger += 1
             return entry
         call = self.calls[key] = Call(request, key, context, self._loop.create_future())
+        call.announced = ANNOUNCING.get() and self.in_jobs
         if not self._asked:
             self._loop.call_soon(self._look_up)
         self._asked.append(call)
         return await call.done
+
+    @property
+    def in_jobs(self) -> bool:
+        """Whether the model is asked through its provider's batch API."""
+        return self.jobs is not None and self.jobs.settings is not None
 
     def _leaving(self) -> bool:
         """Whether the one who asks is being cancelled, or everything is."""
@@ -205,18 +216,27 @@ class Caller:
         missing = []
         for call in asked:
             if entry := stored.get(call.key):
-                self.account.from_ledger += 1
+                self._count_stored(call)
                 self.finish(call, entry)
             elif self.offline:
                 self.end(call, CallFailed("its reply is not in the ledger"))
             elif objection := self._objection(call.request):
-                self.account.failed += 1
+                self.account.failed += not call.announced
                 self.end(call, CallFailed(objection))
             else:
                 missing.append(call)
         claimed = self.ledger.claim_each([call.key for call in missing], CLAIM_SECONDS) if missing else set()
         self._await_elsewhere([call for call in missing if call.key not in claimed])
         self._take([call for call in missing if call.key in claimed])
+
+    def _count_stored(self, call: Call) -> None:
+        """A reply was in the ledger: from an earlier run, unless a job of this one has brought it meanwhile."""
+        if call.announced:
+            return
+        if self.jobs and self.jobs.unclaimed:
+            self.jobs.unclaimed -= 1
+        else:
+            self.account.from_ledger += 1
 
     def _take(self, calls: list[Call]) -> None:
         """See to calls that this process has claimed."""
@@ -496,8 +516,8 @@ class Caller:
             call.done.set_exception(error)
             call.done.exception()  # a caller that is gone leaves nobody to look
 
-    def fail(self, call: Call, error: CallError) -> None:
-        self.account.failed += 1
+    def fail(self, call: Call, error: BaseException) -> None:
+        self.account.failed += not call.announced
         self.end(call, error)
         if not self._released:
             self._loop.call_soon(self._release)

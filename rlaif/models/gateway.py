@@ -23,8 +23,9 @@ from rlaif.errors import CallFailed, CallRefused
 from rlaif.ledger import Entry, Ledger
 from rlaif.models import BatchModel, ChatRequest, Identity, Model, Notice, Reply, request_key
 from rlaif.models.calls import Account, Caller
-from rlaif.models.jobs import CLAIM_SECONDS
+from rlaif.models.jobs import ANNOUNCING, CLAIM_SECONDS
 from rlaif.models.spending import Price, Purse
+from rlaif.ondisk import Kept
 from rlaif.records import canonical_json
 
 S = TypeVar("S")
@@ -168,6 +169,49 @@ class Gateway:
             parts.append(f"{self._purse.spent_usd:.2f} USD spent" + (f", {left:.2f} left" if left is not None else ""))
         return "; ".join(parts)
 
+    async def in_order(
+        self,
+        models: Iterable[Any],
+        batches: AsyncIterator[list[S]],
+        work: Callable[[list[S]], Coroutine[Any, Any, list[T]]],
+    ) -> AsyncIterator[list[T]]:
+        """``work`` on each batch of input, which asks ``models``; the results in order. Several batches are under way at
+        once, where models are behind APIs; where a model is asked in jobs, all of the input is."""
+        found = list(models)
+        callers = [self._find_caller(model)[1] for model in found if not isinstance(model, BatchModel)]
+        in_jobs = [caller for caller in callers if caller.in_jobs] if not self.offline else []
+        if in_jobs:
+            batches = self._through_jobs(in_jobs, batches, work)
+        async for results in in_order(batches, work, depth(found)):
+            yield results
+
+    async def _through_jobs(
+        self,
+        callers: Sequence[Caller],
+        batches: AsyncIterator[list[S]],
+        work: Callable[[list[S]], Coroutine[Any, Any, list[T]]],
+    ) -> AsyncIterator[list[S]]:
+        """The batches, once jobs have answered what ``work`` asks about them: round after round, for what it asks may
+        follow from replies, and jobs leave requests unanswered."""
+        kept: Kept[list[S]] = Kept()
+        async for batch in batches:
+            kept.add(batch)
+            await self._announce(work, batch)
+        while any(await asyncio.gather(*(caller.jobs.round() for caller in callers if caller.jobs))):
+            for batch in kept:
+                await self._announce(work, batch)
+        for batch in kept:
+            yield batch
+
+    async def _announce(self, work: Callable[[list[S]], Coroutine[Any, Any, list[T]]], batch: list[S]) -> None:
+        """Let ``work`` ask what it would ask; the results are none."""
+        token = ANNOUNCING.set(True)
+        try:
+            with self.uncounted():
+                await work(batch)
+        finally:
+            ANNOUNCING.reset(token)
+
     # --- models in this process -------------------------------------------------------------------------------------
 
     async def _queued(self, model: BatchModel, request: ChatRequest, key: str, context: str) -> Entry:
@@ -291,48 +335,31 @@ def _need_replies(replies: Sequence[Any], count: int) -> None:
 
 
 AHEAD = 4  # batches of input under way at once, where models are behind APIs
-GATHERED = 50_000  # requests under way at once, where a model's go through its provider's batch API
 
 
-@dataclass(frozen=True)
-class Ahead:
-    """How much input to have under way at once: so many batches, or those with so many items where that is more."""
-
-    batches: int
-    items: int = 0
-
-
-def ahead(models: Iterable[Any], requests: int) -> Ahead:
-    """A model in this process plans its own batches from one batch of input at a time; calls go on while the last of a
-    batch are waited for; a job is made of all that is under way. ``requests``: of one item, about."""
+def depth(models: Iterable[Any]) -> int:
+    """How many batches of input to have under way. A model in this process plans its own batches from one at a time;
+    calls go on while the last of a batch are waited for."""
     found = list(models)
-    if not found or any(isinstance(model, BatchModel) for model in found):
-        return Ahead(1)
-    in_jobs = any(getattr(getattr(model, "options", None), "batch", None) for model in found)
-    return Ahead(AHEAD, GATHERED // max(1, requests) if in_jobs else 0)
+    return AHEAD if found and not any(isinstance(model, BatchModel) for model in found) else 1
 
 
 async def in_order(
-    batches: AsyncIterator[list[S]], work: Callable[[list[S]], Coroutine[Any, Any, list[T]]], ahead: Ahead
+    batches: AsyncIterator[list[S]], work: Callable[[list[S]], Coroutine[Any, Any, list[T]]], depth: int
 ) -> AsyncIterator[list[T]]:
-    """``work`` on several batches at once; the results in order. Whatever ends it ends what is under way."""
-    under_way: deque[tuple[int, asyncio.Task[list[T]]]] = deque()
-    items = 0
+    """``work`` on each batch, ``depth`` of them at once; the results in order. Whatever ends it ends what is under way."""
+    under_way: deque[asyncio.Task[list[T]]] = deque()
     try:
         async for batch in batches:
-            under_way.append((len(batch), asyncio.create_task(work(batch))))
-            items += len(batch)
-            await asyncio.sleep(0)  # what is read begins while more is read
-            while len(under_way) >= ahead.batches and items >= ahead.items:
-                yield await under_way[0][1]
-                items -= under_way.popleft()[0]
+            under_way.append(asyncio.create_task(work(batch)))
+            if len(under_way) >= depth:
+                yield await under_way.popleft()
         while under_way:
-            yield await under_way[0][1]
-            under_way.popleft()
+            yield await under_way.popleft()
     finally:
-        for _, task in under_way:
+        for task in under_way:
             task.cancel()
-        await asyncio.gather(*(task for _, task in under_way), return_exceptions=True)
+        await asyncio.gather(*under_way, return_exceptions=True)
 
 
 async def gather_all(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

@@ -719,7 +719,10 @@ def test_every_request_about_jobs_carries_the_key_and_the_headers_of_calls() -> 
 
 
 def test_batch_is_an_option_that_changes_no_reply() -> None:
-    plain, quick = model("openai", api_key_env="", batch=True), model("openai", api_key_env="", batch={"poll_seconds": 3, "lines": 7})
+    plain, quick = (
+        model("openai", api_key_env="", batch=True),
+        model("openai", api_key_env="", batch={"poll_seconds": 3, "lines": 7}),
+    )
     assert plain.options.batch.poll_seconds == 15
     assert (quick.options.batch.poll_seconds, quick.options.batch.lines) == (3, 7)
     assert model("openai", api_key_env="", batch=False).options.batch is None
