@@ -6,6 +6,7 @@ import functools
 import math
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 from pydantic import Field
@@ -34,7 +35,7 @@ class Judge:
     rubric: str
     templates: tuple[str, ...]  # hashes of those its protocol uses
 
-    @property
+    @cached_property
     def labeller(self) -> str:
         return f"judge:{self.entry.tag}"
 
@@ -213,7 +214,7 @@ class JudgeLabels:
         retryable = False
         try:
             showing = Showing(comparison.prompt, shown, principle, judge.rubric, fence)
-            with users_code(judge.protocol, f"judging replies to {comparison.prompt.excerpt}"):
+            with users_code(judge.protocol, lambda: f"judging replies to {comparison.prompt.excerpt}"):
                 verdict = await judge.protocol.judge(showing, ask)
                 if verdict.p is not None and len(verdict.p) != len(shown):
                     raise ValueError(f"a verdict of {len(verdict.p)} numbers on {len(shown)} replies")

@@ -156,7 +156,7 @@ def test_no_key_is_sent_where_none_is_wanted() -> None:
 
 
 def test_log_probabilities_are_read_by_the_judge_that_reads_those_of_local_models(working_folder: Path) -> None:
-    context = ProtocolContext("here", Catalogue(working_folder), True, "")
+    context = ProtocolContext("here", Catalogue(working_folder), True, "", Sampling())
     judge = PairwiseLogprobs(PairwiseLogprobs.Options(), context)
     prompt = make.prompt("Say hello.")
     shown = tuple(make.response(prompt, text) for text in ("quality=0.9", "quality=0.1"))
