@@ -56,16 +56,17 @@ class Connection(asyncio.Protocol):
 
     # --- one exchange -------------------------------------------------------------------------------------------------
 
-    def exchange(self, head: bytes, body: bytes) -> asyncio.Future[Received]:
-        """Send a request; the future has its answer, or BrokenOff, NotHttp or TooLarge."""
+    def exchange(self, head: bytes, body: bytes, *, tunnel: bool = False) -> asyncio.Future[Received]:
+        """Send a request; the future has its answer, or BrokenOff, NotHttp or TooLarge. ``tunnel``: it asks for one, and
+        what follows the head of a good answer is not HTTP."""
         self._done = asyncio.get_running_loop().create_future()
-        self._begun = False
+        self._begun, self._tunnel = False, tunnel
+        self._parser = httptools.HttpResponseParser(self)
         self._start()
         self._transport.write(head + body)
         return self._done
 
     def _start(self) -> None:
-        self._parser = httptools.HttpResponseParser(self)
         self._headers: dict[str, str] = {}
         self._parts: list[bytes] = []
         self._size = 0
@@ -122,6 +123,8 @@ class Connection(asyncio.Protocol):
         length = self._headers.get("content-length", "")
         if length.isdecimal() and int(length) > LARGEST_REPLY:
             raise TooLarge
+        if self._tunnel and self._parser.get_status_code() // 100 == 2:
+            self._finish()
 
     def on_body(self, part: bytes) -> None:
         self._size += len(part)
@@ -245,7 +248,7 @@ async def _connect(target: Target, context: ssl.SSLContext | None) -> Connection
 async def _tunnelled(connection: Connection, request: bytes) -> None:
     """Ask a proxy for a tunnel. Raises OSError where it gives none."""
     try:
-        found = await connection.exchange(request, b"")
+        found = await connection.exchange(request, b"", tunnel=True)
     except (BrokenOff, NotHttp, TooLarge) as error:
         raise ConnectionError(0, "the proxy gives no tunnel") from error
     if not 200 <= found.status < 300:
