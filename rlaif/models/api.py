@@ -130,7 +130,9 @@ class Route:
         """What a status other than 200 means: a prompt that the provider's filter declined, or a CallFailed."""
         words = declined(received)
         if words is None:
-            raise failure(received, self._address)
+            refusal = failure(received, self._address)
+            refusal.headroom = self._model.headroom(received.headers)
+            raise refusal
         return Answer(Reply(text=in_words(words, self._address), finish_reason="refused"))
 
     async def close(self) -> None:

@@ -361,7 +361,7 @@ class Caller:
             headroom = answer.headroom
             spent = self._answered(lane, call, answer.reply, sent)
         except CallFailed as error:
-            refused = error.fault == "rate_limited"
+            refused, headroom = error.fault == "rate_limited", error.headroom
             spent = self._failed(lane, call, error)
         except CallError as error:
             self._fail(call, error)
