@@ -30,7 +30,7 @@ from rlaif.config import Constitution, PairsSection, Pipeline, PromptsSection, S
 from rlaif.errors import DataError, RlaifError, UserError
 from rlaif.evaluate import Evaluation, Metric
 from rlaif.findings import READABLE, mass_seen
-from rlaif.labels import LabelSource, labelled
+from rlaif.labels import LabelSource, labelled, requests_per_comparison
 from rlaif.models import TOO_LONG, Identity
 from rlaif.models.gateway import Gateway
 from rlaif.pairs import read_pairs
@@ -358,7 +358,7 @@ class Road:
         size = max(1, self.pipeline.shard_rows // (each or 1))
         signature = self._signature("judgements", own, code_hash(self.labels), self.run_folder.content("comparisons"))
         total = self.run_folder.rows("comparisons")
-        with self._counting("judgements", total * (each or 1)):
+        with self._counting("judgements", total * requests_per_comparison(self.labels)):
             await self.run_folder.run_stage(
                 "judgements",
                 signature=signature,
