@@ -125,6 +125,15 @@ def laid_over(base: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
     return whole
 
 
+def limited(pipeline: Pipeline, limit: int | None) -> Pipeline:
+    """The recipe on the first ``limit`` rows of its input."""
+    for field in ("prompts", "pairs"):
+        section = getattr(pipeline, field)
+        if section and limit is not None:
+            pipeline = pipeline.model_copy(update={field: section.model_copy(update={"limit": limit})})
+    return pipeline
+
+
 # --- a recipe made ready to run ----------------------------------------------------------------------------------------
 
 

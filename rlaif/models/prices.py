@@ -20,7 +20,7 @@ from rlaif.catalogue import mapping_of, read_bytes, text_of
 from rlaif.component import Options, Place, parse_model
 from rlaif.errors import ConfigError, did_you_mean
 from rlaif.models import BatchModel
-from rlaif.models.spending import Price
+from rlaif.models.spending import Price, Rates
 
 FILE = "prices.yaml"
 SHIPPED = Path(__file__).with_name(FILE)
@@ -171,3 +171,35 @@ def unpriced(model: Any, prices: Prices) -> str:
         f"budget_usd needs a price, and none is known of {name}{at}.{did_you_mean(name, known)} Write options: {{price: "
         f"{{input: USD, output: USD}}}} for a million tokens (0 and 0: it is free), or an entry under {host} in {FILE}."
     )
+
+
+def price_lines(prices: Prices, model: str | None = None) -> Iterator[str]:
+    """The table for a person, or the entries that apply to one model. Raises ConfigError where there are none."""
+    if model is None:
+        quotes = list(prices)
+    else:
+        hosts = dict.fromkeys(quote.host for quote in prices)
+        quotes = [listed[0] for host in hosts if (listed := prices.listed(host, model))]
+    if not quotes:
+        known = did_you_mean(str(model), [quote.name for quote in prices])
+        raise ConfigError(f'prices: no price is known of "{model}".{known} Enter it in {FILE}, or as options.price.')
+    yield f"{'US dollars for a million tokens':<46}{'input':>8}{'output':>8}{'cached':>8}{'written':>9}{'batch':>7}"
+    for quote in quotes:
+        price = quote.price
+        name = f"{quote.host} {quote.name}"
+        yield f"{name:<46}{_rates(price)}{f'x {price.batch:g}' if price.batch < 1 else '-':>7}  {_origin(quote)}"
+        if price.long:
+            yield f"{f'  all of a prompt above {price.long.above:,} tokens':<46}{_rates(price.long)}"
+        if quote.note:
+            yield f"  {quote.note}"
+
+
+def _rates(rates: Rates) -> str:
+    cached, written = ("-" if value is None else f"{value:g}" for value in (rates.cached_input, rates.cache_write))
+    return f"{rates.input:>8g}{rates.output:>8g}{cached:>8}{written:>9}"
+
+
+def _origin(quote: Quote) -> str:
+    """Where a price is from and of when, as far as its table says."""
+    place = "shipped" if quote.place == str(SHIPPED) else quote.place
+    return ", ".join(part for part in (place, str(quote.as_of or ""), quote.source) if part)

@@ -41,6 +41,10 @@ class Rates:
             + reply.output_tokens * self.output
         ) / MILLION
 
+    def plain(self, prompt_tokens: float, output_tokens: float) -> float:
+        """What so many tokens cost at these rates where nothing is cached, in US dollars."""
+        return (prompt_tokens * self.input + output_tokens * self.output) / MILLION
+
     def dearest(self, prompt_tokens: float, output_tokens: float) -> float:
         """The most that so many tokens can cost at these rates, in US dollars, however they are cached."""
         dearest = max(self.input, self.cached_input or 0.0, self.cache_write or 0.0)
