@@ -539,7 +539,9 @@ class _Planner:
         count = _counter(tally.model)
         how = "counted by its tokenizer" if count else f"estimated at {CHARACTERS} characters each"
         name = tally.model.identity.name
-        self.notes.append(f"Prompt tokens of {name} are {how}; at most: one for every byte of UTF-8.")
+        self.notes.append(
+            f"Prompt tokens of {name} are {how}; at most: one for every byte of UTF-8 and for the format."
+        )
         if count is None or not tally.examples:
             return 1 / CHARACTERS
         characters = sum(_characters(request) for request in tally.examples)
@@ -726,7 +728,7 @@ def _budget(plan: Plan) -> str:
     if plan.budget_usd is None:
         return "No budget_usd is set."
     if plan.enough:
-        return f"budget_usd {plan.budget_usd:g}: enough, even at most."
+        return f"budget_usd {plan.budget_usd:g}: enough, even at most, where no attempt is lost."
     if plan.usd <= plan.budget_usd:
         return f"budget_usd {plan.budget_usd:g}: enough for what is expected, not at most."
     return f"budget_usd {plan.budget_usd:g}: not enough for what is expected; what does not fit is not asked."

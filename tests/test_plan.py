@@ -366,7 +366,7 @@ def test_whether_the_budget_suffices_is_the_last_word() -> None:
     assert line.usd is not None
     assert line.most_usd is not None
     assert last() == "No budget_usd is set."
-    assert last(f"budget_usd={line.most_usd * 1.01}").endswith("enough, even at most.")
+    assert last(f"budget_usd={line.most_usd * 1.01}").endswith("enough, even at most, where no attempt is lost.")
     assert last(f"budget_usd={line.usd * 1.01}").endswith("enough for what is expected, not at most.")
     assert last(f"budget_usd={line.usd * 0.9}").endswith(
         "not enough for what is expected; what does not fit is not asked."
