@@ -209,7 +209,7 @@ def _within(place: tuple[Any, ...], whole: tuple[Any, ...]) -> bool:
 def _explain(model: type[BaseModel], item: Any) -> str:
     path = [str(part) for part in item["loc"]]
     name = ".".join(path)
-    if item["type"] == "extra_forbidden":
+    if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):  # of a model, of a dataclass
         known = did_you_mean(path[-1], _fields_at(model, path[:-1]))
         hint = getattr(model, "hint", lambda key: "")(name)
         return f'unknown key "{name}".{f" {hint}" if hint and "Did you mean" not in known else known}'
@@ -227,10 +227,16 @@ def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
     """
     current: Any = model
     for part in path:
-        fields = getattr(current, "model_fields", {})
+        fields = _fields(current)
         if part not in fields:
             continue
         annotation = fields[part].annotation
         candidates = [annotation, *getattr(annotation, "__args__", ())]
-        current = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
-    return list(getattr(current, "model_fields", {}))
+        current = next((c for c in candidates if isinstance(c, type) and _fields(c)), None)
+    return list(_fields(current))
+
+
+def _fields(model: Any) -> dict[str, Any]:
+    """The fields of a pydantic model or dataclass; none of anything else."""
+    found: dict[str, Any] = getattr(model, "__pydantic_fields__", {})
+    return found

@@ -40,6 +40,25 @@ class Judge:
     def labeller(self) -> str:
         return f"judge:{self.entry.tag}"
 
+    @property
+    def questions(self) -> int:
+        """How many questions a showing takes at most."""
+        return getattr(self.protocol, "questions", 1) if self.model else 0
+
+    def request(self, question: Question, seed: int, fence: str) -> ChatRequest:
+        """What its model is asked."""
+        sampling = self.file.sampling
+        return ChatRequest(
+            messages=question.messages,
+            prefill=question.prefill,
+            options=question.options,
+            sampling=sampling,
+            seed=seed if sampling.temperature > 0 else None,
+            sample_index=question.sample_index,
+            json_schema=question.json_schema,
+            fence=fence,
+        )
+
 
 def open_judge(name: str, context: LabelContext) -> Judge:
     """The judge called ``name`` with everything it refers to, checked. Raises ConfigError."""
@@ -141,8 +160,16 @@ class JudgeLabels:
         return {"second_order": [self.options.second_order.margin, offsets]}
 
     def per_comparison(self) -> int | None:
-        shown = sum(2 if judge.file.both_orders else 1 for judge in self.judges)
-        return shown * (max(1, len(self.principles)) if self.options.principles == "average" else 1)
+        return sum(map(self.showings, self.judges))
+
+    def requests_per_comparison(self) -> int:
+        """How many questions the models are asked about a comparison, at most."""
+        return sum(self.showings(judge) * judge.questions for judge in self.judges)
+
+    def showings(self, judge: Judge) -> int:
+        """How often a judge is shown one comparison."""
+        orders = 2 if judge.file.both_orders else 1
+        return orders * (max(1, len(self.principles)) if self.options.principles == "average" else 1)
 
     async def label(self, batches: AsyncIterator[list[Comparison]]) -> AsyncIterator[list[Judgement]]:
         async def rehearsed() -> AsyncIterator[list[Comparison]]:
@@ -227,29 +254,26 @@ class JudgeLabels:
         else:
             yield _first_order(comparison)
 
+    def showing(
+        self, judge: Judge, comparison: Comparison, principle: Principle | None, shown: tuple[Response, ...]
+    ) -> Showing:
+        """A comparison as a judge sees it once, with its fence."""
+        texts = [comparison.prompt.text, *(response.text for response in comparison.responses)]
+        fence = fence_for(self.context.secret, comparison.id, texts)
+        return Showing(comparison.prompt, shown, principle, judge.rubric, fence)
+
     async def judge(
         self, judge: Judge, comparison: Comparison, principle: Principle | None, shown: tuple[Response, ...]
     ) -> Judgement:
         """One showing put to one judge. Whatever goes wrong with the call becomes the judgement's outcome."""
         keys: list[str] = []
-        fence = fence_for(
-            self.context.secret, comparison.id, [comparison.prompt.text, *(r.text for r in comparison.responses)]
-        )
+        showing = self.showing(judge, comparison, principle, shown)
         ids = tuple(response.id for response in shown)
 
         async def ask(question: Question) -> Reply:
             if judge.model is None:
                 raise ConfigError(f'{judge.entry.path}: protocol "{judge.file.protocol}" asks a model: set model_role.')
-            request = ChatRequest(
-                messages=question.messages,
-                prefill=question.prefill,
-                options=question.options,
-                sampling=judge.file.sampling,
-                seed=self.context.seed if judge.file.sampling.temperature > 0 else None,
-                sample_index=question.sample_index,
-                json_schema=question.json_schema,
-                fence=fence,
-            )
+            request = judge.request(question, self.context.seed, showing.fence)
             place = len(keys)  # in the order asked: replies of questions asked together may come in any
             keys.append("")
             asked = {
@@ -269,7 +293,6 @@ class JudgeLabels:
         outcome: Outcome = "ranked"
         retryable = False
         try:
-            showing = Showing(comparison.prompt, shown, principle, judge.rubric, fence)
             with users_code(judge.protocol, lambda: f"judging replies to {comparison.prompt.excerpt}"):
                 verdict = await judge.protocol.judge(showing, ask)
                 if verdict.p is not None and len(verdict.p) != len(shown):

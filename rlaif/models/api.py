@@ -25,6 +25,7 @@ from rlaif.errors import ConfigError
 from rlaif.models import Answer, ChatRequest, Headroom, Identity, Notice, Reply
 from rlaif.models.failures import declined, failed, failure, in_words, parsed
 from rlaif.models.pacing import Pace
+from rlaif.models.spending import Price
 from rlaif.models.transports import SHORTEST_SECRET, Address, Received, Transport
 from rlaif.records import Role, canonical_json, digest
 
@@ -66,6 +67,8 @@ class ApiOptions(Pace):
     extra_headers: dict[str, str] = Field(default_factory=dict)  # a value "$NAME" is read from the environment
     leave_out: tuple[Literal["temperature", "top_p", "seed"], ...] = ()  # never sent: the server's own value applies
     prefill: bool = False  # whether the server goes on from a last turn of the assistant's
+    price: Price | None = None  # US dollars for a million tokens; None: as the price tables say
+    tokenizer: str | None = None  # a folder with the model's tokenizer, for plans
 
     @field_validator("base_url")
     @classmethod
@@ -169,6 +172,7 @@ class ApiModel:
         self.pace: Pace = options
         endpoints = (Endpoint(base_url=options.base_url, api_key_env=options.api_key_env), *options.endpoints)
         self.routes = tuple(self._route(endpoint) for endpoint in endpoints)
+        self.hosts = tuple(urlsplit(self._base_url(endpoint)).netloc for endpoint in endpoints)
         names = [route.name for route in self.routes]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ConfigError(f"{where}: options.endpoints: {twice} is there twice: give it a weight instead.")
@@ -260,8 +264,11 @@ class ApiModel:
 
     # --- addresses and keys -------------------------------------------------------------------------------------------
 
+    def _base_url(self, endpoint: Endpoint) -> str:
+        return self.rooted(endpoint.base_url or self.options.base_url or self.home)
+
     def _route(self, endpoint: Endpoint) -> Route:
-        base_url = self.rooted(endpoint.base_url or self.options.base_url or self.home)
+        base_url = self._base_url(endpoint)
         variable = self.options.api_key_env if endpoint.api_key_env is None else endpoint.api_key_env
         if variable is None:
             variable = "" if on_this_machine(base_url) else self.key_variable
