@@ -128,13 +128,13 @@ class Bench:
     def ours(self, size: int) -> list[str]:
         model = {
             "provider": "openai", "model": "mock-judge",
-            "options": {"base_url": f"{self.server.url}/v1", "max_in_flight": IN_FLIGHT},
+            "options": {"base_url": f"{self.server.url}/v1", "max_in_flight": IN_FLIGHT, "price": {"input": 1.0, "output": 4.0}},
         }  # fmt: skip
         name = f"{size}-{time.monotonic_ns()}"
         return [
             sys.executable, "-m", "rlaif.cli", "judge", "compare-text", str(self.pairs(size)), "--out", str(self.folder / name),
             "--set", f"models.judge={json.dumps(model)}", "--set", f"ledger={self.folder / name}.sqlite",
-
+            "--set", "budget_usd=1000000",
         ]  # fmt: skip
 
     def pairs(self, size: int) -> Path:
