@@ -19,11 +19,12 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from rlaif.component import users_code
-from rlaif.errors import CallFailed, CallRefused
+from rlaif.errors import CallFailed, CallRefused, ConfigError
 from rlaif.ledger import Entry, Ledger
 from rlaif.models import BatchModel, ChatRequest, Identity, Model, Notice, Reply, request_key
 from rlaif.models.calls import Account, Caller
 from rlaif.models.jobs import ANNOUNCING, CLAIM_SECONDS
+from rlaif.models.prices import is_paid
 from rlaif.models.spending import Price, Purse
 from rlaif.ondisk import Kept
 from rlaif.records import canonical_json
@@ -135,6 +136,8 @@ class Gateway:
         name = model.identity.sha256
         if name not in self._callers:
             account, price = self.account(model.identity), self.prices(model)
+            if self.budget_usd is not None and price is None and is_paid(model):
+                raise ConfigError(f"budget_usd cannot be kept: no price is known of {model.identity.name}.")
             self._callers[name] = Caller(
                 model,
                 self.ledger,

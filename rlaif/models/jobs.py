@@ -91,7 +91,7 @@ class Pile:
 
     def add(self, line: JobLine, data: bytes) -> None:
         if self.file is None:
-            self.file = tempfile.TemporaryFile(dir=self.folder)
+            self.file = tempfile.TemporaryFile(dir=self.folder)  # noqa: SIM115
             self._write(self.api.opening)
         self._write((self.api.separator if self.lines else b"") + data)
         self.lines[line.key] = line

@@ -29,7 +29,7 @@ from tests.models.asking import PROVIDERS, model, request, rooted
 from tests.models.test_secrets import KEY, MARK, WITH_KEY, key, nothing_of_it_in, shown  # noqa: F401
 
 BOTH = pytest.mark.parametrize("provider", PROVIDERS)
-PRICE = Price(input=1000.0, output=10_000.0)
+PRICE = Price(input=1000.0, output=10_000.0, batch=0.5)
 QUICK = {"poll_seconds": 0.05}
 
 
