@@ -187,12 +187,20 @@ class Caller:
         if not self._asked:
             self._loop.call_soon(self._look_up)
         self._asked.append(call)
-        return await call.done
+        try:
+            return await call.done
+        finally:
+            del call  # else a failure, its traceback, this frame and the call are a cycle, and many of those are much memory
 
     @property
     def in_jobs(self) -> bool:
         """Whether the model is asked through its provider's batch API."""
         return self.jobs is not None and self.jobs.settings is not None
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is under way."""
+        return bool(self.calls) or (self.jobs is not None and bool(self.jobs.open))
 
     def _leaving(self) -> bool:
         """Whether the one who asks is being cancelled, or everything is."""

@@ -166,7 +166,7 @@ class Gateway:
 
     def standing(self) -> str:
         """What is going on between askers and models behind APIs, in a few words for a person."""
-        parts = [caller.standing() for caller in self._callers.values() if caller.calls]
+        parts = [caller.standing() for caller in self._callers.values() if caller.busy]
         if self._purse and self._purse.spent_usd:
             left = self._purse.left_usd
             parts.append(f"{self._purse.spent_usd:.2f} USD spent" + (f", {left:.2f} left" if left is not None else ""))

@@ -26,7 +26,7 @@ from rlaif.models.openai_jobs import OpenAIJobs
 from rlaif.models.spending import Price
 from tests.mock.serving import until
 from tests.models.asking import PROVIDERS, model, request, rooted
-from tests.models.test_secrets import KEY, MARK, WITH_KEY, key, nothing_of_it_in, shown  # noqa: F401
+from tests.models.test_secrets import HEADER, KEY, MARK, WITH_KEY, nothing_of_it_in, shown
 
 BOTH = pytest.mark.parametrize("provider", PROVIDERS)
 PRICE = Price(input=1000.0, output=10_000.0, batch=0.5)
@@ -34,7 +34,9 @@ QUICK = {"poll_seconds": 0.05}
 
 
 @pytest.fixture(autouse=True)
-def _quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+def _surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A_KEY", KEY)
+    monkeypatch.setenv("A_HEADER", HEADER)
     monkeypatch.setattr(jobs, "QUIET_SECONDS", 0.02)
 
 
@@ -47,10 +49,11 @@ class Desk:
     options: dict[str, Any] = field(default_factory=dict)
     budget_usd: float | None = None
     run: str = "r"
+    path: str = "ledger.sqlite"
     said: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.ledger = Ledger(Path("ledger.sqlite"))
+        self.ledger = Ledger(Path(self.path))
         self.model: ApiModel = model(
             self.provider, **{"base_url": rooted(self.provider, self.server.url), "batch": QUICK, **self.options}
         )
@@ -142,8 +145,7 @@ def test_replies_are_those_of_calls_and_of_one_identity(provider: str) -> None:
         await desk.leave()
         paid_once(server, 30)
         assert "30 by batch jobs" in str(desk.account)
-        Path("ledger.sqlite").unlink()
-        other = Desk(server, provider, {"batch": False})
+        other = Desk(server, provider, {"batch": False}, path="another.sqlite")
         assert await other.ask(texts(30)) == by_jobs
         await other.leave()
         assert server.stats()["answered"] == 30
@@ -573,15 +575,9 @@ def test_jobs_that_only_look_like_it_are_not_taken_for_it(provider: str) -> None
 
 async def elsewhere(server: MockServer, provider: str, word: str) -> None:
     """A job of twenty requests of somebody else's."""
-    kept = Path("ledger.sqlite")
-    if kept.exists():
-        kept.rename("kept.sqlite")
-    other = Desk(server, provider)
+    other = Desk(server, provider, path="another.sqlite")
     await other.ask(texts(20, word))
     await other.leave()
-    kept.unlink()
-    if Path("kept.sqlite").exists():
-        Path("kept.sqlite").rename(kept)
 
 
 @BOTH
@@ -692,9 +688,8 @@ def test_a_budget_holds_while_a_job_of_an_earlier_process_is_open(provider: str)
 def test_no_failure_of_a_job_shows_a_key(provider: str, caplog: pytest.LogCaptureFixture) -> None:
     async def test(server: MockServer) -> None:
         for fault in ("unreachable", "barred"):
-            Path("ledger.sqlite").unlink(missing_ok=True)
             url = {"base_url": rooted(provider, "http://127.0.0.1:9")} if fault == "unreachable" else {}
-            desk = Desk(server, provider, {"patience_seconds": 0.2, **WITH_KEY, **url})
+            desk = Desk(server, provider, {"patience_seconds": 0.2, **WITH_KEY, **url}, path=f"{fault}.sqlite")
             (error,) = await desk.ask(["x"])
             await desk.leave()
             assert error.fault == fault
@@ -703,7 +698,7 @@ def test_no_failure_of_a_job_shows_a_key(provider: str, caplog: pytest.LogCaptur
 
     with_server(test, key_expires_after=0)
     assert MARK not in caplog.text
-    assert MARK.encode() not in Path("ledger.sqlite").read_bytes()
+    assert all(MARK.encode() not in path.read_bytes() for path in Path().glob("*.sqlite*"))
 
 
 def test_every_request_about_jobs_carries_the_key_and_the_headers_of_calls() -> None:
