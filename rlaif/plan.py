@@ -16,7 +16,7 @@ import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -31,11 +31,11 @@ from rlaif.labels import LabelSource
 from rlaif.labels.human import HumanLabels
 from rlaif.labels.judges import Judge, JudgeLabels
 from rlaif.ledger import Ledger
-from rlaif.models import ChatRequest, Reply, request_key
+from rlaif.models import ChatRequest, Notice, Reply, request_key
 from rlaif.models.prices import is_paid
 from rlaif.models.spending import MILLION, Price
 from rlaif.pairs import read_pairs
-from rlaif.pipeline import Road
+from rlaif.pipeline import Road, Watcher
 from rlaif.prompts import ReadPrompts, prompt_rows
 from rlaif.records import Comparison, Message, Prompt, Response, uniform
 from rlaif.sampling import Compare, ReadPairs, Sampler
@@ -147,12 +147,16 @@ async def plan_pipeline(
     folder: Path | None = None,
 ) -> Plan:
     """The plan of a pipeline by name or path, on its first ``limit`` rows. Raises UserError."""
-    async with _opened(name, settings, limit, folder or Path()) as road:
-        return await plan(road, latency_seconds=latency_seconds)
+    notices: list[str] = []
+    async with _opened(name, settings, limit, folder or Path(), notices.append) as road:
+        found = await plan(road, latency_seconds=latency_seconds)
+    return replace(found, notes=(*notices, *found.notes))
 
 
 @asynccontextmanager
-async def _opened(name: str, settings: Sequence[str], limit: int | None, folder: Path) -> AsyncIterator[Road]:
+async def _opened(
+    name: str, settings: Sequence[str], limit: int | None, folder: Path, notice: Notice
+) -> AsyncIterator[Road]:
     """A road that is not walked: it leaves no ledger where there is none."""
     catalogue = Catalogue(folder)
     entry = catalogue.find("pipeline", name, where="rlaif plan")
@@ -160,7 +164,9 @@ async def _opened(name: str, settings: Sequence[str], limit: int | None, folder:
     with tempfile.TemporaryDirectory() as nowhere:
         if not (folder / pipeline.ledger).exists():
             pipeline = pipeline.model_copy(update={"ledger": f"{nowhere}/ledger.sqlite"})
-        road = build(pipeline, entry, catalogue, out=Path(nowhere) / "run", settings=settings)
+        road = build(
+            pipeline, entry, catalogue, out=Path(nowhere) / "run", settings=settings, watcher=Watcher(notice=notice)
+        )
         try:
             yield road
         finally:

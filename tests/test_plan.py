@@ -381,6 +381,14 @@ def test_an_unknown_price_is_a_question_mark_and_no_number() -> None:
     assert found.figures()["plan.usd"].value is None
 
 
+def test_a_persons_own_price_table_is_said_aloud() -> None:
+    recipe(options={"price": None})
+    Path("prices.yaml").write_text('"127.0.0.1:9": {models: {"mock-*": {input: 3, output: 30}}}')
+    found = planned("budget_usd=1")
+    assert found.notes[0] == "models.judge: the price of mock-judge is that of prices.yaml."
+    assert only(found).most_usd == pytest.approx((2 * sum(MOST) * 3 + 6 * LONGEST * 30) / 1e6)
+
+
 def test_what_cannot_be_asked_is_said_and_not_counted() -> None:
     recipe(options={"reasoning": True})
     Path("judges/mine.yaml").write_text(
