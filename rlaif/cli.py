@@ -426,7 +426,17 @@ def _asyncio_run(work: Callable[[], Any]) -> Any:
         except asyncio.CancelledError:
             raise KeyboardInterrupt from None
 
-    return asyncio.run(guarded())
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(guarded())
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's event loop where there is one: thousands of calls a second cost about half as much on it."""
+    try:
+        import uvloop
+    except ImportError:  # not made for this system
+        return None
+    return uvloop.new_event_loop
 
 
 def _summary_of(road: Road, outcome: Outcome, say: Callable[[str], None]) -> None:

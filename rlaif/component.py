@@ -119,7 +119,7 @@ def load(name: str, table: Mapping[str, str], kind: str, where: str | Place) -> 
 
 
 @contextmanager
-def users_code(component: Any, doing: str) -> Iterator[None]:
+def users_code(component: Any, doing: str | Callable[[], str]) -> Iterator[None]:
     """Where a user's own class or function is at work: what it raises becomes one line that says so.
 
     What is raised on purpose passes through, and this package's own components keep their traceback.
@@ -132,8 +132,9 @@ def users_code(component: Any, doing: str) -> Iterator[None]:
         kind = _definition(component)
         if not code_hash(kind):
             raise
+        told = doing if isinstance(doing, str) else doing()
         raise UserError(
-            f"{kind.__module__}:{kind.__qualname__}: {doing}: {_in_words(error)}{_line_in(kind, error)}. "
+            f"{kind.__module__}:{kind.__qualname__}: {told}: {_in_words(error)}{_line_in(kind, error)}. "
             "Mend it and run again: finished work is kept."
         ) from error
 

@@ -133,7 +133,9 @@ class Route:
         """What a status other than 200 means: a prompt that the provider's filter declined, or a CallFailed."""
         words = declined(received)
         if words is None:
-            raise failure(received, self._address)
+            refusal = failure(received, self._address)
+            refusal.headroom = self._model.headroom(received.headers)
+            raise refusal
         return Answer(Reply(text=in_words(words, self._address), finish_reason="refused"))
 
     async def close(self) -> None:
@@ -240,7 +242,7 @@ class ApiModel:
             )
         if any(message.role == "tool" for message in request.messages):
             return "a tool's turn cannot be told without the call that it answers"
-        if not all(map(_sendable, _texts(request))):
+        if not all(_sendable(message.content) for message in request.messages) or not _sendable(request.prefill):
             return "a text holds half a character (a lone surrogate), which JSON cannot carry"
         return self.refusal(request)
 
@@ -250,8 +252,9 @@ class ApiModel:
 
     def upper_bound(self, request: ChatRequest) -> tuple[int, int]:
         """(tokens of the prompt, tokens of the reply) at most: a token is at least one byte of UTF-8."""
-        texts = (*_texts(request), request.json_schema)
-        size = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
+        size = _bytes(request.prefill) + _bytes(request.json_schema)
+        for message in request.messages:
+            size += _bytes(message.content)
         added = PER_MESSAGE * (len(request.messages) + 1) + PER_REQUEST + (PER_SCHEMA if request.json_schema else 0)
         return size + added, 1 if request.options else request.sampling.max_output_tokens
 
@@ -334,8 +337,8 @@ def on_this_machine(base_url: str) -> bool:
         return False
 
 
-def _texts(request: ChatRequest) -> list[str]:
-    return [*(message.content for message in request.messages), request.prefill]
+def _bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
 def _sendable(text: str) -> bool:
