@@ -254,6 +254,10 @@ class JudgeLabels:
         else:
             yield _first_order(comparison)
 
+    def may_be_spared(self, judge: Judge, comparison: Comparison, shown: tuple[Response, ...]) -> bool:
+        """Whether this order is asked for only where the other leaves doubt."""
+        return self.options.second_order is not None and judge.file.both_orders and shown != _first_order(comparison)
+
     def showing(
         self, judge: Judge, comparison: Comparison, principle: Principle | None, shown: tuple[Response, ...]
     ) -> Showing:

@@ -172,7 +172,8 @@ class ApiModel:
         self.pace: Pace = options
         endpoints = (Endpoint(base_url=options.base_url, api_key_env=options.api_key_env), *options.endpoints)
         self.routes = tuple(self._route(endpoint) for endpoint in endpoints)
-        self.hosts = tuple(urlsplit(self._base_url(endpoint)).netloc for endpoint in endpoints)
+        urls = [self._base_url(endpoint) for endpoint in endpoints]
+        self.hosts, self.remote = tuple(urlsplit(url).netloc for url in urls), not all(map(on_this_machine, urls))
         names = [route.name for route in self.routes]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ConfigError(f"{where}: options.endpoints: {twice} is there twice: give it a weight instead.")
