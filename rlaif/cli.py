@@ -292,6 +292,39 @@ def push(
         print(line)
 
 
+# --- the ledger -------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def reread(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder that judges labelled.")],
+    judge: Annotated[
+        list[str] | None, typer.Option("--judge", help="In place of the recipe's judges; may be repeated.")
+    ] = None,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Go on where labels are lost for want of a reply.")
+    ] = False,
+    settings: Settings = [],  # noqa: B006
+) -> None:
+    """Label a run again from the ledger alone, without a call: after a change of a judge's file or code, or of how labels
+    are made of judgements. Says what changed."""
+    from rlaif.display import Display
+    from rlaif.pipeline import Watcher
+    from rlaif.reread import open_reread
+
+    with Display() as display:
+        road = open_reread(folder, judge or (), settings, Watcher(display.listen, display.notice))
+        try:
+            changes, outcome = _asyncio_run(lambda: road.reread(allow_missing=allow_missing))
+        finally:
+            road.gateway.ledger.close()
+    for line in changes.lines():
+        print(line)
+    if changes.missing:
+        print(f"{changes.missing:,} replies are not in the ledger; `{road.asking()}` asks for them")
+    _summary_of(road, outcome, display.say)
+
+
 # --- rehearsal --------------------------------------------------------------------------------------------------------
 
 

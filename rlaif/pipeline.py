@@ -351,12 +351,17 @@ class Road:
 
     # --- judgements, preferences --------------------------------------------------------------------------------------
 
-    async def _judgements(self) -> None:
+    def _judging(self) -> tuple[int | None, int, str]:
+        """Judgements of each comparison, where that is fixed; comparisons in a shard; and the stage's signature."""
         assert self.labels
         with users_code(self.labels, "asked for its signature"):
             each, own = self.labels.per_comparison(), self.labels.signature()
-        size = max(1, self.pipeline.shard_rows // (each or 1))
         signature = self._signature("judgements", own, code_hash(self.labels), self.run_folder.content("comparisons"))
+        return each, max(1, self.pipeline.shard_rows // (each or 1)), signature
+
+    async def _judgements(self) -> None:
+        assert self.labels
+        each, size, signature = self._judging()
         total = self.run_folder.rows("comparisons")
         with self._counting("judgements", total * (each or 1)):
             await self.run_folder.run_stage(

@@ -17,7 +17,7 @@ LAYERS = (  # each may import those above it in this list, and its own
     {"judging"},
     {"prompts", "selection", "sampling", "labels", "preferences", "training", "reward", "policy"},
     {"evaluate", "accounts", "findings", "report", "export"},
-    {"pipeline", "checking", "display", "mock"},
+    {"pipeline", "checking", "offline", "reread", "display", "mock"},
     {"world"},
     {"cli"},
 )
