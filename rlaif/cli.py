@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rlaif import __version__
+from rlaif.ledger_cli import app as ledger
 from rlaif.world.cli import app as world
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 
 app.add_typer(world, name="world")
+app.add_typer(ledger, name="ledger")
 
 Settings = Annotated[list[str], typer.Option("--set", help="key=value laid over the recipe, for instance seed=1.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Run folder; made, or continued where it stands.")]

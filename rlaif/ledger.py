@@ -313,7 +313,7 @@ class Ledger:
     def _claimed_elsewhere(self, keys: Sequence[str]) -> set[str]:
         """Those of ``keys`` that another process holds; what dead or silent processes held is free."""
         others = self._db.execute("SELECT owner, expires FROM owners WHERE owner != ?", (self.owner,)).fetchall()
-        gone = [(owner,) for owner, expires in others if expires < time.time() or _is_dead(owner)]
+        gone = [(owner,) for owner, expires in others if expires < time.time() or is_dead(owner)]
         for table in ("claims", "owners"):
             self._db.executemany(f"DELETE FROM {table} WHERE owner = ?", gone)
         found: set[str] = set()
@@ -368,7 +368,7 @@ class Ledger:
             ) from error
 
 
-def _is_dead(owner: str) -> bool:
+def is_dead(owner: str) -> bool:
     """Whether a claim's owner was a process of this machine that is gone."""
     node, pid, _ = owner.rsplit(":", 2)
     if node != platform.node():

@@ -82,7 +82,7 @@ def open_offline(
         raise UserError(f"{folder}: people labelled it: their answers are in files, not in a ledger.")
 
     def opened(role: str) -> Any:
-        model = open_model(_keyless(pipeline.models[role], where), where.at("models", role), watcher.notice)
+        model = open_model(keyless(pipeline.models[role], where), where.at("models", role), watcher.notice)
         identify(model, role, watcher)
         return model
 
@@ -93,7 +93,7 @@ def open_offline(
     return Opened(open_labels(pipeline, context, where), models.opened, secret)
 
 
-def _keyless(spec: ModelSpec, where: Place) -> ModelSpec:
+def keyless(spec: ModelSpec, where: Place) -> ModelSpec:
     """The same model with options that need no key of its API, where it has one."""
     provider = load(spec.provider, PROVIDERS, "provider", where)
     without = getattr(provider, "without_keys", None)

@@ -544,7 +544,7 @@ class Road:
         each = min(PER_PROMPT, math.ceil(wanted / max(1, len(prompts))))
         prompts = prompts[: math.ceil(wanted / each)]
         size = max(1, self.pipeline.shard_rows // each)
-        seed = int(digest("reference", self.pipeline.seed, length=12), 16)  # none of the draws of evaluation
+        seed = draw_seed("reference", self.pipeline.seed)
         signature = self._signature(
             "reference",
             sampling.model_dump(mode="json"),
@@ -763,7 +763,7 @@ class Road:
             release=self._release,
             notice=self.watcher.notice,
         )
-        seed = int(digest("evaluation", self.pipeline.seed, length=12), 16)  # none of the draws that were trained on
+        seed = draw_seed("evaluation", self.pipeline.seed)
         await evaluation.run(prompts, sampling, seed, self.folder / "evaluation", account)
         self.run_folder.finish("evaluation", "", time.perf_counter() - start)
 
@@ -822,6 +822,11 @@ class Road:
             elif constitution:
                 told.append((use, constitution))
         return told
+
+
+def draw_seed(purpose: str, seed: int) -> int:
+    """The seed of the samples for a purpose: none of the draws for another, nor of those that are trained on."""
+    return int(digest(purpose, seed, length=12), 16)
 
 
 def _said(prompt_id: str, messages: Sequence[Message]) -> str:

@@ -287,10 +287,10 @@ def _compare_judgements(
 
     What had no reply before, a failed call for instance, stays what it was.
     """
-    stood = dict(zip(_showings(before), before, strict=True))
+    stood = dict(zip(showings(before), before, strict=True))
     now: list[Judgement] = []
     short = False
-    for showing, judgement in zip(_showings(found), found, strict=True):
+    for showing, judgement in zip(showings(found), found, strict=True):
         old = stood.pop(showing, None)
         if judgement.outcome == "failed" and judgement.reason == NOT_KEPT:
             if old and old.outcome in NOT_ASKED:
@@ -308,7 +308,7 @@ def _compare_judgements(
     return now, short
 
 
-def _showings(judgements: Sequence[Judgement]) -> list[Hashable]:
+def showings(judgements: Sequence[Judgement]) -> list[Hashable]:
     """What tells the showings of one comparison apart. A labeller is its place among them: an edit of its file changes its
     name."""
     labellers = list(dict.fromkeys(judgement.labeller for judgement in judgements))
