@@ -277,7 +277,9 @@ class Reread(Road):
 
     def _inputs(self) -> dict[str, str]:
         stood = {item["source"]: item["sha256"] for item in self.run_folder.manifest.get("inputs", [])}
-        return stood | super()._inputs()
+        for part in (self.labels, *self.models.values()):
+            stood |= getattr(part, "inputs", {})
+        return stood
 
 
 def _compare_judgements(

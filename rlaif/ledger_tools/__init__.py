@@ -5,6 +5,7 @@ A ledger is named by its file, or by a run folder whose replies it holds.
 
 from __future__ import annotations
 
+import os
 import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,7 +31,7 @@ def ledger_of(named: Path | None) -> Path:
         found = run_folder(path).ledger()
         if found is None:
             raise UserError(f"{path}: its ledger is not there (any more). Name the file.")
-        return found
+        return Path(os.path.relpath(found.resolve()))
     if not path.is_file():
         remedy = "Name a ledger's file or a run folder." if named else "Name one, or go to the folder that has one."
         raise UserError(f"{path}: there is no ledger here. {remedy}")
@@ -159,10 +160,7 @@ def selected(
 def _model(reader: Reader, wanted: str) -> str:
     known = [name for (name,) in reader.rows("SELECT DISTINCT model FROM askers ORDER BY model")]
     fits = [name for name in known if wanted in (name, name.partition(":")[2], Path(name).name)]
-    if len(fits) != 1 and wanted not in fits:
-        said = did_you_mean(wanted, fits or known)
-        raise UserError(f"--model {wanted}: {'several models are' if fits else 'no model is'} called so.{said}")
-    return wanted if wanted in fits else fits[0]
+    return _one(fits, f"--model {wanted}: no model is called so.{did_you_mean(wanted, known)}")
 
 
 def _run(reader: Reader, wanted: str) -> str:
@@ -170,11 +168,16 @@ def _run(reader: Reader, wanted: str) -> str:
         return run_folder(Path(wanted)).id
     known = [name for (name,) in reader.rows("SELECT DISTINCT run FROM askers WHERE run != '' ORDER BY run")]
     fits = [name for name in known if wanted and name.startswith(wanted)]
-    if len(fits) != 1:
-        said = did_you_mean(wanted, fits or known)
-        raise UserError(
-            f"--of-run {wanted}: {'several ids of runs begin' if fits else 'no run folder, and no id of a run begins'} so.{said}"
-        )
+    return _one(fits, f"--of-run {wanted}: no run folder, and no run's id begins so.{did_you_mean(wanted, known)}")
+
+
+def _one(fits: list[str], otherwise: str) -> str:
+    """The only one. Raises UserError where there is none, or several."""
+    if not fits:
+        raise UserError(otherwise)
+    if len(fits) > 1:
+        more = f" and {len(fits) - 5} more" if len(fits) > 5 else ""
+        raise UserError(f"{otherwise.partition(': ')[0]}: several are meant by that: {', '.join(fits[:5])}{more}.")
     return fits[0]
 
 

@@ -47,6 +47,10 @@ class Owner:
     expires: float
 
     @property
+    def pid(self) -> str:
+        return self.owner.rsplit(":", 2)[1]
+
+    @property
     def stale(self) -> bool:
         """Whether the next process that asks is free to take what it claims."""
         return self.expires < time.time() or is_dead(self.owner)
@@ -82,10 +86,10 @@ class Info:
             lost += f"; {run.pruned_usd:.4f} of it for replies pruned since" if run.pruned_usd else ""
             yield f"run {run.run or '(not named)'}: {run.replies:,} replies, {run.spent_usd:.4f} USD{lost}"
         for owner in self.owners:
-            node, pid, _ = owner.owner.rsplit(":", 2)
+            node = owner.owner.rsplit(":", 2)[0]
             where = "" if node == platform.node() else f" on {node}"
             state = "gone; free to be claimed" if owner.stale else f"until {date(owner.expires)} unless renewed"
-            yield f"claimed by process {pid}{where}: {owner.keys:,} requests, {state}"
+            yield f"claimed by process {owner.pid}{where}: {owner.keys:,} requests, {state}"
 
 
 def info(reader: Reader) -> Info:
@@ -105,13 +109,15 @@ def info(reader: Reader) -> Info:
     return Info(str(reader.path), reader.format, size, *found, owners(reader))
 
 
+OWNERS = (
+    "SELECT claims.owner, count(*), coalesce(max(expires), 0) FROM claims LEFT JOIN owners USING (owner) "
+    "GROUP BY claims.owner ORDER BY claims.owner"
+)
+
+
 def owners(reader: Reader) -> list[Owner]:
     """Every process that holds claims."""
-    rows = reader.rows(
-        "SELECT claims.owner, count(*), coalesce(max(expires), 0) FROM claims LEFT JOIN owners USING (owner) "
-        "GROUP BY claims.owner ORDER BY claims.owner"
-    )
-    return [Owner(*row) for row in rows]
+    return [Owner(*row) for row in reader.rows(OWNERS)]
 
 
 def lines_of(entry: Entry) -> Iterator[str]:
@@ -121,7 +127,7 @@ def lines_of(entry: Entry) -> Iterator[str]:
     cached = f" ({reply.cached_tokens:,} from the provider's cache)" if reply.cached_tokens else ""
     yield f"key        {entry.key}"
     yield f"model      {entry.model}{f', served by {reply.served_by}' if reply.served_by else ''}"
-    yield f"asked      {date(entry.created)}, {entry.seconds:.3f} s, attempt {entry.attempts}"
+    yield f"asked      {date(entry.created)}, {entry.seconds:.3f} s{f', {entry.attempts} attempts' if entry.attempts > 1 else ''}"
     yield f"run        {entry.run or '(not named)'}"
     yield f"took       {reply.prompt_tokens:,}{cached} + {reply.output_tokens:,} tokens, {cost}"
     context = json.loads(entry.context)

@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 
 from rlaif.errors import UserError
 from rlaif.ledger import packed
-from rlaif.ledger_tools import WAIT_SECONDS, Reader, Selection, one_line, run_folder
-from rlaif.ledger_tools.looking import owners
+from rlaif.ledger_tools import WAIT_SECONDS, Selection, one_line, run_folder
+from rlaif.ledger_tools.looking import OWNERS, Owner
+from rlaif.store import RunFolder
 
 BATCH = 10_000
 
@@ -34,7 +35,7 @@ class Pruned:
         yield f"{self.replies:,} replies{cost} {'deleted' if done else 'would be deleted'}{kept}"
         for model, run, count in self.of:
             yield f"{'':<4}{count:>9,} × model {model}, run {run or '(not named)'}"
-        if done:
+        if done and self.replies:
             yield f"{self.freed_bytes / 1e6:,.2f} MB freed"
 
 
@@ -48,16 +49,17 @@ def prune(
 ) -> Pruned:
     """Delete the selected replies but for those that the run folders ``unused`` point to; with None, those too that some
     run's judgements point to. Raises UserError while a process is asking, StorageError."""
-    keys = [key for folder in unused or () for key in _needed(folder)]
-    with Reader(path, wait_seconds) as reader:
-        if busy := [owner for owner in owners(reader) if not owner.stale]:
-            raise UserError(f"{path}: process {busy[0].owner.split(':')[1]} is asking models now. Wait for it to end.")
+    runs = [run_folder(folder) for folder in unused or ()]
     before = path.stat().st_size
     with one_line(path, "pruned"), closing(sqlite3.connect(path, timeout=wait_seconds, isolation_level=None)) as db:
         db.execute("PRAGMA temp_store = FILE")
         db.execute("CREATE TEMP TABLE needed (key PRIMARY KEY) WITHOUT ROWID")
-        db.executemany("INSERT OR IGNORE INTO needed VALUES (?)", ((key,) for key in keys))
+        db.execute("BEGIN")
+        db.executemany("INSERT OR IGNORE INTO needed VALUES (?)", ((name,) for run in runs for name in _needed(run)))
+        db.execute("COMMIT")
         db.execute("BEGIN IMMEDIATE")
+        if busy := [owner for owner in (Owner(*row) for row in db.execute(OWNERS)) if not owner.stale]:
+            raise UserError(f"{path}: process {busy[0].pid} is asking models now. Wait for it to end.")
         found = _select(db, selection)
         if dry_run or not found.replies:
             db.execute("ROLLBACK")
@@ -88,10 +90,9 @@ def _select(db: sqlite3.Connection, selection: Selection) -> Pruned:
     return Pruned(sum(row[2] for row in of), kept, sum(row[3] for row in of), counted)
 
 
-def _needed(folder: Path) -> Iterator[bytes | str]:
+def _needed(run: RunFolder) -> Iterator[bytes | str]:
     """Keys of the replies that a run folder's judgements point to, superseded ones and a win rate's included, and ids of
     the prompts that it has samples of."""
-    run = run_folder(folder)
     for shard in sorted(run.path.rglob("part-*.parquet")):
         names = pq.read_schema(shard).names
         if "reply_keys" in names:
@@ -99,5 +100,5 @@ def _needed(folder: Path) -> Iterator[bytes | str]:
                 yield from map(packed, keys)
         elif "sample_index" in names:
             yield from pq.read_table(shard, columns=["prompt_id"])["prompt_id"].to_pylist()
-        elif shard.parent.name == "prompts":
+        elif shard.parent.name == "prompts" and "id" in names:
             yield from pq.read_table(shard, columns=["id"])["id"].to_pylist()

@@ -27,8 +27,8 @@ from rlaif.records import Comparison, Judgement, Prompt, Record
 from rlaif.store import NOUNS, RunFolder, from_row
 
 CHANGED = (
-    "rendered again it has another key: the model's options, a template that the run does not keep, or the code that asks "
-    "have changed since, and what was sent cannot be shown."
+    "rendered again as {} asks today it has another key: the run's judges or principles, the model's options or the code have "
+    "changed since, and what was sent cannot be shown."
 )
 
 
@@ -84,15 +84,15 @@ async def request_of(entry: Entry, folder: Path, reader: Reader) -> ChatRequest 
         return f"{folder} has no comparison {context['comparison']} (a win rate's, or another run's)."
     if not isinstance(labels.source, JudgeLabels):
         return f"{folder} is labelled by {type(labels.source).__name__}, which asks in its own way."
-    judge = next((judge for judge in labels.source.judges if judge.labeller == asker["judge"]), None)
-    principles = {principle.tag: principle for principle in labels.source.principles}
-    if judge is None or asker.get("principle") not in (None, *principles):
-        found = ", ".join(judge.labeller for judge in labels.source.judges)
-        return f"{folder} is labelled by {found} by now, and the reply is to {asker['judge']} by {asker['principle']}."
     order = sorted(comparison.responses, key=lambda response: response.id)
     shown = tuple(order[place] for place in context["shown"])
-    await labels.source.judge(judge, comparison, principles.get(asker.get("principle") or ""), shown)
-    return labels.gateway.request or CHANGED
+    principles = [each for each in (None, *labels.source.principles) if (each and each.tag) == asker.get("principle")]
+    for judge in sorted(labels.source.judges, key=lambda judge: judge.labeller != asker["judge"]):
+        for principle in principles:
+            await labels.source.judge(judge, comparison, principle, shown)
+            if labels.gateway.request:  # another judge may be an edit of the one that asked, and ask the same
+                return labels.gateway.request
+    return CHANGED.format(asker["judge"])
 
 
 def _sample(entry: Entry, context: dict[str, Any], folder: Path) -> ChatRequest | str:
@@ -109,7 +109,7 @@ def _sample(entry: Entry, context: dict[str, Any], folder: Path) -> ChatRequest 
             request = ChatRequest(messages=prompt.messages, sampling=sampling, seed=seed, sample_index=context["index"])
             if request_key(request, model.identity) == entry.key:
                 return request
-    return CHANGED
+    return CHANGED.format("the run")
 
 
 def _samplings(pipeline: Pipeline) -> Iterator[tuple[Any, int]]:
