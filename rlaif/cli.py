@@ -314,6 +314,7 @@ def reread(
     from rlaif.pipeline import Watcher
     from rlaif.reread import open_reread
 
+    _collect_seldom()
     with Display() as display:
         road = open_reread(folder, judge or (), settings, Watcher(display.listen, display.notice))
         try:
@@ -409,8 +410,7 @@ def _drive(
             section = getattr(pipeline, field)
             if section:
                 pipeline = pipeline.model_copy(update={field: section.model_copy(update={"limit": limit})})
-    gc.freeze()  # what was imported stays; and cycles are few while thousands of calls are under way
-    gc.set_threshold(100_000, 50, 100)
+    _collect_seldom()
     with Display() as display:
         road = build(
             pipeline, entry, catalogue, out=out, settings=settings, watcher=Watcher(display.listen, display.notice)
@@ -420,6 +420,12 @@ def _drive(
         finally:
             road.gateway.ledger.close()
     _summary_of(road, outcome, display.say)
+
+
+def _collect_seldom() -> None:
+    """What was imported stays; and cycles are few while thousands of calls are under way."""
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
 
 
 def _asyncio_run(work: Callable[[], Any]) -> Any:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from rlaif.ledger import Entry, is_dead
 from rlaif.ledger_tools import Reader, date
 
+ENOUGH = 100  # replies, before an empty file's size no longer counts
+
 
 @dataclass(frozen=True)
 class OfModel:
@@ -71,7 +73,7 @@ class Info:
 
     def lines(self) -> Iterator[str]:
         """For a person."""
-        each = f", {self.bytes / self.replies:,.0f} bytes each" if self.replies else ""
+        each = f", {self.bytes / self.replies:,.0f} bytes each" if self.replies >= ENOUGH else ""
         yield f"{self.path}: format {self.format}, {self.bytes / 1e6:,.2f} MB, {self.replies:,} replies{each}"
         for model in self.models:
             cost = f", {model.cost_usd:.4f} USD" if model.priced else ""

@@ -97,7 +97,7 @@ def test_info_sums_by_model_and_by_run(path: Path, keys: list[str], rlaif: Rlaif
     assert said.code == 0
     first, *lines = said.out.splitlines()
     assert first.startswith(".rlaif/ledger.sqlite: format 3, ")
-    assert first.endswith(" bytes each")
+    assert first.endswith(" MB, 4 replies")
     assert lines == [
         "model models/Qwen: 1 replies, 10 + 2 tokens, 2025-11-13 22:13:20Z to 2025-11-13 22:13:20Z",
         "model openai:gpt: 3 replies, 30 + 6 tokens, 0.8750 USD, 2023-11-14 22:13:20Z to 2024-11-13 22:13:20Z",
