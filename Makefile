@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 STAMP = $(VENV)/.made
 
-.PHONY: test test-all lint bench-local clean
+.PHONY: test test-all lint bench-local bench-api clean
 
 test: $(STAMP) lint  ## lint, types and tests; makes the environment when it is missing
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
@@ -17,6 +17,9 @@ lint: $(STAMP)
 
 bench-local: $(STAMP)  ## sampling, judging and reward training beside generate and a padded loop
 	$(VENV)/bin/python benchmarks/local.py
+
+bench-api: $(STAMP)  ## judging through an API beside bare aiohttp, the official client and the peers
+	$(VENV)/bin/python benchmarks/api.py
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,7 +52,7 @@ class Entry:
     builtin: bool
     data: bytes
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         return hashlib.sha256(self.data).hexdigest()
 
@@ -62,25 +63,11 @@ class Entry:
 
     @property
     def text(self) -> str:
-        try:
-            return self.data.decode("utf-8-sig").replace("\r\n", "\n")
-        except UnicodeDecodeError as error:
-            raise ConfigError(f"{self.path}: not UTF-8 text (byte {error.start}). Save it as UTF-8.") from error
+        return text_of(self.path, self.data)
 
     def yaml(self) -> dict[str, Any]:
         """The file as a mapping. Raises ConfigError with the line of a syntax error or a repeated key."""
-        try:
-            value = yaml.load(self.text, Loader=_UniqueKeyLoader)
-        except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
-            mark = getattr(error, "problem_mark", None)
-            line = f" line {mark.line + 1}:" if mark else ""
-            problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-            raise ConfigError(f"{self.path}:{line} not valid YAML: {problem}.") from error
-        if value is None:
-            raise ConfigError(f"{self.path}: the file is empty.")
-        if not isinstance(value, dict):
-            raise ConfigError(f"{self.path}: expected a mapping of settings, found {type(value).__name__}.")
-        return value
+        return mapping_of(self.path, self.text)
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -214,6 +201,30 @@ def _read(kind: Kind, name: str, root: Path, *, builtin: bool) -> Entry | None:
         if path.is_file():
             return Entry(kind, name, path, builtin, read_bytes(path))
     return None
+
+
+def text_of(path: Path, data: bytes) -> str:
+    """The text that a file's bytes are. Raises ConfigError."""
+    try:
+        return data.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text (byte {error.start}). Save it as UTF-8.") from error
+
+
+def mapping_of(path: Path, text: str) -> dict[str, Any]:
+    """The mapping that a YAML file's text holds. Raises ConfigError with the line of a syntax error or a repeated key."""
+    try:
+        value = yaml.load(text, Loader=_UniqueKeyLoader)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}:" if mark else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise ConfigError(f"{path}:{line} not valid YAML: {problem}.") from error
+    if value is None:
+        raise ConfigError(f"{path}: the file is empty.")
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: expected a mapping of settings, found {type(value).__name__}.")
+    return value
 
 
 def read_bytes(path: Path) -> bytes:

@@ -25,6 +25,7 @@ from rlaif.labels.judges import JudgeLabels
 from rlaif.ledger import Ledger
 from rlaif.models import BatchModel, open_model
 from rlaif.models.gateway import Gateway
+from rlaif.models.prices import Prices, is_paid, need_prices
 from rlaif.pairs import read_pairs
 from rlaif.pipeline import Road, Watcher
 from rlaif.policy import METHODS, policy_name
@@ -124,6 +125,15 @@ def laid_over(base: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
     return whole
 
 
+def limited(pipeline: Pipeline, limit: int | None) -> Pipeline:
+    """The recipe on the first ``limit`` rows of its input."""
+    for field in ("prompts", "pairs"):
+        section = getattr(pipeline, field)
+        if section and limit is not None:
+            pipeline = pipeline.model_copy(update={field: section.model_copy(update={"limit": limit})})
+    return pipeline
+
+
 # --- a recipe made ready to run ----------------------------------------------------------------------------------------
 
 
@@ -169,11 +179,12 @@ def build(
     for role, model in models.items():
         identify(model, role, watcher)
     _check_trainable(pipeline, models, where)
+    prices = _prices(pipeline, models, catalogue, where)
     samples = pipeline.responses.samples * len(pipeline.responses.models) if pipeline.responses else 2
     selector = open_selector(pipeline.comparisons, samples, where)
     ledger_path = catalogue.folder / pipeline.ledger
     secret = project_secret(ledger_path.parent)
-    gateway = Gateway(Ledger(ledger_path))
+    gateway = Gateway(Ledger(ledger_path), budget_usd=pipeline.budget_usd, prices=prices.of)
     context = label_context(pipeline, where, catalogue, gateway, models, secret, watcher)
     labels = open_labels(pipeline, context, where) if pipeline.labels else None
     reward_options: Any = None
@@ -207,6 +218,16 @@ def _say_passed_over(pipeline: Pipeline, name: str, catalogue: Catalogue, settin
                 f'{kind} "{bare}": {local} is passed over, for the shipped pipeline {name} names the built-in one. To use '
                 f"yours: {remedy}, or a copy of the pipeline (`rlaif copy {name}`)."
             )
+
+
+def _prices(pipeline: Pipeline, models: dict[str, Any], catalogue: Catalogue, where: Place) -> Prices:
+    """What the models cost; read only where one of them may cost something."""
+    prices = Prices.load(catalogue.folder) if any(map(is_paid, models.values())) else Prices(())
+    if pipeline.budget_usd is not None:
+        need_prices(models, prices, where)
+    for line in prices.say(models):
+        catalogue.say(line)
+    return prices
 
 
 def _named_set(section: PromptsSection | None, catalogue: Catalogue, where: Place) -> PromptsSection | None:

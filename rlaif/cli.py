@@ -179,6 +179,36 @@ def run(
 
 
 @app.command()
+def plan(
+    pipeline: Annotated[str, typer.Argument(help="A pipeline: name or path of a YAML file.")],
+    limit: Limit = None,
+    latency: Annotated[float, typer.Option("--latency", min=0.0, help="Seconds that a call is taken to last.")] = 2.0,
+    to: Annotated[Path | None, typer.Option("--to", help="Write the figures to this JSON file.")] = None,
+    settings: Settings = [],  # noqa: B006
+) -> None:
+    """What a recipe would ask of its models, and what that takes and costs. Nothing is asked."""
+    from rlaif.plan import plan_pipeline, told
+    from rlaif.store import write_json
+
+    planned = asyncio.run(plan_pipeline(pipeline, settings, limit=limit, latency_seconds=latency))
+    for line in told(planned):
+        print(line)
+    if to:
+        write_json(to, {name: figure.model_dump() for name, figure in planned.figures().items()})
+
+
+@app.command()
+def prices(
+    model: Annotated[str | None, typer.Argument(help="A model's name; without it all that are known.")] = None,
+) -> None:
+    """What models behind APIs cost, as the price tables have it, and where each price is from."""
+    from rlaif.models.prices import Prices, price_lines
+
+    for line in price_lines(Prices.load(Path()), model):
+        print(line)
+
+
+@app.command()
 def sample(
     file: Annotated[str, typer.Argument(help="Prompts: a file, hub:OWNER/NAME or set:NAME.")],
     model: Annotated[str, typer.Option("--model", help="Policy: a local model folder.")],
@@ -401,15 +431,11 @@ def _drive(
     pipeline: Pipeline, entry: Any, catalogue: Any, settings: list[str], out: Path, limit: int | None, until: Until
 ) -> None:
     """Build the road, walk it under a progress display, print the summary."""
-    from rlaif.checking import build
+    from rlaif.checking import build, limited
     from rlaif.display import Display
     from rlaif.pipeline import Watcher
 
-    if limit is not None:
-        for field in ("prompts", "pairs"):
-            section = getattr(pipeline, field)
-            if section:
-                pipeline = pipeline.model_copy(update={field: section.model_copy(update={"limit": limit})})
+    pipeline = limited(pipeline, limit)
     _collect_seldom()
     with Display() as display:
         road = build(
@@ -441,7 +467,17 @@ def _asyncio_run(work: Callable[[], Any]) -> Any:
         except asyncio.CancelledError:
             raise KeyboardInterrupt from None
 
-    return asyncio.run(guarded())
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(guarded())
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's event loop where there is one: thousands of calls a second cost about half as much on it."""
+    try:
+        import uvloop
+    except ImportError:  # not made for this system
+        return None
+    return uvloop.new_event_loop
 
 
 def _summary_of(road: Road, outcome: Outcome, say: Callable[[str], None]) -> None:

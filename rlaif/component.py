@@ -119,7 +119,7 @@ def load(name: str, table: Mapping[str, str], kind: str, where: str | Place) -> 
 
 
 @contextmanager
-def users_code(component: Any, doing: str) -> Iterator[None]:
+def users_code(component: Any, doing: str | Callable[[], str]) -> Iterator[None]:
     """Where a user's own class or function is at work: what it raises becomes one line that says so.
 
     What is raised on purpose passes through, and this package's own components keep their traceback.
@@ -132,8 +132,9 @@ def users_code(component: Any, doing: str) -> Iterator[None]:
         kind = _definition(component)
         if not code_hash(kind):
             raise
+        told = doing if isinstance(doing, str) else doing()
         raise UserError(
-            f"{kind.__module__}:{kind.__qualname__}: {doing}: {_in_words(error)}{_line_in(kind, error)}. "
+            f"{kind.__module__}:{kind.__qualname__}: {told}: {_in_words(error)}{_line_in(kind, error)}. "
             "Mend it and run again: finished work is kept."
         ) from error
 
@@ -208,7 +209,7 @@ def _within(place: tuple[Any, ...], whole: tuple[Any, ...]) -> bool:
 def _explain(model: type[BaseModel], item: Any) -> str:
     path = [str(part) for part in item["loc"]]
     name = ".".join(path)
-    if item["type"] == "extra_forbidden":
+    if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):  # of a model, of a dataclass
         known = did_you_mean(path[-1], _fields_at(model, path[:-1]))
         hint = getattr(model, "hint", lambda key: "")(name)
         return f'unknown key "{name}".{f" {hint}" if hint and "Did you mean" not in known else known}'
@@ -226,10 +227,16 @@ def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
     """
     current: Any = model
     for part in path:
-        fields = getattr(current, "model_fields", {})
+        fields = _fields(current)
         if part not in fields:
             continue
         annotation = fields[part].annotation
         candidates = [annotation, *getattr(annotation, "__args__", ())]
-        current = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
-    return list(getattr(current, "model_fields", {}))
+        current = next((c for c in candidates if isinstance(c, type) and _fields(c)), None)
+    return list(_fields(current))
+
+
+def _fields(model: Any) -> dict[str, Any]:
+    """The fields of a pydantic model or dataclass; none of anything else."""
+    found: dict[str, Any] = getattr(model, "__pydantic_fields__", {})
+    return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from typing import Any, Literal
 
 import yaml
@@ -254,7 +255,7 @@ class Principle(Section):
     provenance: str | None = None
     examples: tuple[Example, ...] = ()
 
-    @property
+    @cached_property
     def tag(self) -> str:
         """``id@hash of the text``: names exactly this wording."""
         return f"{self.id}@{digest(self.text, length=8)}"

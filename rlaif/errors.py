@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 
 class RlaifError(Exception):
@@ -89,7 +89,8 @@ class CallFailed(CallError):
     * *barred*: the key or the account is refused, or out of money: no call of it can succeed;
     * *invalid*: the provider refuses this request as it is.
 
-    ``retry_after``: seconds the provider asked to wait.
+    ``retry_after``: seconds the provider asked to wait. ``headroom``: what its headers said of its limits (a
+    ``rlaif.models.Headroom``), where they said something.
     """
 
     def __init__(
@@ -100,10 +101,12 @@ class CallFailed(CallError):
         key: str | None = None,
         fault: Fault | None = None,
         retry_after: float | None = None,
+        headroom: Any = None,
     ) -> None:
         super().__init__(message, retryable=retryable, key=key)
         self.fault = fault
         self.retry_after = retry_after
+        self.headroom = headroom
 
 
 def written_as(found: Iterable[str], expected: Iterable[str]) -> str:

@@ -20,7 +20,7 @@ import numpy as np
 from rlaif.component import construct, load, parse_options, users_code
 from rlaif.config import Component, Sampling
 from rlaif.errors import ConfigError
-from rlaif.labels import LabelSource
+from rlaif.labels import LabelSource, requests_per_comparison
 from rlaif.models.gateway import Gateway
 from rlaif.policy import PolicyMethod
 from rlaif.preferences import labeller_opinion, side
@@ -141,7 +141,7 @@ class Evaluation:
         asked = contests(prompts, start, arm)
         comparisons = [comparison for comparison in asked if comparison]
         judgements: list[Judgement] = []
-        with self.counting(f"win rate of {arm.name}", len(comparisons) * (self.judges.per_comparison() or 1)):
+        with self.counting(f"win rate of {arm.name}", len(comparisons) * requests_per_comparison(self.judges)):
             async for batch in self.judges.label(cut(comparisons, JUDGED_ROWS)):
                 judgements += batch
         write_shard(verdicts, Judgement, judgements, len(comparisons))

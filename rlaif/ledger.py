@@ -1,7 +1,7 @@
 """Every model reply, by request key: paid for once, never lost, never asked again.
 
 SQLite in WAL mode with ``synchronous=NORMAL``: a reply that a caller has seen survives a killed process (not a power
-cut). Replies of one event-loop tick, or of one local batch, are one transaction, committed before any caller sees
+cut). Replies of one moment, or of one local batch, are one transaction, committed before any caller sees
 them. Two processes may share a ledger: the requests of a local batch are claimed before they are computed; a claim ends
 with its process, or expires unless it is renewed.
 
@@ -61,6 +61,7 @@ CREATE TABLE IF NOT EXISTS purses (
     pruned_usd REAL NOT NULL DEFAULT 0  -- of what was spent, for replies that were deleted since
 );
 """
+TOGETHER_SECONDS = 0.002  # a transaction costs as much as some ten replies
 MIGRATIONS = {  # by the format they start from
     1: (
         "ALTER TABLE replies ADD COLUMN run TEXT NOT NULL DEFAULT ''",
@@ -162,6 +163,7 @@ class Ledger:
         self.owner = f"{platform.node()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._waiting: list[tuple[Entry, asyncio.Future[Entry]]] = []
         self._askers: dict[tuple[str, str, str], int] = {}
+        self._committed = -1.0  # when, by the event loop's clock, replies were last committed
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
@@ -261,16 +263,25 @@ class Ledger:
         return ids
 
     def record(self, entry: Entry, done: asyncio.Future[Entry] | None = None) -> asyncio.Future[Entry]:
-        """Commit together with everything else that arrives in this tick of the event loop. ``done``, or a future made
+        """Commit together with everything else that arrives in this tick of the event loop, or within a moment. ``done``, or a future made
         here, then has what is stored, or the StorageError."""
         loop = asyncio.get_running_loop()
         if not self._waiting:
-            loop.call_soon(self._flush)
+            self._commit_soon(loop)
         done = done or loop.create_future()
         self._waiting.append((entry, done))
         return done
 
+    def _commit_soon(self, loop: asyncio.AbstractEventLoop) -> None:
+        """At the end of this tick; where transactions follow each other closely, with those of the next ticks."""
+        due = self._committed + TOGETHER_SECONDS
+        if due > loop.time():
+            loop.call_at(due, self._flush)
+        else:
+            loop.call_soon(self._flush)
+
     def _flush(self) -> None:
+        self._committed = asyncio.get_running_loop().time()
         waiting, self._waiting = self._waiting, []
         try:
             stored = self.put([entry for entry, _ in waiting])

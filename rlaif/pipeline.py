@@ -30,7 +30,7 @@ from rlaif.config import Constitution, PairsSection, Pipeline, PromptsSection, S
 from rlaif.errors import DataError, RlaifError, UserError
 from rlaif.evaluate import Evaluation, Metric
 from rlaif.findings import READABLE, mass_seen
-from rlaif.labels import LabelSource, labelled
+from rlaif.labels import LabelSource, labelled, requests_per_comparison
 from rlaif.models import TOO_LONG, Identity
 from rlaif.models.gateway import Gateway
 from rlaif.pairs import read_pairs
@@ -363,7 +363,7 @@ class Road:
         assert self.labels
         each, size, signature = self._judging()
         total = self.run_folder.rows("comparisons")
-        with self._counting("judgements", total * (each or 1)):
+        with self._counting("judgements", total * requests_per_comparison(self.labels)):
             await self.run_folder.run_stage(
                 "judgements",
                 signature=signature,
@@ -662,6 +662,16 @@ class Road:
 
     # --- evaluation ---------------------------------------------------------------------------------------------------
 
+    @property
+    def evaluation_seed(self) -> int:
+        return draw_seed("evaluation", self.pipeline.seed)
+
+    @property
+    def evaluation_sampling(self) -> Sampling:
+        """How policies answer the prompts that they are measured on."""
+        section, responses = self.pipeline.evaluation, self.pipeline.responses
+        return (section.sampling if section else None) or (responses.sampling if responses else Sampling())
+
     def evaluation_prompts(self) -> tuple[list[Prompt], dict[str, Any]]:
         """Held-out prompts by keyed draw, at most as many as the recipe says; and the account of a source of their own,
         of which those that the run trained on are left out."""
@@ -682,7 +692,7 @@ class Road:
                     outcomes["trained on"] += 1
                 else:
                     kept.append(read)
-        kept.sort(key=lambda prompt: uniform("evaluation", self.pipeline.seed, prompt.id))
+        kept.sort(key=self.evaluation_order)
         used = kept[: section.prompts]
         if self.measured is None:
             return used, {}
@@ -694,6 +704,10 @@ class Road:
             "reasons": dict(sorted(reasons.items())),
         }
         return used, {"evaluation prompts": account}
+
+    def evaluation_order(self, prompt: Prompt) -> float:
+        """The draw by which prompts are taken to measure on, the lowest first."""
+        return uniform("evaluation", self.pipeline.seed, prompt.id)
 
     def _measured_rows(self, section: PromptsSection) -> Iterator[Prompt | Exclusion]:
         reader = ReadPrompts(section, "evaluation.source")
@@ -721,7 +735,7 @@ class Road:
         prompts, account = self.evaluation_prompts()
         if not prompts:
             self.watcher.notice(self._nothing_to_measure(account))
-        sampling = section.sampling or (self.pipeline.responses.sampling if self.pipeline.responses else Sampling())
+        sampling = self.evaluation_sampling
         if self.pipeline.reward_model and self._reference_noun() and sampling != self._reference_sampling():
             self.watcher.notice(
                 "evaluation.sampling is not how the samples were drawn that rewards are normalised on (reward_model.sampling, "
@@ -763,8 +777,7 @@ class Road:
             release=self._release,
             notice=self.watcher.notice,
         )
-        seed = draw_seed("evaluation", self.pipeline.seed)
-        await evaluation.run(prompts, sampling, seed, self.folder / "evaluation", account)
+        await evaluation.run(prompts, sampling, self.evaluation_seed, self.folder / "evaluation", account)
         self.run_folder.finish("evaluation", "", time.perf_counter() - start)
 
     def _state_signature(self, stage: str) -> str | None:

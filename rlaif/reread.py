@@ -21,7 +21,7 @@ from rlaif.checking import recipe_of_folder
 from rlaif.component import Place
 from rlaif.config import Pipeline
 from rlaif.errors import UserError
-from rlaif.labels import labelled
+from rlaif.labels import labelled, requests_per_comparison
 from rlaif.ledger import Ledger
 from rlaif.models.calls import NOT_KEPT
 from rlaif.models.gateway import Gateway
@@ -166,7 +166,9 @@ class Reread(Road):
         assert self.pipeline.labels
         options = dict(self.pipeline.labels.options)
         judges = list(options.pop("judges", ()))
-        settings = [f"labels.options.{name}={value}" for name, value in options.items()] + list(self.settings)
+        settings = [f"labels.options.{name}={json.dumps(value)}" for name, value in options.items()] + list(
+            self.settings
+        )
         if len(judges) > 1:
             settings.insert(0, f"labels.options.judges=[{', '.join(judges)}]")
         if not judges:
@@ -194,7 +196,7 @@ class Reread(Road):
     async def _read_again(self, made: Path) -> Changes:
         """Write what is read now under ``made``, and say how it differs from what stands."""
         assert self.labels
-        each, size, _ = self._judging()
+        _, size, _ = self._judging()
         changes = Changes()
         stood = Ahead(self.run_folder.read("judgements"), lambda row: row.comparison_id)
         rows = zip(self.run_folder.read("preferences"), self.run_folder.read("provenance"), strict=False)
@@ -207,7 +209,8 @@ class Reread(Road):
                 yield batch
 
         index = 0
-        with self._counting("reading again", self.run_folder.rows("comparisons") * (each or 1)):
+        total = self.run_folder.rows("comparisons") * requests_per_comparison(self.labels)
+        with self._counting("reading again", total):
             async for judgements in labelled(self.labels, taken()):
                 comparisons, found = batches.pop(0), Ahead(judgements, lambda row: row.comparison_id)
                 kept: list[Judgement] = []

@@ -9,7 +9,7 @@ from typing import Any
 
 from rlaif.config import Sampling
 from rlaif.errors import CallError, DataError
-from rlaif.models import ChatRequest, Identity, sampling_text
+from rlaif.models import ChatRequest, Identity, Reply, sampling_text
 from rlaif.models.gateway import Gateway, depth, gather_all, in_order
 from rlaif.ondisk import Seen
 from rlaif.pairs import Pair
@@ -41,9 +41,8 @@ class Sampler:
 
     async def one(self, role: str, model: Any, prompt: Prompt, index: int) -> Response | Exclusion:
         """One response, or why there is none."""
-        request = ChatRequest(messages=prompt.messages, sampling=self.sampling, seed=self.seed, sample_index=index)
-        generator = generator_name(role, model.identity)
         try:
+            request = self.request(prompt, index)
             _, reply = await self.gateway.ask(model, request, {"sample": prompt.id, "index": index})
         except CallError as error:
             return Exclusion(
@@ -52,10 +51,16 @@ class Sampler:
                 reason=str(error),
                 retryable=error.retryable,
             )
+        return self.response(role, model, prompt, index, reply)
+
+    def request(self, prompt: Prompt, index: int) -> ChatRequest:
+        return ChatRequest(messages=prompt.messages, sampling=self.sampling, seed=self.seed, sample_index=index)
+
+    def response(self, role: str, model: Any, prompt: Prompt, index: int, reply: Reply) -> Response:
         return Response(
             prompt_id=prompt.id,
             messages=(Message(role="assistant", content=reply.text),),
-            generator=generator,
+            generator=generator_name(role, model.identity),
             revision=model.identity.revision,
             sampling=sampling_text(self.sampling),
             sample_index=index,

@@ -22,3 +22,14 @@ def test_the_local_benchmark_ends_with_its_figures() -> None:
     for name, figure in figures.items():
         assert set(figure) == {"value", "low", "high", "n"}, name
         assert figure["low"] <= figure["value"] <= figure["high"], name
+
+
+@pytest.mark.slow
+def test_the_api_benchmark_ends_with_its_figures() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "api.py"), "--quick"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout.strip().splitlines()[-1])
+    assert {"ratio_to_raw", "cpu_ms_per_call", "startup_seconds", "peak_memory_mb"} <= set(figures)
+    assert all(set(figure) == {"value", "low", "high", "n"} for figure in figures.values())

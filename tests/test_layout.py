@@ -17,7 +17,7 @@ LAYERS = (  # each may import those above it in this list, and its own
     {"judging"},
     {"prompts", "selection", "sampling", "labels", "preferences", "training", "reward", "policy"},
     {"evaluate", "accounts", "findings", "report", "export"},
-    {"pipeline", "checking", "offline", "reread", "ledger_tools", "display", "mock"},
+    {"pipeline", "checking", "plan", "offline", "reread", "ledger_tools", "display", "mock"},
     {"world"},
     {"cli", "ledger_cli"},
 )

@@ -92,7 +92,8 @@ class JudgeProtocol(Protocol):
     """What a protocol offers. Its constructor takes (options, context).
 
     One that reads a file of its own keeps the file's hash as ``source``: an edited file is then judged again; ``inputs``, the
-    hash by the file's name, puts it into the manifest. One with
+    hash by the file's name, puts it into the manifest. ``questions`` is how many questions a showing takes at most, 1 where
+    it is not there: progress and plans count with it. One with
     ``async rehearse(principles, show)`` may try the principles before the first comparison, each with
     ``await show(comparison, principle, responses in the order shown)``, and returns lines for the person.
     """

@@ -42,6 +42,7 @@ class PairwiseVotes(PairwiseText):
 
     def __init__(self, options: Options, context: ProtocolContext) -> None:
         super().__init__(options, context)
+        self.questions = options.votes
         if context.sampling.temperature == 0:
             raise ConfigError(
                 f"{context.where}: sampling.temperature is 0, so that all votes would be one: set it above 0, for "

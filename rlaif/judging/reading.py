@@ -14,6 +14,7 @@ from typing import NamedTuple
 THINK = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.DOTALL | re.IGNORECASE)
 THOUGHT = re.compile(r"\A.*</think(?:ing)?>", re.DOTALL | re.IGNORECASE)  # where the template opened the mark
 QUOTED = re.compile(r'(?<!\w)"(?=\S)[^"]*"|“[^”]*”|«[^»]*»|^[ \t]*>.*$', re.MULTILINE)
+MAY_QUOTE = re.compile(r'["“«>]')
 SENTENCE = re.compile(r"\n|(?<=[.!?])\s+")
 MARKUP = re.compile(r"\*+|`+|__|^[ \t]*#+", re.MULTILINE)
 KEYWORD = r"(?:verdict|answer|choice|winner|preferred(?: reply| response)?|better(?: one| reply| response)?)"
@@ -58,8 +59,9 @@ def read_choice(text: str, options: Sequence[str], tie: str | None = None) -> in
     that ends so. Else a reply that is nothing but the option. Words elsewhere are not verdicts.
     """
     forms = _forms(tuple(options), tie)
-    body = THOUGHT.sub("", THINK.sub("", text))
-    body = QUOTED.sub(_unquoted, MARKUP.sub("", body)).strip()
+    body = THOUGHT.sub("", THINK.sub("", text)) if "<" in text else text
+    body = MARKUP.sub("", body)
+    body = (QUOTED.sub(_unquoted, body) if MAY_QUOTE.search(body) else body).strip()
     bracketed = [verdicts for sentence in SENTENCE.split(body) if (verdicts := forms.bracketed.findall(sentence))]
     if bracketed:
         return _index(forms.words, bracketed[-1][0]) if len(set(bracketed[-1])) == 1 else None

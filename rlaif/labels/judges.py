@@ -6,6 +6,7 @@ import functools
 import math
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 from pydantic import Field
@@ -16,7 +17,8 @@ from rlaif.component import code_hash, construct, load, parse_model, parse_optio
 from rlaif.config import IN_JUDGE_FILE, Constitution, JudgeFile, Principle, load_constitution
 from rlaif.errors import CallError, ConfigError
 from rlaif.judging import PROTOCOLS, JudgeProtocol, ProtocolContext, Question, Showing, Verdict
-from rlaif.labels import LabelContext
+from rlaif.labels import LabelContext, second_order
+from rlaif.labels.second_order import First, Offset, SecondOrder
 from rlaif.models import ChatRequest, Reply, separates_turns
 from rlaif.models.gateway import depth, gather_all, in_order
 from rlaif.prompting import fence_for
@@ -34,9 +36,28 @@ class Judge:
     rubric: str
     templates: tuple[str, ...]  # hashes of those its protocol uses
 
-    @property
+    @cached_property
     def labeller(self) -> str:
         return f"judge:{self.entry.tag}"
+
+    @property
+    def questions(self) -> int:
+        """How many questions a showing takes at most."""
+        return getattr(self.protocol, "questions", 1) if self.model else 0
+
+    def request(self, question: Question, seed: int, fence: str) -> ChatRequest:
+        """What its model is asked."""
+        sampling = self.file.sampling
+        return ChatRequest(
+            messages=question.messages,
+            prefill=question.prefill,
+            options=question.options,
+            sampling=sampling,
+            seed=seed if sampling.temperature > 0 else None,
+            sample_index=question.sample_index,
+            json_schema=question.json_schema,
+            fence=fence,
+        )
 
 
 def open_judge(name: str, context: LabelContext) -> Judge:
@@ -75,6 +96,7 @@ class JudgeLabels:
     class Options(BaseOptions):
         judges: tuple[str, ...] = Field(min_length=1)
         principles: Literal["draw", "average", "all"] = "draw"
+        second_order: SecondOrder | None = None  # None: always asked for, of a judge that is asked in both
 
         @classmethod
         def hint(cls, key: str) -> str:
@@ -92,6 +114,14 @@ class JudgeLabels:
             asker = context.where.naming(context.constitution)
             self.constitution = load_constitution(context.catalogue, context.constitution, where=asker)
             self.principles = self.constitution.principles
+        self.offsets: dict[str, Offset] = {}  # by labeller, of the judges asked for both orders
+        if options.second_order:
+            for judge in self.judges:
+                if judge.file.both_orders:
+                    model = judge.model.identity.sha256 if judge.model else ""
+                    said = str(context.where.at("labels", "options", "second_order", "measured_in"))
+                    run = options.second_order.measured_in
+                    self.offsets[judge.labeller] = second_order.measured_offset(run, judge.labeller, model, said)
         if options.principles == "all" and self.principles:
             whole = "\n".join(f"- {principle.text}" for principle in self.principles)
             self.principles = (Principle(id="all", text=whole),)
@@ -120,11 +150,26 @@ class JudgeLabels:
             "mode": self.options.principles,
             "secret": digest(self.context.secret.hex(), length=16),
             "seed": self.context.seed,
+            **self._sparing(),
         }
 
+    def _sparing(self) -> dict[str, Any]:
+        if not self.options.second_order:
+            return {}
+        offsets = sorted((name, offset.logit) for name, offset in self.offsets.items())
+        return {"second_order": [self.options.second_order.margin, offsets]}
+
     def per_comparison(self) -> int | None:
-        shown = sum(2 if judge.file.both_orders else 1 for judge in self.judges)
-        return shown * (max(1, len(self.principles)) if self.options.principles == "average" else 1)
+        return sum(map(self.showings, self.judges))
+
+    def requests_per_comparison(self) -> int:
+        """How many questions the models are asked about a comparison, at most."""
+        return sum(self.showings(judge) * judge.questions for judge in self.judges)
+
+    def showings(self, judge: Judge) -> int:
+        """How often a judge is shown one comparison."""
+        orders = 2 if judge.file.both_orders else 1
+        return orders * (max(1, len(self.principles)) if self.options.principles == "average" else 1)
 
     async def label(self, batches: AsyncIterator[list[Comparison]]) -> AsyncIterator[list[Judgement]]:
         async def rehearsed() -> AsyncIterator[list[Comparison]]:
@@ -139,6 +184,8 @@ class JudgeLabels:
             yield judgements
 
     async def _judge_all(self, comparisons: list[Comparison]) -> list[Judgement]:
+        if self.options.second_order:
+            return await self._judge_sparingly(comparisons, self.options.second_order.margin)
         return await gather_all(
             self.judge(judge, comparison, principle, order)
             for comparison in comparisons
@@ -146,6 +193,44 @@ class JudgeLabels:
             for principle in self.chosen_principles(comparison)
             for order in self.orders(judge, comparison)
         )
+
+    async def _judge_sparingly(self, comparisons: list[Comparison], margin: float) -> list[Judgement]:
+        """The first order of every comparison, the second where it is needed (see ``second_order``)."""
+        asked = [(judge, c, p) for c in comparisons for judge in self.judges for p in self.chosen_principles(c)]
+        drawn = second_order.audited(comparisons)
+        judgements = await gather_all(self.judge(judge, c, p, _first_order(c)) for judge, c, p in asked)
+        firsts = [
+            First(found, offset.corrected(found) if offset else found, c.id in drawn)
+            for found, (judge, c, _) in zip(judgements, asked, strict=True)
+            for offset in (self.offsets.get(judge.labeller),)
+        ]
+
+        async def seconds_of(places: list[int]) -> dict[int, Judgement]:
+            found = await gather_all(
+                self.judge(judge, c, p, _first_order(c)[::-1]) for judge, c, p in (asked[i] for i in places)
+            )
+            return dict(zip(places, found, strict=True))
+
+        def both(i: int) -> bool:
+            return asked[i][0].file.both_orders and firsts[i].judgement.outcome == "ranked"
+
+        places = [i for i in range(len(asked)) if both(i)]
+        seconds = await seconds_of([i for i in places if firsts[i].audited or not firsts[i].settles(margin)])
+        looked = [i for i in seconds if firsts[i].audited]
+        flips, known = second_order.changed([firsts[i] for i in looked], [seconds[i] for i in looked], margin)
+        if flips > second_order.MOST_CHANGED * known:
+            seconds |= await seconds_of([i for i in places if i not in seconds])
+            self.context.notice(
+                f"second order: of {known} audited labels that the first order settled, the second changed {flips}: it is "
+                f"asked for the whole batch of {len(comparisons)} comparisons."
+            )
+        return [
+            judgement
+            for i, (_, c, _) in enumerate(asked)
+            for judgement in (
+                second_order.in_shown_order(c, firsts[i].judgement, seconds[i]) if i in seconds else (firsts[i].alone,)
+            )
+        ]
 
     async def _rehearse(self) -> None:
         """Let a protocol that offers it try its principles, and pass on what it says of them."""
@@ -164,20 +249,25 @@ class JudgeLabels:
 
     def orders(self, judge: Judge, comparison: Comparison) -> Iterator[tuple[Response, ...]]:
         """Both orders; where the judge wants one, which is drawn by the comparison's content."""
-        both = (comparison.responses, tuple(reversed(comparison.responses)))
         if judge.file.both_orders:
-            yield from both
+            yield from (comparison.responses, tuple(reversed(comparison.responses)))
         else:
-            yield both[int(uniform("order", comparison.id) * 2)]
+            yield _first_order(comparison)
+
+    def showing(
+        self, judge: Judge, comparison: Comparison, principle: Principle | None, shown: tuple[Response, ...]
+    ) -> Showing:
+        """A comparison as a judge sees it once, with its fence."""
+        texts = [comparison.prompt.text, *(response.text for response in comparison.responses)]
+        fence = fence_for(self.context.secret, comparison.id, texts)
+        return Showing(comparison.prompt, shown, principle, judge.rubric, fence)
 
     async def judge(
         self, judge: Judge, comparison: Comparison, principle: Principle | None, shown: tuple[Response, ...]
     ) -> Judgement:
         """One showing put to one judge. Whatever goes wrong with the call becomes the judgement's outcome."""
         keys: list[str] = []
-        fence = fence_for(
-            self.context.secret, comparison.id, [comparison.prompt.text, *(r.text for r in comparison.responses)]
-        )
+        showing = self.showing(judge, comparison, principle, shown)
         ids = tuple(response.id for response in shown)
         order = sorted(ids)
         about = {
@@ -189,16 +279,7 @@ class JudgeLabels:
         async def ask(question: Question) -> Reply:
             if judge.model is None:
                 raise ConfigError(f'{judge.entry.path}: protocol "{judge.file.protocol}" asks a model: set model_role.')
-            request = ChatRequest(
-                messages=question.messages,
-                prefill=question.prefill,
-                options=question.options,
-                sampling=judge.file.sampling,
-                seed=self.context.seed if judge.file.sampling.temperature > 0 else None,
-                sample_index=question.sample_index,
-                json_schema=question.json_schema,
-                fence=fence,
-            )
+            request = judge.request(question, self.context.seed, showing.fence)
             place = len(keys)  # in the order asked: replies of questions asked together may come in any
             keys.append("")
             asked = {**about, "question": place} if place else about
@@ -212,8 +293,7 @@ class JudgeLabels:
         outcome: Outcome = "ranked"
         retryable = False
         try:
-            showing = Showing(comparison.prompt, shown, principle, judge.rubric, fence)
-            with users_code(judge.protocol, f"judging replies to {comparison.prompt.excerpt}"):
+            with users_code(judge.protocol, lambda: f"judging replies to {comparison.prompt.excerpt}"):
                 verdict = await judge.protocol.judge(showing, ask)
                 if verdict.p is not None and len(verdict.p) != len(shown):
                     raise ValueError(f"a verdict of {len(verdict.p)} numbers on {len(shown)} replies")
@@ -238,6 +318,11 @@ class JudgeLabels:
             retryable=retryable,
             reply_keys=tuple(key for key in keys if key),
         )
+
+
+def _first_order(comparison: Comparison) -> tuple[Response, ...]:
+    """The order that is shown first, or alone: drawn by the comparison's content."""
+    return comparison.responses if uniform("order", comparison.id) < 0.5 else tuple(reversed(comparison.responses))
 
 
 def draw_principle(principles: tuple[Principle, ...], comparison_id: str, seed: int) -> Principle:

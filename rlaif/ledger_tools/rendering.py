@@ -66,7 +66,9 @@ class Labels:
 
     async def again(self) -> AsyncIterator[list[Judgement]]:
         """The judgements of all comparisons, read again."""
-        async for batch in self.source.label(self.run.batches("comparisons", self.pipeline.shard_rows)):
+        each = self.source.per_comparison() or 1
+        size = max(1, self.pipeline.shard_rows // each)  # as in the run: what is asked may depend on the batch
+        async for batch in self.source.label(self.run.batches("comparisons", size)):
             yield batch
 
 

@@ -25,6 +25,7 @@ from rlaif.errors import ConfigError
 from rlaif.models import Answer, ChatRequest, Headroom, Identity, Notice, Reply
 from rlaif.models.failures import declined, failed, failure, in_words, parsed
 from rlaif.models.pacing import Pace
+from rlaif.models.spending import Price
 from rlaif.models.transports import SHORTEST_SECRET, Address, Received, Transport
 from rlaif.records import Role, canonical_json, digest
 
@@ -66,6 +67,8 @@ class ApiOptions(Pace):
     extra_headers: dict[str, str] = Field(default_factory=dict)  # a value "$NAME" is read from the environment
     leave_out: tuple[Literal["temperature", "top_p", "seed"], ...] = ()  # never sent: the server's own value applies
     prefill: bool = False  # whether the server goes on from a last turn of the assistant's
+    price: Price | None = None  # US dollars for a million tokens; None: as the price tables say
+    tokenizer: str | None = None  # a folder with the model's tokenizer, for plans
 
     @field_validator("base_url")
     @classmethod
@@ -130,7 +133,9 @@ class Route:
         """What a status other than 200 means: a prompt that the provider's filter declined, or a CallFailed."""
         words = declined(received)
         if words is None:
-            raise failure(received, self._address)
+            refusal = failure(received, self._address)
+            refusal.headroom = self._model.headroom(received.headers)
+            raise refusal
         return Answer(Reply(text=in_words(words, self._address), finish_reason="refused"))
 
     async def close(self) -> None:
@@ -167,6 +172,7 @@ class ApiModel:
         self.pace: Pace = options
         endpoints = (Endpoint(base_url=options.base_url, api_key_env=options.api_key_env), *options.endpoints)
         self.routes = tuple(self._route(endpoint) for endpoint in endpoints)
+        self.hosts = tuple(urlsplit(self._base_url(endpoint)).netloc for endpoint in endpoints)
         names = [route.name for route in self.routes]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ConfigError(f"{where}: options.endpoints: {twice} is there twice: give it a weight instead.")
@@ -241,7 +247,7 @@ class ApiModel:
             )
         if any(message.role == "tool" for message in request.messages):
             return "a tool's turn cannot be told without the call that it answers"
-        if not all(map(_sendable, _texts(request))):
+        if not all(_sendable(message.content) for message in request.messages) or not _sendable(request.prefill):
             return "a text holds half a character (a lone surrogate), which JSON cannot carry"
         return self.refusal(request)
 
@@ -251,8 +257,9 @@ class ApiModel:
 
     def upper_bound(self, request: ChatRequest) -> tuple[int, int]:
         """(tokens of the prompt, tokens of the reply) at most: a token is at least one byte of UTF-8."""
-        texts = (*_texts(request), request.json_schema)
-        size = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
+        size = _bytes(request.prefill) + _bytes(request.json_schema)
+        for message in request.messages:
+            size += _bytes(message.content)
         added = PER_MESSAGE * (len(request.messages) + 1) + PER_REQUEST + (PER_SCHEMA if request.json_schema else 0)
         return size + added, 1 if request.options else request.sampling.max_output_tokens
 
@@ -263,8 +270,11 @@ class ApiModel:
 
     # --- addresses and keys -------------------------------------------------------------------------------------------
 
+    def _base_url(self, endpoint: Endpoint) -> str:
+        return self.rooted(endpoint.base_url or self.options.base_url or self.home)
+
     def _route(self, endpoint: Endpoint) -> Route:
-        base_url = self.rooted(endpoint.base_url or self.options.base_url or self.home)
+        base_url = self._base_url(endpoint)
         variable = self.options.api_key_env if endpoint.api_key_env is None else endpoint.api_key_env
         if variable is None:
             variable = "" if on_this_machine(base_url) else self.key_variable
@@ -332,8 +342,8 @@ def on_this_machine(base_url: str) -> bool:
         return False
 
 
-def _texts(request: ChatRequest) -> list[str]:
-    return [*(message.content for message in request.messages), request.prefill]
+def _bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
 def _sendable(text: str) -> bool:

@@ -55,7 +55,7 @@ class PlainRoute:
         except TimeoutError as error:
             raise CallFailed(f"no answer within {timeout_seconds:g} s", retryable=True, fault="lost") from error
         if not isinstance(reply, Reply):
-            raise TypeError(f"expected a Reply, got {type(reply).__name__}")
+            raise TypeError(f"expected 1 Reply, got 1 of {type(reply).__name__}")
         return Answer(reply)
 
 
@@ -366,7 +366,7 @@ class Caller:
             headroom = answer.headroom
             spent = self._answered(lane, call, answer.reply, sent)
         except CallFailed as error:
-            refused = error.fault == "rate_limited"
+            refused, headroom = error.fault == "rate_limited", error.headroom
             spent = self._failed(lane, call, error)
         except CallError as error:
             self._fail(call, error)

@@ -19,10 +19,11 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from rlaif.component import users_code
-from rlaif.errors import CallFailed, CallRefused
+from rlaif.errors import CallFailed, CallRefused, ConfigError
 from rlaif.ledger import Entry, Ledger
 from rlaif.models import BatchModel, ChatRequest, Identity, Model, Reply, request_key
 from rlaif.models.calls import CLAIM_SECONDS, NOT_KEPT, Account, Caller
+from rlaif.models.prices import is_paid
 from rlaif.models.spending import Price, Purse
 from rlaif.records import canonical_json
 
@@ -131,6 +132,8 @@ class Gateway:
         name = model.identity.sha256
         if name not in self._callers:
             account, price = self.account(model.identity), self.prices(model)
+            if self.budget_usd is not None and price is None and is_paid(model):
+                raise ConfigError(f"budget_usd cannot be kept: no price is known of {model.identity.name}.")
             self._callers[name] = Caller(model, self.ledger, self.purse, account, price, self.offline)
         self._caller_of[id(model)] = model, self._callers[name]
         return self._caller_of[id(model)]

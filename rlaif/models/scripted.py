@@ -26,6 +26,7 @@ class ScriptedModel:
     """A CallModel: answers one request at a time, at once."""
 
     pace = Pace(attempts=1)  # a script says the same again
+    free = True
 
     class Options(BaseOptions):
         default: str | None = None  # a table's answer where no row matches; None: the call fails

@@ -7,7 +7,10 @@ count in full, so that no number of restarts exceeds the budget.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
 
 from rlaif.ledger import Ledger
 from rlaif.models import Reply
@@ -16,17 +19,20 @@ MILLION = 1_000_000
 AHEAD = 0.25  # of what is reserved, written down before it is needed, so that few writes serve many calls
 
 
-@dataclass(frozen=True)
-class Price:
+USD = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Rates:
     """US dollars for a million tokens."""
 
-    input: float
-    output: float
-    cached_input: float | None = None  # None: as any other
-    cache_write: float | None = None
+    input: USD
+    output: USD
+    cached_input: USD | None = None  # None: as any other
+    cache_write: USD | None = None
 
-    def cost(self, reply: Reply) -> float:
-        """What a reply cost, in US dollars."""
+    def charge(self, reply: Reply) -> float:
+        """What a reply costs at these rates, in US dollars."""
         plain = reply.prompt_tokens - reply.cached_tokens - reply.cache_written_tokens
         return (
             max(0, plain) * self.input
@@ -35,10 +41,48 @@ class Price:
             + reply.output_tokens * self.output
         ) / MILLION
 
-    def most(self, prompt_tokens: int, output_tokens: int) -> float:
-        """The most that so many tokens can cost, in US dollars."""
+    def plain(self, prompt_tokens: float, output_tokens: float) -> float:
+        """What so many tokens cost at these rates where nothing is cached, in US dollars."""
+        return (prompt_tokens * self.input + output_tokens * self.output) / MILLION
+
+    def dearest(self, prompt_tokens: float, output_tokens: float) -> float:
+        """The most that so many tokens can cost at these rates, in US dollars, however they are cached."""
         dearest = max(self.input, self.cached_input or 0.0, self.cache_write or 0.0)
         return (prompt_tokens * dearest + output_tokens * self.output) / MILLION
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class LongRates(Rates):
+    """What the whole of a request costs whose prompt has more than ``above`` tokens."""
+
+    above: Annotated[int, Field(ge=1)] = Field(kw_only=True)
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Price(Rates):
+    """What a model costs, in US dollars for a million tokens."""
+
+    batch: Annotated[float, Field(gt=0, le=1)] = 1.0  # what a call in a batch costs, as a share of this
+    long: LongRates | None = None
+    cached_from: Annotated[int, Field(ge=1)] | None = None  # tokens of a prefix from which it is cached; None: unknown
+
+    def rates(self, prompt_tokens: float) -> Rates:
+        """The rates of a request with so many prompt tokens."""
+        return self.long if self.long and prompt_tokens > self.long.above else self
+
+    def cost(self, reply: Reply, batch: bool = False) -> float:
+        """What a reply cost, in US dollars."""
+        return self.rates(reply.prompt_tokens).charge(reply) * self._share(batch)
+
+    def most(self, prompt_tokens: int, output_tokens: int, batch: bool = False) -> float:
+        """The most that a request of at most so many tokens can cost, in US dollars."""
+        usd = self.dearest(prompt_tokens, output_tokens)
+        if self.long and prompt_tokens > self.long.above:
+            usd = max(usd, self.long.dearest(prompt_tokens, output_tokens))
+        return usd * self._share(batch)
+
+    def _share(self, batch: bool) -> float:
+        return self.batch if batch else 1.0
 
 
 class Purse:

@@ -13,7 +13,10 @@ import orjson
 import pytest
 from aiohttp import web
 
+from rlaif.catalogue import Catalogue
 from rlaif.config import Sampling
+from rlaif.judging import ProtocolContext, Question, Showing
+from rlaif.judging.pairwise_logprobs import PairwiseLogprobs
 from rlaif.mock import MockOptions, MockServer, start
 from rlaif.models import Answer, ChatRequest
 from rlaif.models.api import ApiModel
@@ -56,6 +59,7 @@ COMMON: dict[str, tuple[ChatRequest, dict[str, Any], dict[str, Any]]] = {
     "prefill": (judged(LETTER, prefill="The better reply is"), {"prefill": True}, {"prefill": True, "lenient": True}),
     "headers": (request(), {"extra_headers": {"X-Team": "red", "X-Secret-Token": "$TEAM_TOKEN"}}, {}),
     "another scheme": (request(), {"api_key_env": "", "extra_headers": {"Authorization": "$AN_AUTHORIZATION"}}, {}),
+    "an organisation": (request(), {"extra_headers": {"OpenAI-Organization": "org-named"}}, {}),
     "awkward text": (request('"quoted" \\ \x00\u2028 \U0001f469\u200d\U0001f52c é\r\n{{x}}'), {}, {}),
     "cut off": (request(sampling=GREEDY.model_copy(update={"max_output_tokens": 3})), {}, {}),
     "long": (request("word " * 20_000), {}, {}),
@@ -94,6 +98,7 @@ CASES: dict[str, dict[str, tuple[ChatRequest, dict[str, Any], dict[str, Any]]]] 
 @pytest.fixture(autouse=True)
 def token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEAM_TOKEN", "t-0123456789")
+    monkeypatch.setenv("OPENAI_ORG_ID", "an organisation that nobody named in a recipe")
     monkeypatch.setenv("AN_AUTHORIZATION", "Bearer sk-from-elsewhere")
 
 
@@ -108,7 +113,7 @@ async def last_request(server: MockServer) -> dict[str, Any]:
     """The last request as the server saw it, less what differs between two runs and what a client says of itself."""
     async with aiohttp.ClientSession() as session, session.get(f"{server.url}/_mock/requests?last=1") as response:
         (seen,) = await response.json()
-    kept = ("content-type", "anthropic-version", "x-team")
+    kept = ("content-type", "anthropic-version", "x-team", "openai-organization", "openai-project")
     headers = {name: seen["headers"].get(name) for name in kept}
     return {
         "method": seen["method"],
@@ -150,10 +155,27 @@ def test_no_key_is_sent_where_none_is_wanted() -> None:
             assert (failure.fault, str(failure)[:8]) == ("barred", "HTTP 401")
 
 
-def test_a_judge_reads_the_same_verdict_with_and_without_log_probabilities() -> None:
-    (_, fast), _ = asked_by_both("openai", *CASES["openai"]["options"])
-    assert {token for token, _ in fast.reply.logprobs} >= {"A", " A", "B", " B"}
-    assert fast.reply.text.strip() == "A"
+def test_log_probabilities_are_read_by_the_judge_that_reads_those_of_local_models(working_folder: Path) -> None:
+    context = ProtocolContext("here", Catalogue(working_folder), True, "", Sampling())
+    judge = PairwiseLogprobs(PairwiseLogprobs.Options(), context)
+    prompt = make.prompt("Say hello.")
+    shown = tuple(make.response(prompt, text) for text in ("quality=0.9", "quality=0.1"))
+    showing = Showing(prompt, shown, None, "Be kind.", "0123456789abcdef")
+
+    async def test(running: MockServer, asked: ApiModel) -> Any:
+        async def ask(question: Question) -> Any:
+            fields = question.model_dump(exclude={"messages"})
+            what = ChatRequest(messages=question.messages, sampling=GREEDY, **fields)
+            assert asked.objection(what) is None
+            return (await asked.routes[0].complete(what, 20.0)).reply
+
+        return await judge.judge(showing, ask)
+
+    server = {"prefill": True, "lenient": True, "skill": 1.0}
+    fast, sdk = (on_mock("openai", test, server, transport=way, prefill=True) for way in TRANSPORTS)
+    assert fast == sdk
+    assert fast.p[0] > 0.9
+    assert fast.option_mass > 0.9
 
 
 def test_a_cached_prompt_is_counted_in_all_and_in_part() -> None:

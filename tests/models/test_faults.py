@@ -117,6 +117,18 @@ def test_all_faults_of_the_mock_server_are_here() -> None:
 
 @BOTH
 @EITHER
+@pytest.mark.parametrize("name", ["429", "500", "reset"])
+def test_a_call_that_fails_was_put_once(name: str, provider: str, transport: str) -> None:
+    async def test(server: MockServer, asked: ApiModel) -> int:
+        await called(asked, request())
+        requests: int = server.stats()["requests"]
+        return requests
+
+    assert on_mock(provider, test, {"fault": (f"{name}=1",), "retry_after": 0.0}, transport=transport) == 1
+
+
+@BOTH
+@EITHER
 def test_an_expired_key_is_barred(provider: str, transport: str) -> None:
     found = on_mock_once(provider, request(), {"key_expires_after": 0}, transport=transport)
     assert isinstance(found, CallFailed)
@@ -185,6 +197,13 @@ def test_statuses_and_bodies(status: int, body: Any, fault: str, provider: str, 
     assert isinstance(found, CallFailed), found
     assert found.fault == fault
     assert found.retryable == (fault not in ("barred", "invalid"))
+
+
+@BOTH
+@EITHER
+def test_an_error_in_place_of_a_reply_is_told_in_its_own_words(provider: str, transport: str) -> None:
+    found = answered(provider, says(200, error("upstream is down")), request(), transport=transport)
+    assert str(found) == "HTTP 200: upstream is down"
 
 
 @BOTH

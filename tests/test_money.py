@@ -1,0 +1,195 @@
+"""A budget holds from the command line to the provider's bill, whatever happens to calls on their way."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlaif.catalogue import Catalogue
+from rlaif.component import Place
+from rlaif.config import Principle
+from rlaif.errors import CallFailed
+from rlaif.labels import LabelContext
+from rlaif.labels.judges import JudgeLabels
+from rlaif.ledger import Ledger
+from rlaif.mock import MockOptions, start
+from rlaif.models.gateway import Gateway
+from rlaif.models.scripted import ScriptedModel
+from rlaif.models.spending import Price
+from rlaif.store import RunFolder
+from tests import make
+from tests.runs import rlaif
+from tests.tiny import write_jsonl
+
+PRICE = Price(1.0, 10.0, cached_input=0.25)
+ROWS = 60  # comparisons, of 120 showings
+FAULTS = ("reset=0.05", "reset-mid=0.03", "slow=0.03", "truncated=0.03", "500=0.05", "429-bare=0.02", "empty=0.02")
+
+
+def pairs(path: Path, rows: int = ROWS) -> None:
+    write_jsonl(
+        path,
+        [{"prompt": f"Question {i}?", "response_a": f"Yes {i}.", "response_b": f"No {i}, no."} for i in range(rows)],
+    )
+
+
+@contextmanager
+def serving(**options: Any) -> Iterator[Any]:
+    with start(MockOptions(**options)) as server:
+        yield server
+
+
+def billed(server: Any) -> float:
+    """US dollars that a provider would ask for, replies that were lost on the way included."""
+    tokens = server.stats()["billed"]
+    plain = tokens["prompt"] - tokens["cached"] - tokens["cache_write"]
+    read = PRICE.cached_input or 0.0
+    return float(plain * PRICE.input + tokens["cached"] * read + tokens["completion"] * PRICE.output) / 1e6
+
+
+def judge(folder: Path, url: str, *settings: str, name: str = "compare-text", **options: Any) -> str:
+    given = {"input": PRICE.input, "output": PRICE.output, "cached_input": PRICE.cached_input}
+    model = {
+        "provider": "openai",
+        "model": "mock-judge",
+        "options": {"base_url": f"{url}/v1", "price": given, **options},
+    }
+    every = [f"models.judge={model}".replace("'", '"'), *settings]
+    (folder / "log").unlink(missing_ok=True)
+    return rlaif(folder, "judge", name, "pairs.jsonl", "--out", "out", *(part for s in every for part in ("--set", s)))
+
+
+def spent(printed: str) -> float:
+    (found,) = re.findall(r"budget: ([\d.]+) of", printed)
+    return float(found)
+
+
+def outcomes(folder: Path) -> dict[str, int]:
+    rows = list(RunFolder(folder / "out", lambda line: None).read("judgements"))
+    return {outcome: sum(row.outcome == outcome for row in rows) for outcome in {row.outcome for row in rows}}
+
+
+@pytest.mark.parametrize("in_flight", [1, 64, 256])
+def test_a_budget_is_never_exceeded_whatever_happens_to_calls(in_flight: int, working_folder: Path) -> None:
+    """Half of what all calls cost on a clean server; resets, hangs and half replies are billed, and counted in full."""
+    pairs(working_folder / "pairs.jsonl")
+    with serving(fault=FAULTS, fault_seconds=5.0, seed=in_flight) as server:
+        budget = 0.05
+        printed = judge(
+            working_folder, server.url, f"budget_usd={budget}", max_in_flight=in_flight, timeout_seconds=0.5, attempts=8
+        )
+        bill = billed(server)
+    found = outcomes(working_folder)
+    assert 0 < bill <= spent(printed) + 5e-5 <= budget + 1e-4  # what is printed is rounded
+    assert found["over budget"] > 0
+    assert found["ranked"] > 0
+    assert sum(found.values()) == 2 * ROWS
+
+
+def test_a_budget_holds_over_runs_of_one_folder_and_is_used_when_it_grows(working_folder: Path) -> None:
+    pairs(working_folder / "pairs.jsonl")
+    with serving() as server:
+        first = judge(working_folder, server.url, "budget_usd=0.02")
+        bill = billed(server)
+        assert bill <= 0.02
+        judge(working_folder, server.url, "budget_usd=0.02")
+        assert billed(server) <= 0.02
+        last = judge(working_folder, server.url, "budget_usd=1")
+        assert spent(first) < spent(last) == pytest.approx(billed(server), abs=1e-4)
+    assert outcomes(working_folder) == {"ranked": 2 * ROWS}
+
+
+def test_replies_that_cannot_be_read_are_paid_and_counted(working_folder: Path) -> None:
+    pairs(working_folder / "pairs.jsonl", rows=5)
+    with serving(fault=("neither=1",)) as server:
+        printed = judge(working_folder, server.url, "budget_usd=1", "failure_tolerance=1")
+        assert spent(printed) == pytest.approx(billed(server), abs=1e-4)
+    assert outcomes(working_folder) == {"unreadable": 10}
+    with sqlite3.connect(working_folder / ".rlaif" / "ledger.sqlite") as ledger:
+        costs = [cost for (cost,) in ledger.execute("SELECT cost_usd FROM replies")]
+    assert len(costs) == 10
+    assert all(cost > 0 for cost in costs)
+
+
+def test_tokens_from_the_providers_cache_cost_less(working_folder: Path) -> None:
+    """The mock caches prefixes from 64 tokens on; instructions and principle come first, so that they are found."""
+    pairs(working_folder / "pairs.jsonl", rows=20)
+    with serving(cache_minimum=64) as server:
+        printed = judge(working_folder, server.url, "budget_usd=1", "constitution=harmless-helpful", max_in_flight=1)
+        tokens = server.stats()["billed"]
+        assert tokens["cached"] > 0.1 * tokens["prompt"]
+        assert spent(printed) == pytest.approx(billed(server), abs=1e-4)
+
+
+# --- the stable prefix ------------------------------------------------------------------------------------------------
+
+FOR_APIS = ("compare-api", "compare-logprobs-api", "compare-text", "compare-votes", "instruction-text")
+
+
+def test_those_are_the_shipped_judges_that_ask_a_model_behind_an_api() -> None:
+    catalogue = Catalogue()
+    asking = {n for n in catalogue.names("judge") if catalogue.find("judge", n, where="x").yaml()["model_role"]}
+    assert asking == {*FOR_APIS, "compare-local"}
+
+
+@pytest.mark.parametrize("name", FOR_APIS)
+def test_instructions_and_principle_come_first_and_are_the_same_for_all_comparisons(name: str) -> None:
+    requests = []
+    principle = Principle(id="kind", text="Prefer the reply that is kinder to the asker.")
+    source = labels(name)
+    (opened,) = source.judges
+    for question in ("How do magnets work?", "Is water wet?"):
+        of = make.comparison("Well.", "It is complicated.", question=question)
+        for shown in source.orders(opened, of):
+            requests += rendered(source, of, principle, shown)
+    first = requests[0].messages
+    assert len({request.messages[:-1] for request in requests}) == 1
+    assert len({request.messages[-1] for request in requests}) == 4  # two comparisons in two orders
+    assert opened.rubric in first[0].content
+    assert principle.text in first[0].content
+    for request in requests:
+        assert opened.rubric not in request.messages[-1].content
+        assert principle.text not in request.messages[-1].content
+
+
+def labels(name: str) -> JudgeLabels:
+    script = ScriptedModel(f"{__name__}:answer", ScriptedModel.Options(), where="x", notice=print)
+    context = LabelContext(
+        where=Place("recipe.yaml"),
+        catalogue=Catalogue(),
+        gateway=Gateway(Ledger(Path("ledger.sqlite"))),
+        models={"judge": script},
+        constitution=None,
+        pairs=None,
+        split="train",
+        limit=None,
+        secret=b"a secret",
+        seed=0,
+    )
+    return JudgeLabels(JudgeLabels.Options(judges=(name,)), context)
+
+
+def answer(request: Any) -> str:
+    return "A"
+
+
+def rendered(source: JudgeLabels, of: Any, principle: Principle, shown: Any) -> list[Any]:
+    """The first request of a showing."""
+    (opened,) = source.judges
+    showing = source.showing(opened, of, principle, shown)
+    found: list[Any] = []
+
+    async def ask(question: Any) -> Any:
+        found.append(opened.request(question, 0, showing.fence))
+        raise CallFailed("only looked at")
+
+    with pytest.raises(CallFailed):
+        asyncio.run(opened.protocol.judge(showing, ask))
+    return found[:1]
