@@ -186,6 +186,12 @@ class ApiModel:
             options["extra_headers"] = digest(options["extra_headers"])
         return [("endpoint", self.base_url), ("model", self.model), *self.facts(), ("options", canonical_json(options))]
 
+    @classmethod
+    def without_keys(cls, options: dict[str, Any]) -> dict[str, Any]:
+        """Options of the same model, its identity too, that read no key from the environment: it cannot be asked."""
+        kept = {name: value for name, value in options.items() if name not in ("endpoints", "transport")}
+        return {**kept, "api_key_env": ""}
+
     # --- what a provider says for itself ------------------------------------------------------------------------------
 
     def facts(self) -> list[tuple[str, str]]:

@@ -27,6 +27,7 @@ LONGEST_DELAY = 30.0  # before a call is tried again, where the provider names n
 LONGEST_RETRY_AFTER = 300.0
 OUTAGE = ("overloaded", "unreachable", "lost", "garbled")
 MAYBE_BILLED = ("lost", "garbled")
+NOT_KEPT = "its reply is not in the ledger"  # the reason where nothing may be asked
 
 
 class Route(Protocol):
@@ -65,6 +66,7 @@ class Account:
     asked: int = 0  # requests that went to the model, however often each was tried
     from_ledger: int = 0
     failed: int = 0
+    missing: int = 0  # that were not in the ledger, where nothing may be asked
     prompt_tokens: int = 0
     output_tokens: int = 0
     cached_tokens: int = 0
@@ -82,6 +84,8 @@ class Account:
             f"{self.asked:,} asked, {self.from_ledger:,} from the ledger, {self.failed:,} failed, "
             f"{self.prompt_tokens:,} + {self.output_tokens:,} tokens, {self.seconds:.1f} s{rate}"
         ]
+        if self.missing:
+            parts.append(f"{self.missing:,} not in the ledger")
         if self.cached_tokens:
             parts.append(f"{self.cached_tokens:,} tokens read from the provider's cache")
         if self.most_in_flight:
@@ -193,11 +197,12 @@ class Caller:
             if entry := stored.get(call.key):
                 self.account.from_ledger += 1
                 self._finish(call, entry)
-            elif self.offline:
-                self._end(call, CallFailed("its reply is not in the ledger"))
             elif objection := self._objection(call.request):
                 self.account.failed += 1
                 self._end(call, CallFailed(objection))
+            elif self.offline:
+                self.account.missing += 1
+                self._end(call, CallFailed(NOT_KEPT, retryable=True))
             else:
                 missing.append(call)
         claimed = self.ledger.claim_each([call.key for call in missing], CLAIM_SECONDS) if missing else set()
