@@ -184,7 +184,7 @@ def build(
     selector = open_selector(pipeline.comparisons, samples, where)
     ledger_path = catalogue.folder / pipeline.ledger
     secret = project_secret(ledger_path.parent)
-    gateway = Gateway(Ledger(ledger_path), budget_usd=pipeline.budget_usd, prices=prices.of)
+    gateway = Gateway(Ledger(ledger_path), budget_usd=pipeline.budget_usd, prices=prices.of, notice=watcher.notice)
     context = label_context(pipeline, where, catalogue, gateway, models, secret, watcher)
     labels = open_labels(pipeline, context, where) if pipeline.labels else None
     reward_options: Any = None

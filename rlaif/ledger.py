@@ -19,7 +19,7 @@ import platform
 import sqlite3
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +60,24 @@ CREATE TABLE IF NOT EXISTS purses (
     open_usd REAL NOT NULL,       -- the most that calls in flight can cost
     pruned_usd REAL NOT NULL DEFAULT 0  -- of what was spent, for replies that were deleted since
 );
+CREATE TABLE IF NOT EXISTS jobs (  -- of the providers' batch APIs
+    job TEXT PRIMARY KEY,         -- our name for it, sent along where the provider keeps it
+    model TEXT NOT NULL,          -- the identity's hash
+    endpoint TEXT NOT NULL,       -- the route it was submitted through, as people may see it
+    name TEXT,                    -- the provider's name; NULL: not known whether the provider has accepted it
+    lines INTEGER NOT NULL,       -- requests in it
+    created REAL NOT NULL,        -- Unix time, just before it was submitted
+    run TEXT NOT NULL,            -- who pays
+    ended REAL                    -- Unix time; NULL: open
+);
+CREATE TABLE IF NOT EXISTS job_lines (  -- requests that an open job has not answered yet
+    key TEXT PRIMARY KEY,
+    job TEXT NOT NULL,
+    context TEXT NOT NULL,
+    reading TEXT NOT NULL,        -- what reading the reply needs of the request
+    most_usd REAL NOT NULL        -- set aside for it
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS lines_of_jobs ON job_lines (job);
 """
 TOGETHER_SECONDS = 0.002  # a transaction costs as much as some ten replies
 MIGRATIONS = {  # by the format they start from
@@ -89,6 +107,7 @@ ENTRIES = (  # what ``entry_of`` reads
 )
 ASKER = '{"asker":'  # how the context begins of a reply whose asker has others too
 _decode = json.JSONDecoder().raw_decode
+JOB_COLUMNS = "job, model, endpoint, lines, created, run, name"
 
 
 @dataclass(frozen=True)
@@ -104,6 +123,29 @@ class Entry:
     attempts: int = 1
     created: float = 0.0
     run: str = ""
+
+
+@dataclass(frozen=True)
+class JobRow:
+    """A job at a provider, as far as it is recorded."""
+
+    job: str
+    model: str  # the identity's hash
+    endpoint: str
+    lines: int
+    created: float  # Unix time
+    run: str
+    name: str | None = None  # the provider's; None: not known whether it has accepted the job
+
+
+@dataclass(frozen=True)
+class JobLine:
+    """A request in a job."""
+
+    key: str
+    context: str
+    reading: str
+    most_usd: float
 
 
 def packed(key: str) -> bytes | str:
@@ -215,6 +257,12 @@ class Ledger:
 
     def put(self, entries: Sequence[Entry]) -> list[Entry]:
         """Commit all in one transaction. Returns what is stored: where a key was there already, the older entry."""
+        with self._transaction():
+            new = self._store(entries)
+        return self._stored(entries, new)
+
+    def _store(self, entries: Sequence[Entry]) -> int:
+        """Within a transaction: keep what is new of ``entries``, count what they cost, free their keys; how many are new."""
         now = time.time()
         contexts = [_split(entry.context) for entry in entries]
         askers = [(entry.model, entry.run, who) for entry, (who, _) in zip(entries, contexts, strict=True)]
@@ -223,28 +271,30 @@ class Ledger:
         for entry in entries:
             if entry.run and entry.cost_usd:
                 spent[entry.run] = spent.get(entry.run, 0.0) + entry.cost_usd
-        with self._transaction():
-            ids = self._asker_ids(askers)
-            rows = (
-                (
-                    packed(entry.key),
-                    ids[asker],
-                    about,
-                    reply,
-                    entry.reply.prompt_tokens,
-                    entry.reply.output_tokens,
-                    entry.cost_usd,
-                    entry.seconds,
-                    entry.attempts,
-                    entry.created or now,
-                )
-                for entry, asker, (_, about), reply in zip(entries, askers, contexts, replies, strict=True)
+        ids = self._asker_ids(askers)
+        rows = (
+            (
+                packed(entry.key),
+                ids[asker],
+                about,
+                reply,
+                entry.reply.prompt_tokens,
+                entry.reply.output_tokens,
+                entry.cost_usd,
+                entry.seconds,
+                entry.attempts,
+                entry.created or now,
             )
-            new = self._db.executemany("INSERT OR IGNORE INTO replies VALUES (?,?,?,?,?,?,?,?,?,?)", rows).rowcount
-            self._db.executemany("DELETE FROM claims WHERE key = ?", [(entry.key,) for entry in entries])
-            for run, usd in spent.items():
-                self._db.execute("UPDATE purses SET spent_usd = spent_usd + ? WHERE run = ?", (usd, run))
-        self._askers = ids  # committed, so that they hold
+            for entry, asker, (_, about), reply in zip(entries, askers, contexts, replies, strict=True)
+        )
+        new = self._db.executemany("INSERT OR IGNORE INTO replies VALUES (?,?,?,?,?,?,?,?,?,?)", rows).rowcount
+        self._db.executemany("DELETE FROM claims WHERE key = ?", [(entry.key,) for entry in entries])
+        for run, usd in spent.items():
+            self._db.execute("UPDATE purses SET spent_usd = spent_usd + ? WHERE run = ?", (usd, run))
+        return new
+
+    def _stored(self, entries: Sequence[Entry], new: int) -> list[Entry]:
+        """What is stored under the keys of ``entries``, of which ``new`` were not there before."""
         if new == len(entries):
             return list(entries)
         stored = self.get(entry.key for entry in entries)
@@ -252,15 +302,12 @@ class Ledger:
 
     def _asker_ids(self, wanted: Iterable[tuple[str, str, str]]) -> dict[tuple[str, str, str], int]:
         """The ids of all askers known, those of ``wanted`` among them."""
-        if all(asker in self._askers for asker in wanted):
-            return self._askers
-        ids = dict(self._askers)
         for asker in wanted:
-            if asker not in ids:
+            if asker not in self._askers:
                 self._db.execute("INSERT OR IGNORE INTO askers (model, run, who) VALUES (?,?,?)", asker)
                 row = self._db.execute("SELECT id FROM askers WHERE model = ? AND run = ? AND who = ?", asker)
-                ids[asker] = row.fetchone()[0]
-        return ids
+                self._askers[asker] = row.fetchone()[0]
+        return self._askers
 
     def record(self, entry: Entry, done: asyncio.Future[Entry] | None = None) -> asyncio.Future[Entry]:
         """Commit together with everything else that arrives in this tick of the event loop, or within a moment. ``done``, or a future made
@@ -361,6 +408,89 @@ class Ledger:
         with self._transaction():
             self._db.execute("UPDATE purses SET lost_usd = lost_usd + ? WHERE run = ?", (usd, run))
 
+    # --- jobs ---------------------------------------------------------------------------------------------------------
+
+    def open_job(self, row: JobRow, lines: Sequence[JobLine]) -> None:
+        """Write down that a job is about to be submitted, and claim it: from here on its requests are asked by it alone."""
+        with self._transaction():
+            values = (row.job, row.model, row.endpoint, row.name, row.lines, row.created, row.run)
+            self._db.execute("INSERT INTO jobs VALUES (?,?,?,?,?,?,?,NULL)", values)
+            rows = [(line.key, row.job, line.context, line.reading, line.most_usd) for line in lines]
+            self._db.executemany("INSERT INTO job_lines VALUES (?,?,?,?,?)", rows)
+            self._db.execute("INSERT OR REPLACE INTO claims VALUES (?,?)", (row.job, self.owner))
+
+    def name_job(self, job: str, name: str) -> None:
+        """The provider has accepted a job and calls it so."""
+        with self._transaction():
+            self._db.execute("UPDATE jobs SET name = ? WHERE job = ?", (name, job))
+
+    def take_jobs(self, model: str, seconds: float, but: Container[str] = ()) -> list[JobRow]:
+        """The open jobs of a model that no process sees to: they and their requests are claimed for this one."""
+        mine = "job NOT IN (SELECT key FROM claims WHERE owner = ?)"
+        open_jobs = f"SELECT {JOB_COLUMNS} FROM jobs WHERE model = ? AND ended IS NULL AND {mine} ORDER BY created"
+        if not self._db.execute(open_jobs, (model, self.owner)).fetchone():
+            return []
+        with self._transaction():
+            rows = [JobRow(*row) for row in self._db.execute(open_jobs, (model, self.owner)).fetchall()]
+            rows = [row for row in rows if row.job not in but]
+            elsewhere = self._claimed_elsewhere([row.job for row in rows])
+            taken = [row for row in rows if row.job not in elsewhere]
+            for row in taken:
+                self._claim((row.job, *self.job_keys(row.job)), seconds)
+        return taken
+
+    def in_jobs(self, keys: Sequence[str]) -> dict[str, str]:
+        """The job of each of ``keys`` that is in an open one, whoever sees to it."""
+        found: dict[str, str] = {}
+        if not self._db.execute("SELECT 1 FROM job_lines LIMIT 1").fetchone():
+            return found
+        for start in range(0, len(keys), 500):
+            part = keys[start : start + 500]
+            marks = ",".join("?" * len(part))
+            found.update(self._db.execute(f"SELECT key, job FROM job_lines WHERE key IN ({marks})", part))
+        return found
+
+    def job_keys(self, job: str) -> list[str]:
+        """The requests that a job has not answered yet."""
+        return [row[0] for row in self._db.execute("SELECT key FROM job_lines WHERE job = ?", (job,))]
+
+    def job_lines(self, job: str, keys: Sequence[str]) -> dict[str, JobLine]:
+        """Those of ``keys``, at most some hundred, that a job has not answered yet."""
+        marks = ",".join("?" * len(keys))
+        wanted = f"SELECT key, context, reading, most_usd FROM job_lines WHERE job = ? AND key IN ({marks})"
+        return {row[0]: JobLine(*row) for row in self._db.execute(wanted, (job, *keys))}
+
+    def job_names(self) -> set[str]:
+        """What the providers call the jobs that are recorded."""
+        return {row[0] for row in self._db.execute("SELECT name FROM jobs WHERE name IS NOT NULL")}
+
+    def merge(self, row: JobRow, entries: Sequence[Entry], unanswered: Sequence[str], lost_usd: float) -> list[Entry]:
+        """Commit some of what a job brought: replies, requests that it left unanswered, and what those may have cost.
+        Returns what is stored."""
+        with self._transaction():
+            new = self._store(entries)
+            done = [(key, row.job) for key in (*(entry.key for entry in entries), *unanswered)]
+            self._db.executemany("DELETE FROM job_lines WHERE key = ? AND job = ?", done)
+            if lost_usd:
+                self._db.execute("UPDATE purses SET lost_usd = lost_usd + ? WHERE run = ?", (lost_usd, row.run))
+        return self._stored(entries, new)
+
+    def end_job(self, row: JobRow) -> None:
+        """A job is over, or never was; what it has not answered is free."""
+        with self._transaction():
+            self._db.execute("DELETE FROM job_lines WHERE job = ?", (row.job,))
+            self._db.execute("UPDATE jobs SET ended = ? WHERE job = ?", (time.time(), row.job))
+            self._db.execute("DELETE FROM claims WHERE key = ?", (row.job,))
+
+    def job_usd(self, job: str) -> float:
+        """The most that what a job has not answered yet can cost."""
+        return float(self._db.execute("SELECT total(most_usd) FROM job_lines WHERE job = ?", (job,)).fetchone()[0])
+
+    def jobs_usd(self, run: str) -> float:
+        """The most that the requests of ``run`` in open jobs can cost."""
+        wanted = "SELECT total(most_usd) FROM job_lines JOIN jobs USING (job) WHERE run = ?"
+        return float(self._db.execute(wanted, (run,)).fetchone()[0])
+
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         try:
@@ -369,6 +499,7 @@ class Ledger:
                 yield
                 self._db.execute("COMMIT")
             except BaseException:
+                self._askers.clear()  # the rows of some may not be kept
                 if self._db.in_transaction:  # SQLite may have rolled back by itself, on a full disk for instance
                     self._db.execute("ROLLBACK")
                 raise

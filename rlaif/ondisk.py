@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import pickle
 import sqlite3
-from collections.abc import Iterable, Sequence
-from typing import Any
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
 
 CACHE_KIB = 32_768
 
@@ -45,6 +49,21 @@ class Lists:
             ):
                 found[json.loads(name)].append(json.loads(item))
         return found
+
+
+class Kept(Generic[T]):
+    """A list of whatever can be pickled, which may be gone through again and again."""
+
+    def __init__(self) -> None:
+        self._db = _temporary("CREATE TABLE kept (item BLOB NOT NULL)")
+
+    def add(self, item: T) -> None:
+        self._db.execute("INSERT INTO kept VALUES (?)", (zlib.compress(pickle.dumps(item), 1),))
+
+    def __iter__(self) -> Iterator[T]:
+        for (data,) in self._db.execute("SELECT item FROM kept ORDER BY rowid"):
+            item: T = pickle.loads(zlib.decompress(data))
+            yield item
 
 
 def _temporary(table: str) -> sqlite3.Connection:

@@ -10,7 +10,7 @@ from typing import Any
 from rlaif.config import Sampling
 from rlaif.errors import CallError, DataError
 from rlaif.models import ChatRequest, Identity, Reply, sampling_text
-from rlaif.models.gateway import Gateway, depth, gather_all, in_order
+from rlaif.models.gateway import Gateway, gather_all
 from rlaif.ondisk import Seen
 from rlaif.pairs import Pair
 from rlaif.records import Comparison, Exclusion, Message, Prompt, Record, Response, digest
@@ -36,7 +36,7 @@ class Sampler:
                 for index in range(self.samples)
             )
 
-        async for records in in_order(batches, sample, depth(self.models.values())):
+        async for records in self.gateway.in_order(self.models.values(), batches, sample):
             yield list(records)
 
     async def one(self, role: str, model: Any, prompt: Prompt, index: int) -> Response | Exclusion:

@@ -20,7 +20,8 @@ from rlaif.judging import PROTOCOLS, JudgeProtocol, ProtocolContext, Question, S
 from rlaif.labels import LabelContext, second_order
 from rlaif.labels.second_order import First, Offset, SecondOrder
 from rlaif.models import ChatRequest, Reply, separates_turns
-from rlaif.models.gateway import depth, gather_all, in_order
+from rlaif.models.gateway import gather_all
+from rlaif.models.jobs import ANNOUNCING
 from rlaif.prompting import fence_for
 from rlaif.records import Comparison, Judgement, Outcome, Response, digest, uniform
 
@@ -180,7 +181,7 @@ class JudgeLabels:
                 yield comparisons
 
         models = [judge.model for judge in self.judges if judge.model]
-        async for judgements in in_order(rehearsed(), self._judge_all, depth(models)):
+        async for judgements in self.context.gateway.in_order(models, rehearsed(), self._judge_all):
             yield judgements
 
     async def _judge_all(self, comparisons: list[Comparison]) -> list[Judgement]:
@@ -220,10 +221,11 @@ class JudgeLabels:
         flips, known = second_order.changed([firsts[i] for i in looked], [seconds[i] for i in looked], margin)
         if flips > second_order.MOST_CHANGED * known:
             seconds |= await seconds_of([i for i in places if i not in seconds])
-            self.context.notice(
-                f"second order: of {known} audited labels that the first order settled, the second changed {flips}: it is "
-                f"asked for the whole batch of {len(comparisons)} comparisons."
-            )
+            if not ANNOUNCING.get():
+                self.context.notice(
+                    f"second order: of {known} audited labels that the first order settled, the second changed {flips}: it "
+                    f"is asked for the whole batch of {len(comparisons)} comparisons."
+                )
         return [
             judgement
             for i, (_, c, _) in enumerate(asked)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import orjson
 from pydantic import Field
@@ -17,6 +17,9 @@ from rlaif.models.api import ApiModel, ApiOptions, asked_in_vain, no_such_settin
 from rlaif.models.failures import failed, whole
 from rlaif.models.transports import Address, Transport
 from rlaif.records import Role
+
+if TYPE_CHECKING:
+    from rlaif.models.job_http import JobApi
 
 HOME = "https://api.anthropic.com"
 WITHOUT_SAMPLING = "2026-10-21"  # the API version from which temperature, top_p and top_k are refused
@@ -177,6 +180,11 @@ class AnthropicModel(ApiModel):
         from rlaif.models.sdk import AnthropicSdk
 
         return AnthropicSdk(address)
+
+    def jobs(self) -> JobApi:
+        from rlaif.models.anthropic_jobs import AnthropicJobs
+
+        return AnthropicJobs(self.job_http())
 
     def body(self, request: ChatRequest) -> dict[str, Any]:
         return message_body(request, self.model, self.options)

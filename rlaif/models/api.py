@@ -14,7 +14,7 @@ import ipaddress
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 import orjson
@@ -24,10 +24,13 @@ from rlaif.component import Options as BaseOptions
 from rlaif.errors import ConfigError
 from rlaif.models import Answer, ChatRequest, Headroom, Identity, Notice, Reply
 from rlaif.models.failures import declined, failed, failure, in_words, parsed
-from rlaif.models.pacing import Pace
+from rlaif.models.pacing import InJobs, Pace
 from rlaif.models.spending import Price
 from rlaif.models.transports import SHORTEST_SECRET, Address, Received, Transport
 from rlaif.records import Role, canonical_json, digest
+
+if TYPE_CHECKING:
+    from rlaif.models.job_http import JobApi, JobHttp
 
 NO_KEY = "none"  # what a server on this machine is sent in place of a key; some insist on one, any will do
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -60,6 +63,7 @@ class ApiOptions(Pace):
     written: ClassVar[frozenset[str]] = frozenset()  # fields of a body that requests decide about
 
     transport: Literal["fast", "sdk"] = "fast"
+    batch: InJobs | None = None  # true: as by default
     base_url: str | None = None  # None: the provider's own
     api_key_env: str | None = None  # None: the provider's usual variable, and no key on this machine; "": no key
     endpoints: tuple[Endpoint, ...] = ()
@@ -74,6 +78,11 @@ class ApiOptions(Pace):
     @classmethod
     def _address(cls, value: str | None) -> str | None:
         return None if value is None else sound_url(value)
+
+    @field_validator("batch", mode="before")
+    @classmethod
+    def _batch(cls, value: Any) -> Any:
+        return {} if value is True else None if value is False else value
 
     @field_validator("extra_body")
     @classmethod
@@ -116,27 +125,30 @@ class Route:
 
     def __init__(self, name: str, weight: float, model: ApiModel, address: Address, transport: Transport) -> None:
         self.name, self.weight = name, weight
-        self._model, self._address, self._transport = model, address, transport
+        self._model, self.address, self._transport = model, address, transport
 
     async def complete(self, request: ChatRequest, timeout_seconds: float) -> Answer:
         """One call. Raises CallFailed with its fault."""
+        return self.read(await self._transport.send(self._model.body(request), timeout_seconds), request)
+
+    def read(self, received: Received, request: ChatRequest) -> Answer:
+        """What an answer means. Raises CallFailed with its fault."""
         model = self._model
-        received = await self._transport.send(model.body(request), timeout_seconds)
         if received.status != 200:
             return self._refused(received)
         value = parsed(received)
         if value.get("error"):
-            raise failure(received, self._address)
+            raise failure(received, self.address)
         return Answer(readable(model.reply, value, request), model.headroom(received.headers))
 
     def _refused(self, received: Received) -> Answer:
         """What a status other than 200 means: a prompt that the provider's filter declined, or a CallFailed."""
         words = declined(received)
         if words is None:
-            refusal = failure(received, self._address)
+            refusal = failure(received, self.address)
             refusal.headroom = self._model.headroom(received.headers)
             raise refusal
-        return Answer(Reply(text=in_words(words, self._address), finish_reason="refused"))
+        return Answer(Reply(text=in_words(words, self.address), finish_reason="refused"))
 
     async def close(self) -> None:
         await self._transport.close()
@@ -264,6 +276,22 @@ class ApiModel:
         added = PER_MESSAGE * (len(request.messages) + 1) + PER_REQUEST + (PER_SCHEMA if request.json_schema else 0)
         return size + added, 1 if request.options else request.sampling.max_output_tokens
 
+    @property
+    def job_endpoint(self) -> str:
+        """The endpoint that jobs go through: the first."""
+        return self.routes[0].name
+
+    def job_http(self) -> JobHttp:
+        """HTTP to the first endpoint, for jobs."""
+        from rlaif.models.job_http import JobHttp
+
+        address = self.routes[0].address
+        return JobHttp(address, self._headers(address), self.options.timeout_seconds)
+
+    def jobs(self) -> JobApi:
+        """The provider's batch API, at the first endpoint."""
+        raise NotImplementedError
+
     async def close(self) -> None:
         """Close the connections of the running event loop."""
         for route in self.routes:
@@ -329,8 +357,11 @@ class ApiModel:
             return self.transport(address)
         from rlaif.models.fast import Fast
 
+        return Fast(address, self._headers(address))
+
+    def _headers(self, address: Address) -> dict[str, str]:
         own = {} if address.key is None else self.key_headers(address.key)
-        return Fast(address, {**own, **address.headers})
+        return {**own, **address.headers}
 
 
 def on_this_machine(base_url: str) -> bool:

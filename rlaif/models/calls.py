@@ -11,22 +11,21 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter, deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from rlaif.component import users_code
 from rlaif.errors import CallError, CallFailed, OverBudget, StorageError, UserError
 from rlaif.ledger import Entry, Ledger
-from rlaif.models import Answer, ChatRequest, Reply
-from rlaif.models.pacing import Gate, Pace
+from rlaif.models import Answer, ChatRequest, Notice, Reply
+from rlaif.models.jobs import ANNOUNCING, CLAIM_SECONDS, Announced, Jobs
+from rlaif.models.pacing import LONGEST_RETRY_AFTER, MAYBE_BILLED, Gate, Pace
 from rlaif.models.spending import Price, Purse
 
-CLAIM_SECONDS = 60.0  # renewed as long as the process lives
 ELSEWHERE_SECONDS = 0.25  # between looks at what another process is asking
 LONGEST_DELAY = 30.0  # before a call is tried again, where the provider names no time
-LONGEST_RETRY_AFTER = 300.0
 OUTAGE = ("overloaded", "unreachable", "lost", "garbled")
-MAYBE_BILLED = ("lost", "garbled")
 NOT_KEPT = "its reply is not in the ledger"  # the reason where nothing may be asked
 
 
@@ -72,6 +71,8 @@ class Account:
     cached_tokens: int = 0
     seconds: float = 0.0  # of computing; of calls, from the first sent to the last answered
     spent_usd: float = 0.0
+    in_jobs: int = 0  # replies that came by the provider's batch API
+    fetched: int = 0  # of those, in jobs that an earlier process submitted
     maybe_billed: int = 0  # attempts that brought no reply and were counted in full
     faults: Counter[str] = field(default_factory=Counter)  # attempts that failed, by their fault
     in_flight: int = 0
@@ -86,6 +87,9 @@ class Account:
         ]
         if self.missing:
             parts.append(f"{self.missing:,} not in the ledger")
+        if self.in_jobs:
+            earlier = f", {self.fetched:,} of them in jobs of an earlier run" if self.fetched else ""
+            parts.append(f"{self.in_jobs:,} by batch jobs{earlier}")
         if self.cached_tokens:
             parts.append(f"{self.cached_tokens:,} tokens read from the provider's cache")
         if self.most_in_flight:
@@ -117,6 +121,7 @@ class Call:
     most_usd: float = 0.0
     attempts: int = 0
     began: float = 0.0  # of its first attempt
+    announced: bool = False  # to be put into a job, and asked again when that is over
 
 
 @dataclass(eq=False)
@@ -134,8 +139,17 @@ class Caller:
     """The calls to one model. ``stop`` makes it end; ``ask`` is all that others need."""
 
     def __init__(
-        self, model: Any, ledger: Ledger, purse: Purse, account: Account, price: Price | None, offline: bool = False
+        self,
+        model: Any,
+        ledger: Ledger,
+        purse: Purse,
+        account: Account,
+        price: Price | None,
+        offline: bool = False,
+        notice: Notice = lambda line: None,
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
+        """``changed`` is called where something has got on that is no reply."""
         self.model, self.ledger, self.purse, self.account, self.price = model, ledger, purse, account, price
         self.offline = offline
         self.pace: Pace = getattr(model, "pace", None) or Pace()
@@ -153,6 +167,7 @@ class Caller:
         self._timers: set[asyncio.TimerHandle] = set()
         self._loop = asyncio.get_running_loop()
         self._first_sent = 0.0
+        self.jobs = Jobs(self, model.jobs(), model.options.batch, notice, changed) if hasattr(model, "jobs") else None
 
     # --- asking -------------------------------------------------------------------------------------------------------
 
@@ -165,13 +180,23 @@ class Caller:
                 if call.done.cancelled() and not self._leaving():
                     continue  # who asked first has left: ask again
                 raise
+            except Announced:
+                if not ANNOUNCING.get():
+                    continue  # it was announced by another
+                raise
             self.account.from_ledger += 1
             return entry
         call = self.calls[key] = Call(request, key, context, self._loop.create_future())
+        call.announced = ANNOUNCING.get() and self.in_jobs
         if not self._asked:
             self._loop.call_soon(self._look_up)
         self._asked.append(call)
         return await call.done
+
+    @property
+    def in_jobs(self) -> bool:
+        """Whether the model is asked through its provider's batch API."""
+        return self.jobs is not None and self.jobs.settings is not None
 
     def _leaving(self) -> bool:
         """Whether the one who asks is being cancelled, or everything is."""
@@ -185,35 +210,56 @@ class Caller:
             self._find(asked)
         except BaseException as error:  # whatever it is, no caller may wait for ever
             for call in asked:
-                self._end(call, error)
+                self.end(call, error)
             if not isinstance(error, Exception):
                 raise
 
-    def _find(self, asked: list[Call]) -> list[Call]:
-        """Answer from the ledger, queue what is ours to ask; returns what another process is asking now."""
+    def _find(self, asked: list[Call]) -> None:
+        """Answer from the ledger; of the rest, see to what is ours to ask and wait for what another process asks."""
         stored = self.ledger.get([call.key for call in asked])
         missing = []
         for call in asked:
             if entry := stored.get(call.key):
-                self.account.from_ledger += 1
-                self._finish(call, entry)
+                self._count_stored(call)
+                self.finish(call, entry)
             elif objection := self._objection(call.request):
-                self.account.failed += 1
-                self._end(call, CallFailed(objection))
+                self.account.failed += not call.announced
+                self.end(call, CallFailed(objection))
             elif self.offline:
                 self.account.missing += 1
-                self._end(call, CallFailed(NOT_KEPT, retryable=True))
+                self.end(call, CallFailed(NOT_KEPT, retryable=True))
             else:
                 missing.append(call)
         claimed = self.ledger.claim_each([call.key for call in missing], CLAIM_SECONDS) if missing else set()
-        self.queue.extend(call for call in missing if call.key in claimed)
-        elsewhere = [call for call in missing if call.key not in claimed]
-        if elsewhere:
-            if not self._elsewhere:
-                self._start(self._watch())
-            self._elsewhere += elsewhere
+        self._await_elsewhere([call for call in missing if call.key not in claimed])
+        self._take([call for call in missing if call.key in claimed])
+
+    def _count_stored(self, call: Call) -> None:
+        """A reply was in the ledger: from an earlier run, unless a job of this one has brought it meanwhile."""
+        if call.announced:
+            return
+        if self.jobs and self.jobs.unclaimed:
+            self.jobs.unclaimed -= 1
+        else:
+            self.account.from_ledger += 1
+
+    def _take(self, calls: list[Call]) -> None:
+        """See to calls that this process has claimed."""
+        if self.jobs and calls:
+            calls, elsewhere = self.jobs.take(calls)
+            self._await_elsewhere(elsewhere)
+        self.enqueue(calls)
+
+    def enqueue(self, calls: Iterable[Call]) -> None:
+        """Make calls, one by one."""
+        self.queue.extend(calls)
         self._pump()
-        return elsewhere
+
+    def _await_elsewhere(self, calls: list[Call]) -> None:
+        """Wait for what another process asks."""
+        if calls and not self._elsewhere:
+            self._start(self._watch())
+        self._elsewhere += calls
 
     def _objection(self, request: ChatRequest) -> str | None:
         """Why the model cannot be asked this, before it costs anything."""
@@ -232,18 +278,19 @@ class Caller:
                     self.ledger.release(list(again))
             except StorageError as error:
                 for call in waiting:
-                    self._end(call, error)
+                    self.end(call, error)
                 continue
             stored |= again
+            ours = []
             for call in waiting:
                 if call.key in stored:
                     self.account.from_ledger += 1
-                    self._finish(call, stored[call.key])
+                    self.finish(call, stored[call.key])
                 elif call.key in claimed:
-                    self.queue.append(call)
+                    ours.append(call)
                 else:
                     self._elsewhere.append(call)
-            self._pump()
+            self._take(ours)
 
     # --- workers ------------------------------------------------------------------------------------------------------
 
@@ -319,30 +366,30 @@ class Caller:
         """No route is left: every call that waits fails, and can be made by a later run."""
         why = "; ".join(lane.dead for lane in self.lanes)
         while self.queue:
-            self._fail(self.queue.popleft(), CallFailed(why, retryable=True))
+            self.fail(self.queue.popleft(), CallFailed(why, retryable=True))
 
     # --- one attempt --------------------------------------------------------------------------------------------------
 
     async def _attempt(self, lane: Lane, call: Call) -> None:
         """One attempt of a call whose caller still waits. It leaves the call answered, failed, or to be tried again."""
         if call.done.cancelled():
-            self._forget(call)
+            self.forget(call)
             return
         try:
             await self._try(lane, call)
         except StorageError as error:  # the ledger cannot keep account: nothing more may be spent on it
-            self._end(call, error)
+            self.end(call, error)
 
     async def _try(self, lane: Lane, call: Call) -> None:
         now = self._loop.time()
         if not call.began:
-            self._prepare(call)
+            self.prepare(call)
             call.began = now
             self.account.asked += 1
         if not await self.purse.reserve(call.most_usd):
             left = (self.purse.budget_usd or 0.0) - self.purse.spent_usd
             why = f"over budget: a call may cost {call.most_usd:.6f} USD, {max(0.0, left):.6f} are left"
-            self._fail(call, OverBudget(why, retryable=True))
+            self.fail(call, OverBudget(why, retryable=True))
             return
         call.attempts += 1
         spent, headroom, cohort, refused = 0.0, None, None, False
@@ -369,10 +416,10 @@ class Caller:
             refused, headroom = error.fault == "rate_limited", error.headroom
             spent = self._failed(lane, call, error)
         except CallError as error:
-            self._fail(call, error)
+            self.fail(call, error)
         except BaseException as error:  # a bug, or a stop: no caller may wait for ever
             self.account.failed += 1
-            self._end(call, self._told(error))
+            self.end(call, self.told(error))
             if not isinstance(error, Exception):
                 raise
         finally:
@@ -382,14 +429,14 @@ class Caller:
                 lane.gate.finder.ended(cohort, refused, now)
             self.purse.settle(call.most_usd, spent)
 
-    def _prepare(self, call: Call) -> None:
-        """The most tokens and money that a call can take."""
+    def prepare(self, call: Call, batch: bool = False) -> None:
+        """The most tokens and money that a call can take, by itself or by ``batch`` in a job."""
         if not hasattr(self.model, "upper_bound"):
             return
         prompt, output = self.model.upper_bound(call.request)
         call.tokens = prompt + output
         if self.price:
-            call.most_usd = self.price.most(prompt, output)
+            call.most_usd = self.price.most(prompt, output, batch)
 
     def _answered(self, lane: Lane, call: Call, reply: Reply, sent: float) -> float:
         """Hand the reply to the ledger; the caller sees it once it is committed. Returns what it cost."""
@@ -404,7 +451,7 @@ class Caller:
         name = self.model.identity.name
         entry = Entry(call.key, name, reply, call.context, cost, now - sent, max(1, call.attempts), run=self.purse.run)
         self.ledger.record(entry, call.done)
-        self._forget(call)
+        self.forget(call)
         return cost or 0.0
 
     def _failed(self, lane: Lane, call: Call, error: CallFailed) -> float:
@@ -426,7 +473,7 @@ class Caller:
         tired = call.attempts >= self.pace.attempts or now - call.began > self.pace.patience_seconds
         if not error.retryable or tired or self.stopping:
             tries = f" (tried {call.attempts} times)" if call.attempts > 1 else ""
-            self._fail(call, CallFailed(f"{error}{tries}", retryable=error.retryable, fault=error.fault))
+            self.fail(call, CallFailed(f"{error}{tries}", retryable=error.retryable, fault=error.fault))
         else:
             self._later(call, self._delay(call, error))
         return self._maybe_billed(call) if error.fault in MAYBE_BILLED else 0.0
@@ -457,26 +504,26 @@ class Caller:
 
     # --- ends ---------------------------------------------------------------------------------------------------------
 
-    def _forget(self, call: Call) -> None:
+    def forget(self, call: Call) -> None:
         if self.calls.get(call.key) is call:
             del self.calls[call.key]
 
-    def _finish(self, call: Call, entry: Entry) -> None:
-        self._forget(call)
+    def finish(self, call: Call, entry: Entry) -> None:
+        self.forget(call)
         if not call.done.done():
             call.done.set_result(entry)
 
-    def _end(self, call: Call, error: BaseException) -> None:
-        self._forget(call)
+    def end(self, call: Call, error: BaseException) -> None:
+        self.forget(call)
         if isinstance(error, asyncio.CancelledError):
             call.done.cancel()
         elif not call.done.done():
             call.done.set_exception(error)
             call.done.exception()  # a caller that is gone leaves nobody to look
 
-    def _fail(self, call: Call, error: CallError) -> None:
-        self.account.failed += 1
-        self._end(call, error)
+    def fail(self, call: Call, error: BaseException) -> None:
+        self.account.failed += not call.announced
+        self.end(call, error)
         if not self._released:
             self._loop.call_soon(self._release)
         self._released.append(call.key)
@@ -485,7 +532,7 @@ class Caller:
         released, self._released = self._released, []
         self.ledger.release(released)
 
-    def _told(self, error: BaseException) -> BaseException:
+    def told(self, error: BaseException) -> BaseException:
         """What a provider raised that is no CallError: one line where the class is a user's, else the bug itself."""
         try:
             with users_code(self.model, "answering requests"):
@@ -508,6 +555,8 @@ class Caller:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self.jobs:
+            await self.jobs.stop(grace_seconds)
         await asyncio.sleep(0)  # the ledger commits what arrived last
         for call in (*waiting, *self.calls.values()):
             call.done.cancel()
@@ -517,7 +566,8 @@ class Caller:
 
     def standing(self) -> str:
         """What a person watching wants to know now, in a few words."""
-        parts = [f"{self.account.in_flight} in flight"]
+        said = self.jobs.standing() if self.jobs else []
+        parts = said if said and not self.account.in_flight else [*said, f"{self.account.in_flight} in flight"]
         held = len(self.queue) + self.delayed
         if self.delayed:
             parts.append(f"{self.delayed} to be tried again")

@@ -21,10 +21,12 @@ from typing import Any, TypeVar
 from rlaif.component import users_code
 from rlaif.errors import CallFailed, CallRefused, ConfigError
 from rlaif.ledger import Entry, Ledger
-from rlaif.models import BatchModel, ChatRequest, Identity, Model, Reply, request_key
-from rlaif.models.calls import CLAIM_SECONDS, NOT_KEPT, Account, Caller
+from rlaif.models import BatchModel, ChatRequest, Identity, Model, Notice, Reply, request_key
+from rlaif.models.calls import NOT_KEPT, Account, Caller
+from rlaif.models.jobs import ANNOUNCING, CLAIM_SECONDS
 from rlaif.models.prices import is_paid
 from rlaif.models.spending import Price, Purse
+from rlaif.ondisk import Kept
 from rlaif.records import canonical_json
 
 S = TypeVar("S")
@@ -56,10 +58,12 @@ class Gateway:
         prices: Callable[[Any], Price | None] = lambda model: None,
         offline: bool = False,
         grace_seconds: float = 30.0,
+        notice: Notice = lambda line: None,
     ) -> None:
         self.ledger = ledger
         self.replies = replies
         self.run, self.budget_usd, self.prices, self.offline = run, budget_usd, prices, offline
+        self.notice = notice
         self.grace_seconds = grace_seconds  # for calls in flight, when the run ends before they do
         self.accounts: dict[str, Account] = {}
         self._queues: dict[int, _Queue] = {}
@@ -134,7 +138,16 @@ class Gateway:
             account, price = self.account(model.identity), self.prices(model)
             if self.budget_usd is not None and price is None and is_paid(model):
                 raise ConfigError(f"budget_usd cannot be kept: no price is known of {model.identity.name}.")
-            self._callers[name] = Caller(model, self.ledger, self.purse, account, price, self.offline)
+            self._callers[name] = Caller(
+                model,
+                self.ledger,
+                self.purse,
+                account,
+                price,
+                self.offline,
+                notice=self.notice,
+                changed=lambda: self.replies(0),
+            )
         self._caller_of[id(model)] = model, self._callers[name]
         return self._caller_of[id(model)]
 
@@ -158,6 +171,49 @@ class Gateway:
             left = self._purse.left_usd
             parts.append(f"{self._purse.spent_usd:.2f} USD spent" + (f", {left:.2f} left" if left is not None else ""))
         return "; ".join(parts)
+
+    async def in_order(
+        self,
+        models: Iterable[Any],
+        batches: AsyncIterator[list[S]],
+        work: Callable[[list[S]], Coroutine[Any, Any, list[T]]],
+    ) -> AsyncIterator[list[T]]:
+        """``work`` on each batch of input, which asks ``models``; the results in order. Several batches are under way at
+        once, where models are behind APIs; where a model is asked in jobs, all of the input is."""
+        found = list(models)
+        callers = [self._find_caller(model)[1] for model in found if not isinstance(model, BatchModel)]
+        in_jobs = [caller for caller in callers if caller.in_jobs] if not self.offline else []
+        if in_jobs:
+            batches = self._through_jobs(in_jobs, batches, work)
+        async for results in in_order(batches, work, depth(found)):
+            yield results
+
+    async def _through_jobs(
+        self,
+        callers: Sequence[Caller],
+        batches: AsyncIterator[list[S]],
+        work: Callable[[list[S]], Coroutine[Any, Any, list[T]]],
+    ) -> AsyncIterator[list[S]]:
+        """The batches, once jobs have answered what ``work`` asks about them: round after round, for what it asks may
+        follow from replies, and jobs leave requests unanswered."""
+        kept: Kept[list[S]] = Kept()
+        async for batch in batches:
+            kept.add(batch)
+            await self._announce(work, batch)
+        while any(await asyncio.gather(*(caller.jobs.round() for caller in callers if caller.jobs))):
+            for batch in kept:
+                await self._announce(work, batch)
+        for batch in kept:
+            yield batch
+
+    async def _announce(self, work: Callable[[list[S]], Coroutine[Any, Any, list[T]]], batch: list[S]) -> None:
+        """Let ``work`` ask what it would ask; the results are none."""
+        token = ANNOUNCING.set(True)
+        try:
+            with self.uncounted():
+                await work(batch)
+        finally:
+            ANNOUNCING.reset(token)
 
     # --- models in this process -------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import orjson
 from pydantic import Field
@@ -15,6 +15,9 @@ from rlaif.models.api import ApiModel, ApiOptions, asked_in_vain, no_such_settin
 from rlaif.models.failures import failed, number, whole
 from rlaif.models.transports import Address, Transport
 from rlaif.records import Role, digest
+
+if TYPE_CHECKING:
+    from rlaif.models.job_http import JobApi
 
 HOME = "https://api.openai.com/v1"
 REASONING = re.compile(r"(?:.*/)?(?:o[1-9](?![a-z0-9])|gpt-[5-9](?!.*chat))")
@@ -168,6 +171,11 @@ class OpenAIModel(ApiModel):
         from rlaif.models.sdk import OpenAISdk
 
         return OpenAISdk(address)
+
+    def jobs(self) -> JobApi:
+        from rlaif.models.openai_jobs import OpenAIJobs
+
+        return OpenAIJobs(self.routes[0].address, self.job_http())
 
     def body(self, request: ChatRequest) -> dict[str, Any]:
         return chat_body(request, self.model, self.options)

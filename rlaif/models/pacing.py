@@ -14,6 +14,8 @@ from pydantic import Field
 from rlaif.component import Options
 from rlaif.models import Headroom
 
+LONGEST_RETRY_AFTER = 300.0  # seconds that a provider may ask to wait
+MAYBE_BILLED = ("lost", "garbled")  # faults of attempts that brought no reply and may have been billed
 SMOOTH_SECONDS = 1.0  # a limit of our own is spent in steps of this much, not a minute at once
 
 
@@ -30,6 +32,13 @@ class Pace(Options):
     patience_seconds: float = Field(
         default=600.0, gt=0, allow_inf_nan=False
     )  # without any answer, before the provider counts as gone
+
+
+class InJobs(Options):
+    """Requests go through the provider's batch API: at half the price, within a day."""
+
+    poll_seconds: float = Field(default=15.0, gt=0, le=3600)  # until the first look at a job; later ones are rarer
+    lines: int | None = Field(default=None, ge=1)  # requests in a job at most; None: as many as the provider takes
 
 
 class Bucket:

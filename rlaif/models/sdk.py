@@ -80,17 +80,8 @@ class Sdk:
         except sdk.APIStatusError as error:
             return Received(error.response.status_code, error.response.headers, error.response.content)
         except (sdk.APIConnectionError, httpx2.HTTPError) as error:
-            trouble = self._lost(error if isinstance(error, httpx2.HTTPError) else error.__cause__)
+            trouble = lost(error if isinstance(error, httpx2.HTTPError) else error.__cause__, self._address)
         raise trouble
-
-    def _lost(self, cause: BaseException | None) -> CallFailed:
-        """What an error of the connection means."""
-        import httpx2
-
-        if isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout | httpx2.ProxyError):
-            why = self._address.hide(str(cause)) or type(cause).__name__
-            return failed("unreachable", f"no connection to {self._address.host}: {why}")
-        return failed("lost", f"the connection was closed before a whole answer came ({type(cause).__name__})")
 
     async def close(self) -> None:
         await self._clients.close()
@@ -111,6 +102,16 @@ class AnthropicSdk(Sdk):
 
     def _create(self, client: Any) -> Any:
         return client.messages.with_streaming_response.create
+
+
+def lost(cause: BaseException | None, address: Address) -> CallFailed:
+    """What an error of the connection means."""
+    import httpx2
+
+    if isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout | httpx2.ProxyError):
+        why = address.hide(str(cause)) or type(cause).__name__
+        return failed("unreachable", f"no connection to {address.host}: {why}")
+    return failed("lost", f"the connection was closed before a whole answer came ({type(cause).__name__})")
 
 
 async def _content(response: Any) -> bytes:

@@ -92,21 +92,31 @@ class Purse:
         self.ledger, self.run, self.budget_usd = ledger, run, budget_usd
         self.spent_usd = ledger.open_purse(run)  # what a killed process left open is spent
         self.reserved_usd = 0.0
+        self.in_jobs_usd = ledger.jobs_usd(run)  # the most that open jobs can cost: they outlive a process
         self._open = 0.0  # what the ledger says is in flight
         self._changed: asyncio.Event | None = None
 
     @property
     def left_usd(self) -> float | None:
-        return None if self.budget_usd is None else self.budget_usd - self.spent_usd - self.reserved_usd
+        return None if self.budget_usd is None else self.budget_usd - self.held_usd
+
+    @property
+    def held_usd(self) -> float:
+        """What is spent, and the most that what is under way can cost."""
+        return self.spent_usd + self.reserved_usd + self.in_jobs_usd
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is under way that could leave more than is left now."""
+        return self.reserved_usd <= 0.0 and self.in_jobs_usd <= 0.0
 
     async def reserve(self, usd: float) -> bool:
         """Set the most a call can cost aside, waiting for calls in flight where that may make room. False: it does not
         fit into what is left."""
-        while self.budget_usd is not None and self.spent_usd + self.reserved_usd + usd > self.budget_usd:
-            if self.reserved_usd <= 0.0:
+        while self.budget_usd is not None and self.held_usd + usd > self.budget_usd:
+            if self.idle:
                 return False
-            self._changed = self._changed or asyncio.Event()
-            await self._changed.wait()
+            await self.changed()
         self.reserved_usd += usd
         if self.reserved_usd > self._open:
             self._open = self.reserved_usd * (1 + AHEAD)
@@ -118,10 +128,29 @@ class Purse:
         self.reserved_usd = max(0.0, self.reserved_usd - reserved_usd)
         if self.reserved_usd < 1e-12:
             self.reserved_usd = 0.0
-        self.spent_usd += spent_usd
+        self._spend(spent_usd)
+
+    def reserve_in_job(self, usd: float) -> None:
+        """Set aside what stands in the ledger with a job's requests; the caller has seen that it fits."""
+        self.in_jobs_usd += usd
+
+    def settle_in_job(self, reserved_usd: float, spent_usd: float) -> None:
+        """Requests of a job came to an end."""
+        self.in_jobs_usd = max(0.0, self.in_jobs_usd - reserved_usd)
+        if self.in_jobs_usd < 1e-12:
+            self.in_jobs_usd = 0.0
+        self._spend(spent_usd)
+
+    def _spend(self, usd: float) -> None:
+        self.spent_usd += usd
         if self._changed:
             self._changed.set()
             self._changed = None
+
+    async def changed(self) -> None:
+        """Wait until something under way comes to its end."""
+        self._changed = self._changed or asyncio.Event()
+        await self._changed.wait()
 
     def charge(self, usd: float) -> None:
         """Money for calls that brought no reply: nothing of them stands in the ledger but this."""
