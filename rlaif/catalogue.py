@@ -154,18 +154,21 @@ class Catalogue:
             local = _read(kind, name, self.folder, builtin=False)
         return local or _read(kind, name, builtin_root(), builtin=True)
 
-    def _copy(self, kind: Kind, name: str, from_builtin: bool) -> Entry | None:
-        """The run folder's copy of a file that is gone. A user's own never stands in for a shipped one; where a name
-        is free to be either, it goes before it."""
+    def kept_copy(self, kind: Kind, name: str, from_builtin: bool) -> Entry | None:
+        """The run folder's copy of a file. A user's own never stands in for a shipped one; where a name is free to be
+        either, it goes before it."""
         bare = name.removeprefix("builtin:")
         shipped = from_builtin or bare != name
         copies = [
             copy for copy in self.kept if (copy.kind, copy.name) == (kind, bare) and (copy.builtin or not shipped)
         ]
-        copy = min(copies, key=lambda copy: copy.builtin, default=None)
-        if copy is None:
-            return None
-        self.say(f'{kind} "{copy.name}": the file is gone. The run goes on with its copy, {copy.path}.')
+        return min(copies, key=lambda copy: copy.builtin, default=None)
+
+    def _copy(self, kind: Kind, name: str, from_builtin: bool) -> Entry | None:
+        """The run folder's copy of a file that is gone."""
+        copy = self.kept_copy(kind, name, from_builtin)
+        if copy:
+            self.say(f'{kind} "{copy.name}": the file is gone. The run goes on with its copy, {copy.path}.')
         return copy
 
     def _say_shadowing(self, kind: Kind, name: str, entry: Entry) -> None:

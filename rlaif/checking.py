@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -185,20 +185,8 @@ def build(
     ledger_path = catalogue.folder / pipeline.ledger
     secret = project_secret(ledger_path.parent)
     gateway = Gateway(Ledger(ledger_path), budget_usd=pipeline.budget_usd, prices=prices.of, notice=watcher.notice)
-    context = LabelContext(
-        where=where,
-        catalogue=catalogue,
-        gateway=gateway,
-        models=models,
-        constitution=pipeline.constitution,
-        pairs=pipeline.pairs.source if pipeline.pairs else None,
-        split=pipeline.pairs.split if pipeline.pairs else "train",
-        limit=next((section.limit for section in (pipeline.pairs, pipeline.prompts) if section), None),
-        secret=secret,
-        seed=pipeline.seed,
-        notice=watcher.notice,
-    )
-    labels = _open_labels(pipeline, context, where) if pipeline.labels else None
+    context = label_context(pipeline, where, catalogue, gateway, models, secret, watcher)
+    labels = open_labels(pipeline, context, where) if pipeline.labels else None
     reward_options: Any = None
     if pipeline.reward_model:
         from rlaif.reward import RewardOptions
@@ -300,7 +288,32 @@ def _check_trainable(pipeline: Pipeline, models: dict[str, Any], where: Place) -
             )
 
 
-def _open_labels(pipeline: Pipeline, context: LabelContext, where: Place) -> LabelSource:
+def label_context(
+    pipeline: Pipeline,
+    where: Place,
+    catalogue: Catalogue,
+    gateway: Gateway,
+    models: Mapping[str, Any],
+    secret: bytes,
+    watcher: Watcher,
+) -> LabelContext:
+    """What a label source of this recipe is offered."""
+    return LabelContext(
+        where=where,
+        catalogue=catalogue,
+        gateway=gateway,
+        models=models,
+        constitution=pipeline.constitution,
+        pairs=pipeline.pairs.source if pipeline.pairs else None,
+        split=pipeline.pairs.split if pipeline.pairs else "train",
+        limit=next((section.limit for section in (pipeline.pairs, pipeline.prompts) if section), None),
+        secret=secret,
+        seed=pipeline.seed,
+        notice=watcher.notice,
+    )
+
+
+def open_labels(pipeline: Pipeline, context: LabelContext, where: Place) -> LabelSource:
     assert pipeline.labels
     kind = load(pipeline.labels.source, SOURCES, "label source", where.at("labels", "source"))
     options = parse_options(kind, pipeline.labels.options, where.at("labels", "options"))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rlaif import __version__
+from rlaif.ledger_cli import app as ledger
 from rlaif.world.cli import app as world
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 
 app.add_typer(world, name="world")
+app.add_typer(ledger, name="ledger")
 
 Settings = Annotated[list[str], typer.Option("--set", help="key=value laid over the recipe, for instance seed=1.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Run folder; made, or continued where it stands.")]
@@ -322,6 +324,40 @@ def push(
         print(line)
 
 
+# --- the ledger -------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def reread(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder that judges labelled.")],
+    judge: Annotated[
+        list[str] | None, typer.Option("--judge", help="In place of the recipe's judges; may be repeated.")
+    ] = None,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Go on where labels are lost for want of a reply.")
+    ] = False,
+    settings: Settings = [],  # noqa: B006
+) -> None:
+    """Label a run again from the ledger alone, without a call: after a change of a judge's file or code, or of how labels
+    are made of judgements. Says what changed."""
+    from rlaif.display import Display
+    from rlaif.pipeline import Watcher
+    from rlaif.reread import open_reread
+
+    _collect_seldom()
+    with Display() as display:
+        road = open_reread(folder, judge or (), settings, Watcher(display.listen, display.notice))
+        try:
+            changes, outcome = _asyncio_run(lambda: road.reread(allow_missing=allow_missing))
+        finally:
+            road.gateway.ledger.close()
+    for line in changes.lines():
+        print(line)
+    if changes.missing:
+        print(f"{changes.missing:,} replies are not in the ledger; `{road.asking()}` asks for them")
+    _summary_of(road, outcome, display.say)
+
+
 # --- rehearsal --------------------------------------------------------------------------------------------------------
 
 
@@ -400,8 +436,7 @@ def _drive(
     from rlaif.pipeline import Watcher
 
     pipeline = limited(pipeline, limit)
-    gc.freeze()  # what was imported stays; and cycles are few while thousands of calls are under way
-    gc.set_threshold(100_000, 50, 100)
+    _collect_seldom()
     with Display() as display:
         road = build(
             pipeline, entry, catalogue, out=out, settings=settings, watcher=Watcher(display.listen, display.notice)
@@ -411,6 +446,12 @@ def _drive(
         finally:
             road.gateway.ledger.close()
     _summary_of(road, outcome, display.say)
+
+
+def _collect_seldom() -> None:
+    """What was imported stays; and cycles are few while thousands of calls are under way."""
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
 
 
 def _asyncio_run(work: Callable[[], Any]) -> Any:

@@ -210,8 +210,8 @@ def _explain(model: type[BaseModel], item: Any) -> str:
     path = [str(part) for part in item["loc"]]
     name = ".".join(path)
     if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):  # of a model, of a dataclass
-        known = did_you_mean(path[-1], _fields_at(model, path[:-1]))
         hint = getattr(model, "hint", lambda key: "")(name)
+        known = did_you_mean(path[-1], _fields_at(model, path[:-1]), likeness=0.75 if hint else 0.6)
         return f'unknown key "{name}".{f" {hint}" if hint and "Did you mean" not in known else known}'
     if item["type"] == "missing":
         return f'"{name}" is missing'

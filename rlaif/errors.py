@@ -118,10 +118,10 @@ def written_as(found: Iterable[str], expected: Iterable[str]) -> str:
     return f" Names are taken as written: rename {renamed}." if wrong else ""
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """``' Did you mean "helpfulness"?'`` when a known word is close, else the list of known words, or ``''``."""
+def did_you_mean(word: str, known: Iterable[str], likeness: float = 0.6) -> str:
+    """``' Did you mean "helpfulness"?'`` when a known word is as close as that, else the list of known words, or ``''``."""
     names = sorted(set(known))
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(word, names, n=1, cutoff=likeness)
     if close:
         return f' Did you mean "{close[0]}"?'
     if 0 < len(names) <= 12:

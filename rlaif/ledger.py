@@ -5,12 +5,15 @@ cut). Replies of one moment, or of one local batch, are one transaction, committ
 them. Two processes may share a ledger: the requests of a local batch are claimed before they are computed; a claim ends
 with its process, or expires unless it is renewed.
 
-What varies from run to run (time, tokens, cost, raw text) is kept only here; stage files refer to it by key.
+What varies from run to run (time, tokens, cost, raw text) is kept only here; stage files refer to it by key. Prompts are
+not kept: a reply's context says what was asked about, and the request is rendered again from a run's files. What many
+replies have in common (model, run, judge, principle) stands once, in ``askers``.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import platform
 import sqlite3
@@ -20,25 +23,33 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rlaif.errors import StorageError
 from rlaif.models import Reply
+from rlaif.records import canonical_json
 
-FORMAT = 2
+FORMAT = 3
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS replies (
-    key TEXT PRIMARY KEY,
+CREATE TABLE IF NOT EXISTS askers (  -- never deleted: other processes remember their ids
+    id INTEGER PRIMARY KEY,
     model TEXT NOT NULL,          -- the identity's name
-    context TEXT NOT NULL,        -- what was asked about, as JSON: enough to render the request again
+    run TEXT NOT NULL,            -- for whom it was asked, and who paid: the run folder's id
+    who TEXT NOT NULL,            -- "asker" of the context, as JSON: judge and principle; '' where it has none
+    UNIQUE (model, run, who)
+);
+CREATE TABLE IF NOT EXISTS replies (
+    key BLOB PRIMARY KEY,         -- the 32 bytes of the request's key
+    asker INTEGER NOT NULL,
+    about TEXT NOT NULL,          -- the rest of the context, as JSON: with the run's files, enough to render the request
     reply TEXT NOT NULL,          -- rlaif.models.Reply as JSON
     prompt_tokens INTEGER NOT NULL,
     output_tokens INTEGER NOT NULL,
     cost_usd REAL,                -- NULL: no price is known (local models)
     seconds REAL NOT NULL,        -- of the call; a batch's time is shared out evenly
     attempts INTEGER NOT NULL,
-    created REAL NOT NULL,        -- Unix time
-    run TEXT NOT NULL DEFAULT ''  -- who paid: the run folder's id
+    created REAL NOT NULL         -- Unix time
 );
 CREATE TABLE IF NOT EXISTS owners (owner TEXT PRIMARY KEY, expires REAL NOT NULL);  -- processes that claim
 CREATE TABLE IF NOT EXISTS claims (key TEXT PRIMARY KEY, owner TEXT NOT NULL) WITHOUT ROWID;
@@ -46,7 +57,8 @@ CREATE TABLE IF NOT EXISTS purses (
     run TEXT PRIMARY KEY,
     spent_usd REAL NOT NULL,      -- for replies
     lost_usd REAL NOT NULL,       -- for calls that brought none, and may have been billed
-    open_usd REAL NOT NULL        -- the most that calls in flight can cost
+    open_usd REAL NOT NULL,       -- the most that calls in flight can cost
+    pruned_usd REAL NOT NULL DEFAULT 0  -- of what was spent, for replies that were deleted since
 );
 CREATE TABLE IF NOT EXISTS jobs (  -- of the providers' batch APIs
     job TEXT PRIMARY KEY,         -- our name for it, sent along where the provider keeps it
@@ -69,10 +81,33 @@ CREATE INDEX IF NOT EXISTS lines_of_jobs ON job_lines (job);
 """
 TOGETHER_SECONDS = 0.002  # a transaction costs as much as some ten replies
 MIGRATIONS = {  # by the format they start from
-    1: ("ALTER TABLE replies ADD COLUMN run TEXT NOT NULL DEFAULT ''", "DROP TABLE claims"),
+    1: (
+        "ALTER TABLE replies ADD COLUMN run TEXT NOT NULL DEFAULT ''",
+        "DROP TABLE claims",
+        "CREATE TABLE purses (run TEXT PRIMARY KEY, spent_usd REAL NOT NULL, lost_usd REAL NOT NULL, open_usd REAL NOT NULL)",
+    ),
+    2: (
+        "ALTER TABLE purses ADD COLUMN pruned_usd REAL NOT NULL DEFAULT 0",
+        "ALTER TABLE replies RENAME TO old",
+        "CREATE TABLE askers (id INTEGER PRIMARY KEY, model TEXT NOT NULL, run TEXT NOT NULL, who TEXT NOT NULL, "
+        "UNIQUE (model, run, who))",
+        "CREATE TABLE replies (key BLOB PRIMARY KEY, asker INTEGER NOT NULL, about TEXT NOT NULL, reply TEXT NOT NULL, "
+        "prompt_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL, cost_usd REAL, seconds REAL NOT NULL, "
+        "attempts INTEGER NOT NULL, created REAL NOT NULL)",
+        "INSERT OR IGNORE INTO askers (model, run, who) SELECT model, run, who_of(context) FROM old ORDER BY rowid",
+        "INSERT INTO replies SELECT packed(key), askers.id, about_of(context), reply, prompt_tokens, output_tokens, "
+        "cost_usd, seconds, attempts, created FROM old JOIN askers ON askers.model = old.model "
+        "AND askers.run = old.run AND askers.who = who_of(context) ORDER BY old.rowid",
+        "DROP TABLE old",
+    ),
 }
+ENTRIES = (  # what ``entry_of`` reads
+    "SELECT key, model, reply, who, about, cost_usd, seconds, attempts, created, run "
+    "FROM replies JOIN askers ON askers.id = replies.asker"
+)
+ASKER = '{"asker":'  # how the context begins of a reply whose asker has others too
+_decode = json.JSONDecoder().raw_decode
 JOB_COLUMNS = "job, model, endpoint, lines, created, run, name"
-COLUMNS = "key, model, reply, context, cost_usd, seconds, attempts, created, run"
 
 
 @dataclass(frozen=True)
@@ -113,6 +148,55 @@ class JobLine:
     most_usd: float
 
 
+def packed(key: str) -> bytes | str:
+    """A key as the file has it: 32 bytes in place of 64 digits. What is no request's key stays as it is."""
+    try:
+        found = bytes.fromhex(key) if len(key) == 64 else b""
+    except ValueError:
+        return key
+    return found if found.hex() == key else key
+
+
+def entry_of(row: Sequence[Any]) -> Entry:
+    """The entry in a row of ``ENTRIES``."""
+    key, model, reply, who, about, *took = row
+    name = key.hex() if isinstance(key, bytes) else key
+    return Entry(name, model, Reply.model_validate_json(reply), _joined(who, about), *took)
+
+
+def _split(context: str) -> tuple[str, str]:
+    """What a context says of who asked, and the rest of it."""
+    if not context.startswith(ASKER):
+        return "", context
+    _, end = _decode(context, len(ASKER))
+    return context[len(ASKER) : end], "{" + context[end:].removeprefix(",")
+
+
+def _joined(who: str, about: str) -> str:
+    return f"{ASKER}{who}{'}' if about == '{}' else ',' + about[1:]}" if who else about
+
+
+def _from_format_2(context: str) -> str:
+    """The context of a judge's question as it is written since: ids of what was shown are places among them, sorted."""
+    old = json.loads(context)
+    if not isinstance(old, dict) or "judge" not in old:
+        return context
+    asker = {name: old.pop(name) for name in ("judge", "principle") if name in old}
+    if isinstance(ids := old.get("shown"), list):
+        old["shown"] = [sorted(ids).index(each) for each in ids]
+    if not old.get("question"):
+        old.pop("question", None)
+    return canonical_json({"asker": asker, **old})
+
+
+def _old_who(context: str) -> str:
+    return _split(_from_format_2(context))[0]
+
+
+def _old_about(context: str) -> str:
+    return _split(_from_format_2(context))[1]
+
+
 class Ledger:
     """Open, and close when done; safe to share between tasks of one event loop."""
 
@@ -120,6 +204,7 @@ class Ledger:
         self.path = path
         self.owner = f"{platform.node()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._waiting: list[tuple[Entry, asyncio.Future[Entry]]] = []
+        self._askers: dict[tuple[str, str, str], int] = {}
         self._committed = -1.0  # when, by the event loop's clock, replies were last committed
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -136,6 +221,8 @@ class Ledger:
         """Bring a ledger of an older format to this one, in one transaction."""
         if not self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
             return
+        for name, function in (("packed", packed), ("who_of", _old_who), ("about_of", _old_about)):
+            self._db.create_function(name, 1, function, deterministic=True)
         with self._transaction():
             row = self._db.execute("SELECT value FROM meta WHERE name = 'format'").fetchone()
             found = row[0] if row else str(FORMAT)
@@ -161,10 +248,11 @@ class Ledger:
         found: dict[str, Entry] = {}
         wanted = list(dict.fromkeys(keys))
         for start in range(0, len(wanted), 500):
-            part = wanted[start : start + 500]
+            part = list(map(packed, wanted[start : start + 500]))
             marks = ",".join("?" * len(part))
-            for row in self._db.execute(f"SELECT {COLUMNS} FROM replies WHERE key IN ({marks})", part):
-                found[row[0]] = Entry(row[0], row[1], Reply.model_validate_json(row[2]), *row[3:])
+            for row in self._db.execute(f"{ENTRIES} WHERE key IN ({marks})", part):
+                entry = entry_of(row)
+                found[entry.key] = entry
         return found
 
     def put(self, entries: Sequence[Entry]) -> list[Entry]:
@@ -176,27 +264,30 @@ class Ledger:
     def _store(self, entries: Sequence[Entry]) -> int:
         """Within a transaction: keep what is new of ``entries``, count what they cost, free their keys; how many are new."""
         now = time.time()
-        rows = [
+        contexts = [_split(entry.context) for entry in entries]
+        askers = [(entry.model, entry.run, who) for entry, (who, _) in zip(entries, contexts, strict=True)]
+        replies = [entry.reply.model_dump_json(exclude_defaults=True) for entry in entries]
+        spent: dict[str, float] = {}
+        for entry in entries:
+            if entry.run and entry.cost_usd:
+                spent[entry.run] = spent.get(entry.run, 0.0) + entry.cost_usd
+        ids = self._asker_ids(askers)
+        rows = (
             (
-                entry.key,
-                entry.model,
-                entry.context,
-                entry.reply.model_dump_json(exclude_defaults=True),
+                packed(entry.key),
+                ids[asker],
+                about,
+                reply,
                 entry.reply.prompt_tokens,
                 entry.reply.output_tokens,
                 entry.cost_usd,
                 entry.seconds,
                 entry.attempts,
                 entry.created or now,
-                entry.run,
             )
-            for entry in entries
-        ]
-        spent: dict[str, float] = {}
-        for entry in entries:
-            if entry.run and entry.cost_usd:
-                spent[entry.run] = spent.get(entry.run, 0.0) + entry.cost_usd
-        new = self._db.executemany("INSERT OR IGNORE INTO replies VALUES (?,?,?,?,?,?,?,?,?,?,?)", rows).rowcount
+            for entry, asker, (_, about), reply in zip(entries, askers, contexts, replies, strict=True)
+        )
+        new = self._db.executemany("INSERT OR IGNORE INTO replies VALUES (?,?,?,?,?,?,?,?,?,?)", rows).rowcount
         self._db.executemany("DELETE FROM claims WHERE key = ?", [(entry.key,) for entry in entries])
         for run, usd in spent.items():
             self._db.execute("UPDATE purses SET spent_usd = spent_usd + ? WHERE run = ?", (usd, run))
@@ -208,6 +299,15 @@ class Ledger:
             return list(entries)
         stored = self.get(entry.key for entry in entries)
         return [stored[entry.key] for entry in entries]
+
+    def _asker_ids(self, wanted: Iterable[tuple[str, str, str]]) -> dict[tuple[str, str, str], int]:
+        """The ids of all askers known, those of ``wanted`` among them."""
+        for asker in wanted:
+            if asker not in self._askers:
+                self._db.execute("INSERT OR IGNORE INTO askers (model, run, who) VALUES (?,?,?)", asker)
+                row = self._db.execute("SELECT id FROM askers WHERE model = ? AND run = ? AND who = ?", asker)
+                self._askers[asker] = row.fetchone()[0]
+        return self._askers
 
     def record(self, entry: Entry, done: asyncio.Future[Entry] | None = None) -> asyncio.Future[Entry]:
         """Commit together with everything else that arrives in this tick of the event loop, or within a moment. ``done``, or a future made
@@ -271,7 +371,7 @@ class Ledger:
     def _claimed_elsewhere(self, keys: Sequence[str]) -> set[str]:
         """Those of ``keys`` that another process holds; what dead or silent processes held is free."""
         others = self._db.execute("SELECT owner, expires FROM owners WHERE owner != ?", (self.owner,)).fetchall()
-        gone = [(owner,) for owner, expires in others if expires < time.time() or _is_dead(owner)]
+        gone = [(owner,) for owner, expires in others if expires < time.time() or is_dead(owner)]
         for table in ("claims", "owners"):
             self._db.executemany(f"DELETE FROM {table} WHERE owner = ?", gone)
         found: set[str] = set()
@@ -293,7 +393,7 @@ class Ledger:
     def open_purse(self, run: str) -> float:
         """What ``run`` has spent, in US dollars. What calls of a killed process might have cost is spent."""
         with self._transaction():
-            self._db.execute("INSERT OR IGNORE INTO purses VALUES (?, 0, 0, 0)", (run,))
+            self._db.execute("INSERT OR IGNORE INTO purses VALUES (?, 0, 0, 0, 0)", (run,))
             self._db.execute("UPDATE purses SET lost_usd = lost_usd + open_usd, open_usd = 0 WHERE run = ?", (run,))
             row = self._db.execute("SELECT spent_usd + lost_usd FROM purses WHERE run = ?", (run,)).fetchone()
         return float(row[0])
@@ -399,6 +499,7 @@ class Ledger:
                 yield
                 self._db.execute("COMMIT")
             except BaseException:
+                self._askers.clear()  # the rows of some may not be kept
                 if self._db.in_transaction:  # SQLite may have rolled back by itself, on a full disk for instance
                     self._db.execute("ROLLBACK")
                 raise
@@ -409,7 +510,7 @@ class Ledger:
             ) from error
 
 
-def _is_dead(owner: str) -> bool:
+def is_dead(owner: str) -> bool:
     """Whether a claim's owner was a process of this machine that is gone."""
     node, pid, _ = owner.rsplit(":", 2)
     if node != platform.node():
@@ -443,8 +544,8 @@ def spent(path: Path, keys: Iterable[str]) -> Spent:
     try:
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as db:
             db.execute("PRAGMA temp_store = FILE")  # as many keys as a run has
-            db.execute("CREATE TEMP TABLE wanted (key TEXT PRIMARY KEY) WITHOUT ROWID")
-            db.executemany("INSERT OR IGNORE INTO wanted VALUES (?)", ((key,) for key in keys))
+            db.execute("CREATE TEMP TABLE wanted (key BLOB PRIMARY KEY) WITHOUT ROWID")
+            db.executemany("INSERT OR IGNORE INTO wanted VALUES (?)", ((packed(key),) for key in keys))
             asked = db.execute("SELECT count(*) FROM wanted").fetchone()[0]
             row = db.execute(
                 "SELECT count(*), sum(prompt_tokens), sum(output_tokens), count(cost_usd), sum(cost_usd), sum(seconds), "

@@ -351,12 +351,17 @@ class Road:
 
     # --- judgements, preferences --------------------------------------------------------------------------------------
 
-    async def _judgements(self) -> None:
+    def _judging(self) -> tuple[int | None, int, str]:
+        """Judgements of each comparison, where that is fixed; comparisons in a shard; and the stage's signature."""
         assert self.labels
         with users_code(self.labels, "asked for its signature"):
             each, own = self.labels.per_comparison(), self.labels.signature()
-        size = max(1, self.pipeline.shard_rows // (each or 1))
         signature = self._signature("judgements", own, code_hash(self.labels), self.run_folder.content("comparisons"))
+        return each, max(1, self.pipeline.shard_rows // (each or 1)), signature
+
+    async def _judgements(self) -> None:
+        assert self.labels
+        each, size, signature = self._judging()
         total = self.run_folder.rows("comparisons")
         with self._counting("judgements", total * requests_per_comparison(self.labels)):
             await self.run_folder.run_stage(
@@ -539,7 +544,7 @@ class Road:
         each = min(PER_PROMPT, math.ceil(wanted / max(1, len(prompts))))
         prompts = prompts[: math.ceil(wanted / each)]
         size = max(1, self.pipeline.shard_rows // each)
-        seed = int(digest("reference", self.pipeline.seed, length=12), 16)  # none of the draws of evaluation
+        seed = draw_seed("reference", self.pipeline.seed)
         signature = self._signature(
             "reference",
             sampling.model_dump(mode="json"),
@@ -659,7 +664,7 @@ class Road:
 
     @property
     def evaluation_seed(self) -> int:
-        return int(digest("evaluation", self.pipeline.seed, length=12), 16)  # none of the draws that were trained on
+        return draw_seed("evaluation", self.pipeline.seed)
 
     @property
     def evaluation_sampling(self) -> Sampling:
@@ -830,6 +835,11 @@ class Road:
             elif constitution:
                 told.append((use, constitution))
         return told
+
+
+def draw_seed(purpose: str, seed: int) -> int:
+    """The seed of the samples for a purpose: none of the draws for another, nor of those that are trained on."""
+    return int(digest(purpose, seed, length=12), 16)
 
 
 def _said(prompt_id: str, messages: Sequence[Message]) -> str:

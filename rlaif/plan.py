@@ -16,7 +16,7 @@ import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -31,11 +31,11 @@ from rlaif.labels import LabelSource
 from rlaif.labels.human import HumanLabels
 from rlaif.labels.judges import Judge, JudgeLabels
 from rlaif.ledger import Ledger
-from rlaif.models import ChatRequest, Reply, request_key
+from rlaif.models import ChatRequest, Notice, Reply, request_key
 from rlaif.models.prices import is_paid
 from rlaif.models.spending import MILLION, Price
 from rlaif.pairs import read_pairs
-from rlaif.pipeline import Road
+from rlaif.pipeline import Road, Watcher
 from rlaif.prompts import ReadPrompts, prompt_rows
 from rlaif.records import Comparison, Message, Prompt, Response, uniform
 from rlaif.sampling import Compare, ReadPairs, Sampler
@@ -147,12 +147,16 @@ async def plan_pipeline(
     folder: Path | None = None,
 ) -> Plan:
     """The plan of a pipeline by name or path, on its first ``limit`` rows. Raises UserError."""
-    async with _opened(name, settings, limit, folder or Path()) as road:
-        return await plan(road, latency_seconds=latency_seconds)
+    notices: list[str] = []
+    async with _opened(name, settings, limit, folder or Path(), notices.append) as road:
+        found = await plan(road, latency_seconds=latency_seconds)
+    return replace(found, notes=(*notices, *found.notes))
 
 
 @asynccontextmanager
-async def _opened(name: str, settings: Sequence[str], limit: int | None, folder: Path) -> AsyncIterator[Road]:
+async def _opened(
+    name: str, settings: Sequence[str], limit: int | None, folder: Path, notice: Notice
+) -> AsyncIterator[Road]:
     """A road that is not walked: it leaves no ledger where there is none."""
     catalogue = Catalogue(folder)
     entry = catalogue.find("pipeline", name, where="rlaif plan")
@@ -160,7 +164,9 @@ async def _opened(name: str, settings: Sequence[str], limit: int | None, folder:
     with tempfile.TemporaryDirectory() as nowhere:
         if not (folder / pipeline.ledger).exists():
             pipeline = pipeline.model_copy(update={"ledger": f"{nowhere}/ledger.sqlite"})
-        road = build(pipeline, entry, catalogue, out=Path(nowhere) / "run", settings=settings)
+        road = build(
+            pipeline, entry, catalogue, out=Path(nowhere) / "run", settings=settings, watcher=Watcher(notice=notice)
+        )
         try:
             yield road
         finally:
@@ -206,11 +212,17 @@ class Draw(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """A request that is not paid for, and how many calls like it there may be."""
+    """A request that is not paid for, and how many calls like it there will be."""
 
     characters: int
     bound: tuple[int, int] | None  # tokens of the prompt and of the reply, at most
+    least: int
     most: int
+
+    @property
+    def expected(self) -> float:
+        """Calls like it: the middle, where nobody knows."""
+        return (self.least + self.most) / 2
 
 
 @dataclass
@@ -237,15 +249,15 @@ class _Tally:
         self.paid += 1
         self.paid_output_tokens += reply.output_tokens
 
-    def ask(self, request: ChatRequest, most: int = 1, principle: str = "") -> None:
-        """Count a request that would have to be made, and up to ``most`` - 1 further ones like it."""
+    def ask(self, request: ChatRequest, least: int = 1, most: int = 1, principle: str = "") -> None:
+        """Count a request that would have to be made, and others like it: together so many calls."""
         model = self.model
         objection = model.objection(request) if is_paid(model) and hasattr(model, "objection") else None
         if objection:
             self.objections[objection] += 1
             return
         bound = model.upper_bound(request) if hasattr(model, "upper_bound") else None
-        self.asked.append(_Asked(_characters(request), bound, most))
+        self.asked.append(_Asked(_characters(request), bound, least, most))
         if len(self.examples) < COUNTED:
             self.examples.append(request)
         before, calls = self.prefixes.get(principle, (request.messages[:-1], 0))
@@ -488,9 +500,10 @@ class _Planner:
         except CallError:
             pass
         further = max(0, judge.questions - answered - len(missing)) if missing else 0
+        least = 0 if source.may_be_spared(judge, comparison, shown) else 1
         for request in missing:
-            last = request is missing[-1]
-            tally.ask(request, 1 + (further if last else 0), principle.tag if principle else "")
+            most = 1 + (further if request is missing[-1] else 0)
+            tally.ask(request, least, most, principle.tag if principle else "")
 
     # --- lines --------------------------------------------------------------------------------------------------------
 
@@ -499,7 +512,7 @@ class _Planner:
         model, share = tally.model, tally.share
         price = self.road.gateway.prices(model) if is_paid(model) else Price(0.0, 0.0)
         per_character, length = self._per_character(tally), self._length(tally)
-        expected = [(asked.characters * per_character, share * (1 + asked.most) / 2) for asked in tally.asked]
+        expected = [(asked.characters * per_character, share * asked.expected) for asked in tally.asked]
         bounds = tally.bounds()
         calls = share * sum(asked.most for asked in tally.asked)
         most_output = calls * (1 if tally.only_letters else tally.sampling.max_output_tokens)
@@ -516,7 +529,7 @@ class _Planner:
                 unit=tally.unit,
                 paid=round(share * tally.paid),
                 calls=round(calls),
-                least_calls=round(share * len(tally.asked)),
+                least_calls=round(share * sum(asked.least for asked in tally.asked)),
                 prompt_tokens=round(sum(tokens * times for tokens, times in expected)),
                 output_tokens=round(sum(times for _, times in expected) * length),
                 most_prompt_tokens=None

@@ -429,9 +429,9 @@ class RunFolder:
         ``resumable=False``: a stage with memory across batches (duplicates) starts over when it was cut off.
         ``before()`` is called where the stage has not begun under this signature, with what was there still in place.
         """
-        places = {Exclusion: f"exclusions/{stage}"} | {r: f"{under}/{NOUNS[r]}" if under else NOUNS[r] for r in nouns}
+        places = places_of(stage, nouns, under)
         folders = [*(places[record] for record in nouns), places[Exclusion]]
-        signature = digest(signature, size)  # where a shard ends is part of what may be resumed
+        signature = _cut_signature(signature, size)
         state = self.state(stage)
         if state is None or state.signature != signature:
             before()
@@ -456,12 +456,37 @@ class RunFolder:
         index = finished
         async for outputs in apply(counted()):
             inputs = sizes[index - finished]
-            self._write_batch(index, inputs, outputs, places)
+            write_batch(self.path, index, inputs, outputs, places)
             index += 1
             done(inputs)
         if index == 0:  # no input at all is still an answer: an empty table with the right columns
-            self._write_batch(0, 0, [], places)
+            write_batch(self.path, 0, 0, [], places)
         self.finish(stage, self.content(own), time.perf_counter() - start)
+
+    def is_made(self, stage: str, signature: str, size: int) -> bool:
+        """Whether a stage of batches of ``size`` is complete under this signature."""
+        state = self.state(stage)
+        return state is not None and state.complete and state.signature == _cut_signature(signature, size)
+
+    def outdate(self, stage: str) -> None:
+        """What the stage made is no longer what today's code makes of the same: its next walk makes it again."""
+        if state := self.state(stage):
+            self.set_state(stage, replace(state, signature=f"{state.signature[:8]} by earlier code"))
+
+    def adopt(self, stage: str, signature: str, size: int, nouns: Sequence[type[Record]], made: Path) -> None:
+        """Take shards that ``write_batch`` wrote under ``made`` for the whole output of a stage; what stood there moves to
+        ``superseded/``."""
+        places = places_of(stage, nouns)
+        folders = [*(places[record] for record in nouns), places[Exclusion]]
+        self.outdate(stage)
+        self.begin(stage, _cut_signature(signature, size), folders)
+        try:
+            for folder in places.values():  # the stage's own noun last: shards that are there are whole
+                (self.path / folder).parent.mkdir(parents=True, exist_ok=True)
+                (made / folder).rename(self.path / folder)
+        except OSError as error:
+            raise disk_error(self.path, error) from error
+        self.finish(stage, self.content(places[nouns[-1]]), 0.0)
 
     def _reopen(self, stage: str, signature: str, folders: Sequence[str]) -> None:
         """Drop the shards from the first failure on that asking again could mend: answered requests cost nothing."""
@@ -482,14 +507,6 @@ class RunFolder:
                     if shard.name >= min(failed):
                         shard.unlink()
 
-    def _write_batch(self, index: int, inputs: int, outputs: Batch, places: Mapping[type[Record], str]) -> None:
-        """One shard in each of ``places``, in their order."""
-        by_type: dict[type[Record], list[Record]] = {kind: [] for kind in places}
-        for output in outputs:
-            by_type[type(output)].append(output)
-        for record, rows in by_type.items():
-            write_shard(self.path / places[record] / f"part-{index:05d}.parquet", record, rows, inputs)
-
     def account(self, stage: str, own: str) -> dict[str, Any]:
         """How many came in, went out, and were left out with which reasons."""
         reasons: Counter[str] = Counter()
@@ -503,6 +520,26 @@ class RunFolder:
             "excluded": dict(sorted(outcomes.items())),
             "reasons": dict(sorted(reasons.items())),
         }
+
+
+def places_of(stage: str, nouns: Sequence[type[Record]], under: str = "") -> dict[type[Record], str]:
+    """The folder of each kind of record that a stage yields."""
+    places: dict[type[Record], str] = {Exclusion: f"exclusions/{stage}"}
+    return places | {record: f"{under}/{NOUNS[record]}" if under else NOUNS[record] for record in nouns}
+
+
+def _cut_signature(signature: str, size: int) -> str:
+    """With where a shard ends, which is part of what may be resumed."""
+    return digest(signature, size)
+
+
+def write_batch(root: Path, index: int, inputs: int, outputs: Batch, places: Mapping[type[Record], str]) -> None:
+    """One shard of each kind of record in its place under ``root``, in the order of ``places``."""
+    by_type: dict[type[Record], list[Record]] = {kind: [] for kind in places}
+    for output in outputs:
+        by_type[type(output)].append(output)
+    for record, rows in by_type.items():
+        write_shard(root / places[record] / f"part-{index:05d}.parquet", record, rows, inputs)
 
 
 def read_shard(path: Path, record: type[R]) -> Iterator[R]:

@@ -137,6 +137,39 @@ def test_the_key_that_is_returned_leads_to_the_reply_and_what_was_asked(ledger: 
     assert found.context == '{"comparison":"c-1"}'
 
 
+# --- nothing may be asked ---------------------------------------------------------------------------------------------
+
+
+def test_offline_a_local_batch_answers_what_the_ledger_has_and_fails_the_rest(path: Path) -> None:
+    ask_all(Gateway(Ledger(path)), Shouter(), *"abd")
+    model, gateway = Shouter(), Gateway(Ledger(path), offline=True)
+    counted: list[int] = []
+    gateway.replies = counted.append
+    found = ask_all(gateway, model, *"abcde", "a", "far longer than the context allows")
+    assert [str(reply) for reply in found] == [
+        "A by shouter",
+        "B by shouter",
+        "its reply is not in the ledger",
+        "D by shouter",
+        "its reply is not in the ledger",
+        "A by shouter",
+        "longer than the context",  # what could not be asked at any time is told as ever
+    ]
+    assert [error.retryable for error in found if isinstance(error, CallFailed)] == [True, True, False]
+    assert (model.plans, model.computed) == ([], [])
+    account = gateway.accounts["shouter"]
+    assert (account.asked, account.from_ledger, account.missing, account.failed) == (0, 3, 2, 1)
+    assert str(account).endswith("; 2 not in the ledger")
+    assert sum(counted) == 3
+
+
+def test_a_local_reply_says_for_which_run_it_was_computed(path: Path) -> None:
+    ledger = Ledger(path)
+    ask_all(Gateway(ledger, run="r1"), Shouter(), "a")
+    (entry,) = ledger.get([request_key(request("a"), Shouter().identity)]).values()
+    assert (entry.run, entry.cost_usd) == ("r1", None)
+
+
 # --- the ledger -------------------------------------------------------------------------------------------------------
 
 

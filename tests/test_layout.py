@@ -17,9 +17,9 @@ LAYERS = (  # each may import those above it in this list, and its own
     {"judging"},
     {"prompts", "selection", "sampling", "labels", "preferences", "training", "reward", "policy"},
     {"evaluate", "accounts", "findings", "report", "export"},
-    {"pipeline", "checking", "plan", "display", "mock"},
+    {"pipeline", "checking", "plan", "offline", "reread", "ledger_tools", "display", "mock"},
     {"world"},
-    {"cli"},
+    {"cli", "ledger_cli"},
 )
 STAGES = {"prompts", "sampling", "labels", "preferences", "reward", "policy"}
 TORCH = {

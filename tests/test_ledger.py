@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import closing
 from pathlib import Path
@@ -22,10 +23,13 @@ from rlaif.errors import StorageError
 from rlaif.ledger import Entry, Ledger, Spent, spent
 from rlaif.models import ChatRequest, Identity, Reply, request_key
 from rlaif.prompting import redact
-from rlaif.records import Message, digest
+from rlaif.records import Message, canonical_json, digest
 from tests import make
 
 ROOT = Path(__file__).parent.parent
+
+
+words_of_keys = st.text('ab,{}:"\\', max_size=4)
 
 
 def entry(key: str, text: str = "yes", **fields: Any) -> Entry:
@@ -196,7 +200,7 @@ def test_a_reply_ends_its_claim(ledger: Ledger) -> None:
 
 def test_another_format_is_refused_by_number(ledger: Ledger) -> None:
     ledger._db.execute("UPDATE meta SET value = '99' WHERE name = 'format'")
-    with pytest.raises(StorageError, match=r"ledger\.sqlite: ledger format 99, this version reads up to 2\."):
+    with pytest.raises(StorageError, match=r"ledger\.sqlite: ledger format 99, this version reads up to 3\."):
         Ledger(ledger.path)
 
 
@@ -225,6 +229,91 @@ def test_a_ledger_of_the_first_format_is_read_and_written_on(working_folder: Pat
         ledger.put([entry("new", run="r")])
         assert ledger.get(["new"])["new"].run == "r"
         ledger.close()
+
+
+SECOND_FORMAT = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE replies (
+    key TEXT PRIMARY KEY, model TEXT NOT NULL, context TEXT NOT NULL, reply TEXT NOT NULL, prompt_tokens INTEGER NOT NULL,
+    output_tokens INTEGER NOT NULL, cost_usd REAL, seconds REAL NOT NULL, attempts INTEGER NOT NULL, created REAL NOT NULL,
+    run TEXT NOT NULL DEFAULT ''
+);
+CREATE TABLE owners (owner TEXT PRIMARY KEY, expires REAL NOT NULL);
+CREATE TABLE claims (key TEXT PRIMARY KEY, owner TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE purses (run TEXT PRIMARY KEY, spent_usd REAL NOT NULL, lost_usd REAL NOT NULL, open_usd REAL NOT NULL);
+INSERT INTO meta VALUES ('format', '2');
+INSERT INTO purses VALUES ('r', 0.5, 0.25, 0.125);
+"""
+
+
+def test_a_ledger_of_the_second_format_keeps_all_it_knows(working_folder: Path) -> None:
+    """Contexts that named a judge and ids in full become those of today; others stay."""
+    path = working_folder / "old.sqlite"
+    of = '"comparison":"c-1","judge":"judge:j@1","principle":"p@2"'
+    contexts = [
+        "{" + of + ',"question":0,"shown":["r-2","r-1"]}',
+        "{" + of + ',"question":3,"shown":["r-1","r-2","r-0"]}',
+        '{"sample":"p-1","index":2}',
+        "{}",
+    ]
+    with closing(sqlite3.connect(path)) as old:
+        old.executescript(SECOND_FORMAT)
+        for number, context in enumerate(contexts):
+            row = (digest(number), "m", context, '{"text":"paid for"}', 3, 1, 0.125, 2.0, 1, 1700000000.0 + number, "r")
+            old.execute("INSERT INTO replies VALUES (?,?,?,?,?,?,?,?,?,?,?)", row)
+        old.commit()
+    ledger = Ledger(path)
+    found = ledger.get(map(digest, range(4)))
+    asker = '{"asker":{"judge":"judge:j@1","principle":"p@2"},"comparison":"c-1",'
+    assert [found[digest(number)].context for number in range(4)] == [
+        asker + '"shown":[1,0]}',
+        asker + '"question":3,"shown":[1,2,0]}',
+        '{"sample":"p-1","index":2}',
+        "{}",
+    ]
+    assert found[digest(1)] == Entry(
+        digest(1), "m", Reply(text="paid for"), found[digest(1)].context, 0.125, 2.0, 1, 1700000001.0, "r"
+    )
+    assert ledger.open_purse("r") == 0.875
+
+
+CONTEXTS = st.dictionaries(
+    st.sampled_from(["asker", "comparison", "shown", "answer", "a"]),
+    st.text(max_size=8) | st.lists(st.integers(0, 3), max_size=3) | st.dictionaries(words_of_keys, st.text(max_size=5)),
+)
+
+
+@given(st.lists(CONTEXTS, min_size=1, max_size=4), st.booleans())
+def test_a_context_comes_back_as_it_was_given(contexts: list[dict[str, Any]], together: bool) -> None:
+    """Whatever it holds, alone or beside others of the same asker."""
+    with tempfile.TemporaryDirectory() as folder:
+        ledger = Ledger(Path(folder) / "ledger.sqlite")
+        entries = [entry(digest(number), context=canonical_json(c)) for number, c in enumerate(contexts)]
+        for part in [entries] if together else [[each] for each in entries]:
+            ledger.put(part)
+        found = ledger.get(each.key for each in entries)
+        assert [found[each.key].context for each in entries] == [each.context for each in entries]
+        ledger.close()
+
+
+def test_what_many_replies_have_in_common_stands_once(ledger: Ledger) -> None:
+    def about(number: int, principle: str) -> str:
+        return canonical_json({"asker": {"judge": "j", "principle": principle}, "comparison": f"c-{number}"})
+
+    other = Ledger(ledger.path)  # another process that meets the same askers
+    for number in range(20):
+        into = (ledger, other)[number % 2]
+        into.put([entry(digest(number), context=about(number, "ab"[number % 3 == 0]), run="r")])
+    assert ledger._db.execute("SELECT count(*) FROM askers").fetchone() == (2,)
+    assert {len(key) for (key,) in ledger._db.execute("SELECT key FROM replies")} == {32}
+    assert [other.get([digest(n)])[digest(n)].context for n in (0, 1)] == [about(0, "b"), about(1, "a")]
+
+
+def test_an_asker_of_a_transaction_that_failed_is_not_remembered(ledger: Ledger) -> None:
+    with pytest.raises(UnicodeEncodeError):
+        ledger.put([entry("0", run="new"), entry("1", context="\ud800", run="new")])
+    ledger.put([entry("0", run="new")])
+    assert ledger.get(["0"])["0"].run == "new"
 
 
 # --- money ------------------------------------------------------------------------------------------------------------

@@ -79,8 +79,8 @@ def only(found: Plan) -> Line:
     return line
 
 
-async def run(*settings: str, until: Any = "preferences") -> None:
-    road = open_road("recipe.yaml", settings, out=Path("out"))
+async def run(*settings: str, out: str = "out", until: Any = "preferences") -> None:
+    road = open_road("recipe.yaml", settings, out=Path(out))
     try:
         await road.run(until)
     finally:
@@ -195,6 +195,30 @@ def test_votes_are_counted_from_the_least_to_the_most() -> None:
     assert (line.items, line.least_calls, line.calls) == (6, 6 * 3, 6 * 5)
     assert line.prompt_tokens == round(2 * sum(EACH) / 4 * 4)  # four votes: the middle of three and five
     assert line.most_prompt_tokens == 5 * 2 * sum(MOST)
+
+
+def test_a_second_order_that_may_be_spared_is_counted_at_most() -> None:
+    async def test(server: MockServer) -> None:
+        labels = {"source": "judges", "options": {"judges": ["compare-logprobs-api"]}}
+        recipe(f"{server.url}/v1", labels=labels)
+        texts = [("quality=0.9", "quality=0.1"), ("quality=0.2", "quality=0.8")]
+        rows = [{"prompt": f"Question {i}", "response_a": a, "response_b": b} for i in range(60) for a, b in texts]
+        write_jsonl(Path("pairs.jsonl"), rows)
+        await run(out="pilot")
+        before = server.stats()["answered"]
+        forget()
+        sparing = "labels.options.second_order={measured_in: pilot, margin: 0.1}"
+        line = only(await plan_pipeline("recipe.yaml", [sparing]))
+        assert (line.least_calls, line.calls, line.output_tokens) == (120, 240, 180)
+        await run(sparing, out="spared")
+        assert 120 <= server.stats()["answered"] - before < 200
+
+    on_mock(test, skill=1.0)
+
+
+def forget() -> None:
+    for path in Path(".rlaif").glob("ledger.sqlite*"):
+        path.unlink()
 
 
 def test_of_many_rows_some_are_rendered_and_all_are_counted() -> None:
@@ -379,6 +403,14 @@ def test_an_unknown_price_is_a_question_mark_and_no_number() -> None:
     assert (only(found).usd, only(found).most_usd, found.usd) == (None, None, None)
     assert last().startswith("No price is known of models.judge: write options.price")
     assert found.figures()["plan.usd"].value is None
+
+
+def test_a_persons_own_price_table_is_said_aloud() -> None:
+    recipe(options={"price": None})
+    Path("prices.yaml").write_text('"127.0.0.1:9": {models: {"mock-*": {input: 3, output: 30}}}')
+    found = planned("budget_usd=1")
+    assert found.notes[0] == "models.judge: the price of mock-judge is that of prices.yaml."
+    assert only(found).most_usd == pytest.approx((2 * sum(MOST) * 3 + 6 * LONGEST * 30) / 1e6)
 
 
 def test_what_cannot_be_asked_is_said_and_not_counted() -> None:

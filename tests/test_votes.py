@@ -20,6 +20,7 @@ from rlaif.errors import CallError, CallFailed, CallRefused, ConfigError
 from rlaif.judging import ProtocolContext, Question, Showing, Verdict
 from rlaif.judging.pairwise_logprobs import PairwiseLogprobs
 from rlaif.judging.pairwise_votes import PairwiseVotes
+from rlaif.labels import requests_per_comparison
 from rlaif.mock import MockServer
 from rlaif.models import ChatRequest, Reply, request_key
 from rlaif.preferences import reconcile
@@ -352,3 +353,12 @@ def test_the_share_of_sampled_votes_is_within_binomial_error_of_the_log_probabil
     assert 0.1 < p < 0.9
     assert sampled.option_mass == 1
     assert abs(sampled.p[0] - p) < 4 * math.sqrt(p * (1 - p) / n)
+
+
+def test_progress_and_plans_know_how_many_requests_a_comparison_takes_at_most() -> None:
+    write_judge("mine", protocol="pairwise-votes", options={"votes": 7}, sampling={"temperature": 1.0})
+    source, _ = labels(judges=("mine", "longest"))
+    assert (source.per_comparison(), source.requests_per_comparison()) == (4, 14)  # rules ask nobody
+    assert requests_per_comparison(source) == 14
+    alone, _ = labels(judges=("longest",))
+    assert (alone.requests_per_comparison(), requests_per_comparison(alone)) == (0, 2)

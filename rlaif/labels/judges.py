@@ -175,7 +175,7 @@ class JudgeLabels:
     async def label(self, batches: AsyncIterator[list[Comparison]]) -> AsyncIterator[list[Judgement]]:
         async def rehearsed() -> AsyncIterator[list[Comparison]]:
             async for comparisons in batches:
-                if comparisons and not self.rehearsed:
+                if comparisons and not self.rehearsed and not self.context.gateway.offline:
                     self.rehearsed = True
                     await self._rehearse()
                 yield comparisons
@@ -256,6 +256,10 @@ class JudgeLabels:
         else:
             yield _first_order(comparison)
 
+    def may_be_spared(self, judge: Judge, comparison: Comparison, shown: tuple[Response, ...]) -> bool:
+        """Whether this order is asked for only where the other leaves doubt."""
+        return self.options.second_order is not None and judge.file.both_orders and shown != _first_order(comparison)
+
     def showing(
         self, judge: Judge, comparison: Comparison, principle: Principle | None, shown: tuple[Response, ...]
     ) -> Showing:
@@ -271,6 +275,12 @@ class JudgeLabels:
         keys: list[str] = []
         showing = self.showing(judge, comparison, principle, shown)
         ids = tuple(response.id for response in shown)
+        order = sorted(ids)
+        about = {
+            "asker": {"judge": judge.labeller, "principle": principle.tag if principle else None},
+            "comparison": comparison.id,
+            "shown": [order.index(each) for each in ids],  # not by the file's order, which another file may not share
+        }
 
         async def ask(question: Question) -> Reply:
             if judge.model is None:
@@ -278,13 +288,7 @@ class JudgeLabels:
             request = judge.request(question, self.context.seed, showing.fence)
             place = len(keys)  # in the order asked: replies of questions asked together may come in any
             keys.append("")
-            asked = {
-                "judge": judge.labeller,
-                "comparison": comparison.id,
-                "principle": principle.tag if principle else None,
-                "shown": ids,
-                "question": place,
-            }
+            asked = {**about, "question": place} if place else about
             try:
                 keys[place], reply = await self.context.gateway.ask(judge.model, request, asked)
             except CallError as error:

@@ -184,7 +184,8 @@ class ApiModel:
         self.pace: Pace = options
         endpoints = (Endpoint(base_url=options.base_url, api_key_env=options.api_key_env), *options.endpoints)
         self.routes = tuple(self._route(endpoint) for endpoint in endpoints)
-        self.hosts = tuple(urlsplit(self._base_url(endpoint)).netloc for endpoint in endpoints)
+        urls = [self._base_url(endpoint) for endpoint in endpoints]
+        self.hosts, self.remote = tuple(urlsplit(url).netloc for url in urls), not all(map(on_this_machine, urls))
         names = [route.name for route in self.routes]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ConfigError(f"{where}: options.endpoints: {twice} is there twice: give it a weight instead.")
@@ -196,6 +197,12 @@ class ApiModel:
         if "extra_headers" in options:
             options["extra_headers"] = digest(options["extra_headers"])
         return [("endpoint", self.base_url), ("model", self.model), *self.facts(), ("options", canonical_json(options))]
+
+    @classmethod
+    def without_keys(cls, options: dict[str, Any]) -> dict[str, Any]:
+        """Options of the same model, its identity too, that read no key from the environment: it cannot be asked."""
+        kept = {name: value for name, value in options.items() if name not in ("endpoints", "transport")}
+        return {**kept, "api_key_env": ""}
 
     # --- what a provider says for itself ------------------------------------------------------------------------------
 

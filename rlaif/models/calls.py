@@ -26,6 +26,7 @@ from rlaif.models.spending import Price, Purse
 ELSEWHERE_SECONDS = 0.25  # between looks at what another process is asking
 LONGEST_DELAY = 30.0  # before a call is tried again, where the provider names no time
 OUTAGE = ("overloaded", "unreachable", "lost", "garbled")
+NOT_KEPT = "its reply is not in the ledger"  # the reason where nothing may be asked
 
 
 class Route(Protocol):
@@ -64,6 +65,7 @@ class Account:
     asked: int = 0  # requests that went to the model, however often each was tried
     from_ledger: int = 0
     failed: int = 0
+    missing: int = 0  # that were not in the ledger, where nothing may be asked
     prompt_tokens: int = 0
     output_tokens: int = 0
     cached_tokens: int = 0
@@ -83,6 +85,8 @@ class Account:
             f"{self.asked:,} asked, {self.from_ledger:,} from the ledger, {self.failed:,} failed, "
             f"{self.prompt_tokens:,} + {self.output_tokens:,} tokens, {self.seconds:.1f} s{rate}"
         ]
+        if self.missing:
+            parts.append(f"{self.missing:,} not in the ledger")
         if self.in_jobs:
             earlier = f", {self.fetched:,} of them in jobs of an earlier run" if self.fetched else ""
             parts.append(f"{self.in_jobs:,} by batch jobs{earlier}")
@@ -226,11 +230,12 @@ class Caller:
             if entry := stored.get(call.key):
                 self._count_stored(call)
                 self.finish(call, entry)
-            elif self.offline:
-                self.end(call, CallFailed("its reply is not in the ledger"))
             elif objection := self._objection(call.request):
                 self.account.failed += not call.announced
                 self.end(call, CallFailed(objection))
+            elif self.offline:
+                self.account.missing += 1
+                self.end(call, CallFailed(NOT_KEPT, retryable=True))
             else:
                 missing.append(call)
         claimed = self.ledger.claim_each([call.key for call in missing], CLAIM_SECONDS) if missing else set()

@@ -22,7 +22,7 @@ from rlaif.component import users_code
 from rlaif.errors import CallFailed, CallRefused, ConfigError
 from rlaif.ledger import Entry, Ledger
 from rlaif.models import BatchModel, ChatRequest, Identity, Model, Notice, Reply, request_key
-from rlaif.models.calls import Account, Caller
+from rlaif.models.calls import NOT_KEPT, Account, Caller
 from rlaif.models.jobs import ANNOUNCING, CLAIM_SECONDS
 from rlaif.models.prices import is_paid
 from rlaif.models.spending import Price, Purse
@@ -45,7 +45,7 @@ class Gateway:
     """One per run. ``replies`` is called with the number of finished requests, for progress.
 
     ``run`` names who pays, over any number of restarts; ``budget_usd`` is a hard cap on it. ``prices`` finds a model's
-    price. ``offline``: nothing is asked of a model behind an API, replies come from the ledger alone.
+    price. ``offline``: no model is asked anything, replies come from the ledger alone.
     """
 
     def __init__(
@@ -254,6 +254,8 @@ class Gateway:
             unique.setdefault(key, (request, context))
             waiting.setdefault(key, []).append(future)
         account = self.account(model.identity)
+        if self.offline:
+            unique = self._from_ledger(unique, waiting, account)
         with users_code(model, "looking at requests"):
             objections = await self.in_worker(lambda: {key: model.objection(unique[key][0]) for key in unique})
         for key, objection in objections.items():
@@ -263,6 +265,12 @@ class Gateway:
                     if not future.done():
                         future.set_exception(CallFailed(objection))
         keys = [key for key in unique if not objections[key]]
+        if self.offline:
+            account.missing += len(keys)
+            for future in (future for key in keys for future in waiting[key]):
+                if not future.done():
+                    future.set_exception(CallFailed(NOT_KEPT, retryable=True))
+            return
         requests = [unique[key][0] for key in keys]
         with users_code(model, "planning batches"):
             plan = await self.in_worker(model.plan, requests)
@@ -280,6 +288,22 @@ class Gateway:
                     if not future.done():
                         future.set_result(entries[key])
             self.replies(len(batch))
+
+    def _from_ledger(
+        self,
+        unique: dict[str, tuple[ChatRequest, str]],
+        waiting: dict[str, list[asyncio.Future[Entry]]],
+        account: Account,
+    ) -> dict[str, tuple[ChatRequest, str]]:
+        """Answer what the ledger has, whatever batches it was computed in; returns the rest."""
+        entries = self.ledger.get(unique)
+        for key, entry in entries.items():
+            for future in waiting[key]:
+                if not future.done():
+                    future.set_result(entry)
+        account.from_ledger += len(entries)
+        self.replies(len(entries))
+        return {key: asked for key, asked in unique.items() if key not in entries}
 
     async def _stored_or_claimed(self, keys: Sequence[str]) -> dict[str, Entry]:
         """What the ledger holds of ``keys``; where that is not all, they are claimed and this process computes them."""
@@ -317,7 +341,7 @@ class Gateway:
             raise
         seconds = time.perf_counter() - start
         entries = [
-            Entry(key, model.identity.name, reply, unique[key][1], seconds=seconds / len(batch))
+            Entry(key, model.identity.name, reply, unique[key][1], seconds=seconds / len(batch), run=self.run)
             for key, reply in zip(keys, replies, strict=True)
         ]
         self._count(account, replies, seconds)

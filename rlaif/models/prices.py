@@ -129,7 +129,7 @@ class Prices:
         return quote.price if quote else None
 
     def say(self, models: Mapping[str, Any]) -> list[str]:
-        """Which of these models, by role, have their price from a person's own table, for that person to read."""
+        """Of which models, by role, the price is from a person's own table, or not known, for that person to read."""
         lines = []
         for role, model in models.items():
             quote = self.quote(model) if is_paid(model) else None
@@ -137,6 +137,8 @@ class Prices:
                 shipped = len(self.listed(quote.host, model.model)) > 1
                 rest = ", instead of the shipped one" if shipped else ""
                 lines.append(f"models.{role}: the price of {model.model} is that of {quote.place}{rest}.")
+            elif quote is None and getattr(model, "remote", False):
+                lines.append(f"models.{role}: no price is known of {model.model}: what its calls cost is not counted.")
         return lines
 
 

@@ -123,13 +123,20 @@ def test_a_table_in_the_working_folder_is_looked_into_first_and_said_aloud() -> 
         'api.openai.com: {models: {"gpt-4*": {input: 7, output: 8}, gpt-new: {input: 1, output: 1}}}'
     )
     prices = Prices.load(Path())
-    models = {"judge": openai(), "new": openai("gpt-new"), "other": openai("gpt-5-mini")}
+    models = {
+        "judge": openai(),
+        "new": openai("gpt-new"),
+        "other": openai("gpt-5-mini"),
+        "unknown": openai("gpt-9"),
+        "here": openai("gpt-9", base_url="http://127.0.0.1:8000/v1"),
+    }
     assert shipped.of(models["judge"]) == Price(0.4, 1.6, cached_input=0.1, batch=0.5, cached_from=1024)
     assert prices.of(models["judge"]) == Price(7, 8)
     assert prices.of(models["other"]) == shipped.of(models["other"])
     assert prices.say(models) == [
         "models.judge: the price of gpt-4.1-mini is that of prices.yaml, instead of the shipped one.",
         "models.new: the price of gpt-new is that of prices.yaml.",
+        "models.unknown: no price is known of gpt-9: what its calls cost is not counted.",
     ]
 
 
