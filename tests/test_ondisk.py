@@ -7,7 +7,7 @@ import tracemalloc
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlaif.ondisk import Lists, Seen
+from rlaif.ondisk import Kept, Lists, Seen
 from tests.make import AWKWARD
 
 names = st.sampled_from([*AWKWARD, "\ud83d"])
@@ -44,3 +44,11 @@ def test_what_is_remembered_takes_no_memory_of_the_process() -> None:
     tracemalloc.stop()
     assert grown < 200_000
     assert kept.of(["c-00000000000000000007"]) == {"c-00000000000000000007": [[7, "ann"]]}
+
+
+def test_what_is_kept_can_be_gone_through_again_and_again() -> None:
+    kept: Kept[object] = Kept()
+    for item in ([1, "\ud83d"], None, {"a": (2,)}):
+        kept.add(item)
+    assert list(kept) == list(kept) == [[1, "\ud83d"], None, {"a": (2,)}]
+    assert list(Kept()) == []

@@ -194,7 +194,9 @@ class Caller:
         try:
             return await call.done
         finally:
-            del call  # else a failure, its traceback, this frame and the call are a cycle, and many of those are much memory
+            del (
+                call
+            )  # else a failure, its traceback, this frame and the call are a cycle, and many of those are much memory
 
     @property
     def in_jobs(self) -> bool:

@@ -14,13 +14,13 @@ import aiohttp
 import orjson
 import pytest
 
-from rlaif.errors import CallFailed, CallRefused, ConfigError, OverBudget
+from rlaif.errors import CallError, CallFailed, CallRefused, ConfigError, OverBudget
 from rlaif.ledger import Ledger
 from rlaif.mock import MockOptions, MockServer
 from rlaif.mock.answering import key_name
 from rlaif.models import jobs, openai_jobs, request_key
 from rlaif.models.api import ApiModel
-from rlaif.models.gateway import Gateway
+from rlaif.models.gateway import Gateway, gather_all
 from rlaif.models.job_http import JobHttp
 from rlaif.models.openai_jobs import OpenAIJobs
 from rlaif.models.spending import Price
@@ -634,6 +634,124 @@ async def decoy(session: aiohttp.ClientSession, provider: str, number: int) -> N
     wanted = {"input_file_id": file, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
     async with session.post("/v1/batches", json=wanted, headers=HEADERS) as answer:
         assert answer.status == 200
+
+
+# --- the whole input --------------------------------------------------------------------------------------------------
+
+
+async def walked(desk: Desk, count: int, size: int = 7) -> list[list[str]]:
+    """Batches of input, each item asked about and then asked about its reply."""
+
+    async def batches() -> AsyncIterator[list[str]]:
+        for start in range(0, count, size):
+            yield texts(count)[start : start + size]
+
+    async def one(text: str) -> str:
+        try:
+            _, first = await desk.gateway.ask(desk.model, request(text), {})
+            _, second = await desk.gateway.ask(desk.model, request(f"{text}: {first.text}"), {})
+        except CallError as error:
+            return error.outcome
+        return f"{text}: {second.text}"
+
+    async def work(batch: list[str]) -> list[str]:
+        return await gather_all(one(text) for text in batch)
+
+    return [found async for found in desk.gateway.in_order([desk.model], batches(), work)]
+
+
+@BOTH
+def test_all_of_the_input_is_in_one_job_and_what_follows_from_it_in_the_next(provider: str) -> None:
+    async def test(server: MockServer) -> None:
+        desk = Desk(server, provider)
+        found = await walked(desk, 40)
+        await desk.leave()
+        plain = Desk(server, provider, {"batch": False}, path="another.sqlite")
+        assert await walked(plain, 40) == found
+        await plain.leave()
+        assert await jobs_at(server) == 2
+        assert [len(batch) for batch in found] == [7] * 5 + [5]
+        assert [text.partition(":")[0] for batch in found for text in batch] == texts(40)
+        assert (lines(server), server.stats()["answered"]) == ({"succeeded": 80}, 80)
+        assert (desk.account.asked, desk.account.from_ledger, desk.account.failed) == (80, 0, 0)
+
+    with_server(test, temperature=0)
+
+
+@BOTH
+def test_lines_that_fail_go_into_one_more_job_for_all_of_the_input(provider: str) -> None:
+    async def test(server: MockServer) -> None:
+        desk = Desk(server, provider)
+        found = await walked(desk, 40)
+        await desk.leave()
+        assert all(text.startswith("question") for batch in found for text in batch)
+        assert await jobs_at(server) == 4
+        assert lines(server) == {"succeeded": 80, "expired": 80}
+        assert (desk.account.asked, desk.account.failed) == (80, 0)
+
+    with_server(test, fault=("batch-expired=first:1",))
+
+
+@BOTH
+def test_lines_that_fail_in_each_job_fail_their_items(provider: str) -> None:
+    async def test(server: MockServer) -> None:
+        desk = Desk(server, provider, {"attempts": 2})
+        assert await walked(desk, 10) == [["failed"] * 7, ["failed"] * 3]
+        await desk.leave()
+        assert lines(server) == {"errored": 20}
+        assert (desk.account.asked, desk.account.failed) == (10, 10)
+
+    with_server(test, fault=("batch-failed=1",))
+
+
+@BOTH
+def test_what_the_budget_has_no_room_for_is_over_budget(provider: str) -> None:
+    async def test(server: MockServer) -> None:
+        desk = Desk(server, provider)
+        prompt, output = desk.model.upper_bound(request("question 0"))
+        await desk.leave()
+        budget = 6.5 * PRICE.most(prompt, output, batch=True)
+        desk = Desk(server, provider, budget_usd=budget)
+        found = [text for batch in await walked(desk, 40) for text in batch]
+        await desk.leave()
+        assert found.count("over budget") > 5
+        assert 0 < desk.gateway.purse.spent_usd <= budget
+        assert desk.gateway.purse.in_jobs_usd == 0
+
+    with_server(test)
+
+
+@BOTH
+def test_a_job_that_fails_fails_the_items_and_is_not_tried_for_ever(
+    provider: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(server: MockServer) -> None:
+        desk = Desk(server, provider)
+        monkeypatch.setattr(type(desk.model.jobs()), "line", lambda self, key, body: b"{")
+        assert await walked(desk, 10) == [["failed"] * 7, ["failed"] * 3]
+        await desk.leave()
+        assert await jobs_at(server) == (1 if provider == "openai" else 0)
+
+    with_server(test)
+
+
+@BOTH
+def test_who_was_stopped_half_way_goes_on_with_the_jobs(provider: str) -> None:
+    async def test(server: MockServer) -> None:
+        first = Desk(server, provider)
+        task = asyncio.create_task(walked(first, 40))
+        await until(lambda: any(name for name, _ in first.open_jobs()))
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await first.leave()
+        second = Desk(server, provider)
+        found = await walked(second, 40)
+        await second.leave()
+        assert all(text.startswith("question") for batch in found for text in batch)
+        assert (second.account.asked, second.account.fetched) == (40, 40)
+        paid_once(server, 80)
+
+    with_server(test, batch_seconds=0.3)
 
 
 # --- money ------------------------------------------------------------------------------------------------------------
