@@ -259,7 +259,10 @@ class Ledger:
         """Commit all in one transaction. Returns what is stored: where a key was there already, the older entry."""
         with self._transaction():
             new = self._store(entries)
-        return self._stored(entries, new)
+        if new == len(entries):
+            return list(entries)
+        stored = self.get(entry.key for entry in entries)
+        return [stored[entry.key] for entry in entries]
 
     def _store(self, entries: Sequence[Entry]) -> int:
         """Within a transaction: keep what is new of ``entries``, count what they cost, free their keys; how many are new."""
@@ -293,13 +296,6 @@ class Ledger:
             self._db.execute("UPDATE purses SET spent_usd = spent_usd + ? WHERE run = ?", (usd, run))
         return new
 
-    def _stored(self, entries: Sequence[Entry], new: int) -> list[Entry]:
-        """What is stored under the keys of ``entries``, of which ``new`` were not there before."""
-        if new == len(entries):
-            return list(entries)
-        stored = self.get(entry.key for entry in entries)
-        return [stored[entry.key] for entry in entries]
-
     def _asker_ids(self, wanted: Iterable[tuple[str, str, str]]) -> dict[tuple[str, str, str], int]:
         """The ids of all askers known, those of ``wanted`` among them."""
         for asker in wanted:
@@ -310,8 +306,8 @@ class Ledger:
         return self._askers
 
     def record(self, entry: Entry, done: asyncio.Future[Entry] | None = None) -> asyncio.Future[Entry]:
-        """Commit together with everything else that arrives in this tick of the event loop, or within a moment. ``done``, or a future made
-        here, then has what is stored, or the StorageError."""
+        """Commit together with everything else that arrives in this tick of the event loop, or within a moment.
+        ``done``, or a future made here, then has what is stored, or the StorageError."""
         loop = asyncio.get_running_loop()
         if not self._waiting:
             self._commit_soon(loop)
@@ -424,6 +420,10 @@ class Ledger:
         with self._transaction():
             self._db.execute("UPDATE jobs SET name = ? WHERE job = ?", (name, job))
 
+    def has_jobs(self, model: str) -> bool:
+        """Whether a model has open jobs, whoever sees to them."""
+        return bool(self._db.execute("SELECT 1 FROM jobs WHERE model = ? AND ended IS NULL", (model,)).fetchone())
+
     def take_jobs(self, model: str, seconds: float, but: Container[str] = ()) -> list[JobRow]:
         """The open jobs of a model that no process sees to: they and their requests are claimed for this one."""
         mine = "job NOT IN (SELECT key FROM claims WHERE owner = ?)"
@@ -468,12 +468,14 @@ class Ledger:
         """Commit some of what a job brought: replies, requests that it left unanswered, and what those may have cost.
         Returns what is stored."""
         with self._transaction():
-            new = self._store(entries)
+            there = self.get(entry.key for entry in entries)  # paid for a second time: money without a reply
+            self._store([entry for entry in entries if entry.key not in there])
+            lost_usd += sum(entry.cost_usd or 0.0 for entry in entries if entry.key in there)
             done = [(key, row.job) for key in (*(entry.key for entry in entries), *unanswered)]
             self._db.executemany("DELETE FROM job_lines WHERE key = ? AND job = ?", done)
             if lost_usd:
                 self._db.execute("UPDATE purses SET lost_usd = lost_usd + ? WHERE run = ?", (lost_usd, row.run))
-        return self._stored(entries, new)
+        return [there.get(entry.key, entry) for entry in entries]
 
     def end_job(self, row: JobRow) -> None:
         """A job is over, or never was; what it has not answered is free."""

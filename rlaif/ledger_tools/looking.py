@@ -59,12 +59,24 @@ class Owner:
 
 
 @dataclass(frozen=True)
+class OfJob:
+    """An open job of a provider's batch API; without a name it is not known whether the provider has accepted it."""
+
+    name: str | None
+    endpoint: str
+    lines: int
+    created: float
+    left: int
+
+
+@dataclass(frozen=True)
 class Info:
     path: str
     format: int
     bytes: int
     models: list[OfModel]
     runs: list[OfRun]
+    jobs: list[OfJob]
     owners: list[Owner]
 
     @property
@@ -87,6 +99,12 @@ class Info:
             lost += f", {run.open_usd:.4f} at most in flight" if run.open_usd else ""
             lost += f"; {run.pruned_usd:.4f} of it for replies pruned since" if run.pruned_usd else ""
             yield f"run {run.run or '(not named)'}: {run.replies:,} replies, {run.spent_usd:.4f} USD{lost}"
+        for job in self.jobs:
+            named = f"job {job.name}" if job.name else "a job that the provider may have"
+            yield (
+                f"{named}, at {job.endpoint}: {job.left:,} of {job.lines:,} requests unanswered, submitted "
+                f"{date(job.created)}"
+            )
         for owner in self.owners:
             node = owner.owner.rsplit(":", 2)[0]
             where = "" if node == platform.node() else f" on {node}"
@@ -108,7 +126,11 @@ def info(reader: Reader) -> Info:
         "SELECT run, 0, spent_usd, lost_usd, open_usd, pruned_usd FROM purses) GROUP BY run ORDER BY run"
     )
     found = [OfModel(*row) for row in models], [OfRun(*row) for row in runs]
-    return Info(str(reader.path), reader.format, size, *found, owners(reader))
+    jobs = reader.rows(
+        "SELECT name, endpoint, lines, created, (SELECT count(*) FROM job_lines WHERE job_lines.job = jobs.job) "
+        "FROM jobs WHERE ended IS NULL ORDER BY created"
+    )
+    return Info(str(reader.path), reader.format, size, *found, [OfJob(*row) for row in jobs], owners(reader))
 
 
 OWNERS = (

@@ -19,6 +19,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from contextlib import suppress
 from contextvars import ContextVar
+from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -38,6 +39,7 @@ T = TypeVar("T")
 
 CLAIM_SECONDS = 60.0  # renewed as long as the process lives
 QUIET_SECONDS = 0.5  # without a new request, before a job is made of those that are there
+LOOK_SECONDS = 1.0  # between looks for other processes' jobs, where there were none
 GROWTH, LONGEST_PAUSE = 0.1, 20  # a pause between looks: this share of the job's age, at most so many times the first
 AT_ONCE = 256  # lines of results in one transaction, and lines written between two turns of other tasks
 DOWNLOADS = 3  # of results of which lines are missing, before those lines count as lost
@@ -135,6 +137,7 @@ class Jobs:
         self._pile = self._new_pile()
         self._dear: list[Call] = []  # for which there is no money now
         self._announced = self._made = 0
+        self._look_again = 0.0
         self._broken: StorageError | None = None
         self._over_now = asyncio.Event()  # set where a job has come to an end
         self._quiet: asyncio.Task[None] | None = None
@@ -148,6 +151,8 @@ class Jobs:
         """See to calls that are in open jobs, or are to be. Returns those to be made one by one, and those that are in a
         job of another process. What is only announced is in neither, and ended."""
         ledger = self.caller.ledger
+        if not self.settings and self._nothing_open():
+            return list(calls), []
         for row in ledger.take_jobs(self.caller.model.identity.sha256, CLAIM_SECONDS, but=self.left):
             self._adopt(row)
         held = ledger.in_jobs([call.key for call in calls])
@@ -158,12 +163,19 @@ class Jobs:
             if job is None:
                 self._put(call, single)
             elif job in self.left:
-                self.caller.fail(call, self.left[job])
+                self.caller.fail(call, copy(self.left[job]))
             elif job not in self.open and not call.announced:
                 elsewhere.append(call)
             if call.announced and not call.done.done():
                 self.caller.end(call, Announced("announced"))
         return single, elsewhere
+
+    def _nothing_open(self) -> bool:
+        """Whether no process has an open job of this model; looked up now and then, for every call comes by here."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._look_again and not self.caller.ledger.has_jobs(self.caller.model.identity.sha256):
+            self._look_again = now + LOOK_SECONDS
+        return now < self._look_again
 
     def _put(self, call: Call, single: list[Call]) -> None:
         """A call that is in no job: into the next one, to those that are made one by one, or failed."""
@@ -171,7 +183,9 @@ class Jobs:
         if tried and tried.final:
             if not call.announced:
                 del self.tried[call.key]
-            self.caller.fail(call, tried.error)
+            self.caller.fail(
+                call, copy(tried.error)
+            )  # raised by each caller: one of its own has a traceback of its own
         elif not self.settings:
             single.append(call)
         elif call.key in self._pile.lines or self._piled(call):
@@ -572,7 +586,7 @@ class Jobs:
         with suppress(StorageError):  # which may be why it is left
             ledger.release([job.row.job, *ledger.job_keys(job.row.job)])
         for call in calls:
-            self.caller.end(call, error)
+            self.caller.end(call, copy(error))
 
     def _waiting_for(self, job: Job) -> list[Call]:
         """The calls that a job is to answer."""

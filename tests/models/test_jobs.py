@@ -15,10 +15,12 @@ import orjson
 import pytest
 
 from rlaif.errors import CallError, CallFailed, CallRefused, ConfigError, OverBudget
-from rlaif.ledger import Ledger
+from rlaif.ledger import Entry, JobLine, JobRow, Ledger
+from rlaif.ledger_tools import Reader
+from rlaif.ledger_tools.looking import info
 from rlaif.mock import MockOptions, MockServer
 from rlaif.mock.answering import key_name
-from rlaif.models import jobs, openai_jobs, request_key
+from rlaif.models import Reply, jobs, openai_jobs, request_key
 from rlaif.models.api import ApiModel
 from rlaif.models.gateway import Gateway, gather_all
 from rlaif.models.job_http import JobHttp
@@ -465,6 +467,40 @@ def test_who_leaves_says_which_jobs_go_on_and_the_next_fetches_them(provider: st
         paid_once(server, 25)
 
     with_server(test, batch_seconds=0.5)
+
+
+def test_an_open_job_is_seen_in_the_ledger() -> None:
+    async def test(server: MockServer) -> None:
+        desk = Desk(server, "openai")
+        await submitted(desk, texts(20))
+        ((name, _),) = desk.open_jobs()
+        await desk.leave()
+        with Reader(Path("ledger.sqlite")) as reader:
+            (job,) = info(reader).jobs
+            assert (job.name, job.lines, job.left) == (name, 20, 20)
+            said = "\n".join(info(reader).lines())
+        assert f"job {name}, at {server.url.partition('//')[2]}: 20 of 20 requests unanswered, submitted 20" in said
+        again = Desk(server, "openai")
+        await again.ask(texts(20))
+        await again.leave()
+        with Reader(Path("ledger.sqlite")) as reader:
+            assert info(reader).jobs == []
+
+    with_server(test, batch_seconds=0.2)
+
+
+def test_what_a_job_brings_a_second_time_is_money_without_a_reply() -> None:
+    """Asked by a process that did not know of the job: both were paid, and one reply is kept."""
+    ledger = Ledger(Path("ledger.sqlite"))
+    ledger.open_purse("r")
+    row = JobRow("j", "m", "here", 2, 1.0, "r")
+    ledger.open_job(row, [JobLine(key * 64, "{}", "", 1.0) for key in "ab"])
+    ledger.put([Entry("a" * 64, "m", Reply(text="first"), cost_usd=0.5, run="r")])
+    entries = [Entry(key * 64, "m", Reply(text="second"), cost_usd=0.25, run="r") for key in "ab"]
+    assert [entry.reply.text for entry in ledger.merge(row, entries, [], 0.0)] == ["first", "second"]
+    spent = ledger._db.execute("SELECT spent_usd, lost_usd FROM purses WHERE run = 'r'").fetchone()
+    assert spent == (0.75, 0.25)
+    assert ledger.job_keys("j") == []
 
 
 @BOTH
