@@ -19,6 +19,7 @@ import pytest
 
 from rlaif import cli
 from rlaif.store import RunFolder
+from tests.runs import ledger_rows
 from tests.tiny import build, write_jsonl
 
 GOOD = {"prompt": "How do I boil an egg?", "chosen": "Ten minutes in boiling water.", "rejected": "No."}
@@ -1115,7 +1116,7 @@ async def speak(request):
     with open("asked.txt", "a") as file:
         file.write("x")
     if open("speed.txt").read() == "slow":
-        await asyncio.sleep(60 if len(open("asked.txt").read()) > 4 else 0)
+        await asyncio.sleep(3 if len(open("asked.txt").read()) > 4 else 0)
     return "[[A]]"
 """
 
@@ -1140,9 +1141,10 @@ def test_an_interrupted_run_says_so_keeps_its_work_and_goes_on_from_there(number
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "")
-    assert err == "rlaif: interrupted: finished work is kept, the same command goes on from here.\n"
-    finished = len(records("out", "judgements"))
-    assert 0 < finished < 8
+    assert "calls are in flight: their replies are waited for" in err
+    assert err.endswith("rlaif: interrupted: finished work is kept, the same command goes on from here.\n")
+    finished = ledger_rows(Path())
+    assert finished == asked.stat().st_size >= 4, "what was in flight is waited for and kept"
     before = asked.stat().st_size
     Path("speed.txt").write_text("fast")
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=False)

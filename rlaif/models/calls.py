@@ -151,7 +151,7 @@ class Caller:
     ) -> None:
         """``changed`` is called where something has got on that is no reply."""
         self.model, self.ledger, self.purse, self.account, self.price = model, ledger, purse, account, price
-        self.offline = offline
+        self.offline, self.notice = offline, notice
         self.pace: Pace = getattr(model, "pace", None) or Pace()
         routes: tuple[Route, ...] = getattr(model, "routes", ()) or (PlainRoute(model),)
         whole = sum(route.weight for route in routes)
@@ -560,7 +560,11 @@ class Caller:
         waiting = [*self._asked, *self._elsewhere, *self.queue]
         self.queue.clear()
         self._elsewhere.clear()
-        if self._tasks and self.account.in_flight:
+        if self._tasks and (left := self.account.in_flight):
+            self.notice(
+                f"{left} calls are in flight: their replies are waited for, {grace_seconds:g} s at most. Interrupt again "
+                "to leave them: they may be billed all the same."
+            )
             await asyncio.wait(self._tasks, timeout=grace_seconds)
         for task in self._tasks:
             task.cancel()

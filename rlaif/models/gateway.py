@@ -181,9 +181,10 @@ class Gateway:
         """``work`` on each batch of input, which asks ``models``; the results in order. Several batches are under way at
         once, where models are behind APIs; where a model is asked in jobs, all of the input is."""
         found = list(models)
-        in_jobs = [model for model in found if getattr(getattr(model, "options", None), "batch", None)]
-        if in_jobs and not self.offline:
-            batches = self._through_jobs([self._find_caller(model)[1] for model in in_jobs], batches, work)
+        behind_apis = [] if self.offline else [model for model in found if not isinstance(model, BatchModel)]
+        in_jobs = [caller for _, caller in map(self._find_caller, behind_apis) if caller.in_jobs]
+        if in_jobs:
+            batches = self._through_jobs(in_jobs, batches, work)
         async for results in in_order(batches, work, depth(found)):
             yield results
 
