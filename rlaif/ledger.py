@@ -205,6 +205,7 @@ class Ledger:
         self.owner = f"{platform.node()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._waiting: list[tuple[Entry, asyncio.Future[Entry]]] = []
         self._askers: dict[tuple[str, str, str], int] = {}
+        self._flushed: asyncio.Future[None] | None = None  # done when those that wait are committed
         self._committed = -1.0  # when, by the event loop's clock, replies were last committed
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -315,8 +316,14 @@ class Ledger:
         self._waiting.append((entry, done))
         return done
 
+    async def committed(self) -> None:
+        """Return when what has been recorded so far is committed, or its futures have the error."""
+        if self._waiting and self._flushed:
+            await asyncio.shield(self._flushed)
+
     def _commit_soon(self, loop: asyncio.AbstractEventLoop) -> None:
         """At the end of this tick; where transactions follow each other closely, with those of the next ticks."""
+        self._flushed = loop.create_future()
         due = self._committed + TOGETHER_SECONDS
         if due > loop.time():
             loop.call_at(due, self._flush)
@@ -326,6 +333,8 @@ class Ledger:
     def _flush(self) -> None:
         self._committed = asyncio.get_running_loop().time()
         waiting, self._waiting = self._waiting, []
+        if self._flushed and not self._flushed.done():
+            self._flushed.set_result(None)  # wakes after this; who looks then finds all of it committed, or told
         try:
             stored = self.put([entry for entry, _ in waiting])
         except BaseException as error:  # whatever it is, no caller may wait for ever

@@ -387,6 +387,7 @@ class Caller:
             return
         try:
             await self._try(lane, call)
+            await self.ledger.committed()  # until then it is in flight: a kill would lose it
         except StorageError as error:  # the ledger cannot keep account: nothing more may be spent on it
             self.end(call, error)
 
