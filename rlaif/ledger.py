@@ -79,6 +79,7 @@ CREATE TABLE IF NOT EXISTS job_lines (  -- requests that an open job has not ans
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS lines_of_jobs ON job_lines (job);
 """
+CLAIM_SECONDS = 60.0  # that a claim holds; renewed as long as its process lives
 TOGETHER_SECONDS = 0.002  # a transaction costs as much as some ten replies
 MIGRATIONS = {  # by the format they start from
     1: (

@@ -13,6 +13,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from urllib.parse import urlsplit
@@ -167,7 +168,7 @@ def readable(
         raise failed("garbled", f"an answer of another shape ({type(error).__name__})") from error
 
 
-class ApiModel:
+class ApiModel(ABC):
     """A model by its name at a provider. ``routes`` answer; the gateway chooses among them."""
 
     Options: ClassVar[type[ApiOptions]]
@@ -218,32 +219,33 @@ class ApiModel:
         """Headers of every request, beside the key's."""
         return {}
 
+    @abstractmethod
     def key_headers(self, key: str) -> dict[str, str]:
-        raise NotImplementedError
+        """The header that carries a key."""
 
+    @abstractmethod
     def transport(self, address: Address) -> Transport:
         """The official client."""
-        raise NotImplementedError
 
+    @abstractmethod
     def body(self, request: ChatRequest) -> dict[str, Any]:
         """The JSON of the HTTP request."""
-        raise NotImplementedError
 
+    @abstractmethod
     def reply(self, value: dict[str, Any], request: ChatRequest) -> Reply:
         """The reply in the JSON of an answer. Raises CallFailed (*garbled*); where the shape is another one, whatever."""
-        raise NotImplementedError
 
+    @abstractmethod
     def headroom(self, headers: Mapping[str, str]) -> Headroom | None:
         """What an answer's headers say of the provider's limits."""
-        raise NotImplementedError
 
+    @abstractmethod
     def refusal(self, request: ChatRequest) -> str | None:
         """Why this provider cannot be asked this."""
-        raise NotImplementedError
 
+    @abstractmethod
     def keeps_apart(self, roles: Sequence[Role]) -> bool:
         """Whether the provider's own models see control tokens between turns of these roles."""
-        raise NotImplementedError
 
     # --- what the gateway and the stages ask ----------------------------------------------------------------------------
 
@@ -288,9 +290,9 @@ class ApiModel:
         address = self.routes[0].address
         return JobHttp(address, self._headers(address), self.options.timeout_seconds)
 
+    @abstractmethod
     def jobs(self) -> JobApi:
         """The provider's batch API, at the first endpoint."""
-        raise NotImplementedError
 
     async def close(self) -> None:
         """Close the connections of the running event loop."""

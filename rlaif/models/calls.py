@@ -17,9 +17,9 @@ from typing import Any, Protocol
 
 from rlaif.component import users_code
 from rlaif.errors import CallError, CallFailed, OverBudget, StorageError, UserError
-from rlaif.ledger import Entry, Ledger
+from rlaif.ledger import CLAIM_SECONDS, Entry, Ledger
 from rlaif.models import Answer, ChatRequest, Notice, Reply
-from rlaif.models.jobs import ANNOUNCING, CLAIM_SECONDS, Announced, Jobs
+from rlaif.models.jobs import ANNOUNCING, Announced, Jobs
 from rlaif.models.pacing import LONGEST_RETRY_AFTER, MAYBE_BILLED, Gate, Pace
 from rlaif.models.spending import Price, Purse
 
@@ -196,7 +196,7 @@ class Caller:
         finally:
             del (
                 call
-            )  # else a failure, its traceback, this frame and the call are a cycle, and many of those are much memory
+            )  # else a failure, its traceback, this frame and the call are a cycle: many of those are much memory
 
     @property
     def in_jobs(self) -> bool:

@@ -20,10 +20,10 @@ from typing import Any, TypeVar
 
 from rlaif.component import users_code
 from rlaif.errors import CallFailed, CallRefused, ConfigError
-from rlaif.ledger import Entry, Ledger
+from rlaif.ledger import CLAIM_SECONDS, Entry, Ledger
 from rlaif.models import BatchModel, ChatRequest, Identity, Model, Notice, Reply, request_key
 from rlaif.models.calls import NOT_KEPT, Account, Caller
-from rlaif.models.jobs import ANNOUNCING, CLAIM_SECONDS
+from rlaif.models.jobs import ANNOUNCING
 from rlaif.models.prices import is_paid
 from rlaif.models.spending import Price, Purse
 from rlaif.ondisk import Kept
@@ -124,8 +124,10 @@ class Gateway:
             entry = await self._queued(model, request, key, canonical_json(context))
         else:
             _, caller = known or self._find_caller(model)
-            entry = await caller.ask(request, key, canonical_json(context))
-            self.replies(1)
+            try:
+                entry = await caller.ask(request, key, canonical_json(context))
+            finally:
+                self.replies(1)
         if entry.reply.finish_reason == "refused":
             raise CallRefused("the provider declined to answer", key=key)
         return key, entry.reply

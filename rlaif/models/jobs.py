@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from rlaif.errors import CallError, CallFailed, OverBudget, StorageError
-from rlaif.ledger import Entry, JobLine, JobRow
+from rlaif.ledger import CLAIM_SECONDS, Entry, JobLine, JobRow
 from rlaif.models import Answer, ChatRequest, Reply
 from rlaif.models.failures import failed
 from rlaif.models.job_http import Gone, JobApi, JobStatus, Refused, Result
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-CLAIM_SECONDS = 60.0  # renewed as long as the process lives
 QUIET_SECONDS = 0.5  # without a new request, before a job is made of those that are there
 LOOK_SECONDS = 1.0  # between looks for other processes' jobs, where there were none
 GROWTH, LONGEST_PAUSE = 0.1, 20  # a pause between looks: this share of the job's age, at most so many times the first

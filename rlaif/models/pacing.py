@@ -6,7 +6,6 @@ Every method takes ``now``, seconds of one monotonic clock, so that a test can l
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from pydantic import Field
@@ -24,14 +23,10 @@ class Pace(Options):
 
     max_in_flight: int = Field(default=256, ge=1, le=65_536)
     requests_per_minute: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    tokens_per_minute: float | None = Field(
-        default=None, gt=0, allow_inf_nan=False
-    )  # prompt's, and the reply's at most
+    tokens_per_minute: float | None = Field(default=None, gt=0, allow_inf_nan=False)  # of prompt, and reply at most
     timeout_seconds: float = Field(default=120.0, gt=0, allow_inf_nan=False)  # of one attempt, to the last byte
     attempts: int = Field(default=6, ge=1)  # of one call, before it counts as failed
-    patience_seconds: float = Field(
-        default=600.0, gt=0, allow_inf_nan=False
-    )  # without any answer, before the provider counts as gone
+    patience_seconds: float = Field(default=600.0, gt=0, allow_inf_nan=False)  # without an answer, before giving up
 
 
 class InJobs(Options):
@@ -257,8 +252,9 @@ class Gate:
     breaker: Breaker = field(init=False)
 
     def __post_init__(self) -> None:
-        per_minute = [limit * self.share if limit else None for limit in _limits(self.pace)]
-        self.requests, self.tokens = Bucket(per_minute[0]), Bucket(per_minute[1])
+        requests, tokens = self.pace.requests_per_minute, self.pace.tokens_per_minute
+        self.requests = Bucket(requests and requests * self.share)
+        self.tokens = Bucket(tokens and tokens * self.share)
         self.concurrency = Concurrency(max(1, round(self.pace.max_in_flight * self.share)))
         self.breaker = Breaker(self.pace.patience_seconds)
 
@@ -273,7 +269,3 @@ class Gate:
         if headroom:
             self.requests.told(headroom.requests_limit, headroom.requests_left, headroom.requests_reset, now)
             self.tokens.told(headroom.tokens_limit, headroom.tokens_left, headroom.tokens_reset, now)
-
-
-def _limits(pace: Pace) -> Sequence[float | None]:
-    return pace.requests_per_minute, pace.tokens_per_minute
