@@ -10,6 +10,7 @@ import gc
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -347,17 +348,16 @@ def reread(
     from rlaif.reread import open_reread
 
     _collect_seldom()
-    with Display() as display:
-        road = open_reread(folder, judge or (), settings, Watcher(display.listen, display.notice))
-        try:
+    with ExitStack() as stack:
+        with Display() as display:
+            road = open_reread(folder, judge or (), settings, Watcher(display.listen, display.notice))
+            stack.callback(road.gateway.ledger.close)
             changes, outcome = _asyncio_run(lambda: road.reread(allow_missing=allow_missing))
-        finally:
-            road.gateway.ledger.close()
-    for line in changes.lines():
-        print(line)
-    if changes.missing:
-        print(f"{changes.missing:,} replies are not in the ledger; `{road.asking()}` asks for them")
-    _summary_of(road, outcome, display.say)
+        for line in changes.lines():
+            print(line)
+        if changes.missing:
+            print(f"{changes.missing:,} replies are not in the ledger; `{road.asking()}` asks for them")
+        _summary_of(road, outcome, display.say)
 
 
 # --- rehearsal --------------------------------------------------------------------------------------------------------
@@ -441,15 +441,13 @@ def _drive(
 
     pipeline = limited(pipeline, limit)
     _collect_seldom()
-    with Display() as display:
-        road = build(
-            pipeline, entry, catalogue, out=out, settings=settings, watcher=Watcher(display.listen, display.notice)
-        )
-        try:
+    with ExitStack() as stack:
+        with Display() as display:
+            watcher = Watcher(display.listen, display.notice)
+            road = build(pipeline, entry, catalogue, out=out, settings=settings, watcher=watcher)
+            stack.callback(road.gateway.ledger.close)
             outcome = _asyncio_run(lambda: road.run(until))
-        finally:
-            road.gateway.ledger.close()
-    _summary_of(road, outcome, display.say)
+        _summary_of(road, outcome, display.say)
 
 
 def _collect_seldom() -> None:

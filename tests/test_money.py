@@ -106,6 +106,7 @@ def test_a_budget_holds_over_runs_of_one_folder_and_is_used_when_it_grows(workin
         assert billed(server) <= 0.02
         last = judge(working_folder, server.url, "budget_usd=1")
         assert spent(first) < spent(last) == pytest.approx(billed(server), abs=1e-4)
+        assert spent(judge(working_folder, server.url, "budget_usd=1")) == spent(last)  # nothing was left to ask
     assert outcomes(working_folder) == {"ranked": 2 * ROWS}
 
 
