@@ -1,6 +1,7 @@
 """prometheus-eval: its AsyncLiteLLM, in batches of as many prompts as may be in flight, its limit out of the way.
 
-It sends no sampling parameters, whatever it is given.
+It sends no sampling parameters, whatever it is given. A larger batch has more calls in flight than asked for and prepares all of
+them before it sends the first: quicker by the server's clock, and not in CPU time.
 
 python -P prometheus_eval.py URL REQUESTS.jsonl IN_FLIGHT
 """
