@@ -31,6 +31,7 @@ from rlaif.statistics import (
 )
 
 Card = dict[str, Figure]
+Pairs = list[list[float]]  # for each item: how many pairs agree, how many there are
 SCALE = ("b", "tie", "a")  # -1, 0, +1
 EPSILONS = {"experts": 0.2, "skilled": 0.15, "crowd": 0.1}  # what a person's greater cost is worth, in the alt-test
 NONE = Figure(value=None, n=0)
@@ -199,8 +200,7 @@ def _people(replay: Replay) -> tuple[Card, list[str]]:
     judged, agreeing = _judge_with_people(replay, items)
     card["agreement.judge_with_people"] = _ratio(judged, prompts)
     try:
-        card["people.ceiling"] = human_ceiling(card["people.agreement"])
-        card["accuracy.noise_corrected"] = noise_corrected(judged, agreeing, prompts)
+        card |= _ceiling(card["people.agreement"], judged, agreeing, prompts)
     except ValueError as error:
         unsaid.append(f"No human ceiling: {error}.")
     try:
@@ -208,6 +208,16 @@ def _people(replay: Replay) -> tuple[Card, list[str]]:
     except ValueError as error:
         unsaid.append(f"No alternative annotator test: {error}.")
     return card, unsaid
+
+
+def _ceiling(agreement: Figure, judged: Pairs, agreeing: Pairs, prompts: Sequence[str]) -> Card:
+    """Raises ValueError where people's labels leave none."""
+    if agreement.value is None:
+        raise ValueError("no item has labels of two people that are no ties")
+    return {
+        "people.ceiling": human_ceiling(agreement),
+        "accuracy.noise_corrected": noise_corrected(judged, agreeing, prompts),
+    }
 
 
 def _pairs(labels: Sequence[Choice], *, ties: bool) -> list[float]:
@@ -223,7 +233,7 @@ def _between(given: Sequence[Sequence[Choice]], prompts: Sequence[str], *, ties:
     return cluster_mean([value for value, _ in found], [prompt for _, prompt in found])
 
 
-def _judge_with_people(replay: Replay, items: Sequence[Item]) -> tuple[list[list[float]], list[list[float]]]:
+def _judge_with_people(replay: Replay, items: Sequence[Item]) -> tuple[Pairs, Pairs]:
     """(agreeing, all) pairs of each item without ties: of a verdict with one person's label, and of two people."""
     judged, between = [], []
     for item in items:
@@ -236,7 +246,7 @@ def _judge_with_people(replay: Replay, items: Sequence[Item]) -> tuple[list[list
     return judged, between
 
 
-def _ratio(pairs: Sequence[Sequence[float]], prompts: Sequence[str]) -> Figure:
+def _ratio(pairs: Pairs, prompts: Sequence[str]) -> Figure:
     return resampled(lambda sums: sums[..., 0] / sums[..., 1], pairs, prompts, n=int(sum(pair[1] for pair in pairs)))
 
 

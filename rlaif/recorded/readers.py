@@ -57,9 +57,16 @@ def llmbar(reply: str, row: Mapping[str, Any]) -> str | None:
     """The rule of LLMBar's own evaluators (Zeng et al. 2023, 2310.07641): where the form for the first response is
     found anywhere it wins, even over a later one for the second.
 
-    The form is a line that opens with "Output (a)"; for methods with a chain of thought it is "Output (a) is better."
-    (whose full stop stands for any character), except for PaLM2's CoT, which the source read by opening lines.
+    The form is a line that opens with "Output (a)"; for a chain of thought it is "Output (a) is better." (whose full
+    stop stands for any character), except for PaLM2's CoT, which the source read by opening lines. Swap thinks in its
+    drafts alone; its final row repeats the draft where both drafts agree, so there the one form is tried, then the other.
     """
-    thinks = "CoT" in str(row.get("method")) and (row.get("judge"), row.get("method")) != ("PaLM2", "CoT")
-    forms = STATED if thinks else OPENING
-    return next((shown for shown, form in zip(SHOWN, forms, strict=False) if form.search(reply.strip())), None)
+    method, stage = str(row.get("method")), row.get("stage")
+    if "CoT" in method:
+        tried = [OPENING if (row.get("judge"), method) == ("PaLM2", "CoT") else STATED]
+    elif method == "Swap":
+        tried = [STATED] if stage == "draft" else [STATED, OPENING]
+    else:
+        tried = [OPENING]
+    found = (shown for forms in tried for shown, form in zip(SHOWN, forms, strict=False) if form.search(reply.strip()))
+    return next(found, None)

@@ -128,8 +128,8 @@ def judgements(source: str, judge: str | None, method: str | None) -> Iterator[t
             others.add(name)
     if not found:
         asked = " ".join(name for name in (judge, method) if name)
-        of_judge = {name for name in others if name[0] == judge}
-        wanted, known = (method, {name[1] for name in of_judge}) if of_judge else (judge, {name[0] for name in others})
+        of_judge = {name[1] for name in others if judge in (None, name[0])}
+        wanted, known = (method, of_judge) if method and of_judge else (judge, {name[0] for name in others})
         raise DataError(f'{source}: no row of "{asked}".{did_you_mean(wanted or "", known)}')
 
 

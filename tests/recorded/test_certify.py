@@ -185,6 +185,11 @@ def test_what_cannot_be_said_of_people_is_said() -> None:
     assert card["people.agreement"].value == 0
     assert "people.ceiling" not in card
     assert [line.split(":")[0] for line in unsaid] == ["No human ceiling", "No alternative annotator test", "Careful"]
+    ties = [item(i, "tie", human_labels=["tie"] * 3) for i in range(40)]
+    card, unsaid = card_of(of(ties, [verdict(i, "ab", "tie") for i in range(40)]))
+    assert unsaid == ["No human ceiling: no item has labels of two people that are no ties."]
+    assert card["people.agreement_with_ties"].value == 1
+    assert card["people.fleiss"].value is card["people.krippendorff"].value is None  # one category: nothing to expect
     assert card_of(of(ITEMS, BOTH))[1][0] == "No item has labels of two people: how far people agree cannot be said."
 
 
@@ -228,6 +233,9 @@ def test_our_own_reader_takes_a_claim_and_guesses_nothing(reply: str, shown: str
         ("CoT", "GPT-4", "Output (b) is better at it", "second"),  # the full stop of the rule is any character
         ("CoT", "GPT-4", "Output (b)", None),
         ("CoT", "PaLM2", "Output (b) is better.\n\nOutput (a) is long.", "first"),
+        ("Swap_CoT", "PaLM2", "Output (b) is better.\n\nOutput (a) is long.", "second"),
+        ("Swap", "GPT-4", "Output (a) is long.\n\nTherefore, Output (b) is better.", "second"),
+        ("Swap", "GPT-4", "Output (b)", "second"),
     ],
 )
 def test_llmbars_own_rule(method: str, judge: str, reply: str, shown: str | None) -> None:
