@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rlaif import __version__
+from rlaif.certify_cli import app as certify
+from rlaif.certify_cli import winrate
 from rlaif.ledger_cli import app as ledger
 from rlaif.world.cli import app as world
 
@@ -33,6 +35,8 @@ app = typer.Typer(
 
 app.add_typer(world, name="world")
 app.add_typer(ledger, name="ledger")
+app.add_typer(certify, name="certify")
+app.command()(winrate)
 
 Settings = Annotated[list[str], typer.Option("--set", help="key=value laid over the recipe, for instance seed=1.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Run folder; made, or continued where it stands.")]

@@ -20,7 +20,15 @@ from tests.mock.test_processes import command as mock_server
 from tests.runs import kill_when, ledger_rows, rlaif, start
 
 BLOCK = re.compile(r"^```(\S+)(?: file=(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-RUN = ["README.md", "docs/extending.md", "docs/world.md", "docs/money.md", "docs/ledger.md", "docs/publishing.md"]
+RUN = [
+    "README.md",
+    "docs/extending.md",
+    "docs/world.md",
+    "docs/money.md",
+    "docs/ledger.md",
+    "docs/publishing.md",
+    "docs/certify.md",
+]
 MOCK, HUB = "http://127.0.0.1:8089", "https://huggingface.co"  # as pages name them; a test has its own
 STOPPED = "^C\n"  # the first line of what a command shows that is interrupted
 

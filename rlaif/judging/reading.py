@@ -59,9 +59,7 @@ def read_choice(text: str, options: Sequence[str], tie: str | None = None) -> in
     that ends so. Else a reply that is nothing but the option. Words elsewhere are not verdicts.
     """
     forms = _forms(tuple(options), tie)
-    body = THOUGHT.sub("", THINK.sub("", text)) if "<" in text else text
-    body = MARKUP.sub("", body)
-    body = (QUOTED.sub(_unquoted, body) if MAY_QUOTE.search(body) else body).strip()
+    body = own_words(text)
     bracketed = [verdicts for sentence in SENTENCE.split(body) if (verdicts := forms.bracketed.findall(sentence))]
     if bracketed:
         return _index(forms.words, bracketed[-1][0]) if len(set(bracketed[-1])) == 1 else None
@@ -73,6 +71,13 @@ def read_choice(text: str, options: Sequence[str], tie: str | None = None) -> in
         return _index(forms.words, found[-1].group(1) or found[-1].group(2))
     alone = forms.alone.fullmatch(body)
     return _index(forms.words, alone.group(1)) if alone else None
+
+
+def own_words(text: str) -> str:
+    """A reply without its thinking, its markup and what it quotes."""
+    body = THOUGHT.sub("", THINK.sub("", text)) if "<" in text else text
+    body = MARKUP.sub("", body)
+    return (QUOTED.sub(_unquoted, body) if MAY_QUOTE.search(body) else body).strip()
 
 
 class Forms(NamedTuple):
