@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rlaif import __version__
+from rlaif.constitution_cli import app as constitution
 from rlaif.ledger_cli import app as ledger
 from rlaif.world.cli import app as world
 
@@ -32,6 +33,7 @@ app = typer.Typer(
 
 app.add_typer(world, name="world")
 app.add_typer(ledger, name="ledger")
+app.add_typer(constitution, name="constitution")
 
 Settings = Annotated[list[str], typer.Option("--set", help="key=value laid over the recipe, for instance seed=1.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Run folder; made, or continued where it stands.")]

@@ -17,9 +17,9 @@ LAYERS = (  # each may import those above it in this list, and its own
     {"judging"},
     {"prompts", "selection", "sampling", "labels", "preferences", "training", "reward", "policy"},
     {"evaluate", "accounts", "findings", "report", "export"},
-    {"pipeline", "checking", "plan", "offline", "reread", "ledger_tools", "display", "mock"},
+    {"pipeline", "checking", "plan", "offline", "reread", "ledger_tools", "constitutions", "display", "mock"},
     {"world"},
-    {"cli", "ledger_cli"},
+    {"cli", "ledger_cli", "constitution_cli"},
 )
 STAGES = {"prompts", "sampling", "labels", "preferences", "reward", "policy"}
 TORCH = {
