@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 from tests.runs import rlaif
 
 BLOCK = re.compile(r"^```(\S+)(?: file=(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-RUN = ["README.md", "docs/extending.md", "docs/world.md", "docs/money.md", "docs/ledger.md"]
+RUN = ["README.md", "docs/extending.md", "docs/world.md", "docs/money.md", "docs/ledger.md", "docs/constitutions.md"]
 
 
 @pytest.mark.parametrize("page", RUN)
