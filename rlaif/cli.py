@@ -19,6 +19,7 @@ import typer
 from rlaif import __version__
 from rlaif.certify_cli import app as certify
 from rlaif.certify_cli import winrate
+from rlaif.constitution_cli import app as constitution
 from rlaif.ledger_cli import app as ledger
 from rlaif.world.cli import app as world
 
@@ -37,6 +38,7 @@ app.add_typer(world, name="world")
 app.add_typer(ledger, name="ledger")
 app.add_typer(certify, name="certify")
 app.command()(winrate)
+app.add_typer(constitution, name="constitution")
 
 Settings = Annotated[list[str], typer.Option("--set", help="key=value laid over the recipe, for instance seed=1.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Run folder; made, or continued where it stands.")]

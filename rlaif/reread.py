@@ -93,7 +93,7 @@ def open_reread(
     pipeline, entry = recipe_of_folder("reread", folder, data, settings)
     _need_same_beginning(pipeline, folder)
     catalogue = Catalogue()
-    gateway = Gateway(Ledger(_ledger_of(folder, pipeline, settings)), offline=True)
+    gateway = Gateway(Ledger(ledger_of_run(folder, pipeline, settings)), offline=True)
     try:
         opened = open_offline(
             folder, pipeline, entry, catalogue=catalogue, gateway=gateway, settings=tuple(settings), watcher=watcher
@@ -130,7 +130,7 @@ def _need_same_beginning(pipeline: Pipeline, folder: Path) -> None:
             )
 
 
-def _ledger_of(folder: Path, pipeline: Pipeline, settings: Sequence[str]) -> Path:
+def ledger_of_run(folder: Path, pipeline: Pipeline, settings: Sequence[str]) -> Path:
     """The ledger that a setting names, else the run's own, wherever the command is given. Raises UserError."""
     named = Path(pipeline.ledger) if any(setting.startswith("ledger=") for setting in settings) else None
     found = named or RunFolder(folder).ledger()

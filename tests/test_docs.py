@@ -28,6 +28,7 @@ RUN = [
     "docs/ledger.md",
     "docs/publishing.md",
     "docs/certify.md",
+    "docs/constitutions.md",
 ]
 MOCK, HUB = "http://127.0.0.1:8089", "https://huggingface.co"  # as pages name them; a test has its own
 STOPPED = "^C\n"  # the first line of what a command shows that is interrupted

@@ -17,9 +17,9 @@ LAYERS = (  # each may import those above it in this list, and its own
     {"judging"},
     {"prompts", "selection", "sampling", "labels", "preferences", "training", "reward", "policy"},
     {"evaluate", "accounts", "findings", "report", "export", "recorded"},
-    {"pipeline", "checking", "plan", "offline", "reread", "ledger_tools", "display", "mock"},
+    {"pipeline", "checking", "plan", "offline", "reread", "ledger_tools", "constitutions", "display", "mock"},
     {"world"},
-    {"cli", "certify_cli", "ledger_cli"},
+    {"cli", "certify_cli", "constitution_cli", "ledger_cli"},
 )
 STAGES = {"prompts", "sampling", "labels", "preferences", "reward", "policy"}
 TORCH = {

@@ -1,0 +1,162 @@
+"""What can be known of a principle from its words alone: a reading by lists of words, which claims no more than that.
+
+A principle is cut into the condition under which it applies ("when a request is harmful, …") and what it asks for. Of
+that, the frame ("choose the reply that") falls away; of each pair of opposites ("short", "long") both words become the
+first, and the second turns the sign, as do negations and "less". Two principles with the same condition and the same
+words but opposite signs ask for opposite replies.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+ALIKE = 0.75  # share of the words of two principles that both have, from which they are called alike
+
+OPPOSITES = (
+    "short long; shorter longer; brief lengthy; briefer lengthier; concise verbose; concise wordy; polite rude; "
+    "politer ruder; polite impolite; kind unkind; kinder meaner; friendly hostile; friendly unfriendly; honest dishonest; "
+    "true false; correct incorrect; accurate inaccurate; helpful unhelpful; harmful harmless; safe unsafe; safe dangerous; "
+    "formal informal; simple complex; simple complicated; plain ornate; clear unclear; cautious bold; confident unsure; "
+    "neutral partisan; warm cold; calm agitated; ethical unethical; legal illegal; relevant irrelevant; specific vague; "
+    "respectful disrespectful; refuse comply; refuse help; refuse assist; fair unfair; direct evasive; modest boastful"
+)
+ROOTS = {
+    other: (word, -1) for pair in OPPOSITES.split("; ") for word, other in (pair.split(),) if word not in ("refuse",)
+}
+ROOTS["harmless"] = ("harmful", -1)
+SAME = {
+    "shorter": "short", "longer": "long", "briefer": "brief", "lengthier": "lengthy", "politer": "polite",
+    "ruder": "rude", "kinder": "kind", "friendlier": "friendly", "safer": "safe", "clearer": "clear",
+    "simpler": "simple", "plainer": "plain", "calmer": "calm", "warmer": "warm", "fewer": "few", "words": "word",
+}  # fmt: skip
+TURNS = {
+    "not",
+    "never",
+    "no",
+    "without",
+    "less",
+    "least",
+    "fewer",
+    "avoid",
+    "avoids",
+    "avoiding",
+    "neither",
+    "cannot",
+    "lacks",
+    "few",
+}
+TURNED_DOWN = {"reject", "penalise", "penalize", "disprefer", "punish"}  # verbs that turn down what they name
+FRAME_WORDS = (
+    "a an the of to in on at is are be it its this that which who than as and or for with by from one ones two both "
+    "between more most reply replies response responses answer answers output outputs assistant's assistant choose prefer "
+    "select pick favour favor better best please should would does do has have did s t always reject penalise penalize "
+    "disprefer punish rank higher"
+)
+FRAME = frozenset(FRAME_WORDS.split())
+COMPARES = re.compile(
+    r"\b(choose|prefer\w*|select|pick|over the|mark down|rate higher|favou?rs?|rather|better|best|more|most|less|least|fewer|fewest|which of|between|"
+    r"than|as \w+ as possible|reject|penali[sz]e|rank|higher|lower|\w{3,}er reply|would have to)\b",
+    re.IGNORECASE,
+)
+NAMES_REPLY = re.compile(
+    r"\b(repl(y|ies)|responses?|answers?|outputs?|completions?|assistant|assistant's|model|ai|the one)\b", re.IGNORECASE
+)
+ABOUT_USER = re.compile(
+    r"^\W*(the |every |each |a )?(user|users|person|people|human|humans|customer|customers|client|clients|reader|asker)"
+    r"('s)?\b.{0,40}?\b(should|must|may|ought|needs?|has to|have to|is|are|wants?|will|can)\b",
+    re.IGNORECASE,
+)
+VAGUE_WORDS = (
+    "good better best nice great fine okay ok appropriate appropriately proper properly suitable ideal excellent "
+    "reasonable reasonably quality high high-quality right adequate acceptable desirable satisfying satisfactory optimal "
+    "superior strong well overall decent sensible worthy valuable"
+)
+VAGUE = frozenset(VAGUE_WORDS.split())
+CONDITION = re.compile(r"^\W*((?:when|if|where|on|of|for|unless|in)\b[^,]{3,80}),\s*(.+)$", re.IGNORECASE | re.DOTALL)
+JOINS = re.compile(r"(?<!between)(?:,? and |,? as well as |,? but also |,? while |; )", re.IGNORECASE)
+SENTENCE = re.compile(r"(?<=[.!?])[\"”')]*\s+(?=[A-Z\"“(])")
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """A principle's words: those of its condition, those of what it asks for, and the sign of that, 1 or -1."""
+
+    condition: frozenset[str]
+    asks: frozenset[str]
+    sign: int
+
+    def alike(self, other: Meaning) -> bool:
+        """Whether both ask about the same thing under the same condition, for it or against it."""
+        return _overlap(self.asks, other.asks) >= ALIKE and (
+            self.condition == other.condition or _overlap(self.condition, other.condition) >= ALIKE
+        )
+
+
+def meaning(text: str) -> Meaning:
+    found = CONDITION.match(text)
+    condition, rest = (found.group(1), found.group(2)) if found else ("", text)
+    first, sign = _read(condition)
+    asks, turn = _read(rest)
+    return Meaning(frozenset({*first, "NOT"} if sign < 0 else first), asks, turn)
+
+
+def _read(text: str) -> tuple[frozenset[str], int]:
+    """The words that carry the meaning, and the sign of the whole."""
+    sign, found = 1, set()
+    for word in words(text):
+        plain = SAME.get(word, word)
+        if word in TURNS or word in TURNED_DOWN or word.endswith("n't"):
+            sign = -sign
+        root, turn = ROOTS.get(plain, (plain, 1))
+        sign *= turn
+        if word not in TURNS and root not in FRAME and not word.endswith("n't"):
+            found.add(root)
+    return frozenset(found), sign
+
+
+def words(text: str) -> list[str]:
+    return re.findall(r"[a-z]+(?:[-'][a-z]+)*", text.lower().replace("’", "'"))
+
+
+def _overlap(one: frozenset[str], other: frozenset[str]) -> float:
+    """Words in both, as a share of words in either."""
+    return len(one & other) / len(one | other) if one | other else 0.0
+
+
+def same_text(one: str, other: str) -> bool:
+    """Equal but for case, white space and punctuation."""
+    return words(one) == words(other)
+
+
+def only_vague(text: str) -> list[str]:
+    """The vague words of a principle that has no other; empty where something else is asked for."""
+    asked = [word for word in words(text) if word in VAGUE or (word not in FRAME and word not in TURNS)]
+    vague = [word for word in asked if word in VAGUE]
+    others = [word for word in asked if word not in VAGUE]
+    return vague if vague and not others else []
+
+
+def compares(text: str) -> bool:
+    return bool(COMPARES.search(text))
+
+
+def names_reply(text: str) -> bool:
+    return bool(NAMES_REPLY.search(text))
+
+
+def about_user(text: str) -> bool:
+    """Whether its subject is the person who asks, and no reply is spoken of."""
+    return bool(ABOUT_USER.match(text)) and not names_reply(text)
+
+
+def sentences(text: str) -> list[str]:
+    return [part.strip() for part in SENTENCE.split(text.strip()) if part.strip()]
+
+
+def joined(text: str) -> str | None:
+    """The words by which a principle asks for two things in one sentence; None where it does not seem to."""
+    found = CONDITION.match(text)
+    rest = found.group(2) if found else text
+    join = JOINS.search(rest)
+    return join.group(0).strip(" ,;") or ";" if join else None
