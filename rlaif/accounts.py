@@ -64,6 +64,8 @@ def _account(run: RunFolder, stage: str, pipeline: Pipeline, selector: Selector)
         chosen = (selected(selector, *each) for each in grouped(run.read("prompts"), run.read("responses")))
         came_in = sum(1 if isinstance(pairs, str) else len(pairs) for pairs in chosen)
     unit = {"prompts": "rows", "pairs": "rows", "responses": "samples", "comparisons": "pairs"}[stage]
+    if stage == "comparisons" and pipeline.comparisons.select == "list":
+        unit = "lists"
     return {
         "unit": unit,
         "in": came_in,

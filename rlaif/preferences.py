@@ -172,14 +172,16 @@ def _exact_tie(p: float) -> float:
 
 
 def _orders_agree(shown: Sequence[tuple[Judgement, float | None]], a: str, b: str) -> bool | None:
-    """Whether every labeller preferred the same side in both orders; None where no one was asked in both."""
-    both: dict[tuple[str, str | None], dict[bool, float]] = {}
+    """Whether every labeller preferred the same side in both orders, and in all where there are more; None where no one
+    was asked in both."""
+    both: dict[tuple[str, str | None], dict[bool, list[float]]] = {}
     for judgement, value in shown:
         if value is not None and judgement.shown and {a, b} <= set(judgement.shown):
             a_first = judgement.shown.index(a) < judgement.shown.index(b)
-            both.setdefault((judgement.labeller, judgement.principle_id), {})[a_first] = value
-    pairs = [tuple(values.values()) for values in both.values() if len(values) == 2]
-    return all((x - 0.5) * (y - 0.5) > 0 or x == y == 0.5 for x, y in pairs) if pairs else None
+            orders = both.setdefault((judgement.labeller, judgement.principle_id), {})
+            orders.setdefault(a_first, []).append(value)
+    shown_both = [[*orders[True], *orders[False]] for orders in both.values() if len(orders) == 2]
+    return all(len(set(map(side, values))) == 1 for values in shown_both) if shown_both else None
 
 
 def _verdict(

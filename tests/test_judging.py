@@ -509,25 +509,51 @@ def test_a_finished_judgement_is_not_asked_again() -> None:
 SHIPPED = sorted(path.stem for path in (builtin_root() / "judges").rglob("*.yaml"))
 
 
+SAID = {  # what a model writes where instructions ask for this
+    "[[number]]": "Step 1 is wrong: [[1]]",
+    "[[score]]": "It answers.\n[[7]]",
+    "[[B > A > C]]": "Both answer.\n[[A > B]]",
+    "one line for each aspect": "instruction: 4\ntruth: 5\nhelp: 3\nharm: 5",
+    "one line for each statement": "answers: yes\ntruthful: yes\ncomplete: no\nclear: yes\nalternative: yes\nharm: no\n"
+    "over-refusal: no\npreaching: no",
+    "[RESULT] (A or B)": "Feedback: A answers. [RESULT] A",
+    "[RESULT] (a whole number": "Feedback: It answers. [RESULT] 4",
+    "[[A]]": "It answers.\n[[A]]",
+}
+
+
 def obliging(request: ChatRequest) -> Reply | str:
-    """Says A in whatever form is asked for."""
+    """Does what is asked for, in whatever form: A, a score, the first of the options."""
     if request.options:
-        return tokens(A=0.8, B=0.1)
-    return '{"reasoning": "It answers.", "verdict": "A"}' if request.json_schema else "It answers.\n[[A]]"
+        return Reply(logprobs=tuple((word, math.log(0.9 if not i else 0.01)) for i, word in enumerate(request.options)))
+    if request.json_schema:
+        properties = json.loads(request.json_schema)["properties"]
+        return json.dumps({name: form.get("enum", ["It answers."])[0] for name, form in properties.items()})
+    asked = "\n".join(message.content for message in request.messages)
+    return next((said for sign, said in SAID.items() if sign in asked), "Both have their merits.")
 
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_shipped_judge_labels_a_pair_in_both_orders(name: str) -> None:
     source, model = labels(obliging, judges=(f"builtin:{name}",), constitution=write_constitution())
     found = label(source, PAIR)
-    assert [(judgement.outcome, len(judgement.ranking)) for judgement in found] == [("ranked", 2)] * 2
+    (judge,) = source.judges
+    showings = 1 if judge.each_alone else 2
+    assert (
+        [judgement.outcome for judgement in found]
+        == ["ranked"] * showings
+        == ["ranked"] * (source.per_comparison() or 0)
+    )
+    # replies scored alone get the same from a model that says the same to both
+    assert [len(judgement.ranking) for judgement in found] == [1 if judge.each_alone else 2] * showings
+    assert [bool(judgement.scores) for judgement in found] == [judge.each_alone] * showings
+    assert all(len(judgement.reply_keys) <= judge.questions for judgement in found)
     assert bool(model.requests) == (source.judges[0].file.model_role is not None)
     assert f"`{name}`" in (builtin_root() / "judges/README.md").read_text()
     for request in model.requests:
-        before, last = request.messages[:-1], request.messages[-1]
         assert request.fence
-        assert request.fence in last.content
-        assert all(request.fence not in message.content for message in before)  # the same in every comparison: cached
+        holding = {message.role for message in request.messages if request.fence in message.content}
+        assert holding == {"user"}  # the system's turn is the same in every comparison: cached
 
 
 # --- principles -------------------------------------------------------------------------------------------------------

@@ -5,11 +5,12 @@ What cannot be read stays unreadable; nothing here guesses.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 THINK = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.DOTALL | re.IGNORECASE)
 THOUGHT = re.compile(r"\A.*</think(?:ing)?>", re.DOTALL | re.IGNORECASE)  # where the template opened the mark
@@ -22,6 +23,25 @@ NOUN = r"(?:response|reply|option|output|assistant)"
 LEAD = r"(?:so|thus|hence|my|the|final|overall)"
 OPENING = rf"\s*(?i:{NOUN}\s+)?[\[(\"']*"
 CLOSING = r"[^\w\n?+#]*"  # brackets, full stops, emoji; not "B?", "C++" or "C#"
+MINUS = re.compile(r"[\u2212\u2013](?=\d)")  # a minus sign or a dash before a digit
+NUMBER = r"-?\d+(?:[.,]\d{1,2})?(?![\w.,]*\d)"
+OUT_OF = r"(?:\s*(?:/|out of)\s*(\d+))?"
+MEASURE = r"(?:score|rating|grade|points?|mark|verdict|answer|result|step|index)"
+BRACKETED_NUMBER = re.compile(
+    rf"(?<!not )(?<![\"'])(?:\[\[\s*({NUMBER}){OUT_OF}\s*\]\]|\[RESULT\]\s*({NUMBER}){OUT_OF})", re.IGNORECASE
+)
+STATED_NUMBER = re.compile(
+    rf"\W*(?:(?:{LEAD})\W+)*\b{MEASURE}[\"']?\s*(?:is|[:：=-]+)[\s\[(\"']*({NUMBER}){OUT_OF}{CLOSING}", re.IGNORECASE
+)
+NUMBER_ALONE = re.compile(rf"[\s\[(\"']*({NUMBER}){OUT_OF}{CLOSING}", re.IGNORECASE)
+NAMED = r"\W*{name}[\"']?\s*(?:is|[:：=-]+)[\s\[(\"']*"
+BRACKETED_LIST = re.compile(r"(?<!not )(?<![\"'])\[\[([^\[\]\n]*)\]\]")
+OBJECT = re.compile(r"\{[^{}]*\}")
+BLOCK_QUOTE = re.compile(r"^[ \t]*>.*$", re.MULTILINE)
+RANKING_LINE = re.compile(
+    r"(?:\W*(?:(?:my|the|final|overall)\W+)*(?:ranking|order|verdict|answer)\s*(?:is|[:：=-]+))?\s*(\S.*)",
+    re.IGNORECASE,
+)
 
 
 def two_words(words: tuple[str, str]) -> tuple[str, str]:
@@ -29,6 +49,35 @@ def two_words(words: tuple[str, str]) -> tuple[str, str]:
     if words[0].strip() == words[1].strip() or not all(word.strip() for word in words):
         raise ValueError("the two choices must be different words")
     return words
+
+
+def need_third_word(tie: str | None, words: tuple[str, str]) -> None:
+    """Raises ValueError where the word for a tie is one of the choices, or none at all."""
+    if tie is not None and tie.strip() in ("", *(word.strip() for word in words)):
+        raise ValueError(f'"tie" must be another word than the choices, or null (found {tie!r})')
+
+
+def body_of(text: str) -> str:
+    """What a judge says itself: without thoughts between think marks, without what it quotes, without markup."""
+    body = MARKUP.sub("", without_thoughts(text))
+    return (QUOTED.sub(_unquoted, body) if MAY_QUOTE.search(body) else body).strip()
+
+
+def without_thoughts(text: str) -> str:
+    """``text`` without what stands between think marks, and without the white space around it."""
+    return (THOUGHT.sub("", THINK.sub("", text)) if "<" in text else text).strip()
+
+
+def object_in(text: str, names: Sequence[str]) -> dict[str, Any]:
+    """The last JSON object in a reply, prose or none around it, that has all of these keys; {} where there is none."""
+    for found in reversed(OBJECT.findall(BLOCK_QUOTE.sub("", without_thoughts(text)))):
+        try:
+            values = json.loads(found)
+        except ValueError:
+            continue
+        if set(names) <= set(values):
+            return dict(values)
+    return {}
 
 
 def option_masses(logprobs: Iterable[tuple[str, float]], options: Sequence[str]) -> list[float]:
@@ -54,15 +103,17 @@ def read_choice(text: str, options: Sequence[str], tie: str | None = None) -> in
     """Index of the option a reply settles on; ``len(options)`` for the tie word; None where it does not settle.
 
     Reasoning between think marks, and what is quoted from the replies, are set aside. A verdict in brackets, ``[[A]]``,
-    counts before anything else, the last one if there are several (models correct themselves); one that was not
-    offered, or two in its sentence, settle nothing. Else a line that is only "Verdict: A" or its like, or a last line
+    or after a mark, ``[RESULT] A``, counts before anything else, the last one if there are several (models correct
+    themselves); one that was not offered, or two in its sentence, settle nothing. Else a line that is only "Verdict: A" or its like, or a last line
     that ends so. Else a reply that is nothing but the option. Words elsewhere are not verdicts.
     """
     forms = _forms(tuple(options), tie)
-    body = THOUGHT.sub("", THINK.sub("", text)) if "<" in text else text
-    body = MARKUP.sub("", body)
-    body = (QUOTED.sub(_unquoted, body) if MAY_QUOTE.search(body) else body).strip()
-    bracketed = [verdicts for sentence in SENTENCE.split(body) if (verdicts := forms.bracketed.findall(sentence))]
+    body = body_of(text)
+    bracketed = [
+        [one or other for one, other in verdicts]
+        for sentence in SENTENCE.split(body)
+        if (verdicts := forms.bracketed.findall(sentence))
+    ]
     if bracketed:
         return _index(forms.words, bracketed[-1][0]) if len(set(bracketed[-1])) == 1 else None
     lines = body.splitlines()
@@ -97,11 +148,119 @@ def _forms(options: tuple[str, ...], tie: str | None) -> Forms:
     )
     return Forms(
         words,
-        re.compile(rf"(?<!not )(?<![\"'])\[\[\s*(?:(?i:{NOUN})\s+)?({either}|\w+)\s*\]\]"),
+        re.compile(
+            rf"(?<!not )(?<![\"'])(?:\[\[\s*(?:(?i:{NOUN})\s+)?({either}|\w+)\s*\]\]"
+            rf"|\[RESULT\]\s*(?:(?i:{NOUN})\s+)?({either}|\w+)(?![\w+#?]))"
+        ),
         re.compile(rf"\W*(?:(?i:{LEAD})\W+)*{stated}"),
         re.compile(rf"{stated}$"),
         re.compile(rf"{OPENING}((?i:{either})){CLOSING}"),
     )
+
+
+def read_number(text: str, low: float, high: float) -> float | None:
+    """The number from ``low`` to ``high`` that a reply settles on, or None.
+
+    As verdicts are read: what stands in brackets, ``[[7]]``, or after ``[RESULT]`` counts first, the last if there are
+    several, and two in one sentence settle nothing. Else the last line that is only "Score: 7" or its like, or a reply
+    that is nothing but the number. "7/10" and "7 out of 10" are read where 10 is the highest.
+    """
+    body = MINUS.sub("-", body_of(text))
+    bracketed = [found for part in SENTENCE.split(body) if (found := BRACKETED_NUMBER.findall(part))]
+    if bracketed:
+        said = {_number(one or other, top or over, low, high) for one, top, other, over in bracketed[-1]}
+        return said.pop() if len(said) == 1 else None
+    stated = [match for line in body.splitlines() if (match := STATED_NUMBER.fullmatch(line))]
+    last = stated[-1] if stated else NUMBER_ALONE.fullmatch(body)
+    return _number(last[1], last[2], low, high) if last else None
+
+
+def read_numbers(text: str, names: Sequence[str], low: float, high: float) -> dict[str, float] | None:
+    """The number of every name, from its last line "name: 7" or "name: [[7]]", else from a JSON object; None where one of
+    them has none."""
+    lines = MINUS.sub("-", body_of(text)).splitlines()
+    values = object_in(text, names)
+    found: dict[str, float] = {}
+    for name in names:
+        line = re.compile(rf"{_named(name)}({NUMBER}){OUT_OF}{CLOSING}", re.IGNORECASE)
+        matches = [(match[1], match[2]) for each in lines if (match := line.fullmatch(each))]
+        if not matches and type(values.get(name)) in (int, float):
+            matches = [(str(values[name]), "")]
+        value = _number(*matches[-1], low, high) if matches else None
+        if value is None:
+            return None
+        found[name] = value
+    return found
+
+
+def read_words(text: str, names: Sequence[str], words: Sequence[str]) -> dict[str, int] | None:
+    """The index of every name's word, from its last line "name: yes", else from a JSON object; None where one of them has
+    none."""
+    lines = body_of(text).splitlines()
+    values = object_in(text, names)
+    either = "|".join(re.escape(word) for word in words)
+    found: dict[str, int] = {}
+    for name in names:
+        line = re.compile(rf"{_named(name)}({either}){CLOSING}", re.IGNORECASE)
+        matches = [match[1] for each in lines if (match := line.fullmatch(each))]
+        said = matches[-1] if matches else values.get(name)
+        places = [i for i, word in enumerate(words) if isinstance(said, str) and word.lower() == said.lower()]
+        if not places:
+            return None
+        found[name] = places[0]
+    return found
+
+
+def read_ranking(text: str, labels: Sequence[str], *, ties: bool) -> tuple[tuple[int, ...], ...] | None:
+    """The ranking of all labels that a reply settles on, as places in groups, best first; None where it does not.
+
+    ``[[B > A = C]]`` counts first, the last if there are several and they are in different sentences; else a JSON list
+    under "ranking", of labels or of groups of labels; else the last line that is nothing but a ranking. One that leaves a
+    label out, names it twice, names another, or ties where ties are not offered settles nothing.
+    """
+    ranking = _settled_ranking(text, labels)
+    return ranking if ranking and (ties or all(len(group) == 1 for group in ranking)) else None
+
+
+def _settled_ranking(text: str, labels: Sequence[str]) -> tuple[tuple[int, ...], ...] | None:
+    body = body_of(text)
+    bracketed = [found for part in SENTENCE.split(body) if (found := BRACKETED_LIST.findall(part))]
+    if bracketed:
+        said = {_ranked(each, labels) for each in bracketed[-1]}
+        return said.pop() if len(said) == 1 else None
+    if listed := object_in(text, ("ranking",)):
+        return _listed(listed["ranking"], labels)
+    lines = [_ranked(match[1], labels) for line in body.splitlines() if (match := RANKING_LINE.fullmatch(line))]
+    return next((each for each in reversed(lines) if each), None)
+
+
+def _number(said: str, top: str, low: float, high: float) -> float | None:
+    value = float(said.replace(",", "."))
+    return value if low <= value <= high and (not top or float(top) == high) else None
+
+
+def _named(name: str) -> str:
+    """How a line about ``name`` begins, however its words are joined."""
+    return NAMED.format(name="[ _-]+".join(map(re.escape, re.split(r"[ _-]+", name))))
+
+
+def _ranked(text: str, labels: Sequence[str]) -> tuple[tuple[int, ...], ...] | None:
+    """``B > A = C`` as places; None where it is no ranking of exactly these labels."""
+    groups = [re.split(r"\s*[=~＝]\s*", group) for group in re.split(r"\s*[>＞≻]\s*", text.strip(" .[](){}\"'"))]
+    return _places(groups, labels)
+
+
+def _listed(found: Any, labels: Sequence[str]) -> tuple[tuple[int, ...], ...] | None:
+    """A list of labels, or of groups of labels, as places; None where it is no ranking of exactly these labels."""
+    groups = [group if isinstance(group, list) else [group] for group in found] if isinstance(found, list) else []
+    return _places(groups, labels) if all(isinstance(word, str) for group in groups for word in group) else None
+
+
+def _places(groups: Sequence[Sequence[str]], labels: Sequence[str]) -> tuple[tuple[int, ...], ...] | None:
+    names = [[re.sub(rf"(?i)^{NOUN}\s+", "", word.strip(" [](){}\"'")) for word in group] for group in groups]
+    if sorted(name for group in names for name in group) != sorted(labels):
+        return None
+    return tuple(tuple(sorted(labels.index(name) for name in group)) for group in names)
 
 
 def _unquoted(match: re.Match[str]) -> str:
