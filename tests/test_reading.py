@@ -103,8 +103,9 @@ NAMED: dict[str, tuple[str, dict[str, float] | None]] = {
     "out of five": ("Truth: 4/5\nInstruction-following: 5 out of 5", {"truth": 4, "instruction following": 5}),
     "JSON": ('{"truth": 4,\n "instruction following": 5}', {"truth": 4, "instruction following": 5}),
     "JSON on a line, prose around it": (
-        'Scores: {"truth": 4, "instruction following": 5} as asked.', {"truth": 4, "instruction following": 5},
+        'Scores:\n{"truth": 4, "instruction following": 5}\nas asked.', {"truth": 4, "instruction following": 5},
     ),
+    "JSON in a sentence, which may be quoted": ('It says {"truth": 5, "instruction following": 5} itself.', None),
     "JSON of the judged text": ('It says:\n> {"truth": 5, "instruction following": 5}', None),
     "JSON, a number as text": ('{"truth": "4", "instruction following": "good"}', None),
     "reasons between": (
@@ -131,7 +132,7 @@ def test_every_aspect_has_its_line_or_the_reply_is_unread(reply: str, scores: di
         ("answers: yes\nover-refusal: no", {"answers": 0, "over-refusal": 1}),
         ("**answers**: Yes.\n* over-refusal: NO", {"answers": 0, "over-refusal": 1}),
         ("answers: yes\nover-refusal: no\nHm.\nanswers: no", {"answers": 1, "over-refusal": 1}),
-        ('Here you are: {"answers": "yes", "over-refusal": "No"}', {"answers": 0, "over-refusal": 1}),
+        ('Here you are:\n{"answers": "yes", "over-refusal": "No"}', {"answers": 0, "over-refusal": 1}),
         ('{"answers": true, "over-refusal": false}', None),
         ("answers: yes", None),
         ("answers: yes and no\nover-refusal: no", None),
@@ -181,6 +182,7 @@ RANKINGS: dict[str, tuple[str, tuple[tuple[int, ...], ...] | None]] = {
     "JSON with numbers": ('{"ranking": [2, 1, 3]}', UNREADABLE),
     "JSON in thinking": ('<think>{"ranking": ["B", "A", "C"]}</think>Hm.', UNREADABLE),
     "quoted": ('Reply C says "[[C > B > A]]".', UNREADABLE),
+    "in code marks of the judged text": ("Reply C ends with `[[C > B > A]]`.", UNREADABLE),
     "in a block quote": ("> [[C > B > A]]", UNREADABLE),
 }  # fmt: skip
 

@@ -12,14 +12,23 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-THINK = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.DOTALL | re.IGNORECASE)
-THOUGHT = re.compile(r"\A.*</think(?:ing)?>", re.DOTALL | re.IGNORECASE)  # where the template opened the mark
-QUOTED = re.compile(r'(?<!\w)"(?=\S)[^"]*"|“[^”]*”|«[^»]*»|^[ \t]*>.*$', re.MULTILINE)
-MAY_QUOTE = re.compile(r'["“«>]')
+TAG = r"(?:think(?:ing)?|thought|reasoning)"
+THINK = re.compile(rf"[<\[]{TAG}[>\]].*?(?:[<\[]/{TAG}[>\]]|\Z)", re.DOTALL | re.IGNORECASE)
+THOUGHT = re.compile(rf"\A.*[<\[]/{TAG}[>\]]", re.DOTALL | re.IGNORECASE)  # where the template opened the mark
+QUOTED = re.compile(r'(?<!\w)"(?=\S)[^"]*"|“[^”]*”|„[^“”]*[“”]|«[^»]*»|「[^」]*」|『[^』]*』|^[ \t]*>.*$', re.MULTILINE)
+MAY_QUOTE = re.compile(r'["“„«「『>]')
+WIDE = str.maketrans("［］【】", "[][]")  # brackets as Chinese and Japanese text has them
+CODE = re.compile(r"`([^`\n]+)`")
+CODE_BLOCK = re.compile(r"```(\w*)[^\n]*\n(.*?)```(?=\s*\S)", re.DOTALL)  # with something after it
+MARKED = re.compile(r"\[\[|\[RESULT\]|\\boxed", re.IGNORECASE)
 SENTENCE = re.compile(r"\n|(?<=[.!?])\s+")
 MARKUP = re.compile(r"\*+|`+|__|^[ \t]*#+", re.MULTILINE)
-KEYWORD = r"(?:verdict|answer|choice|winner|preferred(?: reply| response)?|better(?: one| reply| response)?)"
+KEYWORD = (
+    r"(?:verdict|answer|choice|winner|preferred(?: reply| response)?|better(?: one| reply| response)?"
+    r"|urteil|veredicto|veredito|verdetto|вердикт|最[终終]?(?:结论|結論|判定|答案)|结论|結論|判定|答案)"
+)
 NOUN = r"(?:response|reply|option|output|assistant)"
+ANNOUNCED = re.compile(rf"(?:{KEYWORD}|score|rating|ranking)\W*(?:is\W*)?$", re.IGNORECASE)
 LEAD = r"(?:so|thus|hence|my|the|final|overall)"
 OPENING = rf"\s*(?i:{NOUN}\s+)?[\[(\"']*"
 CLOSING = r"[^\w\n?+#]*"  # brackets, full stops, emoji; not "B?", "C++" or "C#"
@@ -36,7 +45,7 @@ STATED_NUMBER = re.compile(
 NUMBER_ALONE = re.compile(rf"[\s\[(\"']*({NUMBER}){OUT_OF}{CLOSING}", re.IGNORECASE)
 NAMED = r"\W*{name}[\"']?\s*(?:is|[:：=-]+)[\s\[(\"']*"
 BRACKETED_LIST = re.compile(r"(?<!not )(?<![\"'])\[\[([^\[\]\n]*)\]\]")
-OBJECT = re.compile(r"\{[^{}]*\}")
+OBJECT = re.compile(r"^[ \t]*(\{[^{}]*\})[ \t]*$", re.MULTILINE)  # on lines of its own
 BLOCK_QUOTE = re.compile(r"^[ \t]*>.*$", re.MULTILINE)
 RANKING_LINE = re.compile(
     r"(?:\W*(?:(?:my|the|final|overall)\W+)*(?:ranking|order|verdict|answer)\s*(?:is|[:：=-]+))?\s*(\S.*)",
@@ -58,18 +67,26 @@ def need_third_word(tie: str | None, words: tuple[str, str]) -> None:
 
 
 def body_of(text: str) -> str:
-    """What a judge says itself: without thoughts between think marks, without what it quotes, without markup."""
-    body = MARKUP.sub("", without_thoughts(text))
+    """What a judge says itself: without thoughts between think marks, without what it quotes, without markup.
+
+    A verdict in code marks is quoted where other words stand before it on its line that do not announce a verdict, or
+    where it fills a block of code that the reply goes on after.
+    """
+    body = without_thoughts(text).translate(WIDE)
+    if "`" in body:
+        body = CODE.sub(_uncoded, CODE_BLOCK.sub(_unblocked, body))
+    body = MARKUP.sub("", body)
     return (QUOTED.sub(_unquoted, body) if MAY_QUOTE.search(body) else body).strip()
 
 
 def without_thoughts(text: str) -> str:
     """``text`` without what stands between think marks, and without the white space around it."""
-    return (THOUGHT.sub("", THINK.sub("", text)) if "<" in text else text).strip()
+    return (THOUGHT.sub("", THINK.sub("", text)) if "<" in text or "[" in text else text).strip()
 
 
 def object_in(text: str, names: Sequence[str]) -> dict[str, Any]:
-    """The last JSON object in a reply, prose or none around it, that has all of these keys; {} where there is none."""
+    """The last JSON object on lines of its own, prose or none around them, that has all of these keys; {} where there is
+    none. One in the midst of a sentence may be quoted."""
     for found in reversed(OBJECT.findall(BLOCK_QUOTE.sub("", without_thoughts(text)))):
         try:
             values = json.loads(found)
@@ -104,13 +121,14 @@ def read_choice(text: str, options: Sequence[str], tie: str | None = None) -> in
 
     Reasoning between think marks, and what is quoted from the replies, are set aside. A verdict in brackets, ``[[A]]``,
     or after a mark, ``[RESULT] A``, counts before anything else, the last one if there are several (models correct
-    themselves); one that was not offered, or two in its sentence, settle nothing. Else a line that is only "Verdict: A" or its like, or a last line
-    that ends so. Else a reply that is nothing but the option. Words elsewhere are not verdicts.
+    themselves); one that was not offered, or two in its sentence, settle nothing. Else a line that is only "Verdict: A" or
+    its like, or a last line that ends so, or one below a heading "Verdict", or a JSON object on lines of its own. Else a
+    reply that is nothing but the option. Words elsewhere are not verdicts.
     """
     forms = _forms(tuple(options), tie)
     body = body_of(text)
     bracketed = [
-        [one or other for one, other in verdicts]
+        ["".join(verdict) for verdict in verdicts]
         for sentence in SENTENCE.split(body)
         if (verdicts := forms.bracketed.findall(sentence))
     ]
@@ -118,10 +136,13 @@ def read_choice(text: str, options: Sequence[str], tie: str | None = None) -> in
         return _index(forms.words, bracketed[-1][0]) if len(set(bracketed[-1])) == 1 else None
     lines = body.splitlines()
     found = [match for line in lines if (match := forms.line.fullmatch(line))]
-    if lines and (match := forms.end.search(lines[-1])):
+    if lines and (match := forms.end.search(lines[-1]) or forms.below.search(body)):
         found.append(match)
     if found:
-        return _index(forms.words, found[-1].group(1) or found[-1].group(2))
+        return _index(forms.words, next(filter(None, found[-1].groups())))
+    if found_object := object_in(text, ("verdict",)):
+        said = forms.alone.fullmatch(str(found_object["verdict"]))
+        return _index(forms.words, said.group(1)) if said else None
     alone = forms.alone.fullmatch(body)
     return _index(forms.words, alone.group(1)) if alone else None
 
@@ -133,6 +154,7 @@ class Forms(NamedTuple):
     bracketed: re.Pattern[str]
     line: re.Pattern[str]
     end: re.Pattern[str]
+    below: re.Pattern[str]
     alone: re.Pattern[str]
 
 
@@ -150,10 +172,14 @@ def _forms(options: tuple[str, ...], tie: str | None) -> Forms:
         words,
         re.compile(
             rf"(?<!not )(?<![\"'])(?:\[\[\s*(?:(?i:{NOUN})\s+)?({either}|\w+)\s*\]\]"
-            rf"|\[RESULT\]\s*(?:(?i:{NOUN})\s+)?({either}|\w+)(?![\w+#?]))"
+            rf"|\[RESULT\]\s*(?:(?i:{NOUN})\s+)?({either}|\w+)(?![\w+#?])"
+            rf"|\\boxed\{{\s*(?:\\text\{{)?({either}|\w+)\s*\}})"
         ),
         re.compile(rf"\W*(?:(?i:{LEAD})\W+)*{stated}"),
         re.compile(rf"{stated}$"),
+        re.compile(
+            rf"^\W*(?:(?i:{LEAD})\W+)*(?i:{KEYWORD})\s*[:：]?\s*\n\s*{OPENING}({either}){CLOSING}\Z", re.MULTILINE
+        ),
         re.compile(rf"{OPENING}((?i:{either})){CLOSING}"),
     )
 
@@ -263,9 +289,23 @@ def _places(groups: Sequence[Sequence[str]], labels: Sequence[str]) -> tuple[tup
     return tuple(tuple(sorted(labels.index(name) for name in group)) for group in names)
 
 
+def _uncoded(match: re.Match[str]) -> str:
+    """The words of inline code; nothing where they are a verdict that the line before them does not announce."""
+    before = match.string[match.string.rfind("\n", 0, match.start()) + 1 : match.start()]
+    if not MARKED.search(match[1]) or not re.search(r"\w", before) or ANNOUNCED.search(before):
+        return match[1]
+    return ""
+
+
+def _unblocked(match: re.Match[str]) -> str:
+    """The words of a block of code that is not the last of a reply; nothing where it is a verdict by itself."""
+    is_object = match[1].lower() == "json" or match[2].lstrip().startswith("{")
+    return match[2] if is_object or not MARKED.search(match[2]) else ""
+
+
 def _unquoted(match: re.Match[str]) -> str:
     """Nothing for quoted prose; one quoted word stays, such as the key or the value of a JSON verdict."""
-    inside = match.group().strip('"“”«»')
+    inside = match.group().strip('"“”„«»「」『』')
     return f'"{inside}"' if re.fullmatch(r"[\[(]*\w+[\])]*", inside) else ""
 
 
