@@ -29,6 +29,7 @@ from rlaif.judging.propositions import Propositions
 from rlaif.judging.reference import ReferenceGuided
 from rlaif.judging.scoring import Scored, ScoringOptions, groups_of, verdict_of
 from rlaif.judging.steps import FirstWrongStep, steps_of
+from rlaif.mock import MockOptions, start
 from rlaif.models import ChatRequest, Reply
 from rlaif.preferences import reconcile
 from rlaif.records import Comparison
@@ -640,3 +641,23 @@ def test_expected_scores_of_a_local_model_become_preferences(working_folder: Pat
     assert [row.p_by_order for row in run.read("provenance")] == [()] * 3
     accounts = json.loads(Path("run/accounts.json").read_text())
     assert accounts["judgements"] == {"unit": "showings", "in": 3, "outcomes": {"ranked": 3}, "reasons": {}}
+
+
+@pytest.mark.parametrize("name", ["score-text", "score-aspects-api", "score-logprobs-api", "compare-reasons"])
+def test_judges_that_ask_an_api_label_by_the_quality_it_sees(
+    name: str, working_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mock server reads a reply's quality from a mark in it, and plays a judge of whole skill."""
+    monkeypatch.setenv("OPENAI_API_KEY", "a key for tests")
+    good, bad = "It is so. quality=0.95", "Hm. quality=0.05"
+    rows = [{"prompt": f"Question {n}?", "response_a": f"{good} {n}", "response_b": bad} for n in range(3)]
+    write_jsonl(Path("pairs.jsonl"), rows)
+    with start(MockOptions(skill=1.0, position_bias=0.0)) as server:
+        model = {"provider": "openai", "model": "mock-judge", "options": {"base_url": f"{server.url}/v1"}}
+        rlaif(
+            working_folder, "judge", name, "pairs.jsonl", "--set", f"models.judge={json.dumps(model)}", "--out", "run"
+        )
+    run = RunFolder(Path("run"))
+    assert {judgement.outcome for judgement in run.read("judgements")} == {"ranked"}
+    if name.startswith("score") and name != "score-aspects-api":  # numbers by a schema it makes up
+        assert {row.chosen[0].content.startswith("It is so") for row in run.read("preferences")} == {True}
