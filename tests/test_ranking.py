@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlaif.ranking import Contest, cycles, parts, strengths
+from rlaif.statistics.ranking import Contest, cycles, parts, strengths
 from tests.runs import rlaif
 from tests.tiny import write_jsonl
 

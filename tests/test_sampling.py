@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from rlaif.component import Options
-from rlaif.ranking import parts
 from rlaif.records import Comparison, Exclusion, Prompt, Response
 from rlaif.sampling import Compare
 from rlaif.selection import All, Baseline, Connected, List, Pairs
+from rlaif.statistics.ranking import parts
 from rlaif.store import RunFolder
 from tests import make
 from tests.runs import rlaif

@@ -18,8 +18,8 @@ from rlaif.errors import DataError, StorageError, UserError
 from rlaif.exported import ROW, source_of
 from rlaif.ondisk import Lists
 from rlaif.preferences import NEAR_TIE, hard_labels, p_first, votes, with_judgements
-from rlaif.ranking import Contest, parts, strengths
 from rlaif.records import Comparison, Judgement, Message, Preference, Prompt, Provenance
+from rlaif.statistics.ranking import Contest, parts, strengths
 from rlaif.store import RunFolder
 
 Row = dict[str, Any]
@@ -243,7 +243,7 @@ def unpaired(source: Source) -> Iterator[Row]:
 def ranked(source: Source) -> Iterator[Row]:
     """One row for each prompt: its different answers, best first, by their strengths.
 
-    A strength is of a Bradley-Terry model of the answers' labelled comparisons, by Davidson's with ties (``rlaif.ranking``),
+    A strength is of a Bradley-Terry model of the answers' labelled comparisons, by Davidson's with ties (``rlaif.statistics.ranking``),
     so that it does not matter which pairs were compared as long as they hang together; where they do not there is no
     strength and no rank. Beside it stands the mean probability of being the better one. Equal strengths share a rank.
     """

@@ -66,7 +66,7 @@ def need_third_word(tie: str | None, words: tuple[str, str]) -> None:
         raise ValueError(f'"tie" must be another word than the choices, or null (found {tie!r})')
 
 
-def body_of(text: str) -> str:
+def own_words(text: str) -> str:
     """What a judge says itself: without thoughts between think marks, without what it quotes, without markup.
 
     A verdict in code marks is quoted where other words stand before it on its line that do not announce a verdict, or
@@ -126,7 +126,7 @@ def read_choice(text: str, options: Sequence[str], tie: str | None = None) -> in
     reply that is nothing but the option. Words elsewhere are not verdicts.
     """
     forms = _forms(tuple(options), tie)
-    body = body_of(text)
+    body = own_words(text)
     bracketed = [
         ["".join(verdict) for verdict in verdicts]
         for sentence in SENTENCE.split(body)
@@ -191,7 +191,7 @@ def read_number(text: str, low: float, high: float) -> float | None:
     several, and two in one sentence settle nothing. Else the last line that is only "Score: 7" or its like, or a reply
     that is nothing but the number. "7/10" and "7 out of 10" are read where 10 is the highest.
     """
-    body = MINUS.sub("-", body_of(text))
+    body = MINUS.sub("-", own_words(text))
     bracketed = [found for part in SENTENCE.split(body) if (found := BRACKETED_NUMBER.findall(part))]
     if bracketed:
         said = {_number(one or other, top or over, low, high) for one, top, other, over in bracketed[-1]}
@@ -204,7 +204,7 @@ def read_number(text: str, low: float, high: float) -> float | None:
 def read_numbers(text: str, names: Sequence[str], low: float, high: float) -> dict[str, float] | None:
     """The number of every name, from its last line "name: 7" or "name: [[7]]", else from a JSON object; None where one of
     them has none."""
-    lines = MINUS.sub("-", body_of(text)).splitlines()
+    lines = MINUS.sub("-", own_words(text)).splitlines()
     values = object_in(text, names)
     found: dict[str, float] = {}
     for name in names:
@@ -222,7 +222,7 @@ def read_numbers(text: str, names: Sequence[str], low: float, high: float) -> di
 def read_words(text: str, names: Sequence[str], words: Sequence[str]) -> dict[str, int] | None:
     """The index of every name's word, from its last line "name: yes", else from a JSON object; None where one of them has
     none."""
-    lines = body_of(text).splitlines()
+    lines = own_words(text).splitlines()
     values = object_in(text, names)
     either = "|".join(re.escape(word) for word in words)
     found: dict[str, int] = {}
@@ -249,7 +249,7 @@ def read_ranking(text: str, labels: Sequence[str], *, ties: bool) -> tuple[tuple
 
 
 def _settled_ranking(text: str, labels: Sequence[str]) -> tuple[tuple[int, ...], ...] | None:
-    body = body_of(text)
+    body = own_words(text)
     bracketed = [found for part in SENTENCE.split(body) if (found := BRACKETED_LIST.findall(part))]
     if bracketed:
         said = {_ranked(each, labels) for each in bracketed[-1]}
