@@ -23,6 +23,7 @@ from rlaif.records import Comparison, Judgement, Preference, Provenance, Respons
 from rlaif.sampling import grouped
 from rlaif.selection import Selector, selected
 from rlaif.statistics import Figure, Means, calibration_figure, cluster_mean, log_loss
+from rlaif.statistics.ranking import cycles
 from rlaif.store import RunFolder
 
 Account = dict[str, Any]
@@ -64,6 +65,8 @@ def _account(run: RunFolder, stage: str, pipeline: Pipeline, selector: Selector)
         chosen = (selected(selector, *each) for each in grouped(run.read("prompts"), run.read("responses")))
         came_in = sum(1 if isinstance(pairs, str) else len(pairs) for pairs in chosen)
     unit = {"prompts": "rows", "pairs": "rows", "responses": "samples", "comparisons": "pairs"}[stage]
+    if stage == "comparisons" and pipeline.comparisons.select == "list":
+        unit = "lists"
     return {
         "unit": unit,
         "in": came_in,
@@ -132,6 +135,9 @@ def label_figures(run: RunFolder) -> dict[str, Figure]:
     near-ties counting one half: on real comparisons they mix a labeller's bias with true differences. ``judgements.option_mass`` is over all showings, the unreadable ones too;
     ``judgements.unreadable`` is the share of a model's replies that could not be read.
 
+    ``judgements.cycles`` is the share of circles (a over b, b over c, c over a) among the triples of a prompt's responses
+    whose three pairs have a label that is not a tie, by the labels: all labellers and orders together.
+
     ``judgements.labellers_agree`` is over every two labellers of one pair, a tie being an opinion like the others;
     ``judgements.labellers_agree_without_ties`` over those of whom neither says tie. Votes without a name are in
     neither: two of them may be one person's, or one row twice. ``judgements.unnamed_repeats`` counts the comparisons
@@ -147,9 +153,14 @@ def label_figures(run: RunFolder) -> dict[str, Figure]:
             opinions, _ = votes(judgements, a.id, b.id)
             _agreement(means, [p for who, p in opinions.items() if not is_unnamed(who)], comparison.prompt.id)
         unnamed += len({judgement.labeller for judgement in judgements if is_unnamed(judgement.labeller)}) > 1
-    for prompt, row in zip(_prompts_of_pairs(run), run.read("provenance"), strict=True):
-        if row.orders_agree is not None:
-            means.add("judgements.orders_agree", float(row.orders_agree), prompt)
+    rows = zip(_prompts_of_pairs(run), run.read("provenance"), strict=True)
+    for prompt, own in itertools.groupby(rows, key=lambda row: row[0]):
+        labelled: list[tuple[str, str]] = []
+        for _, row in own:
+            if row.orders_agree is not None:
+                means.add("judgements.orders_agree", float(row.orders_agree), prompt)
+            labelled += [(row.chosen_id, row.rejected_id)] if row.outcome == "labelled" else []
+        _circles(means, labelled, prompt)
     repeats = {"judgements.unnamed_repeats": Figure(value=float(unnamed), n=run.rows("comparisons"))} if unnamed else {}
     return means.figures() | repeats
 
@@ -171,6 +182,15 @@ def _leanings(means: Means, prompt: str, a: Response, b: Response, judgements: S
     if len(a.text) != len(b.text):
         for p in votes(judgements, a.id, b.id)[0].values():
             means.add("judgements.longer_rate", leaning(p if longer else 1 - p), prompt)
+
+
+def _circles(means: Means, labelled: Sequence[tuple[str, str]], prompt: str) -> None:
+    """Which triples of one prompt's responses are preferred in a circle, of those with three labels that are not ties."""
+    place: dict[str, int] = {}
+    better = [(place.setdefault(a, len(place)), place.setdefault(b, len(place))) for a, b in labelled]
+    circular, triples = cycles(better, len(place)) if len(better) > 2 else (0, 0)
+    for triple in range(triples):
+        means.add("judgements.cycles", float(triple < circular), prompt)
 
 
 def _agreement(means: Means, opinions: Sequence[float], prompt: str) -> None:

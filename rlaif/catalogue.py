@@ -6,7 +6,7 @@ built-ins, so a local ``compare-two`` never changes a shipped judge. ``builtin:n
 that shadows a built-in, or is passed over for one, is announced by whoever prints ``Catalogue.notices``. Every file handed out is remembered in
 ``Catalogue.used`` with its hash, and the run folder keeps a copy of each, also of two that share a name.
 
-A judge, constitution, rubric or template that was named by its name, not by a path, and is gone since a run folder was
+A judge, constitution, rubric, checklist or template that was named by its name, not by a path, and is gone since a run folder was
 made is taken from the copy that the folder keeps (``Catalogue.kept``), and a notice says so.
 """
 
@@ -23,13 +23,15 @@ import yaml
 
 from rlaif.errors import ConfigError, DataError, did_you_mean
 
-Kind = Literal["judge", "constitution", "rubric", "template", "set", "pipeline"]
-KEPT: tuple[Kind, ...] = ("judge", "constitution", "rubric", "template")  # kinds whose copies a run folder goes on with
+Kind = Literal["judge", "constitution", "rubric", "checklist", "template", "set", "pipeline"]
+# kinds whose copies a run folder goes on with
+KEPT: tuple[Kind, ...] = ("judge", "constitution", "rubric", "checklist", "template")
 
 FOLDERS: dict[Kind, tuple[str, tuple[str, ...]]] = {
     "judge": ("judges", (".yaml",)),
     "constitution": ("prompts/constitutions", (".yaml",)),
     "rubric": ("prompts/rubrics", (".md",)),
+    "checklist": ("prompts/rubrics", (".yaml",)),
     "template": ("prompts/templates", (".txt",)),
     "set": ("prompts/sets", (".jsonl", ".jsonl.gz")),
     "pipeline": ("pipelines", (".yaml",)),

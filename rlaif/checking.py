@@ -16,7 +16,16 @@ import yaml
 
 from rlaif.catalogue import FOLDERS, KEPT, Catalogue, Entry, Kind, read_bytes
 from rlaif.component import Place, construct, load, parse_model, parse_options
-from rlaif.config import Constitution, JudgeFile, Pipeline, PromptsSection, apply_settings, load_pipeline, pinned_names
+from rlaif.config import (
+    Checklist,
+    Constitution,
+    JudgeFile,
+    Pipeline,
+    PromptsSection,
+    apply_settings,
+    load_pipeline,
+    pinned_names,
+)
 from rlaif.conversations import prompt_column
 from rlaif.errors import ConfigError, UserError, did_you_mean
 from rlaif.evaluate import Metric, open_metrics
@@ -49,12 +58,15 @@ def check_file(name: str, settings: Sequence[str] = ()) -> str:
     if kind == "constitution":
         constitution: Constitution = parse_model(Constitution, entry.yaml(), str(entry.path))
         return f"{entry.path}: sound; {len(constitution.principles)} principles."
+    if kind == "checklist":
+        checklist: Checklist = parse_model(Checklist, entry.yaml(), str(entry.path))
+        return f"{entry.path}: sound; {len(checklist.items)} items."
     _check_judge(catalogue, entry)
     return f"{entry.path}: sound."
 
 
 def _kind_of(catalogue: Catalogue, name: str) -> tuple[Kind, Entry]:
-    kinds: tuple[Kind, ...] = ("pipeline", "judge", "constitution")
+    kinds: tuple[Kind, ...] = ("pipeline", "judge", "constitution", "checklist")
     path = Path(name)
     if path.suffix == ".yaml" and path.is_file():
         kind = _kind_by_keys(path)
@@ -64,16 +76,17 @@ def _kind_of(catalogue: Catalogue, name: str) -> tuple[Kind, Entry]:
             return kind, catalogue.find(kind, name, where="check")
     known = [each for kind in kinds for each in catalogue.names(kind)]
     raise ConfigError(
-        f'check: "{name}" is neither a .yaml file nor a pipeline, judge or constitution.{did_you_mean(name, known)}'
+        f'check: "{name}" is neither a .yaml file nor a pipeline, judge, constitution or checklist.{did_you_mean(name, known)}'
     )
 
 
 def _kind_by_keys(path: Path) -> Kind:
-    for kind, (folder, _) in FOLDERS.items():
-        if path.resolve().parent.as_posix().endswith(folder):
+    for kind, (folder, suffixes) in FOLDERS.items():
+        if path.resolve().parent.as_posix().endswith(folder) and path.name.endswith(suffixes):
             return kind
     data = Entry("pipeline", path.stem, path, False, path.read_bytes()).yaml()
-    return "constitution" if "principles" in data else "judge" if "protocol" in data else "pipeline"
+    named: dict[str, Kind] = {"principles": "constitution", "protocol": "judge", "items": "checklist"}
+    return next((kind for key, kind in named.items() if key in data), "pipeline")
 
 
 def _check_judge(catalogue: Catalogue, entry: Entry) -> None:
@@ -309,8 +322,16 @@ def label_context(
         limit=next((section.limit for section in (pipeline.pairs, pipeline.prompts) if section), None),
         secret=secret,
         seed=pipeline.seed,
+        size=_together(pipeline),
         notice=watcher.notice,
     )
+
+
+def _together(pipeline: Pipeline) -> int:
+    """How many responses a comparison has, at most."""
+    if pipeline.responses is None or pipeline.comparisons.select != "list":
+        return 2
+    return pipeline.responses.samples * len(pipeline.responses.models)
 
 
 def open_labels(pipeline: Pipeline, context: LabelContext, where: Place) -> LabelSource:

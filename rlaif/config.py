@@ -281,6 +281,44 @@ class Constitution(Section):
         return self
 
 
+IMPORTANCE = {"essential": 1.0, "important": 0.7, "optional": 0.3, "pitfall": -0.9}  # Gunjal et al. 2025, 2507.17746
+
+
+class ChecklistItem(Section):
+    """A proposition that is true or false of a reply, and what it is worth."""
+
+    id: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")
+    text: str = Field(min_length=1)
+    importance: Literal["essential", "important", "optional", "pitfall"] | None = None
+    weight: float | None = None  # below 0: a fault
+
+    @model_validator(mode="after")
+    def _worth(self) -> ChecklistItem:
+        if (self.importance is None) == (self.weight is None) or self.weight == 0:
+            raise ValueError(f'item "{self.id}" needs an importance, or a weight that is not 0')
+        return self
+
+    @property
+    def value(self) -> float:
+        """Its weight; below 0 where the proposition names a fault."""
+        return IMPORTANCE[self.importance] if self.importance else self.weight or 0.0
+
+
+class Checklist(Section):
+    """Propositions a judge checks a reply against."""
+
+    description: str = ""
+    items: tuple[ChecklistItem, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Checklist:
+        ids = [item.id.lower() for item in self.items]
+        for name in ids:
+            if ids.count(name) > 1:
+                raise ValueError(f'item id "{name}" is given twice')
+        return self
+
+
 IN_JUDGE_FILE = "A judge's own settings stand in its file: `rlaif copy JUDGE --as NAME` makes one of yours, to be edited and named here."
 
 
@@ -291,7 +329,8 @@ class JudgeFile(Section):
     protocol: str
     model_role: str | None = "judge"  # None: the protocol asks no model
     rubric: str | None = None
-    both_orders: bool = True
+    both_orders: bool = True  # of more than two responses: an order and its reverse
+    shuffles: int = Field(default=1, ge=1)  # so many orders of more than two responses, each with its reverse
     options: dict[str, Any] = {}
     sampling: Sampling = Sampling(temperature=0.0, max_output_tokens=512)
 

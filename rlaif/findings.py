@@ -29,6 +29,7 @@ RATES = {  # figures of the labels, as a stranger reads them
     "judgements.first_rate": "first shown preferred",
     "judgements.longer_rate": "longer preferred",
     "judgements.orders_agree": "both orders agree",
+    "judgements.cycles": "three replies preferred in a circle",
     "judgements.labellers_agree": "two labellers agree",
     "judgements.labellers_agree_without_ties": "two labellers agree, ties left out",
     "judgements.unreadable": "reply not readable",

@@ -181,22 +181,32 @@ class Comparison(ContentRecord):
         return {"prompt": self.prompt.id, "responses": sorted(response.id for response in self.responses)}
 
 
+class Score(Record):
+    """A measure that was taken of every response by itself: a score, an aspect's, the number of a step."""
+
+    name: str
+    values: tuple[float, ...]
+
+
 class Judgement(Record):
     """What one labeller said of one comparison, in the order it was shown.
 
     ``ranking`` exists exactly when the outcome is *ranked*; a tie is an opinion (responses sharing a group), the other
     outcomes are failures to measure. ``p[i]`` is the probability that the i-th response of the ranking, read from best
-    to worst, is best: it needs no order of showing, which for people is often not known.
+    to worst, is best: it needs no order of showing, which for people is often not known. Of two responses, a tie counts
+    half for either in ``p``. The values of a score are in the order of the ranking too.
     """
 
     comparison_id: str
     labeller: str  # "judge:helpful-pairwise@3f9c…" or "human:ann-07"
     principle_id: str | None = None  # "id@hash of its text", where one was put to the labeller
     weight: float = 1.0  # of this judgement within its labeller's opinion: the principle's weight
-    shown: tuple[str, ...] | None  # response ids, first shown first; None where no one recorded it
+    shown: tuple[str, ...] | None  # response ids, first shown first; None: not recorded, or each was seen alone
     outcome: Outcome
     ranking: tuple[tuple[str, ...], ...] = ()  # best group first
     p: tuple[float, ...] | None = None
+    p_tie: float | None = None  # beside a measured p, where a tie was offered: its probability
+    scores: tuple[Score, ...] = ()  # of a labeller that scores: the score that ranks first, then what it is made of
     option_mass: float | None = None  # probability the model put on the offered options, or share of votes on them
     reason: str | None = None  # why there is no ranking
     retryable: bool = False  # of a failure: asking again could help, and a rerun does
@@ -213,6 +223,10 @@ class Judgement(Record):
                 raise ValueError("p needs a ranking, and one number per ranked response")
             if any(not 0 <= q <= 1 for q in self.p) or abs(sum(self.p) - 1) > 1e-6:
                 raise ValueError(f"p must be a probability for each ranked response, got {self.p}")
+        if self.p_tie is not None and (self.p is None or not 0 <= self.p_tie <= 1):
+            raise ValueError("p_tie is a probability beside p")
+        if any(len(score.values) != len(self.ranked) for score in self.scores):
+            raise ValueError("a score has one value per ranked response")
         if len(set(self.ranked)) < len(self.ranked):
             raise ValueError("a response stands in the ranking twice")
         if self.weight <= 0:

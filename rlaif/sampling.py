@@ -107,13 +107,14 @@ class Compare:
         if isinstance(pairs, str):
             yield Exclusion(item_id=prompt.id, outcome="filtered", reason=pairs)
             return
-        for i, j in pairs:
-            a, b = responses[i], responses[j]
-            if a.messages == b.messages:
-                item = f"{prompt.id}/{a.id}/{b.id}"
+        for places in pairs:
+            together = {responses[i].messages: responses[i] for i in reversed(places)}  # of equal ones the first
+            different = [responses[i] for i in places if together[responses[i].messages] is responses[i]]
+            if len(different) < 2:
+                item = "/".join([prompt.id, *(responses[i].id for i in places)])
                 yield Exclusion(item_id=item, outcome="filtered", reason="identical responses")
             else:
-                yield Comparison(prompt=prompt, responses=(a, b))
+                yield Comparison(prompt=prompt, responses=tuple(different))
 
 
 class ReadPairs:

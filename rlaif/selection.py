@@ -1,8 +1,9 @@
-"""Which of the K(K-1)/2 pairs of a prompt's responses are judged."""
+"""Which of a prompt's K responses are judged together: which of the K(K-1)/2 pairs, or all in one list."""
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -19,10 +20,12 @@ SELECTORS = {
     "random": "rlaif.selection:Random",
     "adjacent": "rlaif.selection:Adjacent",
     "baseline": "rlaif.selection:Baseline",
+    "connected": "rlaif.selection:Connected",
+    "list": "rlaif.selection:List",
 }
 SCORES = {"length": "rlaif.selection:length"}
 
-Pairs = list[tuple[int, int]]
+Pairs = list[tuple[int, ...]]  # mostly of two; a longer one is a list that is judged together
 
 
 class Selector(Protocol):
@@ -55,11 +58,53 @@ class Random:
         self.options = options
 
     def pairs(self, prompt: Prompt, responses: Sequence[Response]) -> Pairs:
+        return sorted(self.drawn(responses)[: self.options.n])
+
+    def drawn(self, responses: Sequence[Response]) -> Pairs:
+        """Every pair, the lowest draw first."""
         every = itertools.combinations(range(len(responses)), 2)
-        drawn = sorted(
+        return sorted(
             every, key=lambda pair: uniform("pair", self.options.seed, *sorted(responses[i].id for i in pair))
         )
-        return sorted(drawn[: self.options.n])
+
+
+class Connected:
+    """``n`` pairs by keyed draw that hang together, so that every response can be ranked against every other; fewer than
+    K - 1 cannot.
+
+    The pairs with the lowest draws that join two parts come first (Kruskal's tree), then those with the lowest draws.
+    """
+
+    class Options(BaseOptions):
+        n: int = Field(default=6, ge=1)
+        seed: int = 0
+
+    def __init__(self, options: Options, where: str) -> None:
+        self.options = options
+
+    def pairs(self, prompt: Prompt, responses: Sequence[Response]) -> Pairs | str:
+        count = len(responses)
+        if self.options.n < count - 1:
+            return f"{self.options.n} pairs cannot connect {count} responses"
+        drawn = Random(Random.Options(n=math.comb(count, 2), seed=self.options.seed), "").drawn(responses)
+        part = list(range(count))
+        tree: Pairs = []
+        for i, j in drawn:
+            if part[i] != part[j]:
+                tree.append((i, j))
+                part = [part[i] if each == part[j] else each for each in part]
+        others = [pair for pair in drawn if pair not in tree]
+        return sorted([*tree, *others[: self.options.n - len(tree)]])
+
+
+class List:
+    """All responses in one list, for a judge that ranks lists or scores replies one by one."""
+
+    def __init__(self, options: BaseOptions, where: str) -> None:
+        pass
+
+    def pairs(self, prompt: Prompt, responses: Sequence[Response]) -> Pairs:
+        return [tuple(range(len(responses)))]
 
 
 class Adjacent:
@@ -101,9 +146,9 @@ def selected(selector: Selector, prompt: Prompt, responses: Sequence[Response]) 
         return "a single response" if responses else "no response"
     with users_code(selector, f"choosing among replies to {prompt.excerpt}"):
         pairs = selector.pairs(prompt, responses)
-        for i, j in () if isinstance(pairs, str) else pairs:
-            if i == j or not (0 <= i < len(responses) and 0 <= j < len(responses)):
-                raise ValueError(f"({i}, {j}) is no pair of {len(responses)} replies, counted from 0")
+        for pair in () if isinstance(pairs, str) else pairs:
+            if len(set(pair)) < max(2, len(pair)) or not set(pair) <= set(range(len(responses))):
+                raise ValueError(f"{tuple(pair)} is no pair of {len(responses)} replies, counted from 0")
     return pairs or "no pair selected"
 
 
@@ -115,8 +160,8 @@ def open_selector(section: ComparisonsSection, responses: int, where: Place) -> 
     """The selector a recipe names; by default all pairs for up to four responses, else six at random."""
     name = section.select or ("all" if responses <= 4 else "random")
     kind: Any = load(name, SELECTORS, "selection", where.at("comparisons", "select"))
-    if name == "all" and section.options:
-        raise ConfigError(f'{where.at("comparisons", "options")}: "all" takes no options.')
+    if name in ("all", "list") and section.options:
+        raise ConfigError(f'{where.at("comparisons", "options")}: "{name}" takes no options.')
     options = parse_options(kind, section.options, where.at("comparisons", "options"))
     selector: Selector = construct(kind, "(options, where)", options, str(where))
     return selector

@@ -488,12 +488,12 @@ MISSING: dict[str, tuple[Kind, str, str]] = {
     ),
     "near nothing": (
         "rubric", "zzz",
-        'here: rubric "zzz" not found in ./prompts/rubrics or the built-ins. Known: follows-instruction, helpful-and-safe.',
+        'here: rubric "zzz" not found in ./prompts/rubrics or the built-ins. Known: follows-instruction, helpful-and-safe, right-steps.',
     ),
     "pinned": ("judge", "builtin:longes", 'here: judge "longes" not found in the built-ins. Did you mean "longest"?'),
     "a path": (
         "template", "own/t.txt",
-        'here: template "own/t.txt" not found in ./prompts/templates or the built-ins. Known: compare-two, compare-two-form, compare-two-letter, compare-two-local, compare-two-turns.',
+        'here: template "own/t.txt" not found in ./prompts/templates or the built-ins.',
     ),
 }  # fmt: skip
 
@@ -515,7 +515,7 @@ def shipped(kind: Kind) -> list[str]:
     return sorted(str(p.relative_to(base)) for p in base.rglob("*") if p.name.endswith(suffixes))
 
 
-SHIPPED = [(kind, name) for kind in ("judge", "constitution", "pipeline") for name in shipped(kind)]
+SHIPPED = [(kind, name) for kind in ("judge", "constitution", "checklist", "pipeline") for name in shipped(kind)]
 
 
 def test_files_of_every_kind_ship_and_every_yaml_lies_where_it_is_found() -> None:
@@ -540,11 +540,14 @@ def test_every_shipped_yaml_checks(kind: Kind, name: str, pairs: Path, policy_fo
 
 @pytest.mark.parametrize("name", shipped("template"))
 def test_every_shipped_template_parses_and_fences_what_is_judged(name: str) -> None:
-    from rlaif.judging import PAIR_PLACEHOLDERS, PAIR_REQUIRED
+    from rlaif.judging import JUDGED
 
+    own = ("rubric", "principle", "fence", "aspects", "low", "high", "items", "item")
     text = (builtin_root() / FOLDERS["template"][0] / name).read_text(encoding="utf-8")
-    template = Template.parse(text, where=name, allowed=PAIR_PLACEHOLDERS, required=PAIR_REQUIRED, judged=PAIR_REQUIRED)
+    template = Template.parse(text, where=name, allowed=(*JUDGED, *own), judged=JUDGED)
     assert template.sections[-1][0] == "user"
+    # what is said after everything that is judged needs none of it
+    assert name == "compare-two-ending.txt" or "{{prompt}}" in text
 
 
 @pytest.mark.parametrize("name", shipped("set"))
@@ -659,7 +662,7 @@ def test_check_of_an_unknown_name_offers_a_near_one() -> None:
         check_file("longst")
     assert (
         str(error.value)
-        == 'check: "longst" is neither a .yaml file nor a pipeline, judge or constitution. Did you mean "longest"?'
+        == 'check: "longst" is neither a .yaml file nor a pipeline, judge, constitution or checklist. Did you mean "longest"?'
     )
 
 

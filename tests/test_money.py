@@ -137,13 +137,22 @@ def test_tokens_from_the_providers_cache_have_their_own_price(provider: str, wor
 
 # --- the stable prefix ------------------------------------------------------------------------------------------------
 
-FOR_APIS = ("compare-api", "compare-logprobs-api", "compare-text", "compare-votes", "instruction-text")
+FOR_APIS = (
+    "check-items", "compare-api", "compare-critiques", "compare-logprobs-api", "compare-reasons", "compare-text",
+    "compare-votes", "first-wrong-step", "instruction-text", "rank-list", "score-aspects", "score-aspects-api",
+    "score-logprobs-api", "score-text",
+)  # fmt: skip
+# principle last, or in the form a model was trained on, or first a question that shows neither rubric nor principle
+OTHERS = (
+    "check-items-local", "compare-few-shot", "compare-local", "compare-reference", "prometheus-absolute",
+    "prometheus-relative", "score-local",
+)  # fmt: skip
 
 
 def test_those_are_the_shipped_judges_that_ask_a_model_behind_an_api() -> None:
     catalogue = Catalogue()
     asking = {n for n in catalogue.names("judge") if catalogue.find("judge", n, where="x").yaml()["model_role"]}
-    assert asking == {*FOR_APIS, "compare-local"}
+    assert asking == {*FOR_APIS, *OTHERS}
 
 
 @pytest.mark.parametrize("name", FOR_APIS)
@@ -158,7 +167,8 @@ def test_instructions_and_principle_come_first_and_are_the_same_for_all_comparis
             requests += rendered(source, of, principle, shown)
     first = requests[0].messages
     assert len({request.messages[:-1] for request in requests}) == 1
-    assert len({request.messages[-1] for request in requests}) == 4  # two comparisons in two orders
+    # two comparisons; in two orders where there are two, or of two replies that are first looked at one by one
+    assert len({request.messages[-1] for request in requests}) == (2 if opened.each_alone else 4)
     assert opened.rubric in first[0].content
     assert principle.text in first[0].content
     for request in requests:

@@ -11,7 +11,8 @@ import pytest
 from rlaif.component import Options
 from rlaif.records import Comparison, Exclusion, Prompt, Response
 from rlaif.sampling import Compare
-from rlaif.selection import All, Baseline, Pairs
+from rlaif.selection import All, Baseline, Connected, List, Pairs
+from rlaif.statistics.ranking import parts
 from rlaif.store import RunFolder
 from tests import make
 from tests.runs import rlaif
@@ -55,6 +56,61 @@ def test_a_prompt_without_a_pair_is_excluded_with_its_reason(
     (record,) = Compare(selector).of(PROMPT, responses)
     assert isinstance(record, Exclusion)
     assert (record.item_id, record.outcome, record.reason) == (PROMPT.id, "filtered", reason)
+
+
+def test_a_list_is_one_comparison_of_all_different_responses() -> None:
+    many = said("new", "one", "two", "one", "three")
+    (comparison,) = Compare(List(Options(), "test")).of(PROMPT, many)
+    assert isinstance(comparison, Comparison)
+    assert [response.id for response in comparison.responses] == [many[i].id for i in (0, 1, 3)]
+    (record,) = Compare(List(Options(), "test")).of(PROMPT, said("new", "one", "one"))
+    assert isinstance(record, Exclusion)
+    assert record.reason == "identical responses"
+
+
+@pytest.mark.parametrize("n", [5, 6, 9, 15, 40])
+def test_a_connected_choice_reaches_every_response_with_as_many_pairs_as_asked_for(n: int) -> None:
+    many = said("new", *"abcdef")
+    pairs = Connected(Connected.Options(n=n), "test").pairs(PROMPT, many)
+    assert len(pairs) == len(set(pairs)) == min(n, 15)
+    assert parts(pairs, 6) == 1  # type: ignore[arg-type]
+
+
+def test_a_connected_choice_of_too_few_pairs_says_so() -> None:
+    (record,) = Compare(Connected(Connected.Options(n=4), "test")).of(PROMPT, said("new", *"abcdef"))
+    assert isinstance(record, Exclusion)
+    assert record.reason == "4 pairs cannot connect 6 responses"
+
+
+def test_lists_are_judged_and_labelled_pair_by_pair(working_folder: Path) -> None:
+    """Sampling, one comparison of all, one ranking in each of two orders, and a preference for every two."""
+    (working_folder / "own_lists.py").write_text(
+        "from itertools import count\nnumber = count()\n"
+        "def speak(request):\n"
+        "    text = request.messages[-1].content\n"
+        "    if 'reply A>>' not in text:\n        return 'x' * (1 + request.sample_index)\n"
+        "    shown = [part.partition('>>') for part in text.split(' reply ')[1:]]\n"
+        "    shown = [(name, body.split('<<')[0].strip()) for name, _, body in shown if len(name) == 1]\n"
+        "    return f\"[[{' > '.join(n for n, b in sorted(shown, key=lambda s: -len(s[1])))}]]\"\n"
+    )
+    write_jsonl(working_folder / "prompts.jsonl", [{"prompt": "One?"}, {"prompt": "Two?"}])
+    speaker = "{provider: scripted, model: own_lists:speak}"
+    recipe = {
+        "prompts": "prompts.jsonl", "responses": {"samples": 3}, "comparisons": "list",
+        "labels": {"source": "judges", "options": {"judges": ["rank-list"]}},
+    }  # fmt: skip
+    (working_folder / "r.yaml").write_text(json.dumps(recipe))
+    settings = ["--set", f"models.policy={speaker}", "--set", f"models.judge={speaker}"]
+    rlaif(working_folder, "run", "r.yaml", *settings, "--out", "run")
+    accounts = json.loads((working_folder / "run/accounts.json").read_text())
+    assert accounts["comparisons"] == {"unit": "lists", "in": 2, "outcomes": {"passed on": 2}, "reasons": {}}
+    assert accounts["judgements"]["outcomes"] == {"ranked": 4}
+    assert accounts["preferences"]["outcomes"] == {"labelled": 6}
+    run = RunFolder(working_folder / "run")
+    assert {len(row.chosen[0].content) - len(row.rejected[0].content) > 0 for row in run.read("preferences")} == {True}
+    metrics = json.loads((working_folder / "run/metrics.json").read_text())
+    assert (metrics["judgements.cycles"]["value"], metrics["judgements.cycles"]["n"]) == (0, 2)
+    assert metrics["judgements.orders_agree"]["value"] == 1
 
 
 def test_every_response_meets_those_of_the_baseline_and_no_others() -> None:

@@ -6,6 +6,7 @@ What a form is made from streams through: what has to be brought together by pro
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,12 +17,14 @@ import pyarrow as pa
 from rlaif.errors import DataError, StorageError, UserError
 from rlaif.exported import ROW, source_of
 from rlaif.ondisk import Lists
-from rlaif.preferences import NEAR_TIE, ROUNDING, hard_labels, p_first, votes, with_judgements
+from rlaif.preferences import NEAR_TIE, hard_labels, p_first, votes, with_judgements
 from rlaif.records import Comparison, Judgement, Message, Preference, Prompt, Provenance
+from rlaif.statistics.ranking import Contest, parts, strengths
 from rlaif.store import RunFolder
 
 Row = dict[str, Any]
 PROMPTS_AT_ONCE = 256
+EQUAL = 1e-6  # difference of strengths that is an accident of their fitting
 
 TURNS = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 ORIGIN = pa.struct(
@@ -183,8 +186,9 @@ class Standing:
         return self.share / self.weight if self.weight else None
 
 
-def _by_prompt(run: RunFolder) -> Iterator[tuple[Prompt, list[Standing]]]:
-    """Each prompt that has comparisons with its different answers, in the order of the prompts.
+def _by_prompt(run: RunFolder) -> Iterator[tuple[Prompt, list[Contest], list[Standing]]]:
+    """Each prompt that has comparisons with these, as far as they have a label, and its different answers, in the order of
+    the prompts.
 
     Two samples of the same words are one answer: what one of them won or lost, the other did.
     """
@@ -195,11 +199,12 @@ def _by_prompt(run: RunFolder) -> Iterator[tuple[Prompt, list[Standing]]]:
     prompts = run.read("prompts")
     while batch := list(itertools.islice(prompts, PROMPTS_AT_ONCE)):
         found = rows.of([prompt.id for prompt in batch])
-        yield from ((prompt, _standings(found[prompt.id])) for prompt in batch if found[prompt.id])
+        yield from ((prompt, *_standings(found[prompt.id])) for prompt in batch if found[prompt.id])
 
 
-def _standings(rows: list[Any]) -> list[Standing]:
+def _standings(rows: list[Any]) -> tuple[list[Contest], list[Standing]]:
     answers: dict[str, Standing] = {}
+    contests: list[Contest] = []
     for chosen, rejected, p, weight in rows:
         better, worse = (answers.setdefault(repr(side), Standing(side)) for side in (chosen, rejected))
         if weight == 0:
@@ -211,7 +216,10 @@ def _standings(rows: list[Any]) -> list[Standing]:
         if p - 0.5 >= NEAR_TIE:
             better.wins += 1
             worse.losses += 1
-    return list(answers.values())
+        names = list(answers)
+        i, j = names.index(repr(chosen)), names.index(repr(rejected))
+        contests.append(Contest(i, j, 0.0, weight) if p == 0.5 else Contest(i, j, weight * p, worse=weight * (1 - p)))
+    return contests, list(answers.values())
 
 
 def unpaired(source: Source) -> Iterator[Row]:
@@ -221,7 +229,7 @@ def unpaired(source: Source) -> Iterator[Row]:
     nothing and is left out, as is one that has only ties, near-ties or no label: a row for each comparison would count
     an answer as often as it was compared, and as good and bad at once.
     """
-    for prompt, answers in _by_prompt(source.run):
+    for prompt, _, answers in _by_prompt(source.run):
         for answer in answers:
             if not answer.wins and not answer.losses:
                 source.left_out["only ties, near-ties or no label"] += 1
@@ -233,29 +241,46 @@ def unpaired(source: Source) -> Iterator[Row]:
 
 
 def ranked(source: Source) -> Iterator[Row]:
-    """One row for each prompt: its different answers, best first, with the mean probability of being the better one.
+    """One row for each prompt: its different answers, best first, by their strengths.
 
-    The mean is over the answer's labelled comparisons, ties included; answers of equal score share a rank.
+    A strength is of a Bradley-Terry model of the answers' labelled comparisons, by Davidson's with ties (``rlaif.statistics.ranking``),
+    so that it does not matter which pairs were compared as long as they hang together; where they do not there is no
+    strength and no rank. Beside it stands the mean probability of being the better one. Equal strengths share a rank.
     """
-    for prompt, answers in _by_prompt(source.run):
-        scores = sorted((answer.score for answer in answers if answer.score is not None), reverse=True)
-        if not scores:
+    for prompt, contests, answers in _by_prompt(source.run):
+        compared = [answer for answer in answers if answer.comparisons]
+        if not compared:
             source.left_out["no label"] += 1
             continue
-        answers.sort(key=lambda answer: -1.0 if answer.score is None else answer.score, reverse=True)
+        strong = _strengths(contests, answers)
+        answers.sort(key=lambda a: (strong.get(id(a), -math.inf), -1.0 if a.score is None else a.score), reverse=True)
         yield {
             "prompt": _turns(prompt.messages),
             "prompt_id": prompt.id,
             "responses": [
                 {
                     "response": answer.messages,
+                    "strength": strong.get(id(answer)),
                     "score": answer.score,
-                    "rank": None if answer.score is None else 1 + sum(s > answer.score + ROUNDING for s in scores),
+                    "rank": 1 + sum(s > strong[id(answer)] + EQUAL for s in strong.values())
+                    if id(answer) in strong
+                    else None,
                     "comparisons": answer.comparisons,
                 }
                 for answer in answers
             ],
         }
+
+
+def _strengths(contests: Sequence[Contest], answers: Sequence[Standing]) -> dict[int, float]:
+    """The strength of each answer that has labelled comparisons, by its object's id; none where they do not hang together."""
+    compared = [place for place, answer in enumerate(answers) if answer.comparisons]
+    number = {place: n for n, place in enumerate(compared)}
+    among = [contest._replace(i=number[contest.i], j=number[contest.j]) for contest in contests]
+    if parts([(contest.i, contest.j) for contest in among], len(compared)) > 1:
+        return {}
+    theta = strengths(among, len(compared)).theta
+    return {id(answers[place]): theta[n] for place, n in number.items()}
 
 
 # --- the table --------------------------------------------------------------------------------------------------------
@@ -266,7 +291,15 @@ PAIR_COLUMNS = {
     "chosen": "the turns of the answer that was preferred",
     "rejected": "the turns of the other answer",
 }
-ANSWER = pa.struct([("response", TURNS), ("score", pa.float64()), ("rank", pa.int64()), ("comparisons", pa.int64())])
+ANSWER = pa.struct(
+    [
+        ("response", TURNS),
+        ("strength", pa.float64()),
+        ("score", pa.float64()),
+        ("rank", pa.int64()),
+        ("comparisons", pa.int64()),
+    ]
+)
 
 FORMS: dict[str, Form] = {
     "trl": Form(
@@ -305,9 +338,11 @@ FORMS: dict[str, Form] = {
         columns={
             "prompt": PAIR_COLUMNS["prompt"],
             "prompt_id": "a name for the prompt's content, equal in every run",
-            "responses": "`response` (turns); `score`, the mean probability that the answer is better than one it was "
-            "compared with, ties counting one half; `rank`, from 1, equal scores sharing one; `comparisons`, how many "
-            "labelled comparisons stand behind the score (without any, score and rank are empty)",
+            "responses": "`response` (turns); `strength`, of a Bradley-Terry model of the prompt's comparisons (Davidson's "
+            "with ties), mean 0: the difference of two is the log-odds that one is better; `score`, the mean probability that the answer is better than one it was "
+            "compared with, ties counting one half; `rank`, from 1, by strength, equal ones sharing it; `comparisons`, how many "
+            "labelled comparisons stand behind them (without any all three are empty; strength and rank also where the "
+            "comparisons of a prompt do not hang together)",
         },
         schema=pa.schema([("prompt", TURNS), ("prompt_id", pa.string()), ("responses", pa.list_(ANSWER))]),
     ),

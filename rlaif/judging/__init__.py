@@ -13,16 +13,23 @@ from typing import Protocol
 
 from pydantic import field_validator
 
-from rlaif.catalogue import Catalogue, Entry
+from rlaif.catalogue import Catalogue, Entry, Kind
 from rlaif.config import Principle, Sampling
 from rlaif.models import Reply
 from rlaif.prompting import Template
-from rlaif.records import Message, Prompt, Record, Response
+from rlaif.records import Message, Prompt, Record, Response, Score
 
 PROTOCOLS = {
+    "critique-then-verdict": "rlaif.judging.critique:CritiqueThenVerdict",
+    "first-wrong-step": "rlaif.judging.steps:FirstWrongStep",
+    "listwise": "rlaif.judging.listwise:Listwise",
+    "pairwise-cot-logprobs": "rlaif.judging.pairwise_cot_logprobs:PairwiseCotLogprobs",
     "pairwise-logprobs": "rlaif.judging.pairwise_logprobs:PairwiseLogprobs",
     "pairwise-text": "rlaif.judging.pairwise_text:PairwiseText",
     "pairwise-votes": "rlaif.judging.pairwise_votes:PairwiseVotes",
+    "pointwise": "rlaif.judging.pointwise:Pointwise",
+    "propositions": "rlaif.judging.propositions:Propositions",
+    "reference-guided": "rlaif.judging.reference:ReferenceGuided",
     "scripted": "rlaif.judging.scripted:Scripted",
 }
 
@@ -39,14 +46,18 @@ class Showing:
     rubric: str
     fence: str
 
-    def texts(self) -> dict[str, str]:
-        """The values a template's placeholders take. Labels are 1, 2, … in the order shown."""
-        values = {
+    def about(self) -> dict[str, str]:
+        """The values of a template's placeholders that say nothing of any response."""
+        return {
             "rubric": self.rubric,
             "principle": self.principle.text if self.principle else "",
             "prompt": self.prompt.text,
             "fence": self.fence,
         }
+
+    def texts(self) -> dict[str, str]:
+        """The values a template's placeholders take. Labels are 1, 2, … in the order shown."""
+        values = self.about()
         for number, response in enumerate(self.responses, 1):
             values[f"response_{number}"] = response.text
         return values
@@ -69,11 +80,15 @@ class Question(Record):
 class Verdict(Record):
     """What a protocol makes of the replies: ``p[i]``, the probability that the i-th shown response is best.
 
-    ``p`` is None when the replies could not be read; ``reason`` then says why. A tie is ``p`` with equal numbers.
+    Or a ``ranking`` instead: groups of places among the responses shown, the best group first. Both are left out when
+    the replies could not be read; ``reason`` then says why. A tie is ``p`` with equal numbers, or two places in a group.
     """
 
     p: tuple[float, ...] | None = None
+    ranking: tuple[tuple[int, ...], ...] = ()
     probabilistic: bool = False  # p was measured, not set to 0, 1 or a tie by a word
+    p_tie: float | None = None  # where a tie is offered: its probability, of which p counts half for either reply
+    scores: tuple[Score, ...] = ()  # of a protocol that scores: one value per response shown
     option_mass: float | None = None  # probability of the options together, or the share of votes that could be read
     reason: str | None = None
 
@@ -84,6 +99,21 @@ class Verdict(Record):
             raise ValueError(f"p is {value}: expected numbers from 0 to 1 that add up to 1, one for each reply shown")
         return value
 
+    @property
+    def readable(self) -> bool:
+        return self.p is not None or bool(self.ranking)
+
+    def groups(self, shown: int) -> tuple[tuple[int, ...], ...]:
+        """Places among so many responses shown, the best group first. Raises ValueError for a verdict on another number
+        of them."""
+        if self.p is not None and len(self.p) == shown:
+            levels = sorted(set(self.p), reverse=True)
+            return tuple(tuple(i for i, q in enumerate(self.p) if q == level) for level in levels)
+        if self.p is None and sorted(place for group in self.ranking for place in group) == list(range(shown)):
+            return self.ranking
+        said = len(self.p) if self.p is not None else sum(map(len, self.ranking))
+        raise ValueError(f"a verdict of {said} numbers on {shown} replies")
+
 
 Ask = Callable[[Question], Awaitable[Reply]]
 
@@ -93,7 +123,8 @@ class JudgeProtocol(Protocol):
 
     One that reads a file of its own keeps the file's hash as ``source``: an edited file is then judged again; ``inputs``, the
     hash by the file's name, puts it into the manifest. ``questions`` is how many questions a showing takes at most, 1 where
-    it is not there: progress and plans count with it. One with
+    it is not there: progress and plans count with it. With ``each_alone`` it sees the responses one by one, so that there
+    is no order: a comparison is shown once, its questions counting for a pair. One with
     ``async rehearse(principles, show)`` may try the principles before the first comparison, each with
     ``await show(comparison, principle, responses in the order shown)``, and returns lines for the person.
     """
@@ -110,20 +141,28 @@ class ProtocolContext:
     from_builtin: bool
     rubric: str
     sampling: Sampling  # how every question will be sampled
-    templates: list[str] = field(default_factory=list)  # hashes of those handed out: part of the labels' signature
+    templates: list[str] = field(default_factory=list)  # hashes of files handed out: part of the labels' signature
     by_turns: dict[str, Template] = field(default_factory=dict)  # by name, those that keep judged text apart by turns
+
+    def entry(self, kind: Kind, name: str) -> Entry:
+        """A file of the catalogue that the judge's verdicts depend on. Raises ConfigError."""
+        entry = self.catalogue.find(kind, name, where=self.where, from_builtin=self.from_builtin)
+        self.templates.append(entry.sha256)
+        return entry
 
     def template(self, name: str, allowed: tuple[str, ...], required: tuple[str, ...]) -> Template:
         """The named template, checked. Raises ConfigError."""
-        entry: Entry = self.catalogue.find("template", name, where=self.where, from_builtin=self.from_builtin)
-        self.templates.append(entry.sha256)
-        template = Template.parse(
-            entry.text, where=str(entry.path), allowed=allowed, required=required, judged=PAIR_REQUIRED
-        )
+        entry = self.entry("template", name)
+        template = Template.parse(entry.text, where=str(entry.path), allowed=allowed, required=required, judged=JUDGED)
         if template.by_turns:
             self.by_turns[name] = template
         return template
 
 
-PAIR_PLACEHOLDERS = ("rubric", "principle", "prompt", "response_1", "response_2", "fence")
+ABOUT_PLACEHOLDERS = ("rubric", "principle", "prompt", "fence")
 PAIR_REQUIRED = ("prompt", "response_1", "response_2")
+PAIR_PLACEHOLDERS = (*ABOUT_PLACEHOLDERS, "response_1", "response_2")
+ALONE_REQUIRED = ("prompt", "response")
+ALONE_PLACEHOLDERS = (*ABOUT_PLACEHOLDERS, "response")
+# what a template keeps apart from its own words: text to be judged, and what a model wrote after reading it
+JUDGED = (*PAIR_REQUIRED, "response", "responses", "steps", "reference", "critique_1", "critique_2")

@@ -13,7 +13,8 @@ from pydantic import field_validator, model_validator
 from rlaif.component import Options as BaseOptions
 from rlaif.errors import ConfigError
 from rlaif.judging import PAIR_PLACEHOLDERS, PAIR_REQUIRED, Ask, ProtocolContext, Question, Showing, Verdict
-from rlaif.judging.reading import read_choice, two_words
+from rlaif.judging.exemplars import Exemplars
+from rlaif.judging.reading import need_third_word, read_choice, two_words
 from rlaif.judging.structured import read_verdict, verdict_schema
 from rlaif.models import Reply
 
@@ -21,27 +22,31 @@ ENDS_IN_BRACKETS = re.compile(r"\]\]\W*\Z")
 
 
 class PairwiseText:
+    prose, form = "compare-two", "compare-two-form"  # the templates where none is named
+    beside: tuple[str, ...] = ()  # placeholders that a subclass fills beside those of a pair
+
     class Options(BaseOptions):
-        template: str | None = None  # None: compare-two, or compare-two-form for a structured reply
+        template: str | None = None  # None: the protocol's own, another for a structured reply
         choices: tuple[str, str] = ("A", "B")
         tie: str | None = "C"
         structured: bool = False
         reasoning: bool = True  # of a structured reply: a few sentences before the verdict
+        exemplars: str | None = None
 
         _two_words = field_validator("choices")(two_words)
 
         @model_validator(mode="after")
         def _sound(self) -> PairwiseText.Options:
-            if self.tie is not None and self.tie.strip() in ("", *(word.strip() for word in self.choices)):
-                raise ValueError(f'"tie" must be another word than the choices, or null (found {self.tie!r})')
+            need_third_word(self.tie, self.choices)
             if not self.structured and "reasoning" in self.model_fields_set:
                 raise ValueError('"reasoning" is a key of a structured reply: it needs structured: true')
             return self
 
     def __init__(self, options: Options, context: ProtocolContext) -> None:
         self.options = options
-        name = options.template or ("compare-two-form" if options.structured else "compare-two")
-        self.template = context.template(name, PAIR_PLACEHOLDERS, PAIR_REQUIRED)
+        name = options.template or (self.form if options.structured else self.prose)
+        self.template = context.template(name, (*PAIR_PLACEHOLDERS, *self.beside), (*PAIR_REQUIRED, *self.beside))
+        self.exemplars = Exemplars.read(options.exemplars, context, self.template, (*PAIR_REQUIRED, *self.beside))
         self.words = (*options.choices, *([options.tie] if options.tie else []))
         self.schema = verdict_schema(self.words, reasoning=options.reasoning) if options.structured else ""
         if self.schema and self.template.prefill:
@@ -53,9 +58,10 @@ class PairwiseText:
     async def judge(self, showing: Showing, ask: Ask) -> Verdict:
         return self.read(await ask(self.question(showing)))
 
-    def question(self, showing: Showing, sample_index: int = 0) -> Question:
+    def question(self, showing: Showing, sample_index: int = 0, **beside: str) -> Question:
+        """The question; ``beside`` fills the placeholders that a subclass has beside those of a pair."""
         return Question(
-            messages=self.template.fill(showing.texts()),
+            messages=self.exemplars.fill(self.template, {**showing.texts(), **beside}),
             prefill=self.template.prefill,
             sample_index=sample_index,
             json_schema=self.schema,
@@ -77,4 +83,5 @@ class PairwiseText:
             return Verdict(reason=f"no verdict in the reply{cut}")
         if cut and not self.schema and not ENDS_IN_BRACKETS.search(reply.text):
             return Verdict(reason=f"the reply goes on after its verdict{cut}")  # and might have taken it back
-        return Verdict(p=((1.0, 0.0), (0.0, 1.0), (0.5, 0.5))[choice])
+        p_tie = float(choice == 2) if self.options.tie else None
+        return Verdict(p=((1.0, 0.0), (0.0, 1.0), (0.5, 0.5))[choice], p_tie=p_tie)

@@ -89,7 +89,8 @@ class PairwiseVotes(PairwiseText):
             reasons = Counter(vote.reason for vote in votes if isinstance(vote, Verdict) and vote.p is None)
             return Verdict(option_mass=share, reason=f"too few votes could be read: {reasons.most_common(1)[0][0]}")
         p = tuple(sum(vote[place] for vote in read) / len(read) for place in (0, 1))
-        return Verdict(p=p, probabilistic=len(read) > 1, option_mass=share)
+        p_tie = sum(vote == (0.5, 0.5) for vote in read) / len(read) if self.options.tie else None
+        return Verdict(p=p, p_tie=p_tie, probabilistic=len(read) > 1, option_mass=share)
 
 
 def _readable(votes: Iterable[Vote]) -> list[tuple[float, ...]]:

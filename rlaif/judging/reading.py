@@ -5,23 +5,52 @@ What cannot be read stays unreadable; nothing here guesses.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-THINK = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.DOTALL | re.IGNORECASE)
-THOUGHT = re.compile(r"\A.*</think(?:ing)?>", re.DOTALL | re.IGNORECASE)  # where the template opened the mark
-QUOTED = re.compile(r'(?<!\w)"(?=\S)[^"]*"|“[^”]*”|«[^»]*»|^[ \t]*>.*$', re.MULTILINE)
-MAY_QUOTE = re.compile(r'["“«>]')
+TAG = r"(?:think(?:ing)?|thought|reasoning)"
+THINK = re.compile(rf"[<\[]{TAG}[>\]].*?(?:[<\[]/{TAG}[>\]]|\Z)", re.DOTALL | re.IGNORECASE)
+THOUGHT = re.compile(rf"\A.*[<\[]/{TAG}[>\]]", re.DOTALL | re.IGNORECASE)  # where the template opened the mark
+QUOTED = re.compile(r'(?<!\w)"(?=\S)[^"]*"|“[^”]*”|„[^“”]*[“”]|«[^»]*»|「[^」]*」|『[^』]*』|^[ \t]*>.*$', re.MULTILINE)
+MAY_QUOTE = re.compile(r'["“„«「『>]')
+WIDE = str.maketrans("［］【】", "[][]")  # brackets as Chinese and Japanese text has them
+CODE = re.compile(r"`([^`\n]+)`")
+CODE_BLOCK = re.compile(r"```(\w*)[^\n]*\n(.*?)```(?=\s*\S)", re.DOTALL)  # with something after it
+MARKED = re.compile(r"\[\[|\[RESULT\]|\\boxed", re.IGNORECASE)
 SENTENCE = re.compile(r"\n|(?<=[.!?])\s+")
 MARKUP = re.compile(r"\*+|`+|__|^[ \t]*#+", re.MULTILINE)
-KEYWORD = r"(?:verdict|answer|choice|winner|preferred(?: reply| response)?|better(?: one| reply| response)?)"
+KEYWORD = (
+    r"(?:verdict|answer|choice|winner|preferred(?: reply| response)?|better(?: one| reply| response)?"
+    r"|urteil|veredicto|veredito|verdetto|вердикт|最[终終]?(?:结论|結論|判定|答案)|结论|結論|判定|答案)"
+)
 NOUN = r"(?:response|reply|option|output|assistant)"
+ANNOUNCED = re.compile(rf"(?:{KEYWORD}|score|rating|ranking)\W*(?:is\W*)?$", re.IGNORECASE)
 LEAD = r"(?:so|thus|hence|my|the|final|overall)"
 OPENING = rf"\s*(?i:{NOUN}\s+)?[\[(\"']*"
 CLOSING = r"[^\w\n?+#]*"  # brackets, full stops, emoji; not "B?", "C++" or "C#"
+MINUS = re.compile(r"[\u2212\u2013](?=\d)")  # a minus sign or a dash before a digit
+NUMBER = r"-?\d+(?:[.,]\d{1,2})?(?![\w.,]*\d)"
+OUT_OF = r"(?:\s*(?:/|out of)\s*(\d+))?"
+MEASURE = r"(?:score|rating|grade|points?|mark|verdict|answer|result|step|index)"
+BRACKETED_NUMBER = re.compile(
+    rf"(?<!not )(?<![\"'])(?:\[\[\s*({NUMBER}){OUT_OF}\s*\]\]|\[RESULT\]\s*({NUMBER}){OUT_OF})", re.IGNORECASE
+)
+STATED_NUMBER = re.compile(
+    rf"\W*(?:(?:{LEAD})\W+)*\b{MEASURE}[\"']?\s*(?:is|[:：=-]+)[\s\[(\"']*({NUMBER}){OUT_OF}{CLOSING}", re.IGNORECASE
+)
+NUMBER_ALONE = re.compile(rf"[\s\[(\"']*({NUMBER}){OUT_OF}{CLOSING}", re.IGNORECASE)
+NAMED = r"\W*{name}[\"']?\s*(?:is|[:：=-]+)[\s\[(\"']*"
+BRACKETED_LIST = re.compile(r"(?<!not )(?<![\"'])\[\[([^\[\]\n]*)\]\]")
+OBJECT = re.compile(r"^[ \t]*(\{[^{}]*\})[ \t]*$", re.MULTILINE)  # on lines of its own
+BLOCK_QUOTE = re.compile(r"^[ \t]*>.*$", re.MULTILINE)
+RANKING_LINE = re.compile(
+    r"(?:\W*(?:(?:my|the|final|overall)\W+)*(?:ranking|order|verdict|answer)\s*(?:is|[:：=-]+))?\s*(\S.*)",
+    re.IGNORECASE,
+)
 
 
 def two_words(words: tuple[str, str]) -> tuple[str, str]:
@@ -29,6 +58,43 @@ def two_words(words: tuple[str, str]) -> tuple[str, str]:
     if words[0].strip() == words[1].strip() or not all(word.strip() for word in words):
         raise ValueError("the two choices must be different words")
     return words
+
+
+def need_third_word(tie: str | None, words: tuple[str, str]) -> None:
+    """Raises ValueError where the word for a tie is one of the choices, or none at all."""
+    if tie is not None and tie.strip() in ("", *(word.strip() for word in words)):
+        raise ValueError(f'"tie" must be another word than the choices, or null (found {tie!r})')
+
+
+def own_words(text: str) -> str:
+    """What a judge says itself: without thoughts between think marks, without what it quotes, without markup.
+
+    A verdict in code marks is quoted where other words stand before it on its line that do not announce a verdict, or
+    where it fills a block of code that the reply goes on after.
+    """
+    body = without_thoughts(text).translate(WIDE)
+    if "`" in body:
+        body = CODE.sub(_uncoded, CODE_BLOCK.sub(_unblocked, body))
+    body = MARKUP.sub("", body)
+    return (QUOTED.sub(_unquoted, body) if MAY_QUOTE.search(body) else body).strip()
+
+
+def without_thoughts(text: str) -> str:
+    """``text`` without what stands between think marks, and without the white space around it."""
+    return (THOUGHT.sub("", THINK.sub("", text)) if "<" in text or "[" in text else text).strip()
+
+
+def object_in(text: str, names: Sequence[str]) -> dict[str, Any]:
+    """The last JSON object on lines of its own, prose or none around them, that has all of these keys; {} where there is
+    none. One in the midst of a sentence may be quoted."""
+    for found in reversed(OBJECT.findall(BLOCK_QUOTE.sub("", without_thoughts(text)))):
+        try:
+            values = json.loads(found)
+        except ValueError:
+            continue
+        if set(names) <= set(values):
+            return dict(values)
+    return {}
 
 
 def option_masses(logprobs: Iterable[tuple[str, float]], options: Sequence[str]) -> list[float]:
@@ -54,30 +120,31 @@ def read_choice(text: str, options: Sequence[str], tie: str | None = None) -> in
     """Index of the option a reply settles on; ``len(options)`` for the tie word; None where it does not settle.
 
     Reasoning between think marks, and what is quoted from the replies, are set aside. A verdict in brackets, ``[[A]]``,
-    counts before anything else, the last one if there are several (models correct themselves); one that was not
-    offered, or two in its sentence, settle nothing. Else a line that is only "Verdict: A" or its like, or a last line
-    that ends so. Else a reply that is nothing but the option. Words elsewhere are not verdicts.
+    or after a mark, ``[RESULT] A``, counts before anything else, the last one if there are several (models correct
+    themselves); one that was not offered, or two in its sentence, settle nothing. Else a line that is only "Verdict: A" or
+    its like, or a last line that ends so, or one below a heading "Verdict", or a JSON object on lines of its own. Else a
+    reply that is nothing but the option. Words elsewhere are not verdicts.
     """
     forms = _forms(tuple(options), tie)
     body = own_words(text)
-    bracketed = [verdicts for sentence in SENTENCE.split(body) if (verdicts := forms.bracketed.findall(sentence))]
+    bracketed = [
+        ["".join(verdict) for verdict in verdicts]
+        for sentence in SENTENCE.split(body)
+        if (verdicts := forms.bracketed.findall(sentence))
+    ]
     if bracketed:
         return _index(forms.words, bracketed[-1][0]) if len(set(bracketed[-1])) == 1 else None
     lines = body.splitlines()
     found = [match for line in lines if (match := forms.line.fullmatch(line))]
-    if lines and (match := forms.end.search(lines[-1])):
+    if lines and (match := forms.end.search(lines[-1]) or forms.below.search(body)):
         found.append(match)
     if found:
-        return _index(forms.words, found[-1].group(1) or found[-1].group(2))
+        return _index(forms.words, next(filter(None, found[-1].groups())))
+    if found_object := object_in(text, ("verdict",)):
+        said = forms.alone.fullmatch(str(found_object["verdict"]))
+        return _index(forms.words, said.group(1)) if said else None
     alone = forms.alone.fullmatch(body)
     return _index(forms.words, alone.group(1)) if alone else None
-
-
-def own_words(text: str) -> str:
-    """A reply without its thinking, its markup and what it quotes."""
-    body = THOUGHT.sub("", THINK.sub("", text)) if "<" in text else text
-    body = MARKUP.sub("", body)
-    return (QUOTED.sub(_unquoted, body) if MAY_QUOTE.search(body) else body).strip()
 
 
 class Forms(NamedTuple):
@@ -87,6 +154,7 @@ class Forms(NamedTuple):
     bracketed: re.Pattern[str]
     line: re.Pattern[str]
     end: re.Pattern[str]
+    below: re.Pattern[str]
     alone: re.Pattern[str]
 
 
@@ -102,16 +170,142 @@ def _forms(options: tuple[str, ...], tie: str | None) -> Forms:
     )
     return Forms(
         words,
-        re.compile(rf"(?<!not )(?<![\"'])\[\[\s*(?:(?i:{NOUN})\s+)?({either}|\w+)\s*\]\]"),
+        re.compile(
+            rf"(?<!not )(?<![\"'])(?:\[\[\s*(?:(?i:{NOUN})\s+)?({either}|\w+)\s*\]\]"
+            rf"|\[RESULT\]\s*(?:(?i:{NOUN})\s+)?({either}|\w+)(?![\w+#?])"
+            rf"|\\boxed\{{\s*(?:\\text\{{)?({either}|\w+)\s*\}})"
+        ),
         re.compile(rf"\W*(?:(?i:{LEAD})\W+)*{stated}"),
         re.compile(rf"{stated}$"),
+        re.compile(
+            rf"^\W*(?:(?i:{LEAD})\W+)*(?i:{KEYWORD})\s*[:：]?\s*\n\s*{OPENING}({either}){CLOSING}\Z", re.MULTILINE
+        ),
         re.compile(rf"{OPENING}((?i:{either})){CLOSING}"),
     )
 
 
+def read_number(text: str, low: float, high: float) -> float | None:
+    """The number from ``low`` to ``high`` that a reply settles on, or None.
+
+    As verdicts are read: what stands in brackets, ``[[7]]``, or after ``[RESULT]`` counts first, the last if there are
+    several, and two in one sentence settle nothing. Else the last line that is only "Score: 7" or its like, or a reply
+    that is nothing but the number. "7/10" and "7 out of 10" are read where 10 is the highest.
+    """
+    body = MINUS.sub("-", own_words(text))
+    bracketed = [found for part in SENTENCE.split(body) if (found := BRACKETED_NUMBER.findall(part))]
+    if bracketed:
+        said = {_number(one or other, top or over, low, high) for one, top, other, over in bracketed[-1]}
+        return said.pop() if len(said) == 1 else None
+    stated = [match for line in body.splitlines() if (match := STATED_NUMBER.fullmatch(line))]
+    last = stated[-1] if stated else NUMBER_ALONE.fullmatch(body)
+    return _number(last[1], last[2], low, high) if last else None
+
+
+def read_numbers(text: str, names: Sequence[str], low: float, high: float) -> dict[str, float] | None:
+    """The number of every name, from its last line "name: 7" or "name: [[7]]", else from a JSON object; None where one of
+    them has none."""
+    lines = MINUS.sub("-", own_words(text)).splitlines()
+    values = object_in(text, names)
+    found: dict[str, float] = {}
+    for name in names:
+        line = re.compile(rf"{_named(name)}({NUMBER}){OUT_OF}{CLOSING}", re.IGNORECASE)
+        matches = [(match[1], match[2]) for each in lines if (match := line.fullmatch(each))]
+        if not matches and type(values.get(name)) in (int, float):
+            matches = [(str(values[name]), "")]
+        value = _number(*matches[-1], low, high) if matches else None
+        if value is None:
+            return None
+        found[name] = value
+    return found
+
+
+def read_words(text: str, names: Sequence[str], words: Sequence[str]) -> dict[str, int] | None:
+    """The index of every name's word, from its last line "name: yes", else from a JSON object; None where one of them has
+    none."""
+    lines = own_words(text).splitlines()
+    values = object_in(text, names)
+    either = "|".join(re.escape(word) for word in words)
+    found: dict[str, int] = {}
+    for name in names:
+        line = re.compile(rf"{_named(name)}({either}){CLOSING}", re.IGNORECASE)
+        matches = [match[1] for each in lines if (match := line.fullmatch(each))]
+        said = matches[-1] if matches else values.get(name)
+        places = [i for i, word in enumerate(words) if isinstance(said, str) and word.lower() == said.lower()]
+        if not places:
+            return None
+        found[name] = places[0]
+    return found
+
+
+def read_ranking(text: str, labels: Sequence[str], *, ties: bool) -> tuple[tuple[int, ...], ...] | None:
+    """The ranking of all labels that a reply settles on, as places in groups, best first; None where it does not.
+
+    ``[[B > A = C]]`` counts first, the last if there are several and they are in different sentences; else a JSON list
+    under "ranking", of labels or of groups of labels; else the last line that is nothing but a ranking. One that leaves a
+    label out, names it twice, names another, or ties where ties are not offered settles nothing.
+    """
+    ranking = _settled_ranking(text, labels)
+    return ranking if ranking and (ties or all(len(group) == 1 for group in ranking)) else None
+
+
+def _settled_ranking(text: str, labels: Sequence[str]) -> tuple[tuple[int, ...], ...] | None:
+    body = own_words(text)
+    bracketed = [found for part in SENTENCE.split(body) if (found := BRACKETED_LIST.findall(part))]
+    if bracketed:
+        said = {_ranked(each, labels) for each in bracketed[-1]}
+        return said.pop() if len(said) == 1 else None
+    if listed := object_in(text, ("ranking",)):
+        return _listed(listed["ranking"], labels)
+    lines = [_ranked(match[1], labels) for line in body.splitlines() if (match := RANKING_LINE.fullmatch(line))]
+    return next((each for each in reversed(lines) if each), None)
+
+
+def _number(said: str, top: str, low: float, high: float) -> float | None:
+    value = float(said.replace(",", "."))
+    return value if low <= value <= high and (not top or float(top) == high) else None
+
+
+def _named(name: str) -> str:
+    """How a line about ``name`` begins, however its words are joined."""
+    return NAMED.format(name="[ _-]+".join(map(re.escape, re.split(r"[ _-]+", name))))
+
+
+def _ranked(text: str, labels: Sequence[str]) -> tuple[tuple[int, ...], ...] | None:
+    """``B > A = C`` as places; None where it is no ranking of exactly these labels."""
+    groups = [re.split(r"\s*[=~＝]\s*", group) for group in re.split(r"\s*[>＞≻]\s*", text.strip(" .[](){}\"'"))]
+    return _places(groups, labels)
+
+
+def _listed(found: Any, labels: Sequence[str]) -> tuple[tuple[int, ...], ...] | None:
+    """A list of labels, or of groups of labels, as places; None where it is no ranking of exactly these labels."""
+    groups = [group if isinstance(group, list) else [group] for group in found] if isinstance(found, list) else []
+    return _places(groups, labels) if all(isinstance(word, str) for group in groups for word in group) else None
+
+
+def _places(groups: Sequence[Sequence[str]], labels: Sequence[str]) -> tuple[tuple[int, ...], ...] | None:
+    names = [[re.sub(rf"(?i)^{NOUN}\s+", "", word.strip(" [](){}\"'")) for word in group] for group in groups]
+    if sorted(name for group in names for name in group) != sorted(labels):
+        return None
+    return tuple(tuple(sorted(labels.index(name) for name in group)) for group in names)
+
+
+def _uncoded(match: re.Match[str]) -> str:
+    """The words of inline code; nothing where they are a verdict that the line before them does not announce."""
+    before = match.string[match.string.rfind("\n", 0, match.start()) + 1 : match.start()]
+    if not MARKED.search(match[1]) or not re.search(r"\w", before) or ANNOUNCED.search(before):
+        return match[1]
+    return ""
+
+
+def _unblocked(match: re.Match[str]) -> str:
+    """The words of a block of code that is not the last of a reply; nothing where it is a verdict by itself."""
+    is_object = match[1].lower() == "json" or match[2].lstrip().startswith("{")
+    return match[2] if is_object or not MARKED.search(match[2]) else ""
+
+
 def _unquoted(match: re.Match[str]) -> str:
     """Nothing for quoted prose; one quoted word stays, such as the key or the value of a JSON verdict."""
-    inside = match.group().strip('"“”«»')
+    inside = match.group().strip('"“”„«»「」『』')
     return f'"{inside}"' if re.fullmatch(r"[\[(]*\w+[\])]*", inside) else ""
 
 

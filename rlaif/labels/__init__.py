@@ -35,6 +35,7 @@ class LabelContext:
     limit: int | None  # of the rows that the comparisons come from
     secret: bytes
     seed: int
+    size: int = 2  # responses of a comparison, at most
     notice: Callable[[str], None] = lambda line: None  # what a person should read while the labels are made
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -23,7 +24,7 @@ from rlaif.models import ChatRequest, Reply, separates_turns
 from rlaif.models.gateway import gather_all
 from rlaif.models.jobs import ANNOUNCING
 from rlaif.prompting import fence_for
-from rlaif.records import Comparison, Judgement, Outcome, Response, digest, uniform
+from rlaif.records import Comparison, Judgement, Outcome, Response, Score, digest, uniform
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,16 @@ class Judge:
     @cached_property
     def labeller(self) -> str:
         return f"judge:{self.entry.tag}"
+
+    @property
+    def both_orders(self) -> bool:
+        """Whether a comparison is shown in an order and its reverse."""
+        return self.file.both_orders and not self.each_alone
+
+    @property
+    def each_alone(self) -> bool:
+        """Whether its protocol sees the responses one by one, so that there is no order."""
+        return getattr(self.protocol, "each_alone", False)
 
     @property
     def questions(self) -> int:
@@ -118,7 +129,7 @@ class JudgeLabels:
         self.offsets: dict[str, Offset] = {}  # by labeller, of the judges asked for both orders
         if options.second_order:
             for judge in self.judges:
-                if judge.file.both_orders:
+                if judge.both_orders:
                     model = judge.model.identity.sha256 if judge.model else ""
                     said = str(context.where.at("labels", "options", "second_order", "measured_in"))
                     run = options.second_order.measured_in
@@ -169,7 +180,7 @@ class JudgeLabels:
 
     def showings(self, judge: Judge) -> int:
         """How often a judge is shown one comparison."""
-        orders = 2 if judge.file.both_orders else 1
+        orders = 2 * judge.file.shuffles if judge.both_orders and self.context.size > 2 else 1 + judge.both_orders
         return orders * (max(1, len(self.principles)) if self.options.principles == "average" else 1)
 
     async def label(self, batches: AsyncIterator[list[Comparison]]) -> AsyncIterator[list[Judgement]]:
@@ -213,7 +224,7 @@ class JudgeLabels:
             return dict(zip(places, found, strict=True))
 
         def both(i: int) -> bool:
-            return asked[i][0].file.both_orders and firsts[i].judgement.outcome == "ranked"
+            return asked[i][0].both_orders and firsts[i].judgement.outcome == "ranked"
 
         places = [i for i in range(len(asked)) if both(i)]
         seconds = await seconds_of([i for i in places if firsts[i].audited or not firsts[i].settles(margin)])
@@ -250,15 +261,23 @@ class JudgeLabels:
         return self.principles
 
     def orders(self, judge: Judge, comparison: Comparison) -> Iterator[tuple[Response, ...]]:
-        """Both orders; where the judge wants one, which is drawn by the comparison's content."""
-        if judge.file.both_orders:
-            yield from (comparison.responses, tuple(reversed(comparison.responses)))
-        else:
+        """Both orders; where the judge wants one, which is drawn by the comparison's content. Where it sees the responses
+        one by one, the comparison's own.
+
+        Of more than two responses the orders are the comparison's own and, with ``shuffles``, others drawn by its content,
+        each with its reverse: so each response stands as often before any other as after it.
+        """
+        if judge.each_alone:
+            yield comparison.responses
+        elif not judge.both_orders:
             yield _first_order(comparison)
+        else:
+            for order in _shuffled(comparison, judge.file.shuffles):
+                yield from (order, tuple(reversed(order)))
 
     def may_be_spared(self, judge: Judge, comparison: Comparison, shown: tuple[Response, ...]) -> bool:
         """Whether this order is asked for only where the other leaves doubt."""
-        return self.options.second_order is not None and judge.file.both_orders and shown != _first_order(comparison)
+        return self.options.second_order is not None and judge.both_orders and shown != _first_order(comparison)
 
     def showing(
         self, judge: Judge, comparison: Comparison, principle: Principle | None, shown: tuple[Response, ...]
@@ -301,13 +320,12 @@ class JudgeLabels:
         try:
             with users_code(judge.protocol, lambda: f"judging replies to {comparison.prompt.excerpt}"):
                 verdict = await judge.protocol.judge(showing, ask)
-                if verdict.p is not None and len(verdict.p) != len(shown):
-                    raise ValueError(f"a verdict of {len(verdict.p)} numbers on {len(shown)} replies")
+                groups = verdict.groups(len(shown)) if verdict.readable else ()
         except CallError as error:
             outcome = error.outcome
             verdict = Verdict(reason=str(error))
-            retryable = error.retryable
-        if outcome == "ranked" and verdict.p is None:
+            retryable, groups = error.retryable, ()
+        if outcome == "ranked" and not groups:
             outcome = "unreadable"
         ranked = outcome == "ranked"
         return Judgement(
@@ -315,10 +333,10 @@ class JudgeLabels:
             labeller=judge.labeller,
             principle_id=principle.tag if principle else None,
             weight=principle.weight if principle and self.options.principles == "average" else 1.0,
-            shown=ids,
+            shown=None if judge.each_alone else ids,
             outcome=outcome,
-            ranking=_ranking(ids, verdict.p) if ranked and verdict.p else (),
-            p=tuple(sorted(verdict.p, reverse=True)) if ranked and verdict.p and verdict.probabilistic else None,
+            ranking=tuple(tuple(ids[place] for place in group) for group in groups),
+            **_measured(verdict, groups),
             option_mass=verdict.option_mass,
             reason=None if ranked else verdict.reason or "no verdict",
             retryable=retryable,
@@ -337,7 +355,31 @@ def draw_principle(principles: tuple[Principle, ...], comparison_id: str, seed: 
     return max(principles, key=lambda p: -p.weight / math.log(uniform("principle", seed, comparison_id, p.id)))
 
 
-def _ranking(ids: tuple[str, ...], p: tuple[float, ...]) -> tuple[tuple[str, ...], ...]:
-    """Groups of equal probability, best first."""
-    levels = sorted(set(p), reverse=True)
-    return tuple(tuple(i for i, q in zip(ids, p, strict=True) if q == level) for level in levels)
+def _shuffled(comparison: Comparison, number: int) -> Iterator[tuple[Response, ...]]:
+    """The comparison's own order and, of more than two responses, others drawn by its content: ``number`` in all. None
+    is another's reverse; where there are fewer, all."""
+    responses = comparison.responses
+    seen = {tuple(response.id for response in order) for order in (responses, responses[::-1])}
+    yield responses
+    wanted = min(number, math.factorial(len(responses)) // 2)
+    for draw in itertools.count():
+        if len(seen) >= 2 * wanted:
+            return
+        order = tuple(sorted(responses, key=lambda r: uniform("shuffle", draw, comparison.id, r.id)))
+        ids = tuple(response.id for response in order)
+        if ids not in seen:
+            seen |= {ids, ids[::-1]}
+            yield order
+
+
+def _measured(verdict: Verdict, groups: Sequence[Sequence[int]]) -> dict[str, Any]:
+    """The numbers of a verdict in the order of its ranking: p where it was measured, and scores."""
+    order = [place for group in groups for place in group]
+    found: dict[str, Any] = {}
+    if groups and verdict.p is not None and verdict.probabilistic:
+        found |= {"p": tuple(verdict.p[place] for place in order), "p_tie": verdict.p_tie}
+    if groups and verdict.scores:
+        found["scores"] = tuple(
+            Score(name=score.name, values=tuple(score.values[place] for place in order)) for score in verdict.scores
+        )
+    return found

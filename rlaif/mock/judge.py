@@ -17,7 +17,8 @@ from rlaif.mock.schema import choices_in
 from rlaif.mock.talk import Question, mixed, text_hash, uniform
 
 NOUN = r"(?:reply|response|answer|output|assistant|completion|candidate|option)"
-FENCED = re.compile(rf"<<(\w+) {NOUN} \w{{1,2}}>>", re.IGNORECASE)
+FENCED = re.compile(rf"<<(\w+) {NOUN}(?: \w{{1,2}})?>>", re.IGNORECASE)
+ONLY = re.compile(NOUN, re.IGNORECASE)  # the head of a reply that is shown alone
 LABELLED = re.compile(
     rf"(\W*)(?:[a-z]+\W+){{0,5}}?{NOUN}\W{{0,3}}([a-z]|[1-9])\b(?:'s)?(?:\W+[a-z]+){{0,3}}\W*", re.IGNORECASE
 )
@@ -83,7 +84,9 @@ def _material(before: str, last: str) -> tuple[str, dict[str, str]]:
         replies, rest = {}, [before.replace(fence, ""), start]
         for part in parts:
             head, _, text = part.partition(">>")
-            if " " in head:
+            if ONLY.fullmatch(head):
+                replies["1"] = text.strip()
+            elif len(head.split()) == 2:
                 replies[head.rpartition(" ")[2]] = text.strip()
             elif head == "end" or not head.isalnum():  # a line that only speaks of the fence
                 rest.append(text)

@@ -56,8 +56,20 @@ def test_a_ranking_shows_scores_ties_and_how_much_stands_behind_them(run: Path) 
     assert said == [f"{run.parent / 'ranked-rows.jsonl'}: 3 rows of 4 prompts", "left out: 1 × no label"]
     # x: 1, ½, ½; y: 0, 0.52, 1; w: ½; z: ½, 0.48; v: 0
     shown = [(words(a["response"]), round(a["score"], 6), a["rank"], a["comparisons"]) for a in found["sort"]]
-    assert shown == [("x", 0.666667, 1, 3), ("y", 0.506667, 2, 3), ("w", 0.5, 3, 1), ("z", 0.49, 4, 2), ("v", 0, 5, 1)]
+    # w and z tied with the best, z lost a little to y, y won against v alone: so say the strengths, which rank
+    assert shown == [("x", 0.666667, 1, 3), ("w", 0.5, 2, 1), ("z", 0.49, 3, 2), ("y", 0.506667, 4, 3), ("v", 0, 5, 1)]
+    strong = [a["strength"] for a in found["sort"]]
+    assert strong == sorted(strong, reverse=True)
+    assert sum(strong) == pytest.approx(0)
     assert [(a["score"], a["rank"]) for a in found["even"]] == [(0.5, 1), (0.5, 1)]
+
+
+def test_answers_that_no_chain_of_comparisons_connects_have_no_rank(working_folder: Path) -> None:
+    run = labelled(working_folder, [item("q", "a", "b", label="a"), item("q", "c", "d", label="a")])
+    (row,), _ = exported(run, "ranked")
+    assert [(words(a["response"]), a["score"], a["strength"], a["rank"]) for a in row["responses"]] == [
+        ("a", 1, None, None), ("c", 1, None, None), ("b", 0, None, None), ("d", 0, None, None),
+    ]  # fmt: skip
 
 
 def test_an_answer_that_was_only_compared_without_a_label_has_no_score(working_folder: Path) -> None:

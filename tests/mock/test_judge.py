@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlaif.catalogue import Catalogue, builtin_root
-from rlaif.judging import PAIR_PLACEHOLDERS, PAIR_REQUIRED
+from rlaif.judging import JUDGED
 from rlaif.judging.reading import option_masses, read_choice
 from rlaif.mock import MockOptions, MockServer
 from rlaif.mock.judge import Task, masses, quality, read_task
@@ -112,15 +112,32 @@ def test_a_question_that_asks_for_no_judgement_is_none() -> None:
     assert task_of(("system", "Be brief."), ("user", "Tell me about eggs in 2 to 3 sentences.")) is None
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in (builtin_root() / "prompts/templates").glob("*.txt")))
+TEMPLATES = sorted(path.stem for path in (builtin_root() / "prompts/templates").glob("*.txt"))
+VALUES = {
+    "rubric": "Be fair.", "principle": "Be kind.", "fence": "0f" * 8, "prompt": "Hi", "response": "one", "aspects": "",
+    "response_1": "one", "response_2": "two", "low": "1", "high": "5", "reference": "zero", "critique_1": "-", "critique_2": "-",
+}  # fmt: skip
+# what the mock has no mind for: lists, lines of several answers, and what is asked for besides a verdict
+NOT_REHEARSED = {
+    "check-item-local", "check-items", "check-items-form", "compare-two-ending", "critique-one", "first-wrong-step",
+    "rank-list", "score-aspects", "solve",
+}  # fmt: skip
+
+
+def test_what_is_not_rehearsed_is_shipped() -> None:
+    assert set(TEMPLATES) > NOT_REHEARSED
+
+
+@pytest.mark.parametrize("name", sorted({*TEMPLATES} - NOT_REHEARSED))
 def test_every_shipped_template_is_understood(name: str) -> None:
     text = Catalogue().find("template", name, where="test").text
-    template = Template.parse(text, where=name, allowed=PAIR_PLACEHOLDERS, required=PAIR_REQUIRED, judged=PAIR_REQUIRED)
-    values = {"rubric": "Be fair.", "principle": "Be kind.", "fence": "0f" * 8, "prompt": "Hi"}
-    turns = [(turn.role, turn.content) for turn in template.fill({**values, "response_1": "one", "response_2": "two"})]
-    task = read_task(Question("mock-judge", turns))
+    template = Template.parse(text, where=name, allowed=VALUES, judged=JUDGED)
+    task = read_task(Question("mock-judge", [(turn.role, turn.content) for turn in template.fill(VALUES)]))
     assert task
-    assert (task.asked.options[:2], task.replies) == (("A", "B"), ("one", "two"))
+    if "{{response}}" in text:
+        assert (task.asked.options, task.asked.scale, task.replies) == (("1", "2", "3", "4", "5"), True, ("one",))
+    else:
+        assert (task.asked.options[:2], task.replies) == (("A", "B"), ("one", "two"))
 
 
 # --- opinions ---------------------------------------------------------------------------------------------------------
