@@ -533,7 +533,8 @@ def test_every_shipped_yaml_checks(kind: Kind, name: str, pairs: Path, policy_fo
     if kind == "pipeline":
         written = yaml.safe_load(path.read_text(encoding="utf-8"))
         folders = {"policy": policy_folder, "judge": judge_folder}
-        settings = [f"models.{role}={folders[role]}" for role in written["models"]]
+        missing = [role for role, model in written["models"].items() if model is None]
+        settings = [f"models.{role}={folders[role]}" for role in missing]
         settings += ["pairs=pairs.jsonl"] if "pairs" in written else ["prompts=set:first-questions"]
     assert check_file(str(path), settings).startswith(f"{path}: sound")
 

@@ -145,7 +145,8 @@ FOR_APIS = (
 # principle last, or in the form a model was trained on, or first a question that shows neither rubric nor principle
 OTHERS = (
     "check-items-local", "compare-few-shot", "compare-local", "compare-reference", "prometheus-absolute",
-    "prometheus-relative", "score-local",
+    "practice", "practice-second", "prometheus-relative",
+    "score-local",
 )  # fmt: skip
 
 
