@@ -17,6 +17,7 @@ READABLE = (
     "instruction-tuned model, or a judge that reads text, such as compare-text."
 )
 
+OURS = {"length", "words", "ended", "reward"}  # measured of every policy, beside the metrics that a recipe names
 AGREEMENT = "judgements.labellers_agree"
 NO_AGREEMENT = "No comparison has labels of two people: how far people agree cannot be said."
 RAW_REWARDS = (
@@ -55,7 +56,7 @@ def findings(metrics: Metrics) -> list[str]:
     lines = [*_warnings(metrics), *_agreement(metrics), *_reward_model(metrics)]
     for arm in arms_of(metrics):
         if arm != START:
-            lines += [*_no_verdict(metrics, arm), *_policy(metrics, arm)]
+            lines += [*_no_verdict(metrics, arm), *_policy(metrics, arm), *_measured(metrics, arm)]
     return lines
 
 
@@ -189,6 +190,27 @@ def _change(metrics: Metrics, arm: str) -> list[str]:
         f"{arm}: mean reward {after.value:.2f}, the start {before.value:.2f}; the difference on the same {n} held-out "
         f"prompts is {value:+.2f} ({low:+.2f} to {high:+.2f}): {verdict}. {_worth(metrics)}"
     ]
+
+
+def _measured(metrics: Metrics, arm: str) -> list[str]:
+    """What became of the metrics that the recipe names: those whose difference has an interval without 0, then the others'
+    names."""
+    head = f"differences.{arm}."
+    names = [key.removeprefix(head) for key in metrics if key.startswith(head)]
+    changed, others = [], []
+    for name in (name for name in names if name not in OURS):
+        found = _of(metrics, head + name)
+        before, after = metrics.get(f"policies.{START}.{name}"), metrics.get(f"policies.{arm}.{name}")
+        if not found or not before or before.value is None or not after or after.value is None:
+            continue
+        value, low, high, n = found
+        if n >= FEW and (low > 0 or high < 0):
+            told = f"{name} {after.value:.2f}, the start {before.value:.2f} ({value:+.2f}, {low:+.2f} to {high:+.2f})"
+            changed.append(told)
+        else:
+            others.append(name)
+    lines = [f"{arm}, on the same held-out prompts: {'; '.join(changed)}."] if changed else []
+    return [*lines, *([f"{arm}: no clear difference in {', '.join(others)}."] if others else [])]
 
 
 def _worth(metrics: Metrics) -> str:

@@ -64,6 +64,23 @@ def test_a_judge_that_goes_by_position_is_said_beside_the_ties_it_makes() -> Non
     assert "Careful" not in findings(metrics)[0]
 
 
+def test_metrics_of_the_recipe_are_told_where_they_changed_and_named_where_not() -> None:
+    def measured(name: str, value: float, low: float, high: float, n: int = 90) -> dict[str, Figure]:
+        return {
+            f"policies.start.{name}": Figure(value=0.5, n=n),
+            f"policies.dpo.{name}": Figure(value=0.5 + value, n=n),
+            f"differences.dpo.{name}": Figure(value=value, low=low, high=high, n=n),
+        }
+
+    metrics = {"accounts.answers of dpo.answered": Figure(value=90, n=90)}
+    metrics |= measured("oracle.harm", -0.4, -0.5, -0.3) | measured("oracle.help", 0.1, -0.1, 0.3)
+    metrics |= measured("few", 0.4, 0.3, 0.5, n=20) | measured("length", 0.4, 0.3, 0.5)
+    assert findings(metrics) == [
+        "dpo, on the same held-out prompts: oracle.harm 0.10, the start 0.50 (-0.40, -0.50 to -0.30).",
+        "dpo: no clear difference in oracle.help, few.",
+    ]
+
+
 def test_a_contest_without_one_verdict_is_said() -> None:
     metrics = contest(0, 0, won=0, lost=0, unlabelled=12) | {"policies.dpo.win_rate": Figure(value=None, n=0)}
     assert findings(metrics) == ["dpo against the start: not one of 12 held-out prompts has a verdict."]
