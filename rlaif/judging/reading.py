@@ -17,6 +17,7 @@ QUOTED = re.compile(r'(?<!\w)"(?=\S)[^"]*"|“[^”]*”|«[^»]*»|^[ \t]*>.*$'
 MAY_QUOTE = re.compile(r'["“«>]')
 SENTENCE = re.compile(r"\n|(?<=[.!?])\s+")
 MARKUP = re.compile(r"\*+|`+|__|^[ \t]*#+", re.MULTILINE)
+MAY_MARK_UP = re.compile(r"[*`_#]")
 KEYWORD = r"(?:verdict|answer|choice|winner|preferred(?: reply| response)?|better(?: one| reply| response)?)"
 NOUN = r"(?:response|reply|option|output|assistant)"
 LEAD = r"(?:so|thus|hence|my|the|final|overall)"
@@ -60,11 +61,11 @@ def read_choice(text: str, options: Sequence[str], tie: str | None = None) -> in
     """
     forms = _forms(tuple(options), tie)
     body = THOUGHT.sub("", THINK.sub("", text)) if "<" in text else text
-    body = MARKUP.sub("", body)
+    body = MARKUP.sub("", body) if MAY_MARK_UP.search(body) else body
     body = (QUOTED.sub(_unquoted, body) if MAY_QUOTE.search(body) else body).strip()
-    bracketed = [verdicts for sentence in SENTENCE.split(body) if (verdicts := forms.bracketed.findall(sentence))]
-    if bracketed:
-        return _index(forms.words, bracketed[-1][0]) if len(set(bracketed[-1])) == 1 else None
+    for sentence in reversed(SENTENCE.split(body)) if "[[" in body else ():
+        if verdicts := forms.bracketed.findall(sentence):
+            return _index(forms.words, verdicts[0]) if len(set(verdicts)) == 1 else None
     lines = body.splitlines()
     found = [match for line in lines if (match := forms.line.fullmatch(line))]
     if lines and (match := forms.end.search(lines[-1])):

@@ -22,6 +22,7 @@ import orjson
 from pydantic import Field, ValidationError, field_validator
 
 from rlaif.component import Options as BaseOptions
+from rlaif.config import Sampling
 from rlaif.errors import ConfigError
 from rlaif.models import Answer, ChatRequest, Headroom, Identity, Notice, Reply
 from rlaif.models.failures import declined, failed, failure, in_words, parsed
@@ -40,6 +41,7 @@ PRINTABLE = re.compile(r"[\x20-\x7e]*")
 SECRET_HEADER = re.compile(r"auth|key|token|secret|cookie|password", re.IGNORECASE)
 OWN_HEADERS = ("content-type", "content-length", "host", "accept-encoding", "anthropic-version", "transfer-encoding")
 PER_MESSAGE, PER_REQUEST = 16, 512  # tokens at most that a chat format adds, a default system prompt included
+AS_BY_DEFAULT = Sampling().model_dump()
 PER_SCHEMA = 1024  # tokens at most of a provider's own words about a tool or a form
 
 
@@ -396,7 +398,7 @@ def asked_in_vain(request: ChatRequest, names: Sequence[str]) -> str | None:
     if request.options:
         return None  # nothing is drawn: only log-probabilities are read
     for name in names:
-        value, default = getattr(sampling, name), type(sampling).model_fields[name].default
+        value, default = getattr(sampling, name), AS_BY_DEFAULT[name]
         if value != default and not (name in ("top_k", "min_p") and sampling.temperature == 0):
             return (
                 f"sampling.{name} (asked for: {value:g}) has no field in this API: leave it at {default:g}, or give a "
