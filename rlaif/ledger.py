@@ -80,6 +80,7 @@ CREATE TABLE IF NOT EXISTS job_lines (  -- requests that an open job has not ans
 CREATE INDEX IF NOT EXISTS lines_of_jobs ON job_lines (job);
 """
 CLAIM_SECONDS = 60.0  # that a claim holds; renewed as long as its process lives
+CHECKPOINT_PAGES = 8_192  # of 4 KB, in the log before they go to the file, for which everything waits
 TOGETHER_SECONDS = 0.002  # a transaction costs as much as some ten replies
 MIGRATIONS = {  # by the format they start from
     1: (
@@ -206,13 +207,14 @@ class Ledger:
         self.owner = f"{platform.node()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._waiting: list[tuple[Entry, asyncio.Future[Entry]]] = []
         self._askers: dict[tuple[str, str, str], int] = {}
-        self._flushed: asyncio.Future[None] | None = None  # done when those that wait are committed
+        self._watching: list[asyncio.Future[None]] = []  # told when those that wait are committed
         self._committed = -1.0  # when, by the event loop's clock, replies were last committed
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
             self._migrate()
             self._db.executescript(SCHEMA)
             self._db.execute("INSERT OR IGNORE INTO meta VALUES ('format', ?)", (str(FORMAT),))
@@ -319,12 +321,13 @@ class Ledger:
 
     async def committed(self) -> None:
         """Return when what has been recorded so far is committed, or its futures have the error."""
-        if self._waiting and self._flushed:
-            await asyncio.shield(self._flushed)
+        if self._waiting:
+            told = asyncio.get_running_loop().create_future()
+            self._watching.append(told)
+            await told
 
     def _commit_soon(self, loop: asyncio.AbstractEventLoop) -> None:
         """At the end of this tick; where transactions follow each other closely, with those of the next ticks."""
-        self._flushed = loop.create_future()
         due = self._committed + TOGETHER_SECONDS
         if due > loop.time():
             loop.call_at(due, self._flush)
@@ -334,8 +337,10 @@ class Ledger:
     def _flush(self) -> None:
         self._committed = asyncio.get_running_loop().time()
         waiting, self._waiting = self._waiting, []
-        if self._flushed and not self._flushed.done():
-            self._flushed.set_result(None)  # wakes after this; who looks then finds all of it committed, or told
+        watching, self._watching = self._watching, []
+        for told in watching:  # they wake after this, and find all of it committed, or its futures with the error
+            if not told.done():
+                told.set_result(None)
         try:
             stored = self.put([entry for entry, _ in waiting])
         except BaseException as error:  # whatever it is, no caller may wait for ever
