@@ -45,7 +45,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow as pa
-import pyarrow.compute
 import pyarrow.parquet as pq
 from pydantic import BaseModel
 
@@ -541,7 +540,7 @@ class RunFolder:
             for folder in folders
             for shard in self.shards(folder)
             if "retryable" in pq.read_schema(shard).names
-            and pa.compute.any(pq.read_table(shard, columns=["retryable"])["retryable"]).as_py()
+            and any(pq.read_table(shard, columns=["retryable"])["retryable"].to_pylist())
         ]
         if failed:
             self.set_state(stage, replace(state, complete=False))
@@ -590,7 +589,8 @@ def write_batch(root: Path, index: int, inputs: int, outputs: Batch, places: Map
 def read_shard(path: Path, record: type[R], *, sound: bool = False) -> Iterator[R]:
     """The records of a shard. ``sound``: they were valid when this process saw them last."""
     try:
-        table = pq.read_table(path)
+        with pq.ParquetFile(path) as file:  # read_table sets out for whole folders of files
+            table = file.read()
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path}: not a readable Parquet file: {error}.") from error
     made = maker(record) if sound and table.schema.equals(schema_of(record)) else partial(from_row, record)
