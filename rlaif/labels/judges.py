@@ -107,6 +107,7 @@ class JudgeLabels:
     def __init__(self, options: Options, context: LabelContext) -> None:
         self.options, self.context = options, context
         self.rehearsed = False
+        self._fenced: tuple[Comparison, str] | None = None  # the last comparison with its fence
         self.judges = [open_judge(name, context) for name in options.judges]
         if len({judge.labeller for judge in self.judges}) < len(self.judges):
             raise ConfigError(f"{context.where}: labels.options.judges: the same judge is named twice.")
@@ -267,9 +268,14 @@ class JudgeLabels:
 
     def showing(self, judge: Judge, comparison: Comparison, principle: Principle | None, shown: Shown) -> Showing:
         """A comparison as a judge sees it once, with its fence."""
-        texts = [comparison.prompt.text, *(response.text for response in comparison.responses)]
-        fence = fence_for(self.context.secret, comparison.id, texts)
-        return Showing(comparison.prompt, shown, principle, judge.rubric, fence)
+        return Showing(comparison.prompt, shown, principle, judge.rubric, self.fence(comparison))
+
+    def fence(self, comparison: Comparison) -> str:
+        """The fence of a comparison, which all of its showings share."""
+        if self._fenced is None or self._fenced[0] is not comparison:
+            texts = [comparison.prompt.text, *(response.text for response in comparison.responses)]
+            self._fenced = comparison, fence_for(self.context.secret, comparison.id, texts)
+        return self._fenced[1]
 
     async def judge(self, judge: Judge, comparison: Comparison, principle: Principle | None, shown: Shown) -> Judgement:
         """One showing put to one judge. Whatever goes wrong with the call becomes the judgement's outcome."""
