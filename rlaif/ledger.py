@@ -81,7 +81,8 @@ CREATE INDEX IF NOT EXISTS lines_of_jobs ON job_lines (job);
 """
 CLAIM_SECONDS = 60.0  # that a claim holds; renewed as long as its process lives
 CHECKPOINT_PAGES = 8_192  # of 4 KB, in the log before they go to the file, for which everything waits
-TOGETHER_SECONDS = 0.002  # a transaction costs as much as some ten replies
+CLAIMS_AT_ONCE = 1_000  # that are deleted together, when replies have ended them
+TOGETHER_SECONDS = 0.004  # a transaction costs as much as some ten replies
 MIGRATIONS = {  # by the format they start from
     1: (
         "ALTER TABLE replies ADD COLUMN run TEXT NOT NULL DEFAULT ''",
@@ -207,6 +208,7 @@ class Ledger:
         self.owner = f"{platform.node()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._waiting: list[tuple[Entry, asyncio.Future[Entry]]] = []
         self._askers: dict[tuple[str, str, str], int] = {}
+        self._answered: set[str] = set()  # keys whose claims replies have ended
         self._watching: list[asyncio.Future[None]] = []  # told when those that wait are committed
         self._committed = -1.0  # when, by the event loop's clock, replies were last committed
         try:
@@ -269,7 +271,7 @@ class Ledger:
         return [stored[entry.key] for entry in entries]
 
     def _store(self, entries: Sequence[Entry]) -> int:
-        """Within a transaction: keep what is new of ``entries``, count what they cost, free their keys; how many are new."""
+        """Within a transaction: keep what is new of ``entries``, and count what they cost; how many are new."""
         now = time.time()
         contexts = [_split(entry.context) for entry in entries]
         askers = [(entry.model, entry.run, who) for entry, (who, _) in zip(entries, contexts, strict=True)]
@@ -295,7 +297,9 @@ class Ledger:
             for entry, asker, (_, about), reply in zip(entries, askers, contexts, replies, strict=True)
         )
         new = self._db.executemany("INSERT OR IGNORE INTO replies VALUES (?,?,?,?,?,?,?,?,?,?)", rows).rowcount
-        self._db.executemany("DELETE FROM claims WHERE key = ?", [(entry.key,) for entry in entries])
+        self._answered.update(entry.key for entry in entries)
+        if len(self._answered) >= CLAIMS_AT_ONCE:
+            self._end_claims()
         for run, usd in spent.items():
             self._db.execute("UPDATE purses SET spent_usd = spent_usd + ? WHERE run = ?", (usd, run))
         return new
@@ -357,21 +361,23 @@ class Ledger:
     def claim(self, keys: Sequence[str], seconds: float) -> bool:
         """Reserve all of ``keys`` for this process, or none. False: another process is asking one of them now."""
         with self._transaction():
-            if self._claimed_elsewhere(keys):
+            elsewhere = self._claimed_elsewhere(keys)
+            if elsewhere - self.get(elsewhere).keys():  # a reply ends its claim
                 return False
             self._claim(keys, seconds)
         return True
 
     def claim_each(self, keys: Sequence[str], seconds: float) -> set[str]:
-        """Reserve those of ``keys`` that no other process is asking now; returns them."""
+        """Reserve those of ``keys`` that no other process is asking now, or has just been answered; returns them."""
         with self._transaction():
             free = set(keys) - self._claimed_elsewhere(keys)
             self._claim(free, seconds)
         return free
 
     def renew(self, seconds: float) -> None:
-        """All claims of this process hold for so long from now."""
+        """All claims of this process hold for so long from now, but those that replies have ended."""
         with self._transaction():
+            self._end_claims()
             self._claim((), seconds)
 
     def release(self, keys: Sequence[str]) -> None:
@@ -395,8 +401,15 @@ class Ledger:
             found.update(row[0] for row in rows)
         return found
 
+    def _end_claims(self) -> None:
+        """Delete claims that replies have ended. Nobody waits for that (who finds such a claim finds the reply), and one by
+        one each would change another page of the file."""
+        self._db.executemany("DELETE FROM claims WHERE key = ?", [(key,) for key in sorted(self._answered)])
+        self._answered.clear()
+
     def _claim(self, keys: Iterable[str], seconds: float) -> None:
         self._db.execute("INSERT OR REPLACE INTO owners VALUES (?,?)", (self.owner, time.time() + seconds))
+        self._answered.difference_update(keys)
         self._db.executemany("INSERT OR REPLACE INTO claims VALUES (?,?)", [(key, self.owner) for key in keys])
 
     # --- money --------------------------------------------------------------------------------------------------------
