@@ -2,7 +2,10 @@ PYTHON ?= python3
 VENV ?= .venv
 STAMP = $(VENV)/.made
 
-.PHONY: test test-all lint bench-local bench-api clean
+.PHONY: quickstart test test-all lint bench-local bench-api clean
+
+quickstart: $(STAMP)  ## the whole road offline in minutes, to runs/quickstart/report.html
+	$(VENV)/bin/rlaif run quickstart --out runs/quickstart
 
 test: $(STAMP) lint  ## lint, types and tests; makes the environment when it is missing
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile

@@ -109,9 +109,13 @@ class Bench:
         python, url = sys.executable, self.server.url
 
         def given(interpreter: str, script: str, *more: str) -> Callable[[int], list[str]]:
-            return lambda size: [
-                interpreter, str(HERE / "clients" / script), url, str(self.requests(size)), str(IN_FLIGHT), *more,
-            ]  # fmt: skip
+            whole = [
+                interpreter,
+                "-P",
+                str(HERE / "clients" / script),
+                url,
+            ]  # -P: clients are named as what they import
+            return lambda size: [*whole, str(self.requests(size)), str(IN_FLIGHT), *more]
 
         found = {
             "raw": given(python, "raw.py"),
@@ -197,7 +201,10 @@ class Bench:
 
 
 class Watch(threading.Thread):
-    """Looks at the server's counts while a client runs: when the first request came, when the last answer went."""
+    """Looks at the server's counts while a client runs: when the first question came, when the last answer went.
+
+    What comes before that and is refused (one client asks for nothing, to see what limits the headers tell) is no question.
+    """
 
     def __init__(self, server: Any) -> None:
         super().__init__(daemon=True)
@@ -210,7 +217,9 @@ class Watch(threading.Thread):
         while not self.over.wait(0.02):
             stats = self.server.stats()
             now = time.monotonic()
-            if stats["requests"] and not self.first:
+            if not stats["answered"] and not stats["in_flight"]:
+                self.first = 0.0
+            elif not self.first:
                 self.first = now
             if stats["answered"] != answered:
                 answered, self.last = stats["answered"], now
@@ -286,6 +295,9 @@ def summary(rounds: list[dict[str, tuple[Seen, Seen]]]) -> dict[str, Any]:
         found["ratio_to_fastest_peer"] = figure(
             [each["rlaif"][1].rate / max(each[name][1].rate for name in peers) for each in rounds]
         )
+    for name in peers:
+        found[f"ratio_to_{name}"] = figure([each["rlaif"][1].rate / each[name][1].rate for each in rounds])
+        found[f"cpu_ms_per_call.{name}"] = figure([slope(*each[name]) for each in rounds])
     return found
 
 

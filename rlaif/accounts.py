@@ -18,8 +18,8 @@ from rlaif.config import Pipeline
 from rlaif.errors import StorageError
 from rlaif.labels.human import is_unnamed
 from rlaif.policy import policy_name
-from rlaif.preferences import NEAR_TIE, p_first, side, votes, with_judgements
-from rlaif.records import Comparison, Judgement, Preference, Provenance, uniform
+from rlaif.preferences import NEAR_TIE, leaning, opinions_by_order, side, votes, with_judgements
+from rlaif.records import Comparison, Judgement, Preference, Provenance, Response, uniform
 from rlaif.sampling import grouped
 from rlaif.selection import Selector, selected
 from rlaif.statistics import Figure, Means, calibration_figure, cluster_mean, log_loss
@@ -128,8 +128,8 @@ def metrics_of(run: RunFolder, accounts: dict[str, Account]) -> dict[str, Figure
 def label_figures(run: RunFolder) -> dict[str, Figure]:
     """What the labels look like: position, order consistency, length, option mass, agreement between labellers.
 
-    ``judgements.first_rate`` and ``judgements.longer_rate`` are raw rates: on real comparisons they mix a labeller's
-    bias with true differences. ``judgements.option_mass`` is over all showings, the unreadable ones too;
+    ``judgements.first_rate`` (of opinions in one order shown) and ``judgements.longer_rate`` (of opinions) are raw rates,
+    near-ties counting one half: on real comparisons they mix a labeller's bias with true differences. ``judgements.option_mass`` is over all showings, the unreadable ones too;
     ``judgements.unreadable`` is the share of a model's replies that could not be read.
 
     ``judgements.labellers_agree`` is over every two labellers of one pair, a tie being an opinion like the others;
@@ -142,8 +142,9 @@ def label_figures(run: RunFolder) -> dict[str, Figure]:
     provenance = run.read("provenance")  # a row for each pair of a comparison, in their order
     for comparison, judgements in with_judgements(run.read("comparisons"), run.read("judgements")):
         for judgement in judgements:
-            _showing(means, comparison, judgement)
+            _reading(means, comparison.prompt.id, judgement)
         for a, b in itertools.combinations(comparison.responses, 2):
+            _leanings(means, comparison.prompt.id, a, b, judgements)
             opinions, _ = votes(judgements, a.id, b.id)
             _agreement(means, [p for who, p in opinions.items() if not is_unnamed(who)], comparison.prompt.id)
             if (agree := next(provenance).orders_agree) is not None:
@@ -153,23 +154,23 @@ def label_figures(run: RunFolder) -> dict[str, Figure]:
     return means.figures() | repeats
 
 
-def _showing(means: Means, comparison: Comparison, judgement: Judgement) -> None:
-    """What one judgement of a pair adds: readable or not, position, length, option mass."""
-    if len(comparison.responses) != 2:
-        return
-    a, b = comparison.responses
-    prompt = comparison.prompt.id
+def _reading(means: Means, prompt: str, judgement: Judgement) -> None:
+    """What one judgement adds: readable or not, option mass."""
     if judgement.reply_keys:
         means.add("judgements.unreadable", float(judgement.outcome == "unreadable"), prompt)
     if judgement.option_mass is not None:
         means.add("judgements.option_mass", judgement.option_mass, prompt)
-    p = p_first(judgement, a.id, b.id)
-    if p is None:
-        return
-    if judgement.shown:
-        means.add("judgements.first_rate", side(p if judgement.shown[0] == a.id else 1 - p), prompt)
+
+
+def _leanings(means: Means, prompt: str, a: Response, b: Response, judgements: Sequence[Judgement]) -> None:
+    """What the opinions of a pair add: position, where the order is known, and length."""
+    longer = len(a.text) > len(b.text)
+    for orders in opinions_by_order(judgements, a.id, b.id).values():
+        for a_first, p in orders.items():
+            means.add("judgements.first_rate", leaning(p if a_first else 1 - p), prompt)
     if len(a.text) != len(b.text):
-        means.add("judgements.longer_rate", side(p if len(a.text) > len(b.text) else 1 - p), prompt)
+        for p in votes(judgements, a.id, b.id)[0].values():
+            means.add("judgements.longer_rate", leaning(p if longer else 1 - p), prompt)
 
 
 def _agreement(means: Means, opinions: Sequence[float], prompt: str) -> None:

@@ -10,12 +10,15 @@ import gc
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rlaif import __version__
+from rlaif.certify_cli import app as certify
+from rlaif.certify_cli import winrate
 from rlaif.ledger_cli import app as ledger
 from rlaif.world.cli import app as world
 
@@ -32,6 +35,8 @@ app = typer.Typer(
 
 app.add_typer(world, name="world")
 app.add_typer(ledger, name="ledger")
+app.add_typer(certify, name="certify")
+app.command()(winrate)
 
 Settings = Annotated[list[str], typer.Option("--set", help="key=value laid over the recipe, for instance seed=1.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Run folder; made, or continued where it stands.")]
@@ -211,14 +216,14 @@ def prices(
 @app.command()
 def sample(
     file: Annotated[str, typer.Argument(help="Prompts: a file, hub:OWNER/NAME or set:NAME.")],
-    model: Annotated[str, typer.Option("--model", help="Policy: a local model folder.")],
+    model: Annotated[str, typer.Option("--model", help="Policy: a local folder, openai:NAME or anthropic:NAME.")],
     samples: Annotated[int, typer.Option("--samples", help="Responses per prompt.")] = 4,
     out: Out = None,
     limit: Limit = None,
     settings: Settings = [],  # noqa: B006
 ) -> None:
     """Prompts to responses and comparisons."""
-    data = {"models": {"policy": model}, "prompts": file, "responses": {"samples": samples}}
+    data = {"models": {"policy": _model(model)}, "prompts": file, "responses": {"samples": samples}}
     _walk_data("sample", data, settings, out, limit, "comparisons")
 
 
@@ -229,7 +234,8 @@ def judge(
         str | None, typer.Argument(help="Pairs: a file or hub:OWNER/NAME; without it --out names a sampled run.")
     ] = None,
     model: Annotated[
-        str | None, typer.Option("--model", help="The judge's model: a local folder, or scripted:…")
+        str | None,
+        typer.Option("--model", help="The judge's model: a local folder, openai:NAME, anthropic:NAME or scripted:…"),
     ] = None,
     constitution: Annotated[str | None, typer.Option("--constitution", help="Name or path.")] = None,
     out: Out = None,
@@ -316,11 +322,12 @@ def push(
     folder: Annotated[Path, typer.Argument(help="A dataset folder that `rlaif export --to FOLDER/` wrote.")],
     name: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The dataset on the Hub; made where it is new.")],
     private: Annotated[bool, typer.Option("--private", help="Only its owner may see it.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be uploaded.")] = False,
 ) -> None:
     """Upload a dataset folder to the Hugging Face Hub, with the token in HF_TOKEN."""
     from rlaif.export.push import push as upload
 
-    for line in upload(folder, name, private=private):
+    for line in upload(folder, name, private=private, dry_run=dry_run):
         print(line)
 
 
@@ -345,17 +352,16 @@ def reread(
     from rlaif.reread import open_reread
 
     _collect_seldom()
-    with Display() as display:
-        road = open_reread(folder, judge or (), settings, Watcher(display.listen, display.notice))
-        try:
+    with ExitStack() as stack:
+        with Display() as display:
+            road = open_reread(folder, judge or (), settings, Watcher(display.listen, display.notice))
+            stack.callback(road.gateway.ledger.close)
             changes, outcome = _asyncio_run(lambda: road.reread(allow_missing=allow_missing))
-        finally:
-            road.gateway.ledger.close()
-    for line in changes.lines():
-        print(line)
-    if changes.missing:
-        print(f"{changes.missing:,} replies are not in the ledger; `{road.asking()}` asks for them")
-    _summary_of(road, outcome, display.say)
+        for line in changes.lines():
+            print(line)
+        if changes.missing:
+            print(f"{changes.missing:,} replies are not in the ledger; `{road.asking()}` asks for them")
+        _summary_of(road, outcome, display.say)
 
 
 # --- rehearsal --------------------------------------------------------------------------------------------------------
@@ -375,9 +381,11 @@ def mock_server(context: typer.Context) -> None:
 
 
 def _model(name: str) -> Any:
-    """``scripted:package.module:function`` or a folder."""
+    """``openai:NAME``, ``anthropic:NAME``, ``scripted:package.module:function`` or a folder."""
+    from rlaif.models import PROVIDERS
+
     provider, colon, rest = name.partition(":")
-    return {"provider": "scripted", "model": rest} if colon and provider == "scripted" else name
+    return {"provider": provider, "model": rest} if colon and provider in PROVIDERS else name
 
 
 def _walk(name: str, settings: list[str], out: Path | None, limit: int | None, until: Until) -> None:
@@ -437,15 +445,13 @@ def _drive(
 
     pipeline = limited(pipeline, limit)
     _collect_seldom()
-    with Display() as display:
-        road = build(
-            pipeline, entry, catalogue, out=out, settings=settings, watcher=Watcher(display.listen, display.notice)
-        )
-        try:
+    with ExitStack() as stack:
+        with Display() as display:
+            watcher = Watcher(display.listen, display.notice)
+            road = build(pipeline, entry, catalogue, out=out, settings=settings, watcher=watcher)
+            stack.callback(road.gateway.ledger.close)
             outcome = _asyncio_run(lambda: road.run(until))
-        finally:
-            road.gateway.ledger.close()
-    _summary_of(road, outcome, display.say)
+        _summary_of(road, outcome, display.say)
 
 
 def _collect_seldom() -> None:
@@ -496,7 +502,9 @@ def _summary_of(road: Road, outcome: Outcome, say: Callable[[str], None]) -> Non
     for name, account in road.gateway.accounts.items():
         say(f"model {name}: {account}")
     if road.pipeline.budget_usd is not None:
-        say(f"budget: {road.gateway.purse.spent_usd:.4f} of {road.pipeline.budget_usd:g} USD")
+        over = any("over budget" in account["outcomes"] for account in outcome.accounts.values())
+        more = "; the same command with a larger budget_usd asks what is over it" if over else ""
+        say(f"budget: {road.gateway.purse.spent_usd:.4f} of {road.pipeline.budget_usd:g} USD{more}")
     if road.pipeline.labels and road.pipeline.labels.source == "human" and AGREEMENT not in outcome.metrics:
         say(NO_AGREEMENT)
     for line in findings(outcome.metrics):

@@ -225,7 +225,7 @@ def longhand(data: dict[str, Any]) -> dict[str, Any]:
             data[key] = {}
     if isinstance(data.get("models"), dict):
         data["models"] = {
-            role: {"model": spec} if isinstance(spec, str) else spec
+            role: {"model": spec} if isinstance(spec, str) else _without_nulls(spec)
             for role, spec in data["models"].items()
             if spec is not None
         }
@@ -235,6 +235,10 @@ def longhand(data: dict[str, Any]) -> dict[str, Any]:
     if isinstance(policies, list):
         data["policies"] = [{"name": item} if isinstance(item, str) else item for item in policies]
     return data
+
+
+def _without_nulls(spec: Any) -> Any:
+    return {key: value for key, value in spec.items() if value is not None} if isinstance(spec, dict) else spec
 
 
 class Example(Section):

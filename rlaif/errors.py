@@ -68,9 +68,15 @@ class CallRefused(CallError):
 
 
 class OverBudget(CallError):
-    """The call was not made: the most it could cost is more than what is left of the budget."""
+    """The call was not made: the most it could cost is more than what is left of the budget.
+
+    All say it in the same words, without figures: they are one reason in the accounts, and equal in equal runs.
+    """
 
     outcome = "over budget"
+
+    def __init__(self) -> None:
+        super().__init__("the most it can cost is more than is left of budget_usd", retryable=True)
 
 
 Fault = Literal["rate_limited", "overloaded", "unreachable", "lost", "garbled", "barred", "invalid"]

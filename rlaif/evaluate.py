@@ -23,7 +23,7 @@ from rlaif.errors import ConfigError
 from rlaif.labels import LabelSource, requests_per_comparison
 from rlaif.models.gateway import Gateway
 from rlaif.policy import PolicyMethod
-from rlaif.preferences import labeller_opinion, side
+from rlaif.preferences import alike, opinions_by_order, side, votes
 from rlaif.records import Comparison, Judgement, Message, Prompt, Response, uniform
 from rlaif.sampling import Sampler
 from rlaif.statistics import Figure, cluster_mean, paired_difference, wilson
@@ -328,27 +328,18 @@ def read_wins(arm: Arm, start: Arm, asked: Sequence[Comparison | None], judgemen
 
 def _contest_of(judgements: Sequence[Judgement], ours: str, theirs: str) -> tuple[float | None, float | None]:
     """The majority of the judges: 1, 0.5 or 0; and whether each one's orders agree, None where none was asked in two."""
-    by_judge: dict[str, list[Judgement]] = {}
-    for judgement in judgements:
-        by_judge.setdefault(judgement.labeller, []).append(judgement)
+    opinions, missing = votes(judgements, ours, theirs)
+    if missing or not opinions:
+        return None, None
+    by_order = opinions_by_order(judgements, ours, theirs)
     sides: list[float] = []
     agree: list[bool] = []
-    for own in by_judge.values():
-        if not isinstance(labeller_opinion(own, ours, theirs), float):
-            return None, None
-        orders = _side_of_each_order(own, ours, theirs)
-        sides.append(orders[0] if len(set(orders)) == 1 else 0.5)
-        agree += [len(set(orders)) == 1] if len(orders) > 1 else []
-    return side(fmean(sides)) if sides else None, float(all(agree)) if agree else None
-
-
-def _side_of_each_order(own: Sequence[Judgement], ours: str, theirs: str) -> list[float]:
-    """What one judge says in each order it was shown: 1, 0.5 or 0, from its mean over principles by weight."""
-    by_order: dict[tuple[str, ...] | None, list[Judgement]] = {}
-    for judgement in own:
-        by_order.setdefault(judgement.shown, []).append(judgement)
-    opinions = [labeller_opinion(shown, ours, theirs) for shown in by_order.values()]
-    return [side(opinion) for opinion in opinions if isinstance(opinion, float)]
+    for judge, opinion in opinions.items():
+        orders = list(by_order.get(judge, {}).values()) or [opinion]
+        found = {side(p) for p in orders}
+        sides.append(found.pop() if len(found) == 1 else 0.5)
+        agree += [alike(*orders)] if len(orders) == 2 else []
+    return side(fmean(sides)), float(all(agree)) if agree else None
 
 
 def arm_figures(prompts: Sequence[Prompt], arm: Arm, values: Values) -> dict[str, Figure]:

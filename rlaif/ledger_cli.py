@@ -27,34 +27,45 @@ DATE = "2026-01-31, or 30d for days ago."
 @app.command()
 def info(path: Where = None) -> None:
     """Size, models, runs and their money, and who is asking now."""
-    from rlaif.ledger_tools import Reader, ledger_of
+    from rlaif.ledger_tools import Reader, ledger_of, run_folder
     from rlaif.ledger_tools.looking import info as look
 
+    folders = {run_folder(path).id: str(path)} if path and path.is_dir() else {}
     with Reader(ledger_of(path)) as reader:
-        for line in look(reader).lines():
+        for line in look(reader).lines(folders):
             print(line)
 
 
 @app.command()
 def show(
-    key: Annotated[str, typer.Argument(help="A reply's key, as judgements name it, or its beginning.")],
+    key: Annotated[
+        str, typer.Argument(help="A reply's key, as judgements name it, or its beginning; or a run folder.")
+    ],
     path: Where = None,
     run: Run = None,
+    count: Annotated[int, typer.Option("--count", min=1, help="How many of a run folder's replies.")] = 2,
 ) -> None:
-    """One reply with all that is known of it; with a run folder the prompt too, rendered again."""
-    from rlaif.ledger_tools import Reader, ledger_of
-    from rlaif.ledger_tools.looking import lines_of
+    """One reply with all that is known of it; with a run folder the prompt too, rendered again. A run folder alone shows
+    the first replies that its judgements point to."""
+    from rlaif.ledger_tools import Reader, ledger_of, run_folder
+    from rlaif.ledger_tools.looking import first_keys, lines_of
 
+    keys = [key]
+    if Path(key).is_dir():
+        run, keys = Path(key), first_keys(run_folder(Path(key)), count)
     run = run or (path if path and path.is_dir() else None)
     with Reader(ledger_of(path or run)) as reader:
-        entry = reader.entry(key)
-        print("\n".join(lines_of(entry)))
-        if run:
-            from rlaif.ledger_tools import rendering
+        for number, each in enumerate(keys):
+            entry = reader.entry(each)
+            if number:
+                print()
+            print("\n".join(lines_of(entry)))
+            if run:
+                from rlaif.ledger_tools import rendering
 
-            request = asyncio.run(rendering.request_of(entry, run, reader))
-            said = [f"=== prompt: {request}"] if isinstance(request, str) else rendering.lines_of(request)
-            print("", *said, sep="\n")
+                request = asyncio.run(rendering.request_of(entry, run, reader))
+                said = [f"=== prompt: {request}"] if isinstance(request, str) else rendering.lines_of(request)
+                print("", *said, sep="\n")
 
 
 @app.command()

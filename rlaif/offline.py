@@ -11,7 +11,7 @@ from typing import Any
 
 from rlaif.catalogue import FOLDERS, Catalogue, Entry, Kind
 from rlaif.checking import identify, kept_files, label_context, open_labels
-from rlaif.component import Place, load
+from rlaif.component import Place, load, parse_options
 from rlaif.config import ModelSpec, Pipeline
 from rlaif.errors import UserError
 from rlaif.labels import LabelSource
@@ -82,7 +82,8 @@ def open_offline(
         raise UserError(f"{folder}: people labelled it: their answers are in files, not in a ledger.")
 
     def opened(role: str) -> Any:
-        model = open_model(keyless(pipeline.models[role], where), where.at("models", role), watcher.notice)
+        place = where.at("models", role)
+        model = open_model(keyless(pipeline.models[role], place), place, watcher.notice)
         identify(model, role, watcher)
         return model
 
@@ -94,7 +95,10 @@ def open_offline(
 
 
 def keyless(spec: ModelSpec, where: Place) -> ModelSpec:
-    """The same model with options that need no key of its API, where it has one."""
-    provider = load(spec.provider, PROVIDERS, "provider", where)
+    """The same model with options that need no key of its API, where it has one. Raises ConfigError where they are unsound."""
+    provider = load(spec.provider, PROVIDERS, "provider", where.at("provider"))
     without = getattr(provider, "without_keys", None)
-    return spec.model_copy(update={"options": without(spec.options)}) if without else spec
+    if without is None:
+        return spec
+    parse_options(provider, spec.options, where.at("options"))
+    return spec.model_copy(update={"options": without(spec.options)})

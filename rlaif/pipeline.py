@@ -59,7 +59,7 @@ from rlaif.training.batching import held_out
 
 Until = Literal["responses", "comparisons", "judgements", "preferences", "policy", "report"]
 STAGES: tuple[Until, ...] = ("responses", "comparisons", "judgements", "preferences", "policy", "report")
-VERSION = 2  # of the stages' meaning; part of every signature
+VERSION = 3  # of the stages' meaning; part of every signature
 WORK_ROWS = 64  # comparisons before the failed share is first held against the tolerance
 
 

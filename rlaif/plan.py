@@ -22,7 +22,7 @@ from typing import Any, Generic, TypeVar
 
 from rlaif.catalogue import Catalogue
 from rlaif.checking import build, limited
-from rlaif.component import code_hash, users_code
+from rlaif.component import Place, code_hash, users_code
 from rlaif.config import Principle, Sampling, load_pipeline
 from rlaif.errors import CallError, CallFailed, CallRefused, ConfigError
 from rlaif.evaluate import passed_over
@@ -34,6 +34,7 @@ from rlaif.ledger import Ledger
 from rlaif.models import ChatRequest, Notice, Reply, request_key
 from rlaif.models.prices import is_paid
 from rlaif.models.spending import MILLION, Price
+from rlaif.offline import keyless
 from rlaif.pairs import read_pairs
 from rlaif.pipeline import Road, Watcher
 from rlaif.prompts import ReadPrompts, prompt_rows
@@ -157,10 +158,13 @@ async def plan_pipeline(
 async def _opened(
     name: str, settings: Sequence[str], limit: int | None, folder: Path, notice: Notice
 ) -> AsyncIterator[Road]:
-    """A road that is not walked: it leaves no ledger where there is none."""
+    """A road that is not walked: it needs no key, and leaves no ledger where there is none."""
     catalogue = Catalogue(folder)
     entry = catalogue.find("pipeline", name, where="rlaif plan")
     pipeline = limited(load_pipeline(entry, settings), limit)
+    where = Place(str(entry.path), tuple(settings))
+    models = {role: keyless(spec, where.at("models", role)) for role, spec in pipeline.models.items()}
+    pipeline = pipeline.model_copy(update={"models": models})
     with tempfile.TemporaryDirectory() as nowhere:
         if not (folder / pipeline.ledger).exists():
             pipeline = pipeline.model_copy(update={"ledger": f"{nowhere}/ledger.sqlite"})
@@ -690,14 +694,15 @@ def told(plan: Plan) -> Iterator[str]:
             _time(line.seconds),
         )
         yield f"{line.title:<{first}}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
+    cheaper = any(line.batch < 1 for line in plan.lines)
     totals = (
         f"{sum(line.calls for line in plan.lines):,}",
         f"{sum(line.prompt_tokens for line in plan.lines):,}",
         f"{sum(line.output_tokens for line in plan.lines):,}",
         _money(plan.usd),
         _money(plan.most_usd),
-        _money(_sum(line.batch_usd for line in plan.lines)),
-        _money(_sum(line.most_batch_usd for line in plan.lines)),
+        _money(_sum(line.batch_usd for line in plan.lines)) if cheaper else "-",
+        _money(_sum(line.most_batch_usd for line in plan.lines)) if cheaper else "-",
         _time(plan.seconds),
     )
     yield f"{'in all':<{first}}" + "".join(f"{cell:>{width}}" for cell, width in zip(totals, widths, strict=True))

@@ -74,7 +74,7 @@ def reconcile(
     if p is not None and rules.clamp:
         p = min(max(p, rules.clamp[0]), rules.clamp[1])
     shown = [(j, p_first(j, a.id, b.id)) for j in judgements if j.shown is not None]
-    orders_agree = _orders_agree(shown, a.id, b.id)
+    orders_agree = _orders_agree(judgements, a.id, b.id)
     outcome, reason, weight = _verdict(p, missing, bool(judgements), orders_agree, rules)
     a_wins = p is None or p > 0.5 or (p == 0.5 and uniform("side", comparison.id, a.id, b.id) < 0.5)
     chosen, rejected, q = (a, b, p) if a_wins else (b, a, None if p is None else 1 - p)
@@ -171,15 +171,37 @@ def _exact_tie(p: float) -> float:
     return 0.5 if abs(p - 0.5) < ROUNDING else p
 
 
-def _orders_agree(shown: Sequence[tuple[Judgement, float | None]], a: str, b: str) -> bool | None:
-    """Whether every labeller preferred the same side in both orders; None where no one was asked in both."""
-    both: dict[tuple[str, str | None], dict[bool, float]] = {}
-    for judgement, value in shown:
-        if value is not None and judgement.shown and {a, b} <= set(judgement.shown):
+def leaning(p: float) -> float:
+    """Which of the two a probability prefers by more than a near-tie: 1 the first, 0 the second, 0.5 neither. Where two
+    replies are equally good, the sign of what little a judge's probability is off is no opinion."""
+    return 0.5 if abs(p - 0.5) < NEAR_TIE else float(p > 0.5)
+
+
+def opinions_by_order(judgements: Sequence[Judgement], a: str, b: str) -> dict[str, dict[bool, float]]:
+    """By labeller and by whether ``a`` was shown before ``b``: the probability that ``a`` is better, principles averaged
+    by weight. Left out where the order is not known or the labeller has no opinion in it."""
+    groups: dict[tuple[str, bool], list[Judgement]] = {}
+    for judgement in judgements:
+        if judgement.shown and {a, b} <= set(judgement.shown):
             a_first = judgement.shown.index(a) < judgement.shown.index(b)
-            both.setdefault((judgement.labeller, judgement.principle_id), {})[a_first] = value
-    pairs = [tuple(values.values()) for values in both.values() if len(values) == 2]
-    return all((x - 0.5) * (y - 0.5) > 0 or x == y == 0.5 for x, y in pairs) if pairs else None
+            groups.setdefault((judgement.labeller, a_first), []).append(judgement)
+    found: dict[str, dict[bool, float]] = {}
+    for (labeller, a_first), own in groups.items():
+        opinion = labeller_opinion(own, a, b)
+        if isinstance(opinion, float):
+            found.setdefault(labeller, {})[a_first] = opinion
+    return found
+
+
+def alike(one: float, other: float) -> bool:
+    """Whether two probabilities are one opinion: the same side, or near-ties both."""
+    return (one - 0.5) * (other - 0.5) > 0 or leaning(one) == leaning(other) == 0.5
+
+
+def _orders_agree(judgements: Sequence[Judgement], a: str, b: str) -> bool | None:
+    """Whether every labeller has one opinion in both orders; None where no one was asked in both."""
+    both = [orders for orders in opinions_by_order(judgements, a, b).values() if len(orders) == 2]
+    return all(alike(*orders.values()) for orders in both) if both else None
 
 
 def _verdict(

@@ -43,12 +43,12 @@ def rlaif(folder: Path, *arguments: str, seconds: float = 120) -> str:
     return text
 
 
-def kill_when(process: Any, reached: Callable[[], bool], seconds: float = 120) -> bool:
-    """``kill -9`` as soon as ``reached()``; False when the process ended before."""
+def kill_when(process: Any, reached: Callable[[], bool], seconds: float = 120, number: int = signal.SIGKILL) -> bool:
+    """``kill -9``, or another signal, as soon as ``reached()``; False when the process ended before."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if reached():
-            os.kill(process.pid, signal.SIGKILL)
+            os.kill(process.pid, number)
             process.join()
             return True
         if process.exitcode is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
@@ -33,3 +34,11 @@ def test_the_api_benchmark_ends_with_its_figures() -> None:
     figures = json.loads(done.stdout.strip().splitlines()[-1])
     assert {"ratio_to_raw", "cpu_ms_per_call", "startup_seconds", "peak_memory_mb"} <= set(figures)
     assert all(set(figure) == {"value", "low", "high", "n"} for figure in figures.values())
+
+
+def test_every_peer_has_an_environment_and_a_client() -> None:
+    folder = ROOT / "benchmarks"
+    (named,) = re.findall(r"^PEERS = \((.*)\)$", (folder / "api.py").read_text(), re.MULTILINE)
+    made = re.findall(r"^peer (\w+)", (folder / "peers.sh").read_text(), re.MULTILINE)
+    assert made == re.findall(r'"(\w+)"', named)
+    assert {"raw", "openai_sdk", *made} == {path.stem for path in (folder / "clients").glob("*.py")}

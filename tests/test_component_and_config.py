@@ -171,6 +171,7 @@ SHORT = {
     "labels": ("pairs: f\nlabels: human", "pairs: f\nlabels: {source: human}"),
     "comparisons": ("pairs: f\ncomparisons: random", "pairs: f\ncomparisons: {select: random}"),
     "models": ("pairs: f\nmodels: {policy: m}", "pairs: f\nmodels: {policy: {provider: local, model: m}}"),
+    "options left empty": ("pairs: f\nmodels: {policy: {model: m, options: null}}", "pairs: f\nmodels: {policy: m}"),
     "one policy": (
         "pairs: f\nlabels: human\nmodels: {policy: m}\npolicies: dpo",
         "pairs: f\nlabels: human\nmodels: {policy: m}\npolicies: [{name: dpo}]",

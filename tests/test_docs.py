@@ -2,36 +2,112 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import ROOT
-from tests.runs import rlaif
+from tests.hub import TOKEN, Hub, serving
+from tests.mock.test_processes import command as mock_server
+from tests.runs import kill_when, ledger_rows, rlaif, start
 
 BLOCK = re.compile(r"^```(\S+)(?: file=(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-RUN = ["README.md", "docs/extending.md", "docs/world.md", "docs/money.md", "docs/ledger.md"]
+RUN = [
+    "README.md",
+    "docs/extending.md",
+    "docs/world.md",
+    "docs/money.md",
+    "docs/ledger.md",
+    "docs/publishing.md",
+    "docs/certify.md",
+]
+MOCK, HUB = "http://127.0.0.1:8089", "https://huggingface.co"  # as pages name them; a test has its own
+STOPPED = "^C\n"  # the first line of what a command shows that is interrupted
+
+
+class Walk:
+    """A page done as it says, in a folder of its own."""
+
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        self.folder, self.stack = folder, stack
+        self.addresses: dict[str, str] = {}
+        self.ran = 0
+
+    def page(self, text: str) -> None:
+        for kind, name, body in BLOCK.findall(text):
+            if name:
+                target = self.folder / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_text(self.here(body), encoding="utf-8")
+            elif kind == "console":
+                for part in re.split(r"^\$ ", body, flags=re.MULTILINE)[1:]:
+                    self.command(*part.split("\n", 1))
+
+    def here(self, text: str) -> str:
+        """With the addresses of this test."""
+        for shown, address in self.addresses.items():
+            text = text.replace(shown, address)
+        return text
+
+    def command(self, line: str, shown: str) -> None:
+        """Run it, where it is ours, and compare; ``…`` in a line stands for what differs from run to run."""
+        program, *arguments = shlex.split(self.here(line), comments=True)
+        if program != "rlaif":  # make: the tests themselves, and the benchmark
+            return
+        own: dict[str, Callable[[list[str]], str]] = {"mock-server": self.mock_server, "push": self.push}
+        way = self.interrupted if shown.startswith(STOPPED) else own.get(arguments[0], self.plainly)
+        printed = way(arguments)
+        self.ran += 1
+        for each in filter(None, self.here(shown.removeprefix(STOPPED)).splitlines()):
+            found = re.search(re.escape(each).replace("…", ".*"), printed)
+            assert found, f"{line}: not printed: {each}\n{printed}"
+
+    def plainly(self, arguments: list[str]) -> str:
+        (self.folder / "log").unlink(missing_ok=True)
+        return rlaif(self.folder, *arguments)
+
+    def interrupted(self, arguments: list[str]) -> str:
+        """Ctrl-C as soon as a reply more is there."""
+        (self.folder / "log").unlink(missing_ok=True)
+        before = ledger_rows(self.folder)
+        process = start(self.folder, *arguments)
+        assert kill_when(process, lambda: ledger_rows(self.folder) > before, number=signal.SIGINT)
+        assert process.exitcode == 130
+        return (self.folder / "log").read_text()
+
+    def mock_server(self, arguments: list[str]) -> str:
+        arguments[arguments.index("--port") + 1] = "0"
+        process = mock_server(*arguments[1:])
+        self.stack.callback(process.communicate, timeout=30)
+        self.stack.callback(process.terminate)
+        assert process.stdout
+        printed = process.stdout.readline()
+        self.addresses[MOCK] = printed.split()[-1]
+        return printed
+
+    def push(self, arguments: list[str]) -> str:
+        """In a process that reads the Hub's address and token as it starts."""
+        if HUB not in self.addresses:
+            self.addresses[HUB] = self.stack.enter_context(serving(Hub())).url
+        own = {"HF_ENDPOINT": self.addresses[HUB], "HF_TOKEN": TOKEN, "HF_HOME": str(self.folder / "home")}
+        whole = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", **own}
+        command = [sys.executable, "-m", "rlaif.cli", *arguments]
+        done = subprocess.run(command, env=whole, cwd=self.folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
 
 @pytest.mark.parametrize("page", RUN)
 def test_a_page_does_what_it_shows(page: str, tmp_path: Path) -> None:
-    ran = 0
-    for kind, name, body in BLOCK.findall((ROOT / page).read_text(encoding="utf-8")):
-        if name:
-            target = tmp_path / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(body, encoding="utf-8")
-        elif kind == "console":
-            for part in re.split(r"^\$ ", body, flags=re.MULTILINE)[1:]:
-                command, _, shown = part.partition("\n")
-                program, *arguments = shlex.split(command, comments=True)
-                if program != "rlaif":  # make: the tests themselves, and the benchmark
-                    continue
-                (tmp_path / "log").unlink(missing_ok=True)
-                printed = rlaif(tmp_path, *arguments)
-                ran += 1
-                for line in filter(None, shown.splitlines()):
-                    assert line in printed, f"{command}: not printed: {line}\n{printed}"
-    assert ran
+    with ExitStack() as stack:
+        walk = Walk(tmp_path, stack)
+        walk.page((ROOT / page).read_text(encoding="utf-8"))
+    assert walk.ran

@@ -16,10 +16,10 @@ LAYERS = (  # each may import those above it in this list, and its own
     {"store", "ledger", "models"},
     {"judging"},
     {"prompts", "selection", "sampling", "labels", "preferences", "training", "reward", "policy"},
-    {"evaluate", "accounts", "findings", "report", "export"},
+    {"evaluate", "accounts", "findings", "report", "export", "recorded"},
     {"pipeline", "checking", "plan", "offline", "reread", "ledger_tools", "display", "mock"},
     {"world"},
-    {"cli", "ledger_cli"},
+    {"cli", "certify_cli", "ledger_cli"},
 )
 STAGES = {"prompts", "sampling", "labels", "preferences", "reward", "policy"}
 TORCH = {

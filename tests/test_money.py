@@ -87,9 +87,12 @@ def test_a_budget_is_never_exceeded_whatever_happens_to_calls(in_flight: int, wo
         ((counted,),) = ledger.execute("SELECT spent_usd + lost_usd FROM purses")
     assert 0 < bill <= counted <= budget
     assert spent(printed) == pytest.approx(counted, abs=1e-4)
+    assert "; the same command with a larger budget_usd asks what is over it" in printed
     found = outcomes(working_folder)
     assert found["over budget"] > 0
     assert found["ranked"] > 0
+    reasons = json.loads((working_folder / "out" / "accounts.json").read_text())["judgements"]["reasons"]
+    assert reasons["the most it can cost is more than is left of budget_usd"] == found["over budget"]
     assert sum(found.values()) == 2 * ROWS
 
 
@@ -103,6 +106,7 @@ def test_a_budget_holds_over_runs_of_one_folder_and_is_used_when_it_grows(workin
         assert billed(server) <= 0.02
         last = judge(working_folder, server.url, "budget_usd=1")
         assert spent(first) < spent(last) == pytest.approx(billed(server), abs=1e-4)
+        assert spent(judge(working_folder, server.url, "budget_usd=1")) == spent(last)  # nothing was left to ask
     assert outcomes(working_folder) == {"ranked": 2 * ROWS}
 
 

@@ -23,18 +23,28 @@ QUICK = [
 ]
 ARGUMENTS: dict[str, list[str]] = {
     "human-preferences": [
+        "models.policy=policy",
         "pairs=pairs.jsonl",
         "evaluation.sampling.max_output_tokens=8",
         "reward_model.sampling.max_output_tokens=8",
         *QUICK,
     ],
     "ai-preferences": [
+        "models.policy=policy",
         "prompts=set:first-questions",
         "models.judge=judge",
         "responses.sampling.max_output_tokens=8",
         "labels.options.judges=[loose, longest]",
         "evaluation.judges=[loose]",
         "held_out=0.4",
+        *QUICK,
+    ],
+    "quickstart": [  # with the embedded models
+        "prompts.limit=24",
+        "constitution=polite",
+        "held_out=0.2",
+        "evaluation.prompts=40",
+        "evaluation.judged=20",
         *QUICK,
     ],
 }
@@ -57,7 +67,7 @@ def finished(
     (folder / "judges").mkdir()
     (folder / "judges" / "loose.yaml").write_text(LOOSE)
     write_jsonl(folder / "pairs.jsonl", pairs())
-    settings = [part for setting in ("models.policy=policy", *ARGUMENTS[request.param]) for part in ("--set", setting)]
+    settings = [part for setting in ARGUMENTS[request.param] for part in ("--set", setting)]
     text = rlaif(folder, "run", request.param, "--out", "run", *settings)
     return folder / "run", text
 

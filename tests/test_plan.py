@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from rlaif.checking import open_road
+from rlaif.errors import UserError
 from rlaif.mock import MockOptions, MockServer
 from rlaif.models.spending import Price
 from rlaif.plan import Line, Plan, plan_pipeline, told
@@ -116,6 +117,18 @@ def test_a_plan_asks_nothing_and_leaves_nothing() -> None:
         return int(server.stats()["requests"])
 
     assert on_mock(test) == 0
+
+
+def test_a_plan_needs_no_key_and_prices_what_the_run_will_pay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    home, other = "https://api.openai.com/v1", "https://gateway.example/v1"
+    recipe(home, options={"price": None, "endpoints": [{"api_key_env": "SECOND_KEY"}]})
+    named = "models.judge.model=gpt-4.1-mini"
+    assert only(planned(named)).usd
+    elsewhere = f"models.judge.options.endpoints=[{{base_url: {other}}}]"
+    assert only(planned(named, elsewhere)).usd is None  # nobody knows what it costs there
+    with pytest.raises(UserError, match="expected the beginning of an address"):
+        planned(named, "models.judge.options.endpoints=[{base_url: nowhere}]")
 
 
 def files() -> set[Path]:

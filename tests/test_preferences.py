@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlaif.config import PreferencesSection
-from rlaif.preferences import Reconcile, hard_labels, reconcile, with_judgements
+from rlaif.preferences import NEAR_TIE, Reconcile, hard_labels, reconcile, with_judgements
 from rlaif.records import Comparison, Judgement, Preference, Provenance, Record
 from tests import make
 
@@ -65,7 +65,7 @@ def test_a_judge_of_position_alone_ends_in_an_exact_tie_and_in_no_hard_label_exp
     assert p == preference.p == 0.5
     assert provenance.outcome == "tie"
     assert preference.weight == 1
-    assert provenance.orders_agree is (sure == 0.5)
+    assert provenance.orders_agree is (abs(sure - 0.5) < NEAR_TIE)
     assert list(hard_labels([preference])) == ["tie"]
 
 
@@ -143,7 +143,21 @@ def test_principles_count_by_their_weight_after_their_orders_are_averaged() -> N
     _, provenance, p = preferred(judgements)
     assert p == pytest.approx(0.65)
     assert provenance.principle_ids == ("harmless@1", "helpful@1")
-    assert provenance.orders_agree is True  # within each principle
+    assert provenance.orders_agree is True  # (3·0.9 + 0.2) / 4 = 0.725 and (3·0.7 + 0.2) / 4 = 0.575
+
+
+def test_orders_are_compared_by_opinions_not_by_principles_that_find_no_difference() -> None:
+    # tie@1 leans to whatever is shown first by 0.02: (3·0.9 + 0.52) / 4 = 0.805 and (3·0.9 + 0.48) / 4 = 0.795
+    judgements = [*orders(0.9, 0.9, principle_id="x@1", weight=3.0), *orders(0.52, 0.48, principle_id="tie@1")]
+    assert preferred(judgements)[1].orders_agree is True
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "agree"),
+    [(0.52, 0.48, True), (0.5, 0.5, True), (0.56, 0.48, False), (0.56, 0.44, False), (0.56, 0.52, True)],
+)
+def test_two_near_ties_are_one_opinion(first: float, second: float, agree: bool) -> None:
+    assert preferred(orders(first, second))[1].orders_agree is agree
 
 
 def test_a_missing_vote_leaves_the_comparison_unlabelled() -> None:

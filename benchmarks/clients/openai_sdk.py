@@ -14,7 +14,9 @@ async def main(url: str, path: str, in_flight: int) -> None:
     with open(path, encoding="utf-8") as file:  # noqa: ASYNC230
         requests = [json.loads(line) for line in file]
     gate = asyncio.Semaphore(in_flight)
-    async with AsyncOpenAI(base_url=f"{url}/v1", api_key="any") as client:
+    async with AsyncOpenAI(
+        base_url=f"{url}/v1", api_key="any", timeout=120
+    ) as client:  # to connect, too: 5 s by default
 
         async def one(messages: list) -> str:
             async with gate:

@@ -26,8 +26,11 @@ CARD = {"README.md", "card.json", "recipe.json"}  # what a dataset folder of our
 OURS = ("data/", "config/")  # folders that a push answers for, down to files that are to go
 
 
-def push(folder: Path, name: str, *, private: bool = False) -> list[str]:
-    """Upload, and return lines saying what was done. Raises UserError where a person can mend it, else RlaifError."""
+def push(folder: Path, name: str, *, private: bool = False, dry_run: bool = False) -> list[str]:
+    """Upload, and return lines saying what was done. Raises UserError where a person can mend it, else RlaifError.
+
+    ``dry_run``: only look at the folder, and say what would be uploaded; nobody is asked and no token is needed.
+    """
     files = _files(folder)
     if not NAME.fullmatch(name):
         raise UserError(f"push: {name}: a dataset of the Hub is named OWNER/NAME.")
@@ -36,6 +39,12 @@ def push(folder: Path, name: str, *, private: bool = False) -> list[str]:
             f"{folder / 'README.md'}: no licence. Say under which others may use it: export with --license, for instance "
             "cc-by-4.0, or write it in the header (license: …)."
         )
+    if dry_run:
+        size = sum((folder / path).stat().st_size for path in files) / 1e6
+        return [
+            f"{folder} to {name}, for {'its owner' if private else 'everyone'}: {len(files):,} files, {size:,.2f} MB",
+            *files,
+        ]
     token = os.environ.get("HF_TOKEN", "").strip()
     if not token:
         raise UserError("push: HF_TOKEN is not set. Set it to a token of the Hub with write access.")

@@ -60,9 +60,7 @@ def read_choice(text: str, options: Sequence[str], tie: str | None = None) -> in
     that ends so. Else a reply that is nothing but the option. Words elsewhere are not verdicts.
     """
     forms = _forms(tuple(options), tie)
-    body = THOUGHT.sub("", THINK.sub("", text)) if "<" in text else text
-    body = MARKUP.sub("", body) if MAY_MARK_UP.search(body) else body
-    body = (QUOTED.sub(_unquoted, body) if MAY_QUOTE.search(body) else body).strip()
+    body = own_words(text)
     for sentence in reversed(SENTENCE.split(body)) if "[[" in body else ():
         if verdicts := forms.bracketed.findall(sentence):
             return _index(forms.words, verdicts[0]) if len(set(verdicts)) == 1 else None
@@ -74,6 +72,13 @@ def read_choice(text: str, options: Sequence[str], tie: str | None = None) -> in
         return _index(forms.words, found[-1].group(1) or found[-1].group(2))
     alone = forms.alone.fullmatch(body)
     return _index(forms.words, alone.group(1)) if alone else None
+
+
+def own_words(text: str) -> str:
+    """A reply without its thinking, its markup and what it quotes."""
+    body = THOUGHT.sub("", THINK.sub("", text)) if "<" in text else text
+    body = MARKUP.sub("", body) if MAY_MARK_UP.search(body) else body
+    return (QUOTED.sub(_unquoted, body) if MAY_QUOTE.search(body) else body).strip()
 
 
 class Forms(NamedTuple):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
+from rlaif.errors import UserError
 from rlaif.ledger import Entry, is_dead
 from rlaif.ledger_tools import Reader, date
+from rlaif.store import RunFolder
 
 ENOUGH = 100  # replies, before an empty file's size no longer counts
 
@@ -83,8 +87,8 @@ class Info:
     def replies(self) -> int:
         return sum(model.replies for model in self.models)
 
-    def lines(self) -> Iterator[str]:
-        """For a person."""
+    def lines(self, folders: Mapping[str, str] = MappingProxyType({})) -> Iterator[str]:
+        """For a person. ``folders``: those of runs, by their ids."""
         each = f", {self.bytes / self.replies:,.0f} bytes each" if self.replies >= ENOUGH else ""
         yield f"{self.path}: format {self.format}, {self.bytes / 1e6:,.2f} MB, {self.replies:,} replies{each}"
         for model in self.models:
@@ -98,7 +102,8 @@ class Info:
             lost = f", {run.lost_usd:.4f} for calls without a reply" if run.lost_usd else ""
             lost += f", {run.open_usd:.4f} at most in flight" if run.open_usd else ""
             lost += f"; {run.pruned_usd:.4f} of it for replies pruned since" if run.pruned_usd else ""
-            yield f"run {run.run or '(not named)'}: {run.replies:,} replies, {run.spent_usd:.4f} USD{lost}"
+            folder = f", {folders[run.run]}" if run.run in folders else ""
+            yield f"run {run.run or '(not named)'}{folder}: {run.replies:,} replies, {run.spent_usd:.4f} USD{lost}"
         for job in self.jobs:
             named = f"job {job.name}" if job.name else "a job that the provider may have"
             yield (
@@ -143,6 +148,15 @@ OWNERS = (
 def owners(reader: Reader) -> list[Owner]:
     """Every process that holds claims."""
     return [Owner(*row) for row in reader.rows(OWNERS)]
+
+
+def first_keys(run: RunFolder, count: int) -> list[str]:
+    """The keys of the first replies that a run's judgements point to. Raises UserError where there are none."""
+    keys = (key for judgement in run.read("judgements") for key in judgement.reply_keys)
+    found = list(itertools.islice(keys, count))
+    if not found:
+        raise UserError(f"{run.path}: it has no judgements that point to a model's reply.")
+    return found
 
 
 def lines_of(entry: Entry) -> Iterator[str]:

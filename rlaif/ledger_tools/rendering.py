@@ -106,7 +106,7 @@ def _sample(entry: Entry, context: dict[str, Any], folder: Path) -> ChatRequest 
         return f"{folder} has no prompt {context['sample']}."
     where = Place(str(recipe.path))
     for role, spec in pipeline.models.items():
-        model = open_model(keyless(spec, where), where.at("models", role))
+        model = open_model(keyless(spec, where.at("models", role)), where.at("models", role))
         for sampling, seed in _samplings(pipeline):
             request = ChatRequest(messages=prompt.messages, sampling=sampling, seed=seed, sample_index=context["index"])
             if request_key(request, model.identity) == entry.key:

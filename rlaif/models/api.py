@@ -204,9 +204,11 @@ class ApiModel(ABC):
 
     @classmethod
     def without_keys(cls, options: dict[str, Any]) -> dict[str, Any]:
-        """Options of the same model, its identity too, that read no key from the environment: it cannot be asked."""
+        """Options of the same model, its identity and hosts too, that read no key from the environment: it cannot be asked."""
         kept = {name: value for name, value in options.items() if name not in ("endpoints", "transport")}
-        return {**kept, "api_key_env": ""}
+        others = dict.fromkeys(endpoint.get("base_url") for endpoint in options.get("endpoints", ()))
+        elsewhere = [{"base_url": url} for url in others if url not in (None, options.get("base_url"))]
+        return {**kept, "api_key_env": "", "endpoints": elsewhere}
 
     # --- what a provider says for itself ------------------------------------------------------------------------------
 

@@ -134,6 +134,10 @@ class Lane:
     dead: str = ""  # why no call can succeed here
     probing: bool = False
 
+    def called(self, model: Any) -> str:
+        """Its name for a person."""
+        return self.route.name or str(model.identity.name)
+
 
 class Caller:
     """The calls to one model. ``stop`` makes it end; ``ask`` is all that others need."""
@@ -368,12 +372,11 @@ class Caller:
 
     async def _probe(self, lane: Lane) -> None:
         """In an outage: one call after each pause, until one is answered or patience ends."""
-        breaker = lane.gate.breaker
+        breaker, told = lane.gate.breaker, False
         try:
             while breaker.open and not self.stopping and not lane.dead:
                 if breaker.gone(self._loop.time()):
-                    seconds = breaker.patience
-                    lane.dead = f"{lane.route.name or self.model.identity.name}: no answer for {seconds:g} s"
+                    lane.dead = f"{lane.called(self.model)}: no answer for {breaker.patience:g} s"
                     break
                 await asyncio.sleep(breaker.pause)
                 if not self.queue:
@@ -383,8 +386,15 @@ class Caller:
                 await self._attempt(lane, call)
                 if breaker.open:
                     breaker.lengthen()
+                if breaker.long and not told:
+                    told = True
+                    self.notice(
+                        f"{lane.called(self.model)} does not answer: calls wait for it, {breaker.patience:g} s at most."
+                    )
         finally:
             lane.probing = False
+        if told and not breaker.open:
+            self.notice(f"{lane.called(self.model)} answers again.")
         self._pump_after(lane)
 
     def _pump_after(self, lane: Lane) -> None:
@@ -419,9 +429,7 @@ class Caller:
             call.began = now
             self.account.asked += 1
         if not await self.purse.reserve(call.most_usd):
-            left = (self.purse.budget_usd or 0.0) - self.purse.spent_usd
-            why = f"over budget: a call may cost {call.most_usd:.6f} USD, {max(0.0, left):.6f} are left"
-            self.fail(call, OverBudget(why, retryable=True))
+            self.fail(call, OverBudget())
             return
         call.attempts += 1
         spent, headroom, cohort, refused = 0.0, None, None, False

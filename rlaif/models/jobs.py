@@ -240,8 +240,7 @@ class Jobs:
                 if call.most_usd <= left:
                     self._put_again([call])
                 else:
-                    why = f"over budget: a request in a job may cost {call.most_usd:.6f} USD, {left:.6f} are left"
-                    self.caller.fail(call, OverBudget(why, retryable=True))
+                    self.caller.fail(call, OverBudget())
 
     def _put_again(self, calls: Sequence[Call]) -> None:
         single: list[Call] = []

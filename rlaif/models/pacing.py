@@ -202,7 +202,7 @@ class Concurrency:
 
 
 TRIP = 10  # failures in a row, with no success between them, that mean an outage
-LONGEST_PAUSE = 30.0
+LONG_PAUSE, LONGEST_PAUSE = 4.0, 30.0
 
 
 class Breaker:
@@ -218,6 +218,11 @@ class Breaker:
     @property
     def open(self) -> bool:
         return self.open_since is not None
+
+    @property
+    def long(self) -> bool:
+        """Whether the outage has lasted long enough to be told of."""
+        return self.open and self.pause >= LONG_PAUSE
 
     def succeeded(self) -> None:
         """The server answered, be it with a refusal."""

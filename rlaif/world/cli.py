@@ -17,7 +17,8 @@ app = typer.Typer(
 
 Seed = Annotated[int, typer.Option("--seed", help="Another seed draws other prompts.")]
 Number = Annotated[int, typer.Option("--number", "-n", min=1, help="How many.")]
-Model = Annotated[str, typer.Option("--model", help="The folder of a judge that `rlaif world build` made.")]
+Judge = Annotated[str, typer.Option("--model", help="The folder of a judge that `rlaif world build` made.")]
+JUDGE, POLICY = "package:rlaif.world/models/judge", "package:rlaif.world/models/policy"
 HeldOut = Annotated[bool, typer.Option("--held-out", help="Only what stands in no model's training data.")]
 
 
@@ -90,7 +91,7 @@ def annotators(
 @app.command()
 def check(
     principles: Annotated[list[str], typer.Argument(help="A principle in quotes, or the name of a constitution.")],
-    model: Model,
+    model: Judge = JUDGE,
 ) -> None:
     """How the practice judge reads principles: unknown words, and verdicts on pairs that differ in one thing."""
     from rlaif.world.showing import check_principles
@@ -114,7 +115,7 @@ def build(
 
 @app.command()
 def exam(
-    model: Model,
+    model: Judge = JUDGE,
     number: Annotated[int, typer.Option("--number", "-n", min=12, help="Pairs for each figure.")] = 1200,
     seed: Seed = 0,
     held_out_wordings: Annotated[
@@ -130,6 +131,19 @@ def exam(
     if line := foreign(model_folder(model, "--model")):
         print(line)
     for name, figure in examine(*open_judge(model), number, seed, held_out=held_out_wordings).items():
+        print(f"{name:<34}{_figure(figure)}")
+
+
+@app.command()
+def rates(
+    model: Annotated[str, typer.Option("--model", help="The folder of a policy.")] = POLICY,
+    number: Annotated[int, typer.Option("--number", "-n", min=1, help="Held-out prompts of each kind.")] = 650,
+    seed: Seed = 0,
+) -> None:
+    """What a policy does, by the oracle, on held-out prompts: one reply to each, sampled at temperature 1."""
+    from rlaif.world.showing import policy_rates
+
+    for name, figure in policy_rates(model, number, seed).items():
         print(f"{name:<34}{_figure(figure)}")
 
 

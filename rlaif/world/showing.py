@@ -1,4 +1,5 @@
-"""What ``rlaif world`` shows: prompts with their truth, annotators beside their faults, judges beside the oracle."""
+"""What ``rlaif world`` shows: prompts with their truth, annotators beside their faults, judges and policies beside the
+oracle."""
 
 from __future__ import annotations
 
@@ -9,14 +10,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from random import Random
 from typing import Any, NamedTuple
 
+from rlaif.config import Sampling
 from rlaif.errors import ConfigError, ModelError
+from rlaif.models import ChatRequest, Reply
 from rlaif.records import Comparison, Message, Prompt, Response
 from rlaif.statistics import Figure, cluster_mean, wilson
 from rlaif.world.annotators import BEATS, Annotators, manner_of, opinion
-from rlaif.world.chat import Attributes, Habits, Kind, Question, ask, manner, reply
+from rlaif.world.chat import KINDS, Attributes, Habits, Kind, Question, ask, manner, reply
 from rlaif.world.exam import verdicts
 from rlaif.world.lessons import Label, Pair, draw_pair
-from rlaif.world.oracle import prefers
+from rlaif.world.oracle import attributes, prefers, rates
 from rlaif.world.principles import Wording
 from rlaif.world.probe import Shown, readings, replies_in_order, verdict_lines
 
@@ -233,3 +236,31 @@ async def _asked(network: Any, tokens: Any, text: str, shown: Sequence[Shown]) -
     label, nothing = Label(Wording(text, "", 1, False), 0.5), Attributes("other")
     pairs = [Pair(probe.question, replies_in_order((probe, first)), (nothing, nothing)) for probe, first in shown]
     return verdicts(network, tokens, [(pair, [label]) for pair in pairs])
+
+
+# --- policies ---------------------------------------------------------------------------------------------------------
+
+
+def sampled(folder: str, asked: Sequence[Question], seed: int = 0) -> Iterator[tuple[Question, Reply]]:
+    """A policy's reply to each question, at temperature 1; the questions come as the model batches them."""
+    from rlaif.models.local import LocalModel, LocalOptions
+
+    model = LocalModel(folder, LocalOptions(), where="--model", notice=print)
+    sampling = Sampling(temperature=1.0, max_output_tokens=96)
+    requests = [ChatRequest(messages=question.messages, sampling=sampling, seed=seed) for question in asked]
+    for batch in model.plan(requests):
+        replies = model.complete_batch([requests[place] for place in batch])
+        yield from zip((asked[place] for place in batch), replies, strict=True)
+
+
+def policy_rates(folder: str, number: int, seed: int) -> dict[str, Figure]:
+    """What is true of a policy's replies to ``number`` held-out prompts of each kind: the oracle's rates, the words of a
+    reply, and the share that ends by itself."""
+    seen: dict[str, list[float]] = {}
+    asked = questions(number * len(KINDS), KINDS, held_out=True, seed=seed)
+    for question, said in sampled(folder, asked, seed):
+        about = attributes(question, said.text)
+        ends = float(said.finish_reason == "stop")
+        for name, value in {**rates(question, about), "words": float(about.words), "ends_by_itself": ends}.items():
+            seen.setdefault(name, []).append(value)
+    return {name: cluster_mean(values, range(len(values))) for name, values in sorted(seen.items())}

@@ -93,6 +93,18 @@ def test_private_makes_a_private_dataset(dataset: Path, hub: Hub) -> None:
     assert hub.repositories[NAME].private
 
 
+def test_a_dry_run_says_what_would_go_and_asks_nobody(dataset: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_TOKEN")
+    first, *files = push(dataset, NAME, private=True, dry_run=True)
+    size = sum(map(len, held(dataset).values())) / 1e6
+    assert first == f"{dataset} to {NAME}, for its owner: {len(files)} files, {size:.2f} MB"
+    assert files == sorted(held(dataset))
+    assert not hub.seen
+    edit(dataset / "README.md", "license: cc-by-4.0", "license: unknown")
+    with pytest.raises(UserError, match="no licence"):
+        push(dataset, NAME, dry_run=True)
+
+
 Prepare = Callable[[Hub, Path, pytest.MonkeyPatch], None]
 REFUSED: dict[str, tuple[str, Prepare, type[RlaifError], str]] = {
     "a wrong token": (

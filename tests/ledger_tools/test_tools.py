@@ -215,6 +215,18 @@ def test_the_prompt_is_shown_from_the_runs_own_copies_after_an_edit(judged: Path
         assert prompt.rstrip().endswith("=== sampling seed 0, sample 2")
 
 
+def test_a_run_folder_alone_shows_its_first_replies(judged: Path, rlaif: Rlaif) -> None:  # noqa: F811
+    keys = every_key(judged)
+    said = rlaif("ledger", "show", "run").out
+    assert [line.split()[1] for line in said.splitlines() if line.startswith("key  ")] == keys[:2]
+    assert said.count("=== reply\nSome reasons. [[") == said.count("=== system") == 2
+    assert rlaif("ledger", "show", "run", "--count", "3").out.count("=== reply\n") == 3
+    rlaif("judge", "longest", "pairs.jsonl", "--out", "rule")
+    assert rlaif("ledger", "show", "rule").err == "rlaif: rule: it has no judgements that point to a model's reply.\n"
+    named = RunFolder(judged / "run").id
+    assert f"run {named}, run: {len(keys)} replies" in rlaif("ledger", "info", "run").out
+
+
 def test_a_prompt_that_cannot_be_rendered_again_is_not_made_up(judged: Path, path: Path, rlaif: Rlaif) -> None:  # noqa: F811
     key = every_key(judged)[0]
     (judged / "voice.py").write_text(SPEAKER.replace("Some reasons.", "Other reasons."))

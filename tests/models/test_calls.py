@@ -286,13 +286,14 @@ def test_with_no_key_left_every_call_fails_at_once_and_can_be_made_later(path: P
 # --- outages ----------------------------------------------------------------------------------------------------------
 
 
-def test_an_outage_pauses_all_calls_and_none_is_lost(path: Path) -> None:
-    ended = False
+def test_an_outage_pauses_all_calls_and_none_is_lost(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rlaif.models.pacing.LONG_PAUSE", 1.0)
+    ended, said = False, []
     outage = Endpoint(lambda text, before: text.upper() if ended else failed("unreachable"), seconds=0.001)
 
     async def work() -> list[str]:
         nonlocal ended
-        gateway, service = Gateway(Ledger(path)), Service(outage, pace=Pace(attempts=2))
+        gateway, service = Gateway(Ledger(path), notice=said.append), Service(outage, pace=Pace(attempts=2))
         asked = [
             asyncio.create_task(gateway.ask(service, ChatRequest(messages=(make.user(text),)), {}))
             for text in numbered(100)
@@ -307,6 +308,7 @@ def test_an_outage_pauses_all_calls_and_none_is_lost(path: Path) -> None:
         return found
 
     assert run(work) == [text.upper() for text in numbered(100)]
+    assert said == ["here does not answer: calls wait for it, 600 s at most.", "here answers again."]
 
 
 def test_who_never_answers_is_given_up_and_the_calls_can_be_made_later(path: Path) -> None:

@@ -1,23 +1,21 @@
-"""Agreement, calibration, intervals: pure functions on arrays.
-
-Every figure that leaves here for ``metrics.json`` is a ``Figure``: value, interval and n.
-"""
+"""The one shape for numbers, shares and means with their intervals, and the resampling behind all other intervals."""
 
 from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel
 
 RESAMPLES = 10_000
-BLOCK = 1_000  # resamples drawn at once
-BINS = 10  # of predictions, where calibration is measured
-KINDS = 512  # kinds of clusters that a resample tells apart
+BLOCK = 1_000  # resamples drawn at once, at most
+CELLS = 2**22  # numbers that a block of resamples may hold
+KINDS = 512  # kinds of clusters that a resample of a mean tells apart
 LEVEL = 0.95
+LEAST, MOST = (1 - LEVEL) / 2, (1 + LEVEL) / 2
 Array = NDArray[np.float64]
 
 
@@ -104,7 +102,7 @@ class Means:
         return found
 
 
-def _numbered(clusters: Sequence[Hashable]) -> tuple[NDArray[np.int64], int]:
+def numbered(clusters: Sequence[Hashable]) -> tuple[NDArray[np.int64], int]:
     """The number of each row's cluster, and how many clusters there are."""
     names: dict[Hashable, int] = {}
     index = np.fromiter((names.setdefault(name, len(names)) for name in clusters), np.int64, len(clusters))
@@ -113,7 +111,7 @@ def _numbered(clusters: Sequence[Hashable]) -> tuple[NDArray[np.int64], int]:
 
 def _by_cluster(x: Array, clusters: Sequence[Hashable]) -> tuple[Array, Array]:
     """Sum and count of each cluster's values."""
-    index, groups = _numbered(clusters)
+    index, groups = numbered(clusters)
     sums: Array = np.bincount(index, x, groups).astype(np.float64)
     counts: Array = np.bincount(index, minlength=groups).astype(np.float64)
     return sums, counts
@@ -128,11 +126,7 @@ def _mean(sums: Array, counts: Array, low: float, high: float, seed: int) -> Fig
 
 
 def _bootstrap(sums: Array, counts: Array, seed: int) -> Figure:
-    """Percentile interval of Σ sums / Σ counts over resamples of clusters.
-
-    A resample is how often each *kind* of cluster was drawn: a multinomial over kinds has the same distribution as
-    drawing clusters one by one, and its cost does not grow with their number.
-    """
+    """Percentile interval of Σ sums / Σ counts over resamples of clusters."""
     value, n = float(sums.sum() / counts.sum()), int(counts.sum())
     clusters = len(sums)
     if clusters < 2:
@@ -140,12 +134,8 @@ def _bootstrap(sums: Array, counts: Array, seed: int) -> Figure:
     if np.all(sums == value * counts):  # every cluster has the same mean
         return Figure(value=value, low=value, high=value, n=n)
     kind_sums, kind_counts, share = _kinds(sums, counts)
-    random = np.random.default_rng(seed)
-    draws: list[Array] = []
-    for start in range(0, RESAMPLES, BLOCK):
-        times = random.multinomial(clusters, share, min(BLOCK, RESAMPLES - start))
-        draws.append((times @ kind_sums) / (times @ kind_counts))
-    low, high = np.quantile(np.concatenate(draws), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    drawn = np.concatenate(list(_resamples(np.column_stack([kind_sums, kind_counts]), share, clusters, seed)))
+    low, high = np.quantile(drawn[:, 0] / drawn[:, 1], [LEAST, MOST])
     return Figure(value=value, low=float(low), high=float(high), n=n)
 
 
@@ -167,71 +157,42 @@ def _kinds(sums: Array, counts: Array) -> tuple[Array, Array, Array]:
     return np.bincount(kind_of, sums) / size, np.bincount(kind_of, counts) / size, size / len(sums)
 
 
-def log_loss(p: ArrayLike, target: ArrayLike) -> Array:
-    """Cross-entropy in nats of each predicted probability against its target in [0, 1]."""
-    q = np.clip(np.asarray(p, dtype=np.float64), 1e-12, 1 - 1e-12)
-    t = np.asarray(target, dtype=np.float64)
-    losses: Array = -t * np.log(q) - (1 - t) * np.log1p(-q)
-    return losses
+def resampled(
+    value_of: Callable[[Array], Array], rows: ArrayLike, clusters: Sequence[Hashable], *, n: int, seed: int = 0
+) -> Figure:
+    """A figure that is a function of columns summed over rows, with a percentile interval that resamples whole clusters.
 
-
-def reliability(
-    p: ArrayLike, target: ArrayLike, bins: int = BINS, weight: ArrayLike | None = None
-) -> list[tuple[float, float, int]]:
-    """(mean prediction, mean outcome, count) in bins of about equal size, for a reliability plot.
-
-    Equal predictions share a bin, so the order of the rows does not matter. ``weight``: how often each row counts,
-    whole numbers; by default once.
+    ``rows`` has shape (rows, columns); ``value_of`` takes sums of shape (…, columns) to values of shape (…), NaN where
+    the figure is undefined. Undefined for these rows, it has no value; undefined in more resamples than the interval
+    leaves out at one end, or with one cluster alone, it has no interval.
     """
-    q, t = np.asarray(p, dtype=np.float64), np.asarray(target, dtype=np.float64)
-    times = np.ones(len(q)) if weight is None else np.asarray(weight, dtype=np.float64)
-    q, t, times = q[times > 0], t[times > 0], times[times > 0]
-    size, predicted, found = (np.bincount(_bins(q, times, bins), times * x) for x in (np.ones(len(q)), q, t))
-    return [(float(predicted[i] / size[i]), float(found[i] / size[i]), int(size[i])) for i in np.flatnonzero(size)]
-
-
-def _bins(q: Array, times: Array, bins: int = BINS) -> NDArray[np.int64]:
-    """The bin of each prediction; ``times``, at least 1, is how often it counts."""
-    level = np.unique(q, return_inverse=True)[1]
-    counts = np.bincount(level, times)
-    middle = np.cumsum(counts) - counts / 2  # of each distinct prediction's ranks
-    total = counts.sum()
-    return (middle * min(bins, total) / max(1, total)).astype(np.int64)[level]
-
-
-def calibration_error(p: ArrayLike, target: ArrayLike, bins: int = BINS, weight: ArrayLike | None = None) -> float:
-    """Expected calibration error over bins of equal size, in [0, 1]; ``weight`` as in ``reliability``."""
-    parts = reliability(p, target, bins, weight)
-    total = sum(count for _, _, count in parts)
-    return sum(abs(mean - outcome) * count for mean, outcome, count in parts) / total
-
-
-def calibration_figure(p: ArrayLike, target: ArrayLike, clusters: Sequence[Hashable], *, seed: int = 0) -> Figure:
-    """Expected calibration error with an interval that resamples whole clusters (1,000 resamples) and holds the value.
-
-    The noise of the bins adds to the error and never cancels: a sample's error lies above the truth (Kumar et al. 2019,
-    1909.10155; Roelofs et al. 2020, 2012.08668), a resample's above the sample's. So the lower end is that of the basic
-    interval, the resamples reflected at the value (Davison and Hinkley 1997, §5.2), and it is 0 where the value is no
-    larger than 95% of the errors that noise alone would give: those of resamples after every bin's outcomes were moved
-    to its mean prediction (after the consistency resampling of Bröcker and Smith 2007, Weather and Forecasting 22). The
-    upper end lies as far above the value as resamples reach above their mean: there the excess is not taken off, for
-    it is itself uncertain, and taking it off misses the truth too often.
-    """
-    q, t = np.asarray(p, dtype=np.float64), np.asarray(target, dtype=np.float64)
-    if q.size == 0:
+    table = np.asarray(rows, dtype=np.float64)
+    if not len(table):
         return Figure(value=None, n=0)
-    value = calibration_error(q, t)
-    index, groups = _numbered(clusters)
-    if groups < 2:
-        return Figure(value=value, n=q.size)
-    bin_of = _bins(q, np.ones(len(q)))
-    gap = np.bincount(bin_of, q - t) / np.maximum(1, np.bincount(bin_of))
-    right = t + gap[bin_of]
+    index, groups = numbered(clusters)
+    sums = np.zeros((groups, table.shape[1]))
+    np.add.at(sums, index, table)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        value = float(value_of(sums.sum(axis=0)))
+        if math.isnan(value):
+            return Figure(value=None, n=n)
+        if groups < 2:
+            return Figure(value=value, n=n)
+        kinds, size = np.unique(sums, axis=0, return_counts=True)
+        draws = np.concatenate([value_of(drawn) for drawn in _resamples(kinds, size / groups, groups, seed)])
+    if np.isnan(draws).mean() > LEAST:
+        return Figure(value=value, n=n)
+    low, high = np.nanquantile(draws, [LEAST, MOST])
+    return Figure(value=value, low=min(float(low), value), high=max(float(high), value), n=n)
+
+
+def _resamples(kinds: Array, share: Array, clusters: int, seed: int) -> Iterator[Array]:
+    """Sums over resamples of clusters, in blocks of shape (resamples, columns).
+
+    A resample is how often each *kind* of cluster was drawn: a multinomial over kinds has the same distribution as
+    drawing clusters one by one, and its cost grows with the kinds alone.
+    """
     random = np.random.default_rng(seed)
-    draws, noise = np.empty(1000), np.empty(1000)
-    for i in range(1000):
-        times = np.bincount(random.integers(0, groups, groups), minlength=groups)[index].astype(np.float64)
-        draws[i], noise[i] = calibration_error(q, t, weight=times), calibration_error(q, right, weight=times)
-    most = float(np.quantile(draws, (1 + LEVEL) / 2))
-    low = 0.0 if value <= np.quantile(noise, LEVEL) else max(0.0, 2 * value - most)
-    return Figure(value=value, low=min(low, value), high=min(1.0, value + most - float(draws.mean())), n=q.size)
+    block = max(1, min(BLOCK, CELLS // len(kinds)))
+    for start in range(0, RESAMPLES, block):
+        yield random.multinomial(clusters, share, min(block, RESAMPLES - start)) @ kinds
