@@ -146,20 +146,22 @@ def label_figures(run: RunFolder) -> dict[str, Figure]:
     means = Means()
     unnamed = 0
     provenance = run.read("provenance")  # a row for each pair of a comparison, in their order
-    for comparison, judgements in with_judgements(run.read("comparisons"), run.read("judgements")):
-        for judgement in judgements:
-            _reading(means, comparison.prompt.id, judgement)
+    rows = with_judgements(run.read("comparisons"), run.read("judgements"))
+    for prompt, own in itertools.groupby(rows, key=lambda row: row[0].prompt.id):
         labelled: list[tuple[str, str]] = []
-        for a, b in itertools.combinations(comparison.responses, 2):
-            _leanings(means, comparison.prompt.id, a, b, judgements)
-            opinions, _ = votes(judgements, a.id, b.id)
-            _agreement(means, [p for who, p in opinions.items() if not is_unnamed(who)], comparison.prompt.id)
-            row = next(provenance)
-            if row.orders_agree is not None:
-                means.add("judgements.orders_agree", float(row.orders_agree), comparison.prompt.id)
-            labelled += [(row.chosen_id, row.rejected_id)] if row.outcome == "labelled" else []
-        _circles(means, labelled, comparison.prompt.id)
-        unnamed += len({judgement.labeller for judgement in judgements if is_unnamed(judgement.labeller)}) > 1
+        for comparison, judgements in own:
+            for judgement in judgements:
+                _reading(means, prompt, judgement)
+            for a, b in itertools.combinations(comparison.responses, 2):
+                _leanings(means, prompt, a, b, judgements)
+                opinions, _ = votes(judgements, a.id, b.id)
+                _agreement(means, [p for who, p in opinions.items() if not is_unnamed(who)], prompt)
+                row = next(provenance)
+                if row.orders_agree is not None:
+                    means.add("judgements.orders_agree", float(row.orders_agree), prompt)
+                labelled += [(row.chosen_id, row.rejected_id)] if row.outcome == "labelled" else []
+            unnamed += len({judgement.labeller for judgement in judgements if is_unnamed(judgement.labeller)}) > 1
+        _circles(means, labelled, prompt)
     repeats = {"judgements.unnamed_repeats": Figure(value=float(unnamed), n=run.rows("comparisons"))} if unnamed else {}
     return means.figures() | repeats
 
