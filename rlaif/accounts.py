@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -145,21 +145,22 @@ def label_figures(run: RunFolder) -> dict[str, Figure]:
     """
     means = Means()
     unnamed = 0
-    for comparison, judgements in with_judgements(run.read("comparisons"), run.read("judgements")):
-        for judgement in judgements:
-            _reading(means, comparison.prompt.id, judgement)
-        for a, b in itertools.combinations(comparison.responses, 2):
-            _leanings(means, comparison.prompt.id, a, b, judgements)
-            opinions, _ = votes(judgements, a.id, b.id)
-            _agreement(means, [p for who, p in opinions.items() if not is_unnamed(who)], comparison.prompt.id)
-        unnamed += len({judgement.labeller for judgement in judgements if is_unnamed(judgement.labeller)}) > 1
-    rows = zip(_prompts_of_pairs(run), run.read("provenance"), strict=True)
-    for prompt, own in itertools.groupby(rows, key=lambda row: row[0]):
+    provenance = run.read("provenance")  # a row for each pair of a comparison, in their order
+    rows = with_judgements(run.read("comparisons"), run.read("judgements"))
+    for prompt, own in itertools.groupby(rows, key=lambda row: row[0].prompt.id):
         labelled: list[tuple[str, str]] = []
-        for _, row in own:
-            if row.orders_agree is not None:
-                means.add("judgements.orders_agree", float(row.orders_agree), prompt)
-            labelled += [(row.chosen_id, row.rejected_id)] if row.outcome == "labelled" else []
+        for comparison, judgements in own:
+            for judgement in judgements:
+                _reading(means, prompt, judgement)
+            for a, b in itertools.combinations(comparison.responses, 2):
+                _leanings(means, prompt, a, b, judgements)
+                opinions, _ = votes(judgements, a.id, b.id)
+                _agreement(means, [p for who, p in opinions.items() if not is_unnamed(who)], prompt)
+                row = next(provenance)
+                if row.orders_agree is not None:
+                    means.add("judgements.orders_agree", float(row.orders_agree), prompt)
+                labelled += [(row.chosen_id, row.rejected_id)] if row.outcome == "labelled" else []
+            unnamed += len({judgement.labeller for judgement in judgements if is_unnamed(judgement.labeller)}) > 1
         _circles(means, labelled, prompt)
     repeats = {"judgements.unnamed_repeats": Figure(value=float(unnamed), n=run.rows("comparisons"))} if unnamed else {}
     return means.figures() | repeats
@@ -199,12 +200,6 @@ def _agreement(means: Means, opinions: Sequence[float], prompt: str) -> None:
         means.add("judgements.labellers_agree", float(x == y), prompt)
         if 0.5 not in (x, y):
             means.add("judgements.labellers_agree_without_ties", float(x == y), prompt)
-
-
-def _prompts_of_pairs(run: RunFolder) -> Iterator[str]:
-    """The prompt of each compared pair, in the order of the preferences."""
-    for comparison in run.read("comparisons"):
-        yield from [comparison.prompt.id] * math.comb(len(comparison.responses), 2)
 
 
 def baseline_figures(comparisons: Iterable[Comparison], preferences: Iterable[Preference]) -> dict[str, Figure]:

@@ -80,7 +80,9 @@ CREATE TABLE IF NOT EXISTS job_lines (  -- requests that an open job has not ans
 CREATE INDEX IF NOT EXISTS lines_of_jobs ON job_lines (job);
 """
 CLAIM_SECONDS = 60.0  # that a claim holds; renewed as long as its process lives
-TOGETHER_SECONDS = 0.002  # a transaction costs as much as some ten replies
+CHECKPOINT_PAGES = 8_192  # of 4 KB, in the log before they go to the file, for which everything waits
+CLAIMS_AT_ONCE = 1_000  # that are deleted together, when replies have ended them
+TOGETHER_SECONDS = 0.004  # a transaction costs as much as some ten replies
 MIGRATIONS = {  # by the format they start from
     1: (
         "ALTER TABLE replies ADD COLUMN run TEXT NOT NULL DEFAULT ''",
@@ -206,13 +208,15 @@ class Ledger:
         self.owner = f"{platform.node()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._waiting: list[tuple[Entry, asyncio.Future[Entry]]] = []
         self._askers: dict[tuple[str, str, str], int] = {}
-        self._flushed: asyncio.Future[None] | None = None  # done when those that wait are committed
+        self._answered: set[str] = set()  # keys whose claims replies have ended
+        self._watching: list[asyncio.Future[None]] = []  # told when those that wait are committed
         self._committed = -1.0  # when, by the event loop's clock, replies were last committed
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
             self._migrate()
             self._db.executescript(SCHEMA)
             self._db.execute("INSERT OR IGNORE INTO meta VALUES ('format', ?)", (str(FORMAT),))
@@ -267,7 +271,7 @@ class Ledger:
         return [stored[entry.key] for entry in entries]
 
     def _store(self, entries: Sequence[Entry]) -> int:
-        """Within a transaction: keep what is new of ``entries``, count what they cost, free their keys; how many are new."""
+        """Within a transaction: keep what is new of ``entries``, and count what they cost; how many are new."""
         now = time.time()
         contexts = [_split(entry.context) for entry in entries]
         askers = [(entry.model, entry.run, who) for entry, (who, _) in zip(entries, contexts, strict=True)]
@@ -293,7 +297,9 @@ class Ledger:
             for entry, asker, (_, about), reply in zip(entries, askers, contexts, replies, strict=True)
         )
         new = self._db.executemany("INSERT OR IGNORE INTO replies VALUES (?,?,?,?,?,?,?,?,?,?)", rows).rowcount
-        self._db.executemany("DELETE FROM claims WHERE key = ?", [(entry.key,) for entry in entries])
+        self._answered.update(entry.key for entry in entries)
+        if len(self._answered) >= CLAIMS_AT_ONCE:
+            self._end_claims()
         for run, usd in spent.items():
             self._db.execute("UPDATE purses SET spent_usd = spent_usd + ? WHERE run = ?", (usd, run))
         return new
@@ -319,12 +325,13 @@ class Ledger:
 
     async def committed(self) -> None:
         """Return when what has been recorded so far is committed, or its futures have the error."""
-        if self._waiting and self._flushed:
-            await asyncio.shield(self._flushed)
+        if self._waiting:
+            told = asyncio.get_running_loop().create_future()
+            self._watching.append(told)
+            await told
 
     def _commit_soon(self, loop: asyncio.AbstractEventLoop) -> None:
         """At the end of this tick; where transactions follow each other closely, with those of the next ticks."""
-        self._flushed = loop.create_future()
         due = self._committed + TOGETHER_SECONDS
         if due > loop.time():
             loop.call_at(due, self._flush)
@@ -334,8 +341,10 @@ class Ledger:
     def _flush(self) -> None:
         self._committed = asyncio.get_running_loop().time()
         waiting, self._waiting = self._waiting, []
-        if self._flushed and not self._flushed.done():
-            self._flushed.set_result(None)  # wakes after this; who looks then finds all of it committed, or told
+        watching, self._watching = self._watching, []
+        for told in watching:  # they wake after this, and find all of it committed, or its futures with the error
+            if not told.done():
+                told.set_result(None)
         try:
             stored = self.put([entry for entry, _ in waiting])
         except BaseException as error:  # whatever it is, no caller may wait for ever
@@ -352,21 +361,23 @@ class Ledger:
     def claim(self, keys: Sequence[str], seconds: float) -> bool:
         """Reserve all of ``keys`` for this process, or none. False: another process is asking one of them now."""
         with self._transaction():
-            if self._claimed_elsewhere(keys):
+            elsewhere = self._claimed_elsewhere(keys)
+            if elsewhere - self.get(elsewhere).keys():  # a reply ends its claim
                 return False
             self._claim(keys, seconds)
         return True
 
     def claim_each(self, keys: Sequence[str], seconds: float) -> set[str]:
-        """Reserve those of ``keys`` that no other process is asking now; returns them."""
+        """Reserve those of ``keys`` that no other process is asking now, or has just been answered; returns them."""
         with self._transaction():
             free = set(keys) - self._claimed_elsewhere(keys)
             self._claim(free, seconds)
         return free
 
     def renew(self, seconds: float) -> None:
-        """All claims of this process hold for so long from now."""
+        """All claims of this process hold for so long from now, but those that replies have ended."""
         with self._transaction():
+            self._end_claims()
             self._claim((), seconds)
 
     def release(self, keys: Sequence[str]) -> None:
@@ -390,8 +401,15 @@ class Ledger:
             found.update(row[0] for row in rows)
         return found
 
+    def _end_claims(self) -> None:
+        """Delete claims that replies have ended. Nobody waits for that (who finds such a claim finds the reply), and one by
+        one each would change another page of the file."""
+        self._db.executemany("DELETE FROM claims WHERE key = ?", [(key,) for key in sorted(self._answered)])
+        self._answered.clear()
+
     def _claim(self, keys: Iterable[str], seconds: float) -> None:
         self._db.execute("INSERT OR REPLACE INTO owners VALUES (?,?)", (self.owner, time.time() + seconds))
+        self._answered.difference_update(keys)
         self._db.executemany("INSERT OR REPLACE INTO claims VALUES (?,?)", [(key, self.owner) for key in keys])
 
     # --- money --------------------------------------------------------------------------------------------------------

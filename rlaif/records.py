@@ -73,14 +73,13 @@ class ContentRecord(Record):
     prefix: ClassVar[str]
     id: str = ""
 
-    @model_validator(mode="after")
-    def _derive_id(self) -> Self:
+    def model_post_init(self, context: Any) -> None:
+        """Derive the id. Not by a validator: that would run again wherever the record becomes part of another."""
         expected = f"{self.prefix}-{digest(self.prefix, self.content(), length=20)}"
         if not self.id:
             object.__setattr__(self, "id", expected)
         elif self.id != expected:
             raise ValueError(f"id {self.id!r} does not belong to this content (expected {expected!r})")
-        return self
 
     def content(self) -> dict[str, Any]:
         """The part of the record its id stands for."""

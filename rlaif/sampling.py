@@ -10,7 +10,7 @@ from typing import Any
 from rlaif.config import Sampling
 from rlaif.errors import CallError, DataError
 from rlaif.models import ChatRequest, Identity, Reply, sampling_text
-from rlaif.models.gateway import Gateway, gather_all
+from rlaif.models.gateway import Gateway
 from rlaif.ondisk import Seen
 from rlaif.pairs import Pair
 from rlaif.records import Comparison, Exclusion, Message, Prompt, Record, Response, digest
@@ -29,12 +29,13 @@ class Sampler:
 
     async def __call__(self, batches: AsyncIterator[list[Prompt]]) -> AsyncIterator[list[Record]]:
         def sample(prompts: list[Prompt]) -> Coroutine[Any, Any, list[Response | Exclusion]]:
-            return gather_all(
+            every = (
                 self.one(role, model, prompt, index)
                 for prompt in prompts
                 for role, model in self.models.items()
                 for index in range(self.samples)
             )
+            return self.gateway.gather(self.models.values(), every)
 
         async for records in self.gateway.in_order(self.models.values(), batches, sample):
             yield list(records)

@@ -40,12 +40,11 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow as pa
-import pyarrow.compute
 import pyarrow.parquet as pq
 from pydantic import BaseModel
 
@@ -158,6 +157,47 @@ def _converted(record: type[BaseModel], row: Any, convert: Callable[[Any], Any])
     return out
 
 
+Maker = Callable[[Any], Any]
+
+
+@lru_cache
+def maker(record: type[R]) -> Callable[[dict[str, Any]], R]:
+    """``from_row`` for rows that are known to be sound, at a fifth of its time: what is in them is not looked at again.
+    The row becomes part of the record."""
+    makers = [(name, make) for name, field in record.model_fields.items() if (make := _maker_of(field.annotation))]
+    state = {
+        "__pydantic_fields_set__": set(record.model_fields),
+        "__pydantic_extra__": None,
+        "__pydantic_private__": None,
+    }
+    new, put = record.__new__, object.__setattr__
+
+    def made(row: dict[str, Any]) -> R:
+        for name, make in makers:
+            row[name] = make(row[name])
+        found = new(record)
+        put(found, "__dict__", row)
+        for name, value in state.items():
+            put(found, name, value)
+        return found
+
+    return made
+
+
+def _maker_of(annotation: Any) -> Maker | None:
+    """What makes a field's value of Arrow's; None: it is that already."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        inner = _maker_of(next(a for a in arguments if a is not type(None)))
+        return None if inner is None else lambda value: None if value is None else inner(value)
+    if origin is tuple:
+        item = _maker_of(arguments[0])
+        return tuple if item is None else lambda value: tuple(map(item, value))
+    if origin is dict:
+        return json.loads
+    return maker(annotation) if _is_model(annotation) else None
+
+
 @lru_cache
 def schema_of(record: type[BaseModel]) -> pa.Schema:
     return pa.schema([pa.field(n, arrow_type(f.annotation)) for n, f in record.model_fields.items()])
@@ -227,6 +267,7 @@ class RunFolder:
         self.walked: set[str] = set()  # stages whose signature was confirmed through this object
         self.kept: set[str] = set()  # those of them that an earlier run had finished
         self.remade = False  # whether a finished stage had to be made again
+        self._sound: set[Path] = set()  # shards written or read through this object: no second look is needed
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -391,7 +432,8 @@ class RunFolder:
         """All records of a noun, or of one under another folder (``reference/responses``), shard by shard."""
         record: type[Record] = Exclusion if noun.startswith("exclusions/") else RECORDS[noun.rpartition("/")[2]]
         for shard in self.shards(noun):
-            yield from read_shard(shard, record)
+            yield from read_shard(shard, record, sound=shard in self._sound)
+            self._sound.add(shard)
 
     async def batches(self, noun: str, size: int, skip: int = 0) -> AsyncIterator[list[Any]]:
         """The records of a noun in batches of ``size``, without the first ``skip`` batches."""
@@ -456,7 +498,7 @@ class RunFolder:
         index = finished
         async for outputs in apply(counted()):
             inputs = sizes[index - finished]
-            write_batch(self.path, index, inputs, outputs, places)
+            self._sound.update(write_batch(self.path, index, inputs, outputs, places))
             index += 1
             done(inputs)
         if index == 0:  # no input at all is still an answer: an empty table with the right columns
@@ -498,7 +540,7 @@ class RunFolder:
             for folder in folders
             for shard in self.shards(folder)
             if "retryable" in pq.read_schema(shard).names
-            and pa.compute.any(pq.read_table(shard, columns=["retryable"])["retryable"]).as_py()
+            and any(pq.read_table(shard, columns=["retryable"])["retryable"].to_pylist())
         ]
         if failed:
             self.set_state(stage, replace(state, complete=False))
@@ -533,22 +575,26 @@ def _cut_signature(signature: str, size: int) -> str:
     return digest(signature, size)
 
 
-def write_batch(root: Path, index: int, inputs: int, outputs: Batch, places: Mapping[type[Record], str]) -> None:
-    """One shard of each kind of record in its place under ``root``, in the order of ``places``."""
+def write_batch(root: Path, index: int, inputs: int, outputs: Batch, places: Mapping[type[Record], str]) -> list[Path]:
+    """One shard of each kind of record in its place under ``root``, in the order of ``places``; returns them."""
     by_type: dict[type[Record], list[Record]] = {kind: [] for kind in places}
     for output in outputs:
         by_type[type(output)].append(output)
+    shards = {record: root / places[record] / f"part-{index:05d}.parquet" for record in by_type}
     for record, rows in by_type.items():
-        write_shard(root / places[record] / f"part-{index:05d}.parquet", record, rows, inputs)
+        write_shard(shards[record], record, rows, inputs)
+    return list(shards.values())
 
 
-def read_shard(path: Path, record: type[R]) -> Iterator[R]:
+def read_shard(path: Path, record: type[R], *, sound: bool = False) -> Iterator[R]:
+    """The records of a shard. ``sound``: they were valid when this process saw them last."""
     try:
-        table = pq.read_table(path)
+        with pq.ParquetFile(path) as file:  # read_table sets out for whole folders of files
+            table = file.read()
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path}: not a readable Parquet file: {error}.") from error
-    for row in table.to_pylist():
-        yield from_row(record, row)
+    made = maker(record) if sound and table.schema.equals(schema_of(record)) else partial(from_row, record)
+    yield from map(made, table.to_pylist())
 
 
 async def cut(rows: Iterable[T], size: int, skip: int = 0) -> AsyncIterator[list[T]]:

@@ -192,7 +192,16 @@ def test_a_released_claim_is_free_and_no_one_releases_another_ones(ledger: Ledge
 def test_a_reply_ends_its_claim(ledger: Ledger) -> None:
     assert ledger.claim(["a"], 60)
     ledger.put([entry("a")])
-    assert Ledger(ledger.path).claim(["a"], 60)
+    other = Ledger(ledger.path)
+    assert other.claim_each(["a"], 60) == set()  # who has not seen the reply yet looks for it, and asks nothing
+    assert other.claim(["a"], 60)
+
+
+def test_claims_that_replies_have_ended_are_deleted_when_they_are_renewed(ledger: Ledger) -> None:
+    ledger.claim(["a", "b"], 60)
+    ledger.put([entry("a")])
+    ledger.renew(60)
+    assert Ledger(ledger.path).claim_each(["a", "b"], 60) == {"a"}
 
 
 # --- what can be wrong with the file ----------------------------------------------------------------------------------

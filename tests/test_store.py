@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from rlaif.errors import DataError, StorageError, UserError
 from rlaif.records import Exclusion, Preference, Prompt, Provenance, Record, digest
@@ -84,6 +85,24 @@ def run(
     )
     asyncio.run(work)
     return done
+
+
+def run_prompts(folder: RunFolder) -> None:
+    """A stage that passes prompts on."""
+
+    async def apply(batches: AsyncIterator[list[Prompt]]) -> AsyncIterator[list[Prompt]]:
+        async for batch in batches:
+            yield batch
+
+    work = folder.run_stage(
+        "prompts",
+        signature="s",
+        size=len(PROMPTS),
+        source=lambda skip: cut(PROMPTS, len(PROMPTS), skip),
+        apply=apply,
+        nouns=[Prompt],
+    )
+    asyncio.run(work)
 
 
 def files(folder: Path) -> dict[str, str]:
@@ -277,6 +296,27 @@ def test_a_shard_that_is_no_parquet_is_a_users_error(working_folder: Path) -> No
     (working_folder / "x.parquet").write_text("not parquet")
     with pytest.raises(DataError, match=r"x\.parquet: not a readable Parquet file"):
         list(read_shard(working_folder / "x.parquet", Prompt))
+
+
+def test_a_shard_of_another_hand_is_checked_when_it_is_read(working_folder: Path) -> None:
+    folder = RunFolder(working_folder / "run")
+    run_prompts(folder)
+    assert list(folder.read("prompts")) == PROMPTS
+    shard = folder.shards("prompts")[0]
+    table = pq.read_table(shard)
+    other = table.set_column(0, "id", [table["id"].to_pylist()[::-1]])
+    pq.write_table(other, shard)
+    with pytest.raises(ValidationError, match="does not belong to this content"):
+        list(RunFolder(working_folder / "run").read("prompts"))
+
+
+def test_a_shard_without_a_column_that_came_later_is_read_again_and_again(working_folder: Path) -> None:
+    folder = RunFolder(working_folder / "run")
+    run_prompts(folder)
+    shard = folder.shards("prompts")[0]
+    pq.write_table(pq.read_table(shard).drop_columns(["category"]), shard)
+    again = RunFolder(working_folder / "run")
+    assert list(again.read("prompts")) == list(again.read("prompts")) == PROMPTS
 
 
 # --- opening ----------------------------------------------------------------------------------------------------------

@@ -21,10 +21,11 @@ from rlaif.judging import PROTOCOLS, JudgeProtocol, ProtocolContext, Question, S
 from rlaif.labels import LabelContext, second_order
 from rlaif.labels.second_order import First, Offset, SecondOrder
 from rlaif.models import ChatRequest, Reply, separates_turns
-from rlaif.models.gateway import gather_all
 from rlaif.models.jobs import ANNOUNCING
 from rlaif.prompting import fence_for
 from rlaif.records import Comparison, Judgement, Outcome, Response, Score, digest, uniform
+
+Shown = tuple[Response, ...]  # in this order
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,7 @@ class JudgeLabels:
     def __init__(self, options: Options, context: LabelContext) -> None:
         self.options, self.context = options, context
         self.rehearsed = False
+        self._fenced: tuple[Comparison, str] | None = None  # the last comparison with its fence
         self.judges = [open_judge(name, context) for name in options.judges]
         if len({judge.labeller for judge in self.judges}) < len(self.judges):
             raise ConfigError(f"{context.where}: labels.options.judges: the same judge is named twice.")
@@ -191,15 +193,21 @@ class JudgeLabels:
                     await self._rehearse()
                 yield comparisons
 
-        models = [judge.model for judge in self.judges if judge.model]
-        async for judgements in self.context.gateway.in_order(models, rehearsed(), self._judge_all):
+        async for judgements in self.context.gateway.in_order(self._models, rehearsed(), self._judge_all):
             yield judgements
+
+    @property
+    def _models(self) -> list[Any]:
+        return [judge.model for judge in self.judges if judge.model]
+
+    async def _all(self, showings: Iterator[tuple[Judge, Comparison, Principle | None, Shown]]) -> list[Judgement]:
+        return await self.context.gateway.gather(self._models, (self.judge(*showing) for showing in showings))
 
     async def _judge_all(self, comparisons: list[Comparison]) -> list[Judgement]:
         if self.options.second_order:
             return await self._judge_sparingly(comparisons, self.options.second_order.margin)
-        return await gather_all(
-            self.judge(judge, comparison, principle, order)
+        return await self._all(
+            (judge, comparison, principle, order)
             for comparison in comparisons
             for judge in self.judges
             for principle in self.chosen_principles(comparison)
@@ -210,7 +218,7 @@ class JudgeLabels:
         """The first order of every comparison, the second where it is needed (see ``second_order``)."""
         asked = [(judge, c, p) for c in comparisons for judge in self.judges for p in self.chosen_principles(c)]
         drawn = second_order.audited(comparisons)
-        judgements = await gather_all(self.judge(judge, c, p, _first_order(c)) for judge, c, p in asked)
+        judgements = await self._all((judge, c, p, _first_order(c)) for judge, c, p in asked)
         firsts = [
             First(found, offset.corrected(found) if offset else found, c.id in drawn)
             for found, (judge, c, _) in zip(judgements, asked, strict=True)
@@ -218,9 +226,7 @@ class JudgeLabels:
         ]
 
         async def seconds_of(places: list[int]) -> dict[int, Judgement]:
-            found = await gather_all(
-                self.judge(judge, c, p, _first_order(c)[::-1]) for judge, c, p in (asked[i] for i in places)
-            )
+            found = await self._all((judge, c, p, _first_order(c)[::-1]) for judge, c, p in (asked[i] for i in places))
             return dict(zip(places, found, strict=True))
 
         def both(i: int) -> bool:
@@ -260,7 +266,7 @@ class JudgeLabels:
             return (draw_principle(self.principles, comparison.id, self.context.seed),)
         return self.principles
 
-    def orders(self, judge: Judge, comparison: Comparison) -> Iterator[tuple[Response, ...]]:
+    def orders(self, judge: Judge, comparison: Comparison) -> Iterator[Shown]:
         """Both orders; where the judge wants one, which is drawn by the comparison's content. Where it sees the responses
         one by one, the comparison's own.
 
@@ -275,21 +281,22 @@ class JudgeLabels:
             for order in _shuffled(comparison, judge.file.shuffles):
                 yield from (order, tuple(reversed(order)))
 
-    def may_be_spared(self, judge: Judge, comparison: Comparison, shown: tuple[Response, ...]) -> bool:
+    def may_be_spared(self, judge: Judge, comparison: Comparison, shown: Shown) -> bool:
         """Whether this order is asked for only where the other leaves doubt."""
         return self.options.second_order is not None and judge.both_orders and shown != _first_order(comparison)
 
-    def showing(
-        self, judge: Judge, comparison: Comparison, principle: Principle | None, shown: tuple[Response, ...]
-    ) -> Showing:
+    def showing(self, judge: Judge, comparison: Comparison, principle: Principle | None, shown: Shown) -> Showing:
         """A comparison as a judge sees it once, with its fence."""
-        texts = [comparison.prompt.text, *(response.text for response in comparison.responses)]
-        fence = fence_for(self.context.secret, comparison.id, texts)
-        return Showing(comparison.prompt, shown, principle, judge.rubric, fence)
+        return Showing(comparison.prompt, shown, principle, judge.rubric, self.fence(comparison))
 
-    async def judge(
-        self, judge: Judge, comparison: Comparison, principle: Principle | None, shown: tuple[Response, ...]
-    ) -> Judgement:
+    def fence(self, comparison: Comparison) -> str:
+        """The fence of a comparison, which all of its showings share."""
+        if self._fenced is None or self._fenced[0] is not comparison:
+            texts = [comparison.prompt.text, *(response.text for response in comparison.responses)]
+            self._fenced = comparison, fence_for(self.context.secret, comparison.id, texts)
+        return self._fenced[1]
+
+    async def judge(self, judge: Judge, comparison: Comparison, principle: Principle | None, shown: Shown) -> Judgement:
         """One showing put to one judge. Whatever goes wrong with the call becomes the judgement's outcome."""
         keys: list[str] = []
         showing = self.showing(judge, comparison, principle, shown)
@@ -344,7 +351,7 @@ class JudgeLabels:
         )
 
 
-def _first_order(comparison: Comparison) -> tuple[Response, ...]:
+def _first_order(comparison: Comparison) -> Shown:
     """The order that is shown first, or alone: drawn by the comparison's content."""
     return comparison.responses if uniform("order", comparison.id) < 0.5 else tuple(reversed(comparison.responses))
 

@@ -75,6 +75,7 @@ class Reader:
     def _connect(self, wait_seconds: float) -> None:
         with one_line(self.path, "read"):
             self.db = sqlite3.connect(f"{self.path.resolve().as_uri()}?mode=ro", uri=True, timeout=wait_seconds)
+            self.db.create_function("packed", 1, packed, deterministic=True)
             self.format = self._format()
 
     def _format(self) -> int:

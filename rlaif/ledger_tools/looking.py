@@ -140,6 +140,7 @@ def info(reader: Reader) -> Info:
 
 OWNERS = (
     "SELECT claims.owner, count(*), coalesce(max(expires), 0) FROM claims LEFT JOIN owners USING (owner) "
+    "WHERE NOT EXISTS (SELECT 1 FROM replies WHERE replies.key = packed(claims.key)) "  # a reply ends its claim
     "GROUP BY claims.owner ORDER BY claims.owner"
 )
 

@@ -52,6 +52,7 @@ def prune(
     runs = [run_folder(folder) for folder in unused or ()]
     before = path.stat().st_size
     with one_line(path, "pruned"), closing(sqlite3.connect(path, timeout=wait_seconds, isolation_level=None)) as db:
+        db.create_function("packed", 1, packed, deterministic=True)
         db.execute("PRAGMA temp_store = FILE")
         db.execute("CREATE TEMP TABLE needed (key PRIMARY KEY) WITHOUT ROWID")
         db.execute("BEGIN")

@@ -14,6 +14,7 @@ from functools import cached_property, lru_cache
 from json.encoder import encode_basestring
 from typing import Any, Literal, Protocol, runtime_checkable
 
+import orjson
 from pydantic import ConfigDict, Field
 
 from rlaif.component import Place, construct, load, parse_options
@@ -148,43 +149,50 @@ def request_key(request: ChatRequest, identity: Identity) -> str:
 
     Fields that have their default are left out, so that requests can gain fields without orphaning any stored reply.
     """
-    body = request_json(request)
-    return hashlib.sha256(
-        f'["{REQUEST_FORMAT}",{identity.canonical},{body}]'.encode("utf-8", "surrogatepass")
-    ).hexdigest()
+    opening = f'["{REQUEST_FORMAT}",{identity.canonical},'.encode("utf-8", "surrogatepass")
+    return hashlib.sha256(b"".join((opening, request_json(request), b"]"))).hexdigest()
 
 
-def request_json(request: ChatRequest) -> str:
+def request_json(request: ChatRequest) -> bytes:
     """The canonical JSON of what a request asks, with a placeholder for the fence: written by hand, for every call needs
     it. A test holds it against the definition."""
     fence = request.fence
 
-    def text(value: str) -> str:
-        return encode_basestring(value.replace(fence, "{fence}") if fence else value)
+    def text(value: str) -> bytes:
+        return text_json(value.replace(fence, "{fence}") if fence else value)
 
-    turns = [f'{{"content":{text(m.content)},"role":"{m.role}"}}' for m in request.messages]
-    parts = [f'"json_schema":{text(request.json_schema)}'] if request.json_schema else []
-    parts.append(f'"messages":[{",".join(turns)}]')
+    turns = [b'{"content":%b,"role":"%b"}' % (text(m.content), m.role.encode()) for m in request.messages]
+    parts = [b'"json_schema":%b' % text(request.json_schema)] if request.json_schema else []
+    parts.append(b'"messages":[%b]' % b",".join(turns))
     if request.options:
-        parts.append(f'"options":[{",".join(map(text, request.options))}]')
+        parts.append(b'"options":[%b]' % b",".join(map(text, request.options)))
     if request.prefill:
-        parts.append(f'"prefill":{text(request.prefill)}')
+        parts.append(b'"prefill":%b' % text(request.prefill))
     if request.probe_epoch:
-        parts.append(f'"probe_epoch":{request.probe_epoch}')
+        parts.append(b'"probe_epoch":%d' % request.probe_epoch)
     if request.sample_index:
-        parts.append(f'"sample_index":{request.sample_index}')
+        parts.append(b'"sample_index":%d' % request.sample_index)
     if sampling := _sampling_json(request.sampling, fence if request.sampling.stop else None):
-        parts.append(f'"sampling":{sampling}')
+        parts.append(b'"sampling":%b' % sampling)
     if request.seed is not None:
-        parts.append(f'"seed":{request.seed}')
-    return f"{{{','.join(parts)}}}"
+        parts.append(b'"seed":%d' % request.seed)
+    return b"{%b}" % b",".join(parts)
+
+
+def text_json(text: str) -> bytes:
+    """The canonical JSON of a text, in UTF-8. Half a character (a lone surrogate), which orjson refuses, stays as it is."""
+    try:
+        return orjson.dumps(text)
+    except orjson.JSONEncodeError:
+        return encode_basestring(text).encode("utf-8", "surrogatepass")
 
 
 @lru_cache(maxsize=256)
-def _sampling_json(sampling: Sampling, fence: str | None) -> str:
-    """Canonical JSON of what is not as by default; "" where all is."""
+def _sampling_json(sampling: Sampling, fence: str | None) -> bytes:
+    """Canonical JSON of what is not as by default; nothing where all is."""
     value = sampling.model_dump(mode="json", exclude_defaults=True)
-    return canonical_json(redact(value, fence, "{fence}") if fence else value) if value else ""
+    text = canonical_json(redact(value, fence, "{fence}") if fence else value) if value else ""
+    return text.encode("utf-8", "surrogatepass")
 
 
 def open_model(spec: ModelSpec, where: Place, notice: Notice = lambda line: None) -> Any:

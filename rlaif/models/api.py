@@ -22,6 +22,7 @@ import orjson
 from pydantic import Field, ValidationError, field_validator
 
 from rlaif.component import Options as BaseOptions
+from rlaif.config import Sampling
 from rlaif.errors import ConfigError
 from rlaif.models import Answer, ChatRequest, Headroom, Identity, Notice, Reply
 from rlaif.models.failures import declined, failed, failure, in_words, parsed
@@ -40,6 +41,8 @@ PRINTABLE = re.compile(r"[\x20-\x7e]*")
 SECRET_HEADER = re.compile(r"auth|key|token|secret|cookie|password", re.IGNORECASE)
 OWN_HEADERS = ("content-type", "content-length", "host", "accept-encoding", "anthropic-version", "transfer-encoding")
 PER_MESSAGE, PER_REQUEST = 16, 512  # tokens at most that a chat format adds, a default system prompt included
+HALF_A_CHARACTER = "a text holds half a character (a lone surrogate), which JSON cannot carry"
+AS_BY_DEFAULT = Sampling().model_dump()
 PER_SCHEMA = 1024  # tokens at most of a provider's own words about a tool or a form
 
 
@@ -262,10 +265,13 @@ class ApiModel(ABC):
                 "the reply's beginning cannot be given to this model: take a template without an assistant section, or, "
                 "where the server goes on from a last assistant turn, set options.prefill"
             )
-        if any(message.role == "tool" for message in request.messages):
-            return "a tool's turn cannot be told without the call that it answers"
-        if not all(_sendable(message.content) for message in request.messages) or not _sendable(request.prefill):
-            return "a text holds half a character (a lone surrogate), which JSON cannot carry"
+        for message in request.messages:
+            if message.role == "tool":
+                return "a tool's turn cannot be told without the call that it answers"
+            if not _sendable(message.content):
+                return HALF_A_CHARACTER
+        if not _sendable(request.prefill):
+            return HALF_A_CHARACTER
         return self.refusal(request)
 
     def separates_turns(self, roles: Sequence[Role]) -> bool:
@@ -398,7 +404,7 @@ def asked_in_vain(request: ChatRequest, names: Sequence[str]) -> str | None:
     if request.options:
         return None  # nothing is drawn: only log-probabilities are read
     for name in names:
-        value, default = getattr(sampling, name), type(sampling).model_fields[name].default
+        value, default = getattr(sampling, name), AS_BY_DEFAULT[name]
         if value != default and not (name in ("top_k", "min_p") and sampling.temperature == 0):
             return (
                 f"sampling.{name} (asked for: {value:g}) has no field in this API: leave it at {default:g}, or give a "

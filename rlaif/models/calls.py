@@ -165,6 +165,7 @@ class Caller:
         self.delayed = 0  # calls that wait to be tried again
         self.stopping = False
         self._asked: list[Call] = []
+        self._room: asyncio.Future[None] | None = None  # for whoever waits to ask more
         self._elsewhere: list[Call] = []
         self._released: list[str] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -201,6 +202,14 @@ class Caller:
             del (
                 call
             )  # else a failure, its traceback, this frame and the call are a cycle: many of those are much memory
+
+    async def room(self) -> None:
+        """Return when no more calls wait to be made than may be in flight: more would only lie about."""
+        for _ in range(2):  # what was begun just now asks, and is looked up
+            await asyncio.sleep(0)
+        while len(self.queue) > self.pace.max_in_flight and not self.stopping:
+            self._room = self._loop.create_future()
+            await self._room
 
     @property
     def in_jobs(self) -> bool:
@@ -332,13 +341,25 @@ class Caller:
     def _takes(self, lane: Lane) -> bool:
         return not lane.dead and not lane.gate.breaker.open and lane.workers < lane.gate.concurrency.limit
 
+    def _next(self) -> Call:
+        """Take the call that has waited longest; the queue is not empty."""
+        call = self.queue.popleft()
+        if self._room and len(self.queue) <= self.pace.max_in_flight:
+            self._make_room()
+        return call
+
+    def _make_room(self) -> None:
+        if self._room and not self._room.done():
+            self._room.set_result(None)
+        self._room = None
+
     async def _work(self, lane: Lane) -> None:
         gate = lane.gate
         try:
             while self.queue and not self.stopping and not lane.dead and not gate.breaker.open:
                 if lane.workers > gate.concurrency.limit:
                     break
-                await self._attempt(lane, self.queue.popleft())
+                await self._attempt(lane, self._next())
                 if self.queue and lane.workers < gate.concurrency.limit:
                     self._pump()  # there is more room than before
         finally:
@@ -360,7 +381,7 @@ class Caller:
                 await asyncio.sleep(breaker.pause)
                 if not self.queue:
                     break  # the next call that comes is the probe
-                call = self.queue.popleft()
+                call = self._next()
                 call.attempts -= 1  # the outage is not this call's doing
                 await self._attempt(lane, call)
                 if breaker.open:
@@ -386,7 +407,7 @@ class Caller:
         """No route is left: every call that waits fails, and can be made by a later run."""
         why = "; ".join(lane.dead for lane in self.lanes)
         while self.queue:
-            self.fail(self.queue.popleft(), CallFailed(why, retryable=True))
+            self.fail(self._next(), CallFailed(why, retryable=True))
 
     # --- one attempt --------------------------------------------------------------------------------------------------
 
@@ -568,6 +589,7 @@ class Caller:
             timer.cancel()
         waiting = [*self._asked, *self._elsewhere, *self.queue]
         self.queue.clear()
+        self._make_room()
         self._elsewhere.clear()
         if self._tasks and (left := self.account.in_flight):
             self.notice(

@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -70,6 +70,7 @@ class Gateway:
         self._callers: dict[str, Caller] = {}  # by identity: two roles may name one model
         self._caller_of: dict[int, tuple[Any, Caller]] = {}  # the same, by object
         self._purse: Purse | None = None
+        self._turn = asyncio.Lock()  # of those who begin requests to models behind APIs
         self._renewal: asyncio.Task[None] | None = None
         self._closing = False
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rlaif-model")
@@ -189,6 +190,22 @@ class Gateway:
             batches = self._through_jobs(in_jobs, batches, work)
         async for results in in_order(batches, work, depth(found)):
             yield results
+
+    async def gather(self, models: Iterable[Any], coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+        """``gather_all`` for what asks ``models``. Where all of those are behind APIs, it is begun a few at a time, as calls
+        before it are made: nothing is rendered long before its turn, and answers are taken in meanwhile."""
+        found = list(models)
+        if self.offline or any(isinstance(model, BatchModel) for model in found):
+            return await gather_all(coroutines)
+        callers = [caller for _, caller in map(self._find_caller, found)]
+        tasks: list[asyncio.Task[T]] = []
+        async with together() as group, self._turn:
+            for coroutine in coroutines:
+                tasks.append(group.create_task(coroutine))
+                if len(tasks) % BEGUN_AT_ONCE == 0:
+                    for caller in callers:
+                        await caller.room()
+        return [task.result() for task in tasks]
 
     async def _through_jobs(
         self,
@@ -363,6 +380,7 @@ def _need_replies(replies: Sequence[Any], count: int) -> None:
         raise TypeError(f"expected {count} Reply, got {len(replies)} of {found}")
 
 
+BEGUN_AT_ONCE = 64  # requests to models behind APIs: looked up in the ledger and claimed together
 AHEAD = 4  # batches of input under way at once, where models are behind APIs
 
 
@@ -393,11 +411,16 @@ async def in_order(
 
 async def gather_all(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     """Await all; if one raises, cancel the rest and wait for them before raising, so that nothing runs on unseen."""
-    tasks: list[asyncio.Task[T]] = [asyncio.create_task(coroutine) for coroutine in coroutines]
+    async with together() as group:
+        tasks = [group.create_task(coroutine) for coroutine in coroutines]
+    return [task.result() for task in tasks]
+
+
+@asynccontextmanager
+async def together() -> AsyncIterator[asyncio.TaskGroup]:
+    """A task group that raises what was raised first, as it is."""
     try:
-        return list(await asyncio.gather(*tasks))
-    except BaseException:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        raise
+        async with asyncio.TaskGroup() as group:
+            yield group
+    except BaseExceptionGroup as failed:
+        raise failed.exceptions[0] from None

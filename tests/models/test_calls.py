@@ -14,7 +14,7 @@ import pytest
 from rlaif.errors import CallFailed, CallRefused, OverBudget
 from rlaif.ledger import Ledger
 from rlaif.models import Answer, ChatRequest, Identity, Reply, request_key
-from rlaif.models.gateway import Gateway
+from rlaif.models.gateway import BEGUN_AT_ONCE, Gateway
 from rlaif.models.pacing import Pace
 from rlaif.models.spending import Price
 from tests import make
@@ -203,6 +203,54 @@ def test_no_more_than_allowed_are_in_flight_and_all_are_answered(path: Path) -> 
     assert endpoint.most == 32
     assert gateway.accounts["service"].most_in_flight == 32
     assert set(endpoint.asked.values()) == {1}
+
+
+def test_a_stage_begins_requests_as_calls_before_them_are_made(path: Path) -> None:
+    service = Service(Endpoint(always, seconds=0.002), pace=Pace(max_in_flight=8))
+    texts = numbered(400)
+    open_now = most = 0
+
+    async def one(gateway: Gateway, text: str) -> str:
+        nonlocal open_now, most
+        open_now += 1
+        most = max(most, open_now)
+        _, reply = await gateway.ask(service, ChatRequest(messages=(make.user(text),)), {})
+        open_now -= 1
+        return reply.text
+
+    async def work() -> tuple[list[str], ...]:
+        gateway = Gateway(Ledger(path))
+        both = (gateway.gather([service], (one(gateway, text) for text in half)) for half in (texts[:300], texts[300:]))
+        asked = await asyncio.gather(*both)
+        kept = await gateway.gather(
+            [service], (one(gateway, text) for text in texts)
+        )  # from the ledger: none is called
+        await gateway.close()
+        return (*asked, kept)
+
+    first, second, kept = run(work)
+    assert first + second == kept == [text.upper() for text in texts]
+    assert service.routes[0].asked.total() == len(texts)
+    assert most <= 8 + 8 + 2 * BEGUN_AT_ONCE  # in flight, waiting, and begun since room was found
+
+
+def test_a_stage_ends_at_its_first_bug_while_it_still_begins_requests(path: Path) -> None:
+    service = Service(Endpoint(always, seconds=0.001), pace=Pace(max_in_flight=8))
+
+    async def one(gateway: Gateway, text: str) -> None:
+        await gateway.ask(service, ChatRequest(messages=(make.user(text),)), {})
+        raise ZeroDivisionError(text)
+
+    async def work() -> None:
+        gateway = Gateway(Ledger(path))
+        try:
+            await gateway.gather([service], (one(gateway, text) for text in numbered(1000)))
+        finally:
+            await gateway.close()
+
+    with pytest.raises(ZeroDivisionError):
+        run(work)
+    assert service.routes[0].asked.total() < 50
 
 
 def test_several_endpoints_share_the_load_by_weight(path: Path) -> None:
