@@ -132,8 +132,9 @@ def label_figures(run: RunFolder) -> dict[str, Figure]:
     """What the labels look like: position, order consistency, length, option mass, agreement between labellers.
 
     ``judgements.first_rate`` (of opinions in one order shown) and ``judgements.longer_rate`` (of opinions) are raw rates,
-    near-ties counting one half: on real comparisons they mix a labeller's bias with true differences. ``judgements.option_mass`` is over all showings, the unreadable ones too;
-    ``judgements.unreadable`` is the share of a model's replies that could not be read.
+    near-ties counting one half: on real comparisons they mix a labeller's bias with true differences.
+    ``judgements.option_mass`` is over all showings, the unreadable ones too; ``judgements.unreadable`` is the share of a
+    model's replies that could not be read.
 
     ``judgements.cycles`` is the share of circles (a over b, b over c, c over a) among the triples of a prompt's responses
     whose three pairs have a label that is not a tie, by the labels: all labellers and orders together.

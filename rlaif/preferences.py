@@ -16,7 +16,7 @@ from rlaif.config import PreferencesSection
 from rlaif.errors import DataError
 from rlaif.records import NO_LABEL, Comparison, Judgement, Preference, Provenance, Record, Response, uniform
 
-NEAR_TIE = 0.05  # |p - 1/2| below which a hard-label export drops a pair (RECIPES: a swap-averaged near-tie)
+NEAR_TIE = 0.05  # |p - 1/2| below which a hard-label export drops a pair, and the side it is on is no opinion
 ROUNDING = 1e-9  # differences of p smaller than this are an accident of floating point
 Missing = Literal["unreadable", "refused", "failed", "over budget"]
 SEVERITY: tuple[Missing, ...] = ("failed", "over budget", "refused", "unreadable")
@@ -174,7 +174,7 @@ def _exact_tie(p: float) -> float:
 def leaning(p: float) -> float:
     """Which of the two a probability prefers by more than a near-tie: 1 the first, 0 the second, 0.5 neither. Where two
     replies are equally good, the sign of what little a judge's probability is off is no opinion."""
-    return 0.5 if abs(p - 0.5) < NEAR_TIE else float(p > 0.5)
+    return 0.5 if abs(p - 0.5) < NEAR_TIE - ROUNDING else float(p > 0.5)
 
 
 def opinions_by_order(judgements: Sequence[Judgement], a: str, b: str) -> dict[str, dict[bool, float]]:

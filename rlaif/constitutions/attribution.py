@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.constitutions.runs import JudgedRun, Label, Pair, People, open_run, people_of
-from rlaif.preferences import NEAR_TIE, ROUNDING, p_first, side
+from rlaif.preferences import NEAR_TIE, ROUNDING, alike, leaning, p_first, side
 from rlaif.records import Judgement
 from rlaif.statistics import Figure, Means
 from rlaif.store import writing
@@ -197,7 +197,7 @@ def _add_showing(means: Means, run: JudgedRun, judgement: Judgement, prompt: str
     if judgement.shown and len(judgement.shown) == 2:
         p = p_first(judgement, *judgement.shown)
         if p is not None:
-            means.add(f"{name}.first_rate", side(p), prompt)
+            means.add(f"{name}.first_rate", leaning(p), prompt)
 
 
 def _add_pair(means: Means, run: JudgedRun, pair: Pair, human: Label | None) -> set[str]:
@@ -224,10 +224,10 @@ def agrees(said: float, other: float) -> float:
 
 
 def _orders_agree(pair: Pair, tag: str) -> bool | None:
-    """Whether all of a principle's verdicts on a pair prefer the same; None where it was not shown in both orders."""
+    """Whether all of a principle's verdicts on a pair are one opinion; None where it was not shown in both orders."""
     own = [j for j in pair.judgements if j.principle_id == tag and j.shown]
-    said = [side(p) for j in own if (p := p_first(j, pair.a.id, pair.b.id)) is not None]
-    return len(set(said)) == 1 if len({j.shown for j in own}) > 1 and len(said) == len(own) else None
+    said = [p for j in own if (p := p_first(j, pair.a.id, pair.b.id)) is not None]
+    return all(alike(p, said[0]) for p in said) if len({j.shown for j in own}) > 1 and len(said) == len(own) else None
 
 
 def _add_decision(means: Means, run: JudgedRun, decision: Decision, tags: list[str]) -> None:

@@ -364,7 +364,7 @@ FORMS: dict[str, Form] = {
             "rejected_source": "the same of the other answer",
             "constitution": "name and hash of the constitution",
             "votes": "each labeller and its probability that `chosen` is better, its orders and principles averaged",
-            "orders_agree": "whether both orders of showing preferred the same answer; empty where one was shown",
+            "orders_agree": "whether both orders of showing came to one opinion (the same answer, or near-ties both); empty where one was shown",
             "judgements": "each showing: labeller, principle and its hash, whether `chosen` stood first, outcome, `p` (that "
             "`chosen` is better), probability on the offered words, and keys of the model's replies",
         },

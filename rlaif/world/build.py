@@ -8,6 +8,7 @@ model lie beside its weights in ``training.json``. A finished folder, without it
 from __future__ import annotations
 
 import hashlib
+import importlib.resources
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -24,7 +25,7 @@ from rlaif.world.chat import Habits, english
 from rlaif.world.exam import WAYS, first_shown, from_one_half, paper, right, sit
 from rlaif.world.learning import Notice, Plan, train_judge, train_policy
 from rlaif.world.lessons import Level
-from rlaif.world.principles import grammar, held_out_wordings, plain_text
+from rlaif.world.principles import grammar, plain_text
 from rlaif.world.tokens import build_tokenizer
 
 STUDY = Habits(  # first a policy learns what can be said: mostly to answer, and without much ado
@@ -111,16 +112,11 @@ def habits(done: float) -> Habits:
 
 
 def kept_out() -> frozenset[str]:
-    """Every wording that no training sees, as a judge reads it: those of the constitutions that ship, and those written
-    without sight of the grammar."""
-    from rlaif.catalogue import Catalogue
-
-    catalogue = Catalogue()
-    found = {plain_text(word.text) for word in held_out_wordings()}
-    for name in catalogue.names("constitution"):
-        entry = catalogue.find("constitution", f"builtin:{name}", where="build")
-        found.update(plain_text(p["text"]) for p in entry.yaml()["principles"])
-    return frozenset(found)
+    """Every wording that no training sees, as a judge reads it (``plain_text``): those of the constitutions that the
+    practice judges are for, and those written without sight of the grammar. Written down, so that the recipe of what
+    ships stays what it was; a new one is added before judges are built anew."""
+    text = importlib.resources.files("rlaif.world").joinpath("kept_out.json").read_text(encoding="utf-8")
+    return frozenset(json.loads(text))
 
 
 def tokenizer(name: str, work: Path) -> ChatTokenizer:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from random import Random
 from statistics import fmean
 
+from rlaif.preferences import alike
 from rlaif.world.chat import Core, Kind, Manner, Question, ask, english, reply
 from rlaif.world.oracle import FAMILIES, attributes, prefers
 from rlaif.world.principles import every, grammar
@@ -117,7 +118,7 @@ def _reading(family: str, verdicts: Sequence[tuple[float | None, float | None]])
     return Reading(
         family,
         fmean(a + b for a, b in both) / 2 if both else 0.5,
-        fmean((a > 0.5) != (b > 0.5) for a, b in both) if both else 0.0,
+        fmean(not alike(a, b) for a, b in both) if both else 0.0,
         unread=len(verdicts) - len(both),
     )
 
