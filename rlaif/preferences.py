@@ -74,8 +74,8 @@ def reconcile(
     if p is not None and rules.clamp:
         p = min(max(p, rules.clamp[0]), rules.clamp[1])
     shown = [(j, p_first(j, a.id, b.id)) for j in judgements if j.shown is not None]
-    orders_agree = _orders_agree(judgements, a.id, b.id)
-    outcome, reason, weight = _verdict(p, missing, bool(judgements), orders_agree, rules)
+    agree = orders_agree(judgements, a.id, b.id)
+    outcome, reason, weight = _verdict(p, missing, bool(judgements), agree, rules)
     a_wins = p is None or p > 0.5 or (p == 0.5 and uniform("side", comparison.id, a.id, b.id) < 0.5)
     chosen, rejected, q = (a, b, p) if a_wins else (b, a, None if p is None else 1 - p)
     preference = Preference(
@@ -97,7 +97,7 @@ def reconcile(
         principle_ids=tuple(dict.fromkeys(j.principle_id for j in judgements if j.principle_id)),
         votes=tuple(v if a_wins else 1 - v for v in opinions.values()),
         p_by_order=tuple(v if a_wins else 1 - v for _, v in shown if v is not None),
-        orders_agree=orders_agree,
+        orders_agree=agree,
         reply_keys=tuple(key for j in judgements for key in j.reply_keys),
     )
     return preference, provenance
@@ -198,7 +198,7 @@ def alike(one: float, other: float) -> bool:
     return (one - 0.5) * (other - 0.5) > 0 or leaning(one) == leaning(other) == 0.5
 
 
-def _orders_agree(judgements: Sequence[Judgement], a: str, b: str) -> bool | None:
+def orders_agree(judgements: Sequence[Judgement], a: str, b: str) -> bool | None:
     """Whether every labeller has one opinion in both orders; None where no one was asked in both."""
     both = [orders for orders in opinions_by_order(judgements, a, b).values() if len(orders) == 2]
     return all(alike(*orders.values()) for orders in both) if both else None
@@ -208,7 +208,7 @@ def _verdict(
     p: float | None,
     missing: Counter[tuple[Missing, str]],
     asked: bool,
-    orders_agree: bool | None,
+    agree: bool | None,
     rules: PreferencesSection,
 ) -> tuple[Any, str | None, float]:
     """Outcome, reason and weight."""
@@ -217,7 +217,7 @@ def _verdict(
             return "unreadable", NO_LABEL, 0.0
         outcome, reason = min(missing, key=lambda item: (SEVERITY.index(item[0]), item[1]))
         return outcome, reason, 0.0
-    if rules.consistent_orders_only and orders_agree is False:
+    if rules.consistent_orders_only and agree is False:
         return "filtered", "the two orders disagree", 0.0
     if abs(2 * p - 1) < rules.minimum_margin - ROUNDING:
         return "filtered", f"margin below {rules.minimum_margin:g}", 0.0

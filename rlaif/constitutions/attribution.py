@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.constitutions.runs import JudgedRun, Label, Pair, People, open_run, people_of
-from rlaif.preferences import NEAR_TIE, ROUNDING, alike, leaning, p_first, side
+from rlaif.preferences import NEAR_TIE, ROUNDING, leaning, orders_agree, p_first, side
 from rlaif.records import Judgement
 from rlaif.statistics import Figure, Means
 from rlaif.store import writing
@@ -213,7 +213,8 @@ def _add_pair(means: Means, run: JudgedRun, pair: Pair, human: Label | None) -> 
             sure.add(tag)
         if human is not None and human.side != 0.5:
             means.add(f"{name}.people", agrees(side(p), human.side), pair.prompt)
-        if (same := _orders_agree(pair, tag)) is not None:
+        own = [judgement for judgement in pair.judgements if judgement.principle_id == tag]
+        if (same := orders_agree(own, pair.a.id, pair.b.id)) is not None:
             means.add(f"{name}.orders_agree", float(same), pair.prompt)
     return sure
 
@@ -221,13 +222,6 @@ def _add_pair(means: Means, run: JudgedRun, pair: Pair, human: Label | None) -> 
 def agrees(said: float, other: float) -> float:
     """1 where both prefer the same reply, 0 where not, one half where ``said`` is a tie."""
     return 0.5 if said == 0.5 else float(said == other)
-
-
-def _orders_agree(pair: Pair, tag: str) -> bool | None:
-    """Whether all of a principle's verdicts on a pair are one opinion; None where it was not shown in both orders."""
-    own = [j for j in pair.judgements if j.principle_id == tag and j.shown]
-    said = [p for j in own if (p := p_first(j, pair.a.id, pair.b.id)) is not None]
-    return all(alike(p, said[0]) for p in said) if len({j.shown for j in own}) > 1 and len(said) == len(own) else None
 
 
 def _add_decision(means: Means, run: JudgedRun, decision: Decision, tags: list[str]) -> None:

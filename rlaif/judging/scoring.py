@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,7 +52,7 @@ class Scored:
     mass: float | None = None  # the least probability that the offered words had together, where it was measured
 
 
-class EachAlone:
+class EachAlone(ABC):
     """A protocol that scores every response by itself: a subclass says how by ``score``."""
 
     each_alone = True
@@ -63,9 +64,9 @@ class EachAlone:
             return unread
         return verdict_of([each for each in found if isinstance(each, Scored)], self.options)
 
+    @abstractmethod
     async def score(self, showing: Showing, response: Response, ask: Ask) -> Scored | Verdict:
         """The response's score, or a verdict that says why there is none."""
-        raise NotImplementedError
 
 
 async def ask_all(ask: Ask, questions: Iterable[Question]) -> list[Reply]:

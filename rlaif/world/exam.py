@@ -125,8 +125,8 @@ def examine(model: Any, tokens: ChatTokenizer, number: int, seed: int, *, held_o
     ``WAY``: share right by how principles were worded; ``WAY.first`` and ``WAY.disagree``: how often the reply shown
     first was preferred, and how often the two orders prefer different replies. ``family.NAME``: share right by family.
     ``unseen_facts``: the same on facts that no training text tells. ``ties``: mean distance of p from one half where the
-    oracle sees no difference. ``opposite.flips``: how often the verdict turns with a principle's sign. ``other.judge``
-    and ``other.oracle``: how often two families prefer the same reply, to the judge and to the oracle. ``unread``: share
+    oracle sees no difference; ``ties.first``: how often it lies on the side of the reply shown first, by however
+    little. ``opposite.flips``: how often the verdict turns with a principle's sign. ``other.judge`` and ``other.oracle``: how often two families prefer the same reply, to the judge and to the oracle. ``unread``: share
     of questions answered by neither option. ``held_out`` adds the wordings that nobody drew from the grammar, and the
     share of them that is right on fewer than half of its pairs.
     """
@@ -140,9 +140,8 @@ def examine(model: Any, tokens: ChatTokenizer, number: int, seed: int, *, held_o
         found[f"family.{family}"] = right([a for a in everything if a.label.wording.family == family])
     found["unseen_facts"] = right(sit(model, tokens, unseen_facts(Random(f"exam/{seed}/unseen"), number)))
     found["unread"] = wilson(sum(a.p is None for a in everything), len(everything))
-    found["ties"] = from_one_half(
-        sit(model, tokens, paper(Random(f"exam/{seed}/ties"), WAYS["seen"], number, ties=1.0))
-    )
+    ties = sit(model, tokens, paper(Random(f"exam/{seed}/ties"), WAYS["seen"], number, ties=1.0))
+    found |= {"ties": from_one_half(ties), "ties.first": first_shown(ties)}
     turned = _two_by_two(model, tokens, opposites(Random(f"exam/{seed}/opposite"), number))
     found["opposite.flips"] = wilson(sum(not _same(a, b) for a, b in turned), len(turned))
     mixed = _two_by_two(model, tokens, strangers(Random(f"exam/{seed}/other"), number))
