@@ -147,7 +147,7 @@ def test_what_follows_a_digit_and_is_no_score_is_no_mass() -> None:
         ((), "the provider sent no log-probabilities"),
         (logs(The=0.9, _1=0.05), "option mass below 0.5"),
         ((("1", float("nan")), ("2", -1.0)), "a log-probability is not a number of at most 0"),
-        (logs(_1=0.5, The=0.2, A=0.1), "a score is not among the likeliest tokens listed"),
+        (logs(_1=0.5, The=0.2, A=0.1), "an option is not among the likeliest tokens listed"),
     ],
 )
 def test_a_model_that_was_not_scoring_is_unreadable(first: Any, reason: str) -> None:

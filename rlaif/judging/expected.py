@@ -13,20 +13,10 @@ import math
 from collections.abc import Mapping, Sequence
 
 from rlaif.judging import Verdict
-from rlaif.judging.pairwise_logprobs import ABOVE_ONE, UNLISTED, unlisted_mass
-from rlaif.judging.reading import option_masses, word_of
+from rlaif.judging.logprobs import Logprobs, fault_of, mass_of
+from rlaif.judging.reading import option_masses
 
 DIGITS = tuple("0123456789")
-Logprobs = Sequence[tuple[str, float]]
-
-
-def fault_of(logprobs: Logprobs) -> str | None:
-    """Why log-probabilities say nothing, if that is so."""
-    if not logprobs:
-        return "the provider sent no log-probabilities"
-    if not all(value <= ABOVE_ONE for _, value in logprobs):  # nor is NaN
-        return "a log-probability is not a number of at most 0"
-    return None
 
 
 def shared_digits(scores: Sequence[int]) -> tuple[str, ...]:
@@ -66,13 +56,8 @@ def read_expected(
         if fault := fault_of(logprobs):
             return Verdict(reason=fault)
     masses = masses_of(scores, first, following)
-    mass = math.fsum(masses)
-    if mass < minimum_mass or mass <= 0:
-        return Verdict(option_mass=min(mass, 1.0), reason=f"option mass below {minimum_mass:g}")
-    listed = {word_of(text) for text, _ in first}
-    missing = [word for word in first_words(scores, by_digits=bool(following)) if word not in listed]
-    unknown = unlisted_mass(first, len(missing)) if missing else 0.0
-    if unknown > UNLISTED * (mass + unknown):
-        return Verdict(option_mass=min(mass, 1.0), reason="a score is not among the likeliest tokens listed")
+    mass = mass_of(masses, first, first_words(scores, by_digits=bool(following)), minimum_mass)
+    if isinstance(mass, Verdict):
+        return mass
     mean = math.fsum(score * each for score, each in zip(scores, masses, strict=True)) / mass
     return mean, min(mass, 1.0)

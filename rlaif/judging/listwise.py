@@ -12,7 +12,7 @@ from string import ascii_uppercase
 from rlaif.component import Options as BaseOptions
 from rlaif.errors import ConfigError
 from rlaif.judging import ABOUT_PLACEHOLDERS, Ask, ProtocolContext, Question, Showing, Verdict
-from rlaif.judging.reading import read_ranking
+from rlaif.judging.reading import cut_off, read_ranking
 from rlaif.judging.structured import VERDICT, ranking_schema, read_text
 from rlaif.models import Reply
 
@@ -50,7 +50,7 @@ class Listwise:
 
     def read(self, reply: Reply, labels: str) -> Verdict:
         """The ranking of one reply, or why there is none."""
-        cut = " (cut off at its length limit)" if reply.finish_reason == "length" else ""
+        cut = cut_off(reply)
         if not reply.text.strip():
             return Verdict(reason=f"empty reply{cut}")
         text = self.template.prefill + reply.text

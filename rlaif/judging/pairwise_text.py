@@ -14,7 +14,7 @@ from rlaif.component import Options as BaseOptions
 from rlaif.errors import ConfigError
 from rlaif.judging import PAIR_PLACEHOLDERS, PAIR_REQUIRED, Ask, ProtocolContext, Question, Showing, Verdict
 from rlaif.judging.exemplars import Exemplars
-from rlaif.judging.reading import need_third_word, read_choice, two_words
+from rlaif.judging.reading import cut_off, need_third_word, read_choice, two_words
 from rlaif.judging.structured import read_verdict, verdict_schema
 from rlaif.models import Reply
 
@@ -69,7 +69,7 @@ class PairwiseText:
 
     def read(self, reply: Reply) -> Verdict:
         """The verdict of one reply: 1, 0 or a tie, or why there is none."""
-        cut = " (cut off at its length limit)" if reply.finish_reason == "length" else ""
+        cut = cut_off(reply)
         if not reply.text.strip():
             return Verdict(reason=f"empty reply{cut}")
         if self.schema:

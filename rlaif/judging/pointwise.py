@@ -18,7 +18,7 @@ from rlaif.errors import ConfigError
 from rlaif.judging import ALONE_PLACEHOLDERS, ALONE_REQUIRED, Ask, ProtocolContext, Question, Showing, Verdict
 from rlaif.judging.exemplars import Exemplars
 from rlaif.judging.expected import DIGITS, first_words, read_expected, shared_digits
-from rlaif.judging.reading import read_number, read_numbers
+from rlaif.judging.reading import cut_off, read_number, read_numbers
 from rlaif.judging.scoring import EachAlone, Scored, ScoringOptions, ask_all
 from rlaif.judging.structured import numbers_schema, read_fields
 from rlaif.models import Reply
@@ -134,7 +134,7 @@ class Pointwise(EachAlone):
 
     def read(self, reply: Reply, names: tuple[str, ...]) -> Mapping[str, float] | Verdict:
         """The numbers of one reply in text or JSON, or why there are none."""
-        cut = " (cut off at its length limit)" if reply.finish_reason == "length" else ""
+        cut = cut_off(reply)
         if not reply.text.strip():
             return Verdict(reason=f"empty reply{cut}")
         low, high = self.options.scale

@@ -20,9 +20,8 @@ from pydantic import Field, field_validator
 from rlaif.component import parse_model
 from rlaif.config import Checklist
 from rlaif.judging import ALONE_PLACEHOLDERS, ALONE_REQUIRED, Ask, ProtocolContext, Question, Showing, Verdict
-from rlaif.judging.expected import fault_of
-from rlaif.judging.pairwise_logprobs import UNLISTED, unlisted_mass
-from rlaif.judging.reading import option_masses, read_words, two_words, word_of
+from rlaif.judging.logprobs import shares_of
+from rlaif.judging.reading import cut_off, read_words, two_words
 from rlaif.judging.scoring import EachAlone, Scored, ScoringOptions, ask_all
 from rlaif.judging.structured import read_fields, words_schema
 from rlaif.models import Reply
@@ -76,7 +75,7 @@ class Propositions(EachAlone):
 
     def read(self, reply: Reply) -> Truths | Verdict:
         """Every item's truth by one reply, or why there is none."""
-        cut = " (cut off at its length limit)" if reply.finish_reason == "length" else ""
+        cut = cut_off(reply)
         if not reply.text.strip():
             return Verdict(reason=f"empty reply{cut}")
         names, words = [item.id for item in self.items], self.options.words
@@ -116,15 +115,5 @@ class Propositions(EachAlone):
 
     def _truth(self, reply: Reply) -> tuple[float, float] | Verdict:
         """(P(yes) / (P(yes) + P(no)), their mass) or why it cannot be said."""
-        if fault := fault_of(reply.logprobs):
-            return Verdict(reason=fault)
-        yes, no = option_masses(reply.logprobs, self.options.words)
-        mass = yes + no
-        if mass < self.options.minimum_mass or mass <= 0:
-            return Verdict(option_mass=min(mass, 1.0), reason=f"option mass below {self.options.minimum_mass:g}")
-        listed = {word_of(text) for text, _ in reply.logprobs}
-        missing = sum(word.strip() not in listed for word in self.options.words)
-        unknown = unlisted_mass(reply.logprobs, missing) if missing else 0.0
-        if unknown > UNLISTED * (mass + unknown):
-            return Verdict(option_mass=min(mass, 1.0), reason="an option is not among the likeliest tokens listed")
-        return yes / mass, min(mass, 1.0)
+        found = shares_of(reply.logprobs, self.options.words, self.options.minimum_mass)
+        return found if isinstance(found, Verdict) else (found[0][0], found[1])

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from rlaif.models import Reply
+
 TAG = r"(?:think(?:ing)?|thought|reasoning)"
 THINK = re.compile(rf"[<\[]{TAG}[>\]].*?(?:[<\[]/{TAG}[>\]]|\Z)", re.DOTALL | re.IGNORECASE)
 THOUGHT = re.compile(rf"\A.*[<\[]/{TAG}[>\]]", re.DOTALL | re.IGNORECASE)  # where the template opened the mark
@@ -51,6 +53,11 @@ RANKING_LINE = re.compile(
     r"(?:\W*(?:(?:my|the|final|overall)\W+)*(?:ranking|order|verdict|answer)\s*(?:is|[:：=-]+))?\s*(\S.*)",
     re.IGNORECASE,
 )
+
+
+def cut_off(reply: Reply) -> str:
+    """What a reason adds where the reply ended at its length limit, else ""."""
+    return " (cut off at its length limit)" if reply.finish_reason == "length" else ""
 
 
 def two_words(words: tuple[str, str]) -> tuple[str, str]:

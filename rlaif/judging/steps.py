@@ -12,7 +12,7 @@ import re
 from typing import Literal
 
 from rlaif.judging import ABOUT_PLACEHOLDERS, Ask, ProtocolContext, Question, Showing, Verdict
-from rlaif.judging.reading import read_number
+from rlaif.judging.reading import cut_off, read_number
 from rlaif.judging.scoring import EachAlone, Scored, ScoringOptions
 from rlaif.models import Reply
 from rlaif.records import Response
@@ -48,8 +48,8 @@ class FirstWrongStep(EachAlone):
 
     def read(self, reply: Reply, steps: int) -> int | Verdict:
         """The number of the first wrong step, -1 where there is none; or why it cannot be read."""
-        if reply.finish_reason == "length":
-            return Verdict(reason="the reply does not end (cut off at its length limit)")
+        if cut := cut_off(reply):
+            return Verdict(reason=f"the reply does not end{cut}")
         found = read_number(self.template.prefill + reply.text, NONE_WRONG, steps)
         if found is None or found == 0 or found != int(found):
             return Verdict(reason="no step in the reply" if reply.text.strip() else "empty reply")
