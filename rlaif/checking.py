@@ -192,7 +192,7 @@ def build(
     for role, model in models.items():
         identify(model, role, watcher)
     _check_trainable(pipeline, models, where)
-    prices = _prices(pipeline, models, catalogue, where)
+    prices = prices_of(pipeline, models, catalogue, where)
     samples = pipeline.responses.samples * len(pipeline.responses.models) if pipeline.responses else 2
     selector = open_selector(pipeline.comparisons, samples, where)
     ledger_path = catalogue.folder / pipeline.ledger
@@ -233,7 +233,7 @@ def _say_passed_over(pipeline: Pipeline, name: str, catalogue: Catalogue, settin
             )
 
 
-def _prices(pipeline: Pipeline, models: dict[str, Any], catalogue: Catalogue, where: Place) -> Prices:
+def prices_of(pipeline: Pipeline, models: dict[str, Any], catalogue: Catalogue, where: Place) -> Prices:
     """What the models cost; read only where one of them may cost something."""
     prices = Prices.load(catalogue.folder) if any(map(is_paid, models.values())) else Prices(())
     if pipeline.budget_usd is not None:

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlaif.config import Component
-from rlaif.constitutions.attribution import agrees, share
+from rlaif.constitutions.attribution import agrees
 from rlaif.constitutions.reading import read_source
 from rlaif.constitutions.runs import JudgedRun, Label, Pair, People, open_run, people_of
 from rlaif.errors import UserError
 from rlaif.evaluate import Metric, open_metrics
 from rlaif.records import Prompt, Response
-from rlaif.statistics import Figure, cluster_mean, paired_difference
+from rlaif.statistics import Figure, cluster_mean, paired_difference, share
 
 MEASURES = "people"  # the name of the agreement with people's labels, beside the names of metrics
 

@@ -19,7 +19,7 @@ from typing import Any
 from rlaif.constitutions.runs import JudgedRun, Label, Pair, People, open_run, people_of
 from rlaif.preferences import NEAR_TIE, ROUNDING, leaning, orders_agree, p_first, side
 from rlaif.records import Judgement
-from rlaif.statistics import Figure, Means
+from rlaif.statistics import Figure, Means, share
 from rlaif.store import writing
 
 DOMINANT = 0.5  # share of the labels from which, with the whole interval above it, a principle is called dominant
@@ -148,14 +148,6 @@ def percent(figure: Figure) -> str:
 
 def number(figure: Figure) -> str:
     return "–" if figure.value is None else f"{figure.value:.3f}"
-
-
-def share(figure: Figure) -> str:
-    """A share with its interval."""
-    if figure.value is None:
-        return "–"
-    interval = "" if figure.low is None else f" ({figure.low:.1%} to {figure.high:.1%})"
-    return f"{figure.value:.1%}{interval}"
 
 
 async def attribute(path: Path, people: str | None = None, to: Path | None = None) -> Attribution:

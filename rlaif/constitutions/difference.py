@@ -15,7 +15,7 @@ from typing import Any
 
 from rlaif.checking import kept_files
 from rlaif.constitutions.ablation import change
-from rlaif.constitutions.attribution import share, write_rows
+from rlaif.constitutions.attribution import write_rows
 from rlaif.constitutions.reading import Source, read_source
 from rlaif.constitutions.runs import (
     JudgedRun,
@@ -31,7 +31,7 @@ from rlaif.labels.judges import JudgeLabels
 from rlaif.pipeline import Watcher
 from rlaif.records import Comparison, Judgement, Response
 from rlaif.reread import ledger_of_run
-from rlaif.statistics import Figure, cluster_mean
+from rlaif.statistics import Figure, cluster_mean, share
 
 SHOWN = 3  # flips that are printed in full
 WIDTH = 300  # characters of a reply that are printed

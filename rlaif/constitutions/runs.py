@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from rlaif.catalogue import Catalogue, Entry, Kind
-from rlaif.checking import identify, kept_files, label_context, open_labels, recipe_of_folder
+from rlaif.checking import identify, kept_files, label_context, open_labels, prices_of, recipe_of_folder
 from rlaif.component import Place
 from rlaif.config import Pipeline, PreferencesSection, Principle, load_constitution
 from rlaif.errors import ConfigError, UserError
@@ -21,7 +21,6 @@ from rlaif.labels.judges import JudgeLabels
 from rlaif.ledger import Ledger
 from rlaif.models import open_model
 from rlaif.models.gateway import Gateway
-from rlaif.models.prices import Prices, is_paid, need_prices
 from rlaif.offline import AsKept, WhenUsed
 from rlaif.pairs import read_pairs
 from rlaif.pipeline import Watcher
@@ -244,16 +243,8 @@ class Judges:
         labels = open_labels(pipeline, context, self.where)
         if not isinstance(labels, JudgeLabels):
             raise ConfigError(f"{self.where}: its labels are not by judges.")
-        self._price()
+        self.gateway.prices = prices_of(self.pipeline, self.models.opened, self.catalogue, self.where).of
         return labels
-
-    def _price(self) -> None:
-        """A budget is kept only where every price is known."""
-        paid = {role: model for role, model in self.models.opened.items() if is_paid(model)}
-        prices = Prices.load(self.catalogue.folder) if paid else Prices(())
-        if self.pipeline.budget_usd is not None:
-            need_prices(self.models.opened, prices, self.where)
-        self.gateway.prices = prices.of
 
     @property
     def asked(self) -> int:

@@ -28,6 +28,7 @@ from rlaif.statistics import (
     paired_difference,
     percent_agreement,
     resampled,
+    share,
 )
 
 Card = dict[str, Figure]
@@ -343,14 +344,6 @@ def _said(card: Card, names: dict[str, str]) -> list[str]:
             scale = number if "kappa" in name or "fleiss" in name or "krippendorff" in name else share
             parts.append(f"{words} {scale(figure)}")
     return [", ".join(parts)] if parts else []
-
-
-def share(figure: Figure) -> str:
-    """``94.5% (90.1% to 97.2%)``."""
-    if figure.value is None:
-        return "none"
-    bounds = "" if figure.low is None or figure.high is None else f" ({figure.low:.1%} to {figure.high:.1%})"
-    return f"{figure.value:.1%}{bounds}"
 
 
 def number(figure: Figure) -> str:

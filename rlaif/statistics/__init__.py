@@ -6,7 +6,7 @@ Every figure that leaves here for ``metrics.json`` or ``card.json`` is a ``Figur
 from rlaif.statistics.agreement import cohen_kappa, fleiss_kappa, krippendorff_alpha, percent_agreement
 from rlaif.statistics.calibration import calibration_error, calibration_figure, log_loss, reliability
 from rlaif.statistics.contests import discrete, length_controlled, mcnemar, standard_error, win_rate
-from rlaif.statistics.figures import Figure, Means, cluster_mean, paired_difference, resampled, wilson
+from rlaif.statistics.figures import Figure, Means, cluster_mean, paired_difference, resampled, share, wilson
 from rlaif.statistics.people import AltTest, alt_test, flip_rate, human_ceiling, noise_corrected
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "percent_agreement",
     "reliability",
     "resampled",
+    "share",
     "standard_error",
     "wilson",
     "win_rate",

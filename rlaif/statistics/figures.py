@@ -28,6 +28,14 @@ class Figure(BaseModel):
     n: int
 
 
+def share(figure: Figure) -> str:
+    """A share for people: ``94.5% (90.1% to 97.2%)``; a dash where there is none."""
+    if figure.value is None:
+        return "–"
+    interval = "" if figure.low is None or figure.high is None else f" ({figure.low:.1%} to {figure.high:.1%})"
+    return f"{figure.value:.1%}{interval}"
+
+
 def wilson(successes: float, n: int) -> Figure:
     """Wilson (1927) score interval of a share of independent trials."""
     if n == 0:
