@@ -56,10 +56,6 @@ class Tried:
     by_order: tuple[float | None, float | None]
     reason: str | None = None
 
-    @property
-    def measured(self) -> bool:
-        return self.p is not None
-
 
 @dataclass(frozen=True)
 class Trial:
