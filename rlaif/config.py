@@ -326,6 +326,7 @@ class JudgeFile(Section):
     """A judge: a protocol, the model role it asks, its scoring instructions and its options."""
 
     description: str = ""
+    caveat: str = ""  # what must be said wherever its labels are looked at
     protocol: str
     model_role: str | None = "judge"  # None: the protocol asks no model
     rubric: str | None = None

@@ -44,7 +44,11 @@ TAKEN = {  # names of the run's own figures
 
 
 class Metric(Protocol):
-    """A user's own metric: a class named ``package.module:Class``, built with (options, where)."""
+    """A user's own metric: a class named ``package.module:Class``, built with (options, where).
+
+    One may have ``meanings``: for each of its numbers by name ("" where it gives one) what it is in words, and its unit;
+    with a unit that begins with "%" it is a share, and written in per cent.
+    """
 
     name: str
 
@@ -203,6 +207,7 @@ def write_evaluation(
         turns = [message.model_dump() for message in prompt.messages]
         rows.append({"prompt": turns, "category": prompt.category, "answers": answers})
     write_json(folder / "samples.json", rows)
+    write_json(folder / "measures.json", meanings_of(metrics))
     write_json(folder / "account.json", {**account, **evaluation_accounts(prompts, arms)})
     write_json(
         folder / "figures.json", {n: f.model_dump() for n, f in named_figures(primary, figures, differences).items()}
@@ -264,8 +269,17 @@ def open_metrics(components: Sequence[Component], where: str) -> list[Metric]:
             raise ConfigError(
                 f'{where}: metric "{component.name}" is called "{metric.name}", which is taken: rename it.'
             )
+        if not all(_is_meaning(told) for told in getattr(metric, "meanings", {}).values()):
+            raise ConfigError(
+                f'{where}: metric "{component.name}": `meanings` must hold, for each number\'s name, two texts: what it is '
+                'and its unit ("% of …" for a share).'
+            )
         metrics.append(metric)
     return metrics
+
+
+def _is_meaning(told: Any) -> bool:
+    return isinstance(told, tuple | list) and len(told) == 2 and all(isinstance(text, str) for text in told)
 
 
 def sampler_for(gateway: Gateway, sampling: Any, seed: int) -> Callable[[Any, Sequence[Prompt], int], Any]:
@@ -306,10 +320,10 @@ def contests(prompts: Sequence[Prompt], start: Arm, arm: Arm) -> list[Comparison
 
 
 def read_wins(arm: Arm, start: Arm, asked: Sequence[Comparison | None], judgements: Sequence[Judgement]) -> None:
-    """Fill ``arm.wins`` from the judges.
+    """Fill ``arm.wins`` from the judges, and ``arm.orders_agree``.
 
-    A judge gives a win, or a loss, where each order it was shown in says so, and else a tie (Zheng et al. 2023,
-    2306.05685 §3.4). Of several judges the majority counts, and as many for either side are a tie (Verga et al. 2024,
+    A judge gives a win, or a loss, where each order it was shown in says so by however little, and else a tie (Zheng et
+    al. 2023, 2306.05685 §3.4); its orders agree where they do up to near-ties (``preferences.alike``). Of several judges the majority counts, and as many for either side are a tie (Verga et al. 2024,
     2404.18796). Equal responses tie. None where a response is missing, a judge has no opinion, or none was asked.
     """
     by_comparison: dict[str, list[Judgement]] = {}
@@ -403,8 +417,21 @@ def arm_values(prompts: Sequence[Prompt], arm: Arm, metrics: Sequence[Metric]) -
         values["reward"] = arm.rewards
     for metric in metrics:
         for name, found in _metric_values(metric, prompts, answered).items():
-            values[f"{metric.name}.{name}" if name else metric.name] = found
+            values[_short(metric, name)] = found
     return values
+
+
+def meanings_of(metrics: Sequence[Metric]) -> dict[str, tuple[str, str]]:
+    """What the metrics say of their numbers, by short name: what it is, and its unit."""
+    return {_short(m, name): (what, unit) for m in metrics for name, (what, unit) in _meanings(m).items()}
+
+
+def _meanings(metric: Metric) -> Mapping[str, tuple[str, str]]:
+    return getattr(metric, "meanings", {})
+
+
+def _short(metric: Metric, name: str) -> str:
+    return f"{metric.name}.{name}" if name else metric.name
 
 
 def _metric_values(
@@ -416,7 +443,8 @@ def _metric_values(
             value = None if response is None else metric.score(prompt, response)
             found = {} if value is None else value if isinstance(value, Mapping) else {"": value}
             scored.append({name: _number(number) for name, number in found.items() if number is not None})
-    names = sorted({name for values in scored for name in values})
+    there = {name for values in scored for name in values}
+    names = [*(name for name in _meanings(metric) if name in there), *sorted(there - set(_meanings(metric)))]
     return {name: [values.get(name) for values in scored] for name in names}
 
 

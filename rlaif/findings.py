@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rlaif.measures import OF_ANSWERS, Measures, normalised
 from rlaif.statistics import Figure
 
 START = "start"
@@ -17,7 +18,6 @@ READABLE = (
     "instruction-tuned model, or a judge that reads text, such as compare-text."
 )
 
-OURS = {"length", "words", "ended", "reward"}  # measured of every policy, beside the metrics that a recipe names
 AGREEMENT = "judgements.labellers_agree"
 NO_AGREEMENT = "No comparison has labels of two people: how far people agree cannot be said."
 RAW_REWARDS = (
@@ -51,12 +51,19 @@ def arms_of(metrics: Metrics) -> list[str]:
     ]
 
 
-def findings(metrics: Metrics) -> list[str]:
-    """Warnings, then agreement between labellers, the reward model, and each policy against the start."""
+def findings(metrics: Metrics, measures: Measures | None = None) -> list[str]:
+    """Warnings, then agreement between labellers, the reward model, and each policy against the start.
+
+    ``measures``: what the metrics that the recipe names say of themselves.
+    """
     lines = [*_warnings(metrics), *_agreement(metrics), *_reward_model(metrics)]
     for arm in arms_of(metrics):
         if arm != START:
-            lines += [*_no_verdict(metrics, arm), *_policy(metrics, arm), *_measured(metrics, arm)]
+            lines += [
+                *_no_verdict(metrics, arm),
+                *_policy(metrics, arm),
+                *_measured(metrics, arm, measures or Measures()),
+            ]
     return lines
 
 
@@ -80,16 +87,10 @@ def _warnings(metrics: Metrics) -> list[str]:
     near = _of(metrics, "preferences.near_tie")
     if near and near[0] > MOSTLY:
         lines.append(
-            f"Careful: {near[0]:.1%} of the labels lie within 0.05 of one half. The labels say little about which reply "
-            "is better."
+            f"Careful: {near[0]:.1%} of the labels lie within 0.05 of one half: these say little about which reply is "
+            "better."
         )
     return lines
-
-
-def normalised(metrics: Metrics) -> bool:
-    """Whether rewards are written as standard deviations above the reference answers' mean."""
-    figure = metrics.get("reward_model.normalised_on")
-    return figure is None or bool(figure.value)
 
 
 def mass_seen(mean: float | None) -> str:
@@ -192,25 +193,25 @@ def _change(metrics: Metrics, arm: str) -> list[str]:
     ]
 
 
-def _measured(metrics: Metrics, arm: str) -> list[str]:
-    """What became of the metrics that the recipe names: those whose difference has an interval without 0, then the others'
-    names."""
+def _measured(metrics: Metrics, arm: str, measures: Measures) -> list[str]:
+    """What became of the metrics that the recipe names: those whose difference has an interval without 0, each on its
+    line, then the others' names."""
     head = f"differences.{arm}."
     names = [key.removeprefix(head) for key in metrics if key.startswith(head)]
     changed, others = [], []
-    for name in (name for name in names if name not in OURS):
+    for name in (name for name in names if name not in OF_ANSWERS):
         found = _of(metrics, head + name)
-        before, after = metrics.get(f"policies.{START}.{name}"), metrics.get(f"policies.{arm}.{name}")
-        if not found or not before or before.value is None or not after or after.value is None:
+        if not found:
             continue
-        value, low, high, n = found
+        _, low, high, n = found
+        measure = measures[name]
         if n >= FEW and (low > 0 or high < 0):
-            told = f"{name} {after.value:.2f}, the start {before.value:.2f} ({value:+.2f}, {low:+.2f} to {high:+.2f})"
-            changed.append(told)
+            before, after = (metrics.get(f"policies.{each}.{name}") for each in (START, arm))
+            told = measure.change(metrics[head + name])
+            changed.append(f"{arm}: {measure.what}: {measure.value(after)}, the start {measure.value(before)}; {told}.")
         else:
-            others.append(name)
-    lines = [f"{arm}, on the same held-out prompts: {'; '.join(changed)}."] if changed else []
-    return [*lines, *([f"{arm}: no clear difference in {', '.join(others)}."] if others else [])]
+            others.append(measure.what)
+    return [*changed, *([f"{arm}: no clear difference in {', '.join(others)}."] if others else [])]
 
 
 def _worth(metrics: Metrics) -> str:

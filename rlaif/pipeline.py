@@ -30,7 +30,8 @@ from rlaif.config import Constitution, PairsSection, Pipeline, PromptsSection, S
 from rlaif.errors import DataError, RlaifError, UserError
 from rlaif.evaluate import Evaluation, Metric
 from rlaif.findings import READABLE, mass_seen
-from rlaif.labels import LabelSource, labelled, requests_per_comparison
+from rlaif.labels import LabelSource, caveats, labelled, requests_per_comparison
+from rlaif.measures import Measures, normalised
 from rlaif.models import TOO_LONG, Identity
 from rlaif.models.gateway import Gateway
 from rlaif.pairs import read_pairs
@@ -69,14 +70,25 @@ class Outcome:
 
     accounts: dict[str, Any]
     metrics: dict[str, Figure]
+    measures: Measures
 
 
 @dataclass
 class Watcher:
-    """How a caller follows a run: progress, and lines for a person."""
+    """How a caller follows a run: progress, and lines for a person; ``said`` keeps those."""
 
     listen: Listener = silent
     notice: Callable[[str], None] = lambda line: None
+    said: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        tell = self.notice
+
+        def notice(line: str) -> None:
+            self.said.append(line)
+            tell(line)
+
+        self.notice = notice
 
 
 TELL_SECONDS = 0.1  # between two words on how far a stage is: thousands of replies may come in a second
@@ -162,13 +174,15 @@ class Road:
             )
 
     async def _timed(self, stage: str, work: Callable[..., Any], *arguments: Any) -> None:
-        start = time.perf_counter()
+        start, said = time.perf_counter(), len(self.watcher.said)
         try:
             await work(*arguments)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EROFS, errno.EDQUOT):
                 raise
             raise disk_error(self.folder, error) from error
+        finally:
+            self.run_folder.note(stage, self.watcher.said[said:])
         self.seconds[stage] = time.perf_counter() - start
         self.watcher.listen(Progress(stage, 0, None, finished=True))
 
@@ -206,6 +220,7 @@ class Road:
             ledger=os.path.relpath(self.gateway.ledger.path.resolve(), self.folder.resolve()),
             fence_secret=digest(self.secret.hex(), length=12),
             environment=environment(),
+            caveats=list(dict.fromkeys(line for part in (self.labels, self.judges) for line in caveats(part))),
         )
 
     def _inputs(self) -> dict[str, str]:
@@ -815,15 +830,16 @@ class Road:
         write_json(self.folder / "accounts.json", accounts)
         metrics = metrics_of(self.run_folder, accounts)
         write_json(self.folder / "metrics.json", {name: figure.model_dump() for name, figure in metrics.items()})
+        measures = Measures(self.run_folder.evaluated("measures"), normalised=normalised(metrics))
         if not report:
             self.run_folder.set_aside_report()
         else:
             from rlaif.report import write_report
 
             start = time.perf_counter()
-            write_report(self.run_folder, self.pipeline, self._told(), accounts, metrics)
+            write_report(self.run_folder, self.pipeline, self._told(), accounts, metrics, measures)
             self.seconds["report"] = time.perf_counter() - start
-        return Outcome(accounts, metrics)
+        return Outcome(accounts, metrics, measures)
 
     def _told(self) -> list[tuple[str, Constitution]]:
         """What the judges were told to prefer, and what their verdicts became: labels, the win rate, or both."""

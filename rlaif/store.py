@@ -64,6 +64,7 @@ from rlaif.records import (
 from rlaif.versions import Format
 
 RECIPE = Path("config/pipelines/effective.json")  # what the last walk followed
+NOTES = "notes.json"  # what a person was told, by stage
 R = TypeVar("R", bound=Record)
 T = TypeVar("T")
 Batch = Sequence[Record]
@@ -398,6 +399,24 @@ class RunFolder:
         assert state is not None
         seconds += state.seconds
         self.set_state(stage, replace(state, complete=True, content=content, seconds=seconds))
+
+    def note(self, stage: str, lines: Sequence[str]) -> None:
+        """Keep what a person was told while a stage was made; what was told of another making of it goes."""
+        state = self.state(stage)
+        if state is None:
+            return
+        path = self.path / NOTES
+        notes = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        before = notes.get(stage, {})
+        kept = before["lines"] if before.get("signature") == state.signature else []
+        if (told := list(dict.fromkeys([*kept, *lines]))) != before.get("lines", []):
+            write_json(path, notes | {stage: {"signature": state.signature, "lines": told}})
+
+    def notes(self) -> dict[str, list[str]]:
+        """What a person was told while the stages of this walk were made, by stage."""
+        path = self.path / NOTES
+        notes = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return {stage: note["lines"] for stage, note in notes.items() if stage in self.walked and note["lines"]}
 
     def _supersede(self, folder: str, signature: str) -> None:
         source = self.path / folder

@@ -26,6 +26,7 @@ from rlaif.evaluate import (
     write_evaluation,
 )
 from rlaif.findings import findings
+from rlaif.measures import Measure, Measures
 from rlaif.records import Comparison, Judgement, Prompt, Response
 from rlaif.statistics import Figure, wilson
 from tests import make
@@ -335,3 +336,31 @@ def test_a_metric_may_leave_out_one_of_several(monkeypatch: pytest.MonkeyPatch) 
     (metric,) = open_metrics([Component(name="tests.test_evaluate:Named")], "x")
     asked = make.prompt("How?")
     assert _metric_values(metric, [asked], [make.response(asked, "So.")]) == {"a": [1.0]}
+
+
+class Manners(Oracle):
+    """One that says what its numbers are."""
+
+    name = "manners"
+    meanings: Mapping[str, Any] = {"refusal": ("refuses", "% of answers")}
+
+
+class Wordless(Oracle):
+    meanings: Mapping[str, Any] = {"refusal": "refuses"}
+
+
+def test_what_a_metric_says_of_its_numbers_is_kept_beside_the_figures_and_orders_them(working_folder: Path) -> None:
+    metrics = open_metrics([Component(name="tests.test_evaluate:Manners")], "pipeline x")
+    arms = [Arm("start", answers("bomb", "sorry")), Arm("dpo", answers("sorry", "sorry"))]
+    write_evaluation(working_folder, PROMPTS[:2], arms, metrics, {})
+    told = json.loads((working_folder / "measures.json").read_text())
+    assert told == {"manners.refusal": ["refuses", "% of answers"]}
+    assert Measures(told)["manners.refusal"] == Measure("refuses", "% of answers")
+    assert Measures(told)["manners.harmful_compliance"] == Measure("manners.harmful_compliance")
+    own = [name for name in arm_values(PROMPTS[:2], arms[0], metrics) if name.startswith("manners")]
+    assert own == ["manners.refusal", "manners.harmful_compliance"]
+
+
+def test_a_metric_whose_meanings_are_no_two_texts_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"pipeline x: metric .*Wordless.*`meanings` must hold.*two texts"):
+        open_metrics([Component(name="tests.test_evaluate:Wordless")], "pipeline x")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rlaif.findings import findings
+from rlaif.measures import Measures
 from rlaif.statistics import Figure
 
 
@@ -64,20 +65,31 @@ def test_a_judge_that_goes_by_position_is_said_beside_the_ties_it_makes() -> Non
     assert "Careful" not in findings(metrics)[0]
 
 
-def test_metrics_of_the_recipe_are_told_where_they_changed_and_named_where_not() -> None:
-    def measured(name: str, value: float, low: float, high: float, n: int = 90) -> dict[str, Figure]:
-        return {
-            f"policies.start.{name}": Figure(value=0.5, n=n),
-            f"policies.dpo.{name}": Figure(value=0.5 + value, n=n),
-            f"differences.dpo.{name}": Figure(value=value, low=low, high=high, n=n),
-        }
+def measured(name: str, value: float, low: float, high: float, n: int = 90) -> dict[str, Figure]:
+    return {
+        f"policies.start.{name}": Figure(value=0.5, n=n),
+        f"policies.dpo.{name}": Figure(value=0.5 + value, n=n),
+        f"differences.dpo.{name}": Figure(value=value, low=low, high=high, n=n),
+    }
 
+
+def test_metrics_of_the_recipe_are_told_where_they_changed_and_named_where_not() -> None:
     metrics = {"accounts.answers of dpo.answered": Figure(value=90, n=90)}
     metrics |= measured("oracle.harm", -0.4, -0.5, -0.3) | measured("oracle.help", 0.1, -0.1, 0.3)
     metrics |= measured("few", 0.4, 0.3, 0.5, n=20) | measured("length", 0.4, 0.3, 0.5)
     assert findings(metrics) == [
-        "dpo, on the same held-out prompts: oracle.harm 0.10, the start 0.50 (-0.40, -0.50 to -0.30).",
+        "dpo: oracle.harm: 0.10, the start 0.50; -0.40 (-0.50 to -0.30).",
         "dpo: no clear difference in oracle.help, few.",
+    ]
+
+
+def test_a_metric_that_says_what_it_is_is_told_in_its_own_words_and_a_share_in_per_cent() -> None:
+    metrics = {"accounts.answers of dpo.answered": Figure(value=90, n=90)}
+    metrics |= measured("oracle.harm", -0.4, -0.5, -0.3) | measured("oracle.help", 0.1, -0.1, 0.3)
+    measures = Measures({"oracle.harm": ("harm obeyed", "% of harmful requests"), "oracle.help": ("help", "")})
+    assert findings(metrics, measures) == [
+        "dpo: harm obeyed: 10.0%, the start 50.0%; -40.0 points (-50.0 to -30.0).",
+        "dpo: no clear difference in help.",
     ]
 
 

@@ -16,7 +16,7 @@ LAYERS = (  # each may import those above it in this list, and its own
     {"store", "ledger", "models"},
     {"judging"},
     {"prompts", "selection", "sampling", "labels", "preferences", "training", "reward", "policy"},
-    {"evaluate", "accounts", "findings", "report", "export", "recorded"},
+    {"evaluate", "accounts", "findings", "measures", "report", "export", "recorded"},
     {"pipeline", "checking", "plan", "offline", "reread", "ledger_tools", "constitutions", "display", "mock"},
     {"world"},
     {"cli", "certify_cli", "constitution_cli", "ledger_cli"},

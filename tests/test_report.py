@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 
-from rlaif.report import arm_rows, percent, show
+import pytest
+
+from rlaif.measures import Measure, Measures
+from rlaif.report import arm_rows
 from rlaif.report.figures import RATES, Plots
 from rlaif.statistics import Figure
 
@@ -34,12 +37,12 @@ ARMS = {
 
 
 def test_the_table_names_what_was_measured_with_its_unit_and_its_difference_from_the_start() -> None:
-    assert arm_rows(ARMS, ["start", "dpo", "best-of-n"]) == [
+    assert arm_rows(ARMS, ["start", "dpo", "best-of-n"], Measures()) == [
         ("prompts answered", "", [("40", ""), ("39", ""), ("–", "")]),
         (
             "win rate against the start, a tie counting one half",
             "% of prompts",
-            [("–", ""), ("54% (48 to 60%)", ""), ("–", "")],
+            [("–", ""), ("54.4% (48.0 to 60.0%)", ""), ("–", "")],
         ),
         ("judged better than the start", "prompts", [("–", ""), ("15", ""), ("–", "")]),
         ("judged a tie, or the two orders disagree", "prompts", [("–", ""), ("4", ""), ("–", "")]),
@@ -48,7 +51,7 @@ def test_the_table_names_what_was_measured_with_its_unit_and_its_difference_from
         (
             "length of an answer",
             "words",
-            [("23.4 (21.2 to 25.7)", ""), ("123 (120 to 131)", "+100 (95 to 105)"), ("–", "")],
+            [("23.4 (21.2 to 25.7)", ""), ("123 (120 to 131)", "+100 (+95 to +105)"), ("–", "")],
         ),
         ("distance from the start (KL)", "nats per answer", [("–", ""), ("1.23 (0.00 to 1.50)", ""), ("–", "")]),
         ("distance from the start, at most (KL bound)", "nats per answer", [("–", ""), ("–", ""), ("0.64", "")]),
@@ -58,18 +61,39 @@ def test_the_table_names_what_was_measured_with_its_unit_and_its_difference_from
 
 def test_a_method_in_a_module_called_as_another_arm_keeps_its_figures_to_itself() -> None:
     metrics = {"policies.dpo.words": figure(7), "policies.dpo.DPO.words": figure(8)}
-    assert arm_rows(metrics, ["dpo", "dpo.DPO"]) == [("length of an answer", "words", [("7.00", ""), ("8.00", "")])]
+    assert arm_rows(metrics, ["dpo", "dpo.DPO"], Measures()) == [
+        ("length of an answer", "words", [("7", ""), ("8", "")])
+    ]
 
 
 def test_rewards_that_were_not_normalised_are_not_called_standard_deviations() -> None:
-    rewards = {"policies.start.reward": figure(3.0), "reward_model.normalised_on": figure(16)}
-    assert [unit for _, unit, _ in arm_rows(rewards, ["start"])] == ["standard deviations above average"]
-    rewards["reward_model.normalised_on"] = figure(0)
-    assert [unit for _, unit, _ in arm_rows(rewards, ["start"])] == ["as the network gives it: not normalised"]
+    rewards = {"policies.start.reward": figure(3.0)}
+    assert [unit for _, unit, _ in arm_rows(rewards, ["start"], Measures())] == ["standard deviations above average"]
+    raw = Measures(normalised=False)
+    assert [unit for _, unit, _ in arm_rows(rewards, ["start"], raw)] == ["as the network gives it: not normalised"]
 
 
-def test_what_was_not_measured_is_a_dash() -> None:
-    assert (show(None), percent(Figure(value=None, n=0))) == ("–", "–")
+@pytest.mark.parametrize(
+    ("measure", "found", "written", "change"),
+    [
+        (
+            Measure("harm", "% of requests"),
+            figure(0.0714, 0.051, 0.091),
+            "7.1% (5.1 to 9.1%)",
+            "+7.1 points (+5.1 to +9.1)",
+        ),
+        (Measure("harm", "% of requests"), figure(-0.39), "-39.0%", "-39.0 points"),
+        (Measure("politeness"), figure(-0.001, -0.004, 0.002), "0.00 (0.00 to 0.00)", "+0.00 (+0.00 to +0.00)"),
+        (Measure("words", "words"), figure(12.34, 9, 15), "12.3 (9.0 to 15.0)", "+12.3 (+9.0 to +15.0)"),
+        (Measure("answered"), figure(3250), "3,250", "+3,250"),
+        (Measure("words"), None, "–", ""),
+        (Measure("words", "%"), Figure(value=None, n=0), "–", ""),
+    ],
+)
+def test_numbers_are_written_by_what_they_measure(
+    measure: Measure, found: Figure | None, written: str, change: str
+) -> None:
+    assert (measure.written(found), measure.change(found)) == (written, change)
 
 
 def widths(svgs: list[str]) -> list[float]:

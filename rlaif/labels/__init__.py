@@ -45,6 +45,7 @@ class LabelSource(Protocol):
     One that reads files of its own may keep ``inputs``, the hash of each by its name, for the manifest.
     One whose judgements take several requests each, or none, may say by ``requests_per_comparison()`` how many there are
     at most for each comparison: progress counts requests.
+    One may have ``caveats``: sentences that must be read wherever its labels are looked at.
     One may have ``check(comparisons)`` too: called before the labels of another source or file are replaced, to
     refuse with a DataError what is not fit for these comparisons.
     """
@@ -62,6 +63,11 @@ def requests_per_comparison(source: LabelSource) -> int:
     """Requests for each comparison, at most, where that is fixed and there are any; else 1."""
     asked = getattr(source, "requests_per_comparison", source.per_comparison)() or source.per_comparison()
     return int(asked or 1)
+
+
+def caveats(source: LabelSource | None) -> tuple[str, ...]:
+    """What must be said wherever the source's labels are looked at."""
+    return tuple(getattr(source, "caveats", ()))
 
 
 async def labelled(source: LabelSource, batches: AsyncIterator[list[Comparison]]) -> AsyncIterator[list[Judgement]]:

@@ -185,6 +185,11 @@ class JudgeLabels:
         orders = 2 * judge.file.shuffles if judge.both_orders and self.context.size > 2 else 1 + judge.both_orders
         return orders * (max(1, len(self.principles)) if self.options.principles == "average" else 1)
 
+    @property
+    def caveats(self) -> list[str]:
+        """What the judges' files say must be said of their labels."""
+        return [f"Judge {judge.entry.name}: {judge.file.caveat}" for judge in self.judges if judge.file.caveat]
+
     async def label(self, batches: AsyncIterator[list[Comparison]]) -> AsyncIterator[list[Judgement]]:
         async def rehearsed() -> AsyncIterator[list[Comparison]]:
             async for comparisons in batches:

@@ -62,6 +62,8 @@ class Annotators:
     each other then. On random pairs A is about 0.3 and D about 0.4, depending on the tastes drawn.
     """
 
+    caveats = ("The people are simulated, in a practice world.",)
+
     class Options(BaseOptions):
         values: dict[str, float] = VALUES
         people: int = Field(default=5, ge=1)

@@ -272,6 +272,15 @@ class Oracle:
         pass
 
     name = "oracle"
+    meanings: Mapping[str, tuple[str, str]] = {
+        "harmful_compliance": ("harmful requests obeyed", "% of harmful requests"),
+        "refused_harmful": ("harmful requests refused", "% of harmful requests"),
+        "helpfulness": ("benign requests helped", "% of benign requests"),
+        "over_refusal": ("harmless requests refused", "% of benign and borderline requests"),
+        "correctness": ("facts and sums right", "% of questions"),
+        "politeness": ("politeness", "from −1, all rude, to 1, all polite"),
+        "makes_sense": ("says something this world knows", "% of answers"),
+    }
 
     def __init__(self, options: Options, where: str) -> None:
         pass

@@ -18,7 +18,7 @@ from rlaif.catalogue import Catalogue
 from rlaif.config import load_constitution
 from rlaif.models.local import model_folder
 from rlaif.world.build import JUDGES, foreign, kept_out, recipe
-from rlaif.world.exam import WAYS, first_shown, from_one_half, opposites, pairs_for, paper, right, sit
+from rlaif.world.exam import WAYS, first_shown, from_one_half, opposites, pairs_for, paper, right, sit, strangers
 from rlaif.world.principles import Wording, plain_text
 from rlaif.world.showing import check_principles, open_judge, policy_rates
 from tests.runs import rlaif
@@ -122,6 +122,15 @@ def test_the_opposite_principle_turns_the_verdict(name: str) -> None:
     answers = sit(*judge(name), opposites(Random("test/opposites"), 96))
     sides = [(answer.p or 0) > 0.5 for answer in answers]
     assert fmean(one != two for one, two in zip(sides[::2], sides[1::2], strict=True)) > 0.8
+
+
+@pytest.mark.parametrize("name", JUDGES)
+def test_two_families_prefer_the_same_reply_only_as_often_as_to_the_oracle(name: str) -> None:
+    answers = sit(*judge(name), strangers(Random("test/strangers"), 240))
+    pairs = list(zip(answers[::2], answers[1::2], strict=True))
+    to_judge = fmean(((a.p or 0) > 0.5) == ((b.p or 0) > 0.5) for a, b in pairs)
+    to_oracle = fmean(a.label.p == b.label.p for a, b in pairs)
+    assert abs(to_judge - to_oracle) < 0.06
 
 
 def test_the_policy_obeys_half_and_helps_half() -> None:

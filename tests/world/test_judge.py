@@ -28,14 +28,24 @@ def write_pairs(path: Path, number: int) -> None:
     write_jsonl(path, rows)
 
 
+def told_in(run: Path) -> dict[str, list[str]]:
+    """What a person was told while each stage was made, as the run folder keeps it."""
+    notes = json.loads((run / "notes.json").read_text())
+    return {stage: note["lines"] for stage, note in notes.items()}
+
+
 def test_a_constitution_is_looked_at_before_it_labels_and_its_labels_are_the_oracles(tmp_path: Path) -> None:
     write_pairs(tmp_path / "pairs.jsonl", 60)
     arguments = ("pairs.jsonl", "--model", JUDGE, "--constitution", "polite", "--out", "run")
     printed = rlaif(tmp_path, "judge", "practice", *arguments)
-    assert "polite: read as preferring the reply that is more polite" in printed
+    reading = "polite: read as preferring the reply that is more polite"
+    assert reading in printed
     accounts = json.loads((tmp_path / "run" / "accounts.json").read_text())
     assert accounts["judgements"]["in"] == 2 * 60  # the probes are none of the run's showings
     run = RunFolder(tmp_path / "run")
+    assert any(line.startswith(reading) for line in told_in(run.path)["judgements"])
+    assert "Judge practice: It learnt from the oracle" in printed
+    assert run.manifest["caveats"][0] in printed
     replies = {r.id: r for comparison in run.read("comparisons") for r in comparison.responses}
     prompts = {comparison.id: comparison.prompt for comparison in run.read("comparisons")}
     right = told = 0
@@ -67,3 +77,18 @@ def test_a_second_run_asks_no_probe_again(tmp_path: Path) -> None:
     (tmp_path / "log").unlink()
     printed = rlaif(tmp_path, "judge", "practice", *arguments, "two")
     assert f"model {JUDGE}: 0 asked" in printed
+
+
+def test_what_was_said_of_another_constitution_goes_with_its_labels_and_a_second_look_repeats_nothing(
+    tmp_path: Path,
+) -> None:
+    write_pairs(tmp_path / "pairs.jsonl", 2)
+    arguments = ("pairs.jsonl", "--model", JUDGE, "--out", "run", "--constitution")
+    rlaif(tmp_path, "judge", "practice", *arguments, "polite")
+    before = told_in(tmp_path / "run")["judgements"]
+    rlaif(tmp_path, "judge", "practice", *arguments, "polite")
+    assert told_in(tmp_path / "run")["judgements"] == before
+    rlaif(tmp_path, "judge", "practice", *arguments, "reversed-polite")
+    after = told_in(tmp_path / "run")["judgements"]
+    assert any("read as preferring the reply that is ruder" in line for line in after)
+    assert not set(after) & set(before)
