@@ -62,6 +62,7 @@ class Seen:
     memory_mb: float  # the most that was resident
     startup: float  # seconds to the first request
     in_flight: int  # the most that the server saw
+    early_rate: float  # calls a second until 95 of 100 were answered: without those that are tried again last
 
 
 def main() -> None:
@@ -99,10 +100,10 @@ def main() -> None:
 
 
 class Bench:
-    """A folder with questions of each size, and a server that counts."""
+    """A folder with questions of each size, a server that counts, and how many are in flight at most."""
 
-    def __init__(self, folder: Path, server: Any) -> None:
-        self.folder, self.server = folder, server
+    def __init__(self, folder: Path, server: Any, in_flight: int = IN_FLIGHT) -> None:
+        self.folder, self.server, self.in_flight = folder, server, in_flight
 
     def clients(self, peers: Path | None) -> dict[str, Callable[[int], list[str]]]:
         """The command of each client, by the number of comparisons."""
@@ -115,7 +116,7 @@ class Bench:
                 str(HERE / "clients" / script),
                 url,
             ]  # -P: clients are named as what they import
-            return lambda size: [*whole, str(self.requests(size)), str(IN_FLIGHT), *more]
+            return lambda size: [*whole, str(self.requests(size)), str(self.in_flight), *more]
 
         found = {
             "raw": given(python, "raw.py"),
@@ -132,7 +133,7 @@ class Bench:
     def ours(self, size: int) -> list[str]:
         model = {
             "provider": "openai", "model": "mock-judge",
-            "options": {"base_url": f"{self.server.url}/v1", "max_in_flight": IN_FLIGHT, "price": {"input": 1.0, "output": 4.0}},
+            "options": {"base_url": f"{self.server.url}/v1", "max_in_flight": self.in_flight, "price": {"input": 1.0, "output": 4.0}},
         }  # fmt: skip
         name = f"{size}-{time.monotonic_ns()}"
         return [
@@ -186,6 +187,7 @@ class Bench:
             usage.ru_maxrss / 1024,
             watch.first - began,
             stats["peak_in_flight"],
+            watch.early_rate(),
         )
 
     def large(self, clients: dict[str, Callable[[int], list[str]]], size: int) -> dict[str, Any]:
@@ -210,6 +212,7 @@ class Watch(threading.Thread):
         super().__init__(daemon=True)
         self.server, self.over = server, threading.Event()
         self.first = self.last = 0.0
+        self.seen: list[tuple[float, int]] = []  # when so many had been answered
         self.start()
 
     def run(self) -> None:
@@ -223,6 +226,12 @@ class Watch(threading.Thread):
                 self.first = now
             if stats["answered"] != answered:
                 answered, self.last = stats["answered"], now
+                self.seen.append((now, answered))
+
+    def early_rate(self) -> float:
+        """Calls a second until 95 of 100 were answered."""
+        when, answered = next((now, n) for now, n in self.seen if n >= 0.95 * self.seen[-1][1])
+        return answered / max(1e-9, when - self.first)
 
     def stop(self) -> dict[str, Any]:
         self.over.set()

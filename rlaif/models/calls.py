@@ -24,7 +24,7 @@ from rlaif.models.pacing import LONGEST_RETRY_AFTER, MAYBE_BILLED, Gate, Pace
 from rlaif.models.spending import Price, Purse
 
 ELSEWHERE_SECONDS = 0.25  # between looks at what another process is asking
-LONGEST_DELAY = 30.0  # before a call is tried again, where the provider names no time
+FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0  # before a call is tried again, at most, where the provider names no time
 OUTAGE = ("overloaded", "unreachable", "lost", "garbled")
 NOT_KEPT = "its reply is not in the ledger"  # the reason where nothing may be asked
 
@@ -432,7 +432,7 @@ class Caller:
             self.fail(call, OverBudget())
             return
         call.attempts += 1
-        spent, headroom, cohort, refused = 0.0, None, None, False
+        spent, headroom, cohort, refused, sent = 0.0, None, None, False, 0.0
         account = self.account
         wait = lane.gate.take(call.tokens, self._loop.time())
         try:
@@ -466,8 +466,10 @@ class Caller:
             now = self._loop.time()
             lane.gate.ended(call.tokens, headroom, now)
             if cohort:
-                lane.gate.finder.ended(cohort, refused, now)
+                lane.gate.finder.ended(cohort, refused, now, now - sent)
             self.purse.settle(call.most_usd, spent)
+        if pause := lane.gate.finder.pause(refused):
+            await asyncio.sleep(pause)
 
     def prepare(self, call: Call, batch: bool = False) -> None:
         """The most tokens and money that a call can take, by itself or by ``batch`` in a job."""
@@ -522,7 +524,7 @@ class Caller:
         """Seconds until the next attempt: what the provider asks for, else full jitter (Brooker 2015)."""
         if error.retry_after is not None:
             return min(LONGEST_RETRY_AFTER, error.retry_after) + random.uniform(0.0, 0.1)
-        return random.uniform(0.0, min(LONGEST_DELAY, 0.5 * 2.0 ** max(0, call.attempts)))
+        return random.uniform(0.0, min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** max(0, call.attempts - 1)))
 
     def _later(self, call: Call, seconds: float) -> None:
         def again() -> None:

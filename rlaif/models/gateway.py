@@ -184,12 +184,21 @@ class Gateway:
         """``work`` on each batch of input, which asks ``models``; the results in order. Several batches are under way at
         once, where models are behind APIs; where a model is asked in jobs, all of the input is."""
         found = list(models)
+        local = any(isinstance(model, BatchModel) for model in found)
         behind_apis = [] if self.offline else [model for model in found if not isinstance(model, BatchModel)]
-        in_jobs = [caller for _, caller in map(self._find_caller, behind_apis) if caller.in_jobs]
-        if in_jobs:
+        callers = [caller for _, caller in map(self._find_caller, behind_apis)]
+        if in_jobs := [caller for caller in callers if caller.in_jobs]:
             batches = self._through_jobs(in_jobs, batches, work)
-        async for results in in_order(batches, work, depth(found)):
+        several = found and not local  # a model in this process plans its own batches from one at a time
+        async for results in in_order(batches, work, (lambda: self._begun(callers)) if several else None):
             yield results
+
+    async def _begun(self, callers: Sequence[Caller]) -> None:
+        """Return when all that was started has begun, and few of its calls wait to be made."""
+        await asyncio.sleep(0)  # what was started just now asks for its turn
+        async with self._turn:
+            for caller in callers:
+                await caller.room()
 
     async def gather(self, models: Iterable[Any], coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
         """``gather_all`` for what asks ``models``. Where all of those are behind APIs, it is begun a few at a time, as calls
@@ -381,32 +390,39 @@ def _need_replies(replies: Sequence[Any], count: int) -> None:
 
 
 BEGUN_AT_ONCE = 64  # requests to models behind APIs: looked up in the ledger and claimed together
-AHEAD = 4  # batches of input under way at once, where models are behind APIs
-
-
-def depth(models: Iterable[Any]) -> int:
-    """How many batches of input to have under way. A model in this process plans its own batches from one at a time;
-    calls go on while the last of a batch are waited for."""
-    found = list(models)
-    return AHEAD if found and not any(isinstance(model, BatchModel) for model in found) else 1
+AHEAD = 16  # batches of input under way at once, at most: the last calls of each may wait to be tried again
 
 
 async def in_order(
-    batches: AsyncIterator[list[S]], work: Callable[[list[S]], Coroutine[Any, Any, list[T]]], depth: int
+    batches: AsyncIterator[list[S]],
+    work: Callable[[list[S]], Coroutine[Any, Any, list[T]]],
+    begun: Callable[[], Coroutine[Any, Any, None]] | None,
 ) -> AsyncIterator[list[T]]:
-    """``work`` on each batch, ``depth`` of them at once; the results in order. Whatever ends it ends what is under way."""
+    """``work`` on each batch; the results in order. The next batch is taken as soon as ``begun()`` says that the ones
+    before it have begun, while the last of each are still waited for; None: one after the other. Whatever ends it ends
+    what is under way."""
     under_way: deque[asyncio.Task[list[T]]] = deque()
+    beginning: asyncio.Task[None] | None = None
     try:
         async for batch in batches:
             under_way.append(asyncio.create_task(work(batch)))
-            if len(under_way) >= depth:
-                yield await under_way.popleft()
+            beginning = asyncio.create_task(begun()) if begun else None
+            while under_way:
+                if under_way[0].done():
+                    yield under_way.popleft().result()
+                elif beginning and beginning.done() and len(under_way) < AHEAD:
+                    beginning.result()
+                    break
+                else:
+                    waited = [under_way[0], *([beginning] if beginning and not beginning.done() else [])]
+                    await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
         while under_way:
             yield await under_way.popleft()
     finally:
-        for task in under_way:
+        ended = [*under_way, *([beginning] if beginning else [])]
+        for task in ended:
             task.cancel()
-        await asyncio.gather(*under_way, return_exceptions=True)
+        await asyncio.gather(*ended, return_exceptions=True)
 
 
 async def gather_all(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from statistics import fmean
 
 from pydantic import Field
 
@@ -86,9 +87,17 @@ class Bucket:
         self.updated = now
 
 
+FIRST = 16  # calls in flight until the first has ended
 MUCH = 0.25  # share of refusals, above what falls evenly on all, that shows a limit
+NEARLY = 0.6  # of the refusals before: as many
+FADING = 0.1  # of what a cohort had refused less than usual, by which the usual share falls
 ALIKE = 3  # times that fewer calls must bring the same refusals, before those count as noise
-GROWTH = 0.02  # of a found rate in a second, to see whether more is allowed
+GROWTH, MOST_GROWTH = 0.005, 0.1  # of a found rate after each cohort, more the longer none had too many refused
+USED = 0.8  # of a found rate, which calls must be sent at before it grows
+FEW = 16.0  # answered calls by which a rate is found, at least
+UNSURE = 1.0  # over their number: growth that makes up for a poor estimate
+SEARCHING = ((64, 0.02), (16, 10.0))  # calls of a cohort, in so many seconds at least
+HOLDING = ((256, 0.5), (128, 2.0), (16, 10.0))  # likewise, under a rate that was found
 LITTLE = 0.01  # share that a found rate may have refused before it is lowered
 
 
@@ -114,6 +123,9 @@ class Finder:
         self.rate: float | None = None  # calls a second; None: no limit found
         self.floor = 0.0  # share of refusals that does not depend on the rate
         self._alike = False  # whether fewer calls have so far meant as many refusals
+        self._latency = 0.0  # seconds that an answer takes, as a running mean
+        self._growth = GROWTH
+        self._calm = 0  # cohorts in a row, without too many refusals
         self._shares: list[float] = []  # of refusals, since the rate was first lowered
         self._original: float | None = None  # the rate before that
         self._cohort: Cohort | None = None
@@ -138,13 +150,23 @@ class Finder:
         return cohort
 
     def _full(self, cohort: Cohort, now: float) -> bool:
+        """Whether its share will say something; it lasts as long as an answer takes, for those come in bursts."""
         seconds = now - cohort.start
-        if self.rate is None:
-            return cohort.sent >= 64 and seconds >= 0.02
-        return cohort.sent >= 256 or (cohort.sent >= 128 and seconds >= 2)
+        searching = self.rate is None or (self._alike and self._shares[-1] > MUCH)
+        enough = SEARCHING if searching else HOLDING
+        return seconds >= self._latency and any(cohort.sent >= calls and seconds >= least for calls, least in enough)
 
-    def ended(self, cohort: Cohort, refused: bool, now: float) -> None:
-        """A call of ``cohort`` was refused for its rate, or came to another end."""
+    def pause(self, refused: bool) -> float:
+        """Seconds that a place in flight stays empty after a call: refusals are quick, and must not make for more calls than
+        answers would."""
+        cohort = self._cohort
+        crowded = refused and cohort and cohort.sent >= FIRST and cohort.refused > MUCH * cohort.sent
+        return self._latency if crowded else 0.0
+
+    def ended(self, cohort: Cohort, refused: bool, now: float, seconds: float) -> None:
+        """A call of ``cohort`` was refused for its rate, or came to another end, ``seconds`` after it was sent."""
+        if not refused:
+            self._latency += (seconds - self._latency) * (0.05 if self._latency else 1.0)
         cohort.ended += 1
         cohort.refused += refused
         if cohort.seconds and cohort.ended == cohort.sent and cohort.start >= self._changed:
@@ -152,27 +174,34 @@ class Finder:
 
     def _judge(self, share: float, rate: float, calls: int, now: float) -> None:
         """A cohort of ``calls``, sent at ``rate`` a second, had this share refused."""
-        chance = 2 * math.sqrt(max(share, 1 / calls) * (1 - min(share, 1 - 1 / calls)) / calls)
-        if self._alike and share > 0.5 * self._shares[-1]:
-            self._shares.append(share)
+        usual = max(self.floor, 1 / calls)
+        chance = 2 * math.sqrt(usual * (1 - usual) / calls)
+        answered = calls * (1 - share)
+        if self._alike and share > NEARLY * fmean(self._shares):
+            self._shares += [share] if answered >= FEW else []
             if len(self._shares) > ALIKE:  # ever fewer calls, and as many of them refused
-                self.floor, self.rate, self._alike = share, self._original, False
-                return
+                self.floor, self.rate, self._alike = fmean(self._shares), self._original, False
+            else:
+                self._set(rate / calls, answered, now)
         elif share > self.floor + (MUCH if self.rate is None else LITTLE + chance):
             self._shares, self._original, self._alike = [share], self.rate, True
+            self._set(rate / calls / (1 - self.floor), answered, now)
         else:
             self._alike = False
-            self.rate = self.rate and self.rate * (1 + GROWTH * calls / rate)
-            return
-        self._set(rate * (1 - share) / (1 - self.floor), now)
+            self.floor = min(self.floor, self.floor + FADING * (share - self.floor))
+            if self.rate and rate > USED * self.rate:
+                self._calm += 1
+                self.rate *= 1 + min(MOST_GROWTH, self._growth * self._calm)
 
-    def _set(self, rate: float, now: float) -> None:
+    def _set(self, per_call: float, answered: float, now: float) -> None:
+        """Hold to the rate at which so many calls were answered; what fewer than FEW would tell is mostly chance."""
+        answered = max(FEW, answered)
         self._next = self._changed = max(now, self._next)  # until then go those that wait already
-        self.rate, self._cohort = max(rate, 0.1), None
+        self.rate, self._cohort, self._calm = max(per_call * answered, 0.1), None, 0
+        self._growth = max(GROWTH, UNSURE / answered)
 
 
 WINDOW = 64  # ends of calls over which overload is counted
-FIRST = 16  # calls in flight until the first has ended
 
 
 class Concurrency:

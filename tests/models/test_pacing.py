@@ -52,17 +52,20 @@ def simulate(server: Server, seconds: float, pace: Pace, *, latency: float = 0.0
             busy += 1
             plan(now + gate.take(100.0, now), "sent", None)
         now, _, what, about = heapq.heappop(events)
+        if what == "free":
+            busy -= 1
+            continue
         if what == "sent":
             refused, headroom = server(now)
             cohort = gate.finder.sent(now)
-            plan(now + (latency / 2 if refused else latency), "ended", (cohort, refused, headroom))
+            plan(now + (latency / 2 if refused else latency), "ended", (cohort, refused, headroom, now))
             continue
-        cohort, refused, headroom = about
+        cohort, refused, headroom, sent = about
         seen.calls += now >= start
         seen.refused += refused and now >= start
-        busy -= 1
         gate.ended(100.0, headroom, now)
-        gate.finder.ended(cohort, refused, now)
+        gate.finder.ended(cohort, refused, now, now - sent)
+        plan(now + gate.finder.pause(refused), "free", None)
         gate.concurrency.ended(overloaded=False)
     return seen
 
@@ -97,13 +100,42 @@ def test_a_limit_that_headers_name_is_used_and_hardly_ever_hit(per_second: float
     assert seen.refused_share < 0.02
 
 
-@pytest.mark.parametrize(("per_second", "noise"), [(50, 0.0), (400, 0.0), (2500, 0.0), (400, 0.05), (2500, 0.05)])
-def test_a_limit_that_nothing_names_is_found(per_second: float, noise: float) -> None:
-    """Refusals that fall evenly on calls, besides, do not keep it from being found, nor drive the rate down."""
+@pytest.mark.parametrize(
+    ("per_second", "noise", "latency"),
+    [(50, 0.0, 0.05), (400, 0.0, 0.05), (2500, 0.0, 0.05), (400, 0.05, 0.05), (2500, 0.05, 0.05), (50, 0.0, 2.0)],
+)
+def test_a_limit_that_nothing_names_is_found(per_second: float, noise: float, latency: float) -> None:
+    """Refusals that fall evenly on calls, besides, do not keep it from being found, nor drive the rate down; nor does an
+    answer that takes long, so that calls come in bursts."""
     bucket, evenly = limited(per_second, per_second, headers=False), careless(noise)
-    seen = simulate(lambda now: said if (said := evenly(now))[0] else bucket(now), 60, Pace(), start=30)
-    assert seen.rate > 0.85 * per_second
-    assert seen.refused_share < noise + 0.08
+    server: Server = lambda now: said if (said := evenly(now))[0] else bucket(now)  # noqa: E731
+    seen = simulate(server, 90, Pace(), latency=latency, start=30)
+    assert seen.rate > 0.9 * per_second
+    assert seen.refused_share < noise + 0.05
+
+
+def test_of_ten_thousand_calls_few_are_refused_before_a_limit_is_found() -> None:
+    """At half of what is offered."""
+    pace = Pace(max_in_flight=64)
+    offered = simulate(careless(0.0), 10, pace).rate
+    seen = simulate(limited(offered / 2, offered / 2, headers=False), 20_000 / offered, pace)
+    assert seen.calls > 9_000
+    assert seen.refused_share < 0.03
+    assert seen.rate > 0.9 * offered / 2
+
+
+def test_a_limit_that_is_raised_is_found_again() -> None:
+    low, high = (limited(per_second, per_second, headers=False) for per_second in (200, 600))
+    seen = simulate(lambda now: low(now) if now < 30 else high(now), 120, Pace(), start=90)
+    assert seen.rate > 0.9 * 600
+
+
+def test_refusals_that_end_are_not_taken_for_usual_for_ever() -> None:
+    """Afterwards a limit shows itself in a share of refusals that was usual before."""
+    evenly, bucket = careless(0.3), limited(400, 400, headers=False)
+    seen = simulate(lambda now: evenly(now) if now < 20 else bucket(now), 120, Pace(), start=60)
+    assert seen.rate > 0.9 * 400
+    assert seen.refused_share < 0.1
 
 
 @pytest.mark.parametrize("share", [0.05, 0.2, 0.4])
