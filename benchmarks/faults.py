@@ -56,8 +56,8 @@ def one_round(folder: Path, in_flight: int, size: int) -> dict[str, float]:
         "faults / clean, early": failing.early_rate / clean.early_rate,
         "attempts that failed / calls": sum(stats["by_fault"].values()) / (2 * size),
     }
-    for name, headers in (("limit", True), ("hidden limit", False)):
-        limits = {"rpm": 30 * clean.rate, "limit_window_seconds": 1.0, "limit_headers": headers}
+    for name, hidden in (("limit", False), ("hidden limit", True)):
+        limits = {"rpm": 30 * clean.rate, "limit_window_seconds": 1.0, "hide_limits": hidden}
         seen, stats = judged(folder, in_flight, size, **limits)
         refused = stats["by_status"].get("429", 0) / stats["requests"]
         found |= {f"{name}: rate / allowed": 2 * seen.rate / clean.rate, f"{name}: refused": refused}

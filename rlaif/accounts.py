@@ -18,9 +18,9 @@ from rlaif.config import Pipeline
 from rlaif.errors import StorageError
 from rlaif.labels.human import is_unnamed
 from rlaif.policy import policy_name
-from rlaif.preferences import NEAR_TIE, leaning, opinions_by_order, side, votes, with_judgements
+from rlaif.preferences import NEAR_TIE, by_principle, leaning, opinions_by_order, side, votes, with_judgements
 from rlaif.records import Comparison, Judgement, Preference, Provenance, Response, uniform
-from rlaif.sampling import grouped
+from rlaif.sampling import grouped, reference_each
 from rlaif.selection import Selector, selected
 from rlaif.statistics import Figure, Means, calibration_figure, cluster_mean, log_loss
 from rlaif.statistics.ranking import cycles
@@ -77,7 +77,7 @@ def _account(run: RunFolder, stage: str, pipeline: Pipeline, selector: Selector)
 
 def _reference_account(run: RunFolder, wanted: int) -> Account:
     account = run.account("reference", "reference/responses")
-    each = math.ceil(wanted / account["in"]) if account["in"] else 0
+    each = reference_each(wanted, account["in"])
     outcomes = {"sampled": account["out"], **account["excluded"]}
     return {"unit": "samples", "in": each * account["in"], "outcomes": outcomes, "reasons": account["reasons"]}
 
@@ -88,7 +88,7 @@ def _outcome_account(rows: Iterable[Judgement | Provenance], unit: str, total: i
     reasons: Counter[str] = Counter()
     for row in rows:
         outcomes[row.outcome] += 1
-        if row.reason:
+        if row.reason and row.reason != row.outcome:
             reasons[row.reason] += 1
     return {"unit": unit, "in": total, "outcomes": dict(outcomes), "reasons": dict(reasons.most_common())}
 
@@ -136,6 +136,9 @@ def label_figures(run: RunFolder) -> dict[str, Figure]:
     ``judgements.option_mass`` is over all showings, the unreadable ones too; ``judgements.unreadable`` is the share of a
     model's replies that could not be read.
 
+    ``judgements.undecided`` is the share of pairs on which no labeller leans to either response by more than a near-tie,
+    under any principle, orders averaged.
+
     ``judgements.cycles`` is the share of circles (a over b, b over c, c over a) among the triples of a prompt's responses
     whose three pairs have a label that is not a tie, by the labels: all labellers and orders together.
 
@@ -181,6 +184,8 @@ def _leanings(means: Means, prompt: str, a: Response, b: Response, judgements: S
     for orders in opinions_by_order(judgements, a.id, b.id).values():
         for a_first, p in orders.items():
             means.add("judgements.first_rate", leaning(p if a_first else 1 - p), prompt)
+    if opinions := by_principle(judgements, a.id, b.id):
+        means.add("judgements.undecided", float(all(leaning(p) == 0.5 for p in opinions)), prompt)
     if len(a.text) != len(b.text):
         for p in votes(judgements, a.id, b.id)[0].values():
             means.add("judgements.longer_rate", leaning(p if longer else 1 - p), prompt)

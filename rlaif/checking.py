@@ -74,6 +74,8 @@ def _kind_of(catalogue: Catalogue, name: str) -> tuple[Kind, Entry]:
     for kind in kinds:
         if name.removeprefix("builtin:") in catalogue.names(kind):
             return kind, catalogue.find(kind, name, where="check")
+    if path.suffix in (".yaml", ".yml") and not path.exists():
+        raise ConfigError(f'check: "{name}": no such file.')
     known = [each for kind in kinds for each in catalogue.names(kind)]
     raise ConfigError(
         f'check: "{name}" is neither a .yaml file nor a pipeline, judge, constitution or checklist.{did_you_mean(name, known)}'
@@ -139,11 +141,15 @@ def laid_over(base: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
 
 
 def limited(pipeline: Pipeline, limit: int | None) -> Pipeline:
-    """The recipe on the first ``limit`` rows of its input."""
+    """The recipe on the first ``limit`` rows of its input, and of the prompts that it measures on."""
     for field in ("prompts", "pairs"):
         section = getattr(pipeline, field)
         if section and limit is not None:
             pipeline = pipeline.model_copy(update={field: section.model_copy(update={"limit": limit})})
+    evaluation = pipeline.evaluation
+    if evaluation and evaluation.source and limit is not None:
+        source = evaluation.source.model_copy(update={"limit": limit})
+        pipeline = pipeline.model_copy(update={"evaluation": evaluation.model_copy(update={"source": source})})
     return pipeline
 
 

@@ -509,7 +509,7 @@ def _summary_of(road: Road, outcome: Outcome, say: Callable[[str], None]) -> Non
         say(f"budget: {road.gateway.purse.spent_usd:.4f} of {road.pipeline.budget_usd:g} USD{more}")
     if road.pipeline.labels and road.pipeline.labels.source == "human" and AGREEMENT not in outcome.metrics:
         say(NO_AGREEMENT)
-    for line in [*road.run_folder.manifest["caveats"], *findings(outcome.metrics, outcome.measures)]:
+    for line in [*road.run_folder.cares(), *findings(outcome.metrics, outcome.measures)]:
         say(line)
     report = road.folder / "report.html"
     say(f"written: {road.folder}" + (f"; look at {report}" if report.exists() else ""))

@@ -76,21 +76,32 @@ def _warnings(metrics: Metrics) -> list[str]:
             f"Careful: {unreadable.value:.1%} of {unreadable.n:,} showings could not be read. "
             f"{mass_seen(mass.value if mass else None)}{READABLE}"
         )
-    first, agree = _of(metrics, "judgements.first_rate"), _of(metrics, "judgements.orders_agree")
-    if first and agree and (abs(first[0] - 0.5) > HABIT or agree[0] < MOSTLY):
-        lines.append(
-            f"Careful: the reply shown first was preferred in {first[0]:.1%} of showings, and both orders agree in "
-            f"{agree[0]:.1%} of comparisons. Averaging the orders removes the habit, and little is left of such a judge."
-        )
+    lines += _position(metrics)
     if not normalised(metrics):
         lines.append(RAW_REWARDS)
-    near = _of(metrics, "preferences.near_tie")
-    if near and near[0] > MOSTLY:
+    undecided = _of(metrics, "judgements.undecided")
+    if undecided and undecided[0] > MOSTLY:
         lines.append(
-            f"Careful: {near[0]:.1%} of the labels lie within 0.05 of one half: these say little about which reply is "
-            "better."
+            f"Careful: {undecided[0]:.1%} of the {undecided[3]:,} comparisons have no opinion further than 0.05 from one "
+            "half, under no principle and of no labeller: their labels say little about which reply is better."
         )
     return lines
+
+
+def _position(metrics: Metrics) -> list[str]:
+    """A labeller's habit of position, where there are enough showings to speak of one."""
+    first, agree = _of(metrics, "judgements.first_rate"), _of(metrics, "judgements.orders_agree")
+    if not first or not agree or first[3] < FEW:
+        return []
+    habit = abs(first[0] - 0.5) > HABIT and not first[1] <= 0.5 <= first[2]
+    if not habit and agree[0] >= MOSTLY:
+        return []
+    left = "Averaging the orders removes the habit"
+    left += ", and little is left of such a judge." if agree[0] < MOSTLY else ", not what it costs in certainty."
+    return [
+        f"Careful: the reply shown first was preferred in {first[0]:.1%} of {first[3]:,} showings ({first[1]:.1%} to "
+        f"{first[2]:.1%}), and both orders agree in {agree[0]:.1%} of comparisons. {left}"
+    ]
 
 
 def mass_seen(mean: float | None) -> str:
@@ -127,7 +138,7 @@ def _reward_model(metrics: Metrics) -> list[str]:
     value, low, high, n = found
     verdict = (
         too_few(n, "pairs")
-        if n < FEW
+        if _says_nothing(value, n)
         else "better than a coin"
         if low > 0.5
         else "worse than a coin"
@@ -142,9 +153,19 @@ def _reward_model(metrics: Metrics) -> list[str]:
     ]
 
 
+def _says_nothing(value: float, n: int) -> bool:
+    """Whether a share of so few trials could be a coin's: an interval by resampling is too narrow to tell."""
+    return n < FEW and abs(value - 0.5) < _reach(n)
+
+
+def _reach(n: int) -> float:
+    """How far from one half a share must lie to be told from a coin, with 80% power."""
+    return DETECTABLE * 1.96 * 0.5 / max(1, n) ** 0.5  # half a point is the widest spread a share's trials can have
+
+
 def too_few(n: int, what: str) -> str:
     """No verdict on so few trials: what they could have told from a coin, with 80% power."""
-    reach = DETECTABLE * 1.96 * 0.5 / max(1, n) ** 0.5  # half a point is the widest spread a share's trials can have
+    reach = _reach(n)
     if reach >= 0.5:
         return f"{n} {what} are too few to tell anything from a coin"
     return f"{n} {what} are too few for a verdict: they would tell a coin from {0.5 + reach:.0%} or more, not from less"
@@ -217,7 +238,7 @@ def _measured(metrics: Metrics, arm: str, measures: Measures) -> list[str]:
 def _worth(metrics: Metrics) -> str:
     """What a reward says of quality."""
     accuracy = _of(metrics, "reward_model.accuracy")
-    if accuracy and (accuracy[1] <= 0.5 or accuracy[3] < FEW):
+    if accuracy and (accuracy[1] <= 0.5 or _says_nothing(accuracy[0], accuracy[3])):
         return "The reward model is not shown to be better than a coin: its rewards say nothing of quality."
     return "The reward model learnt from the same labels: what it likes more need not be better."
 
@@ -261,8 +282,9 @@ def judged(metrics: Metrics, arm: str) -> int:
 
 
 def _win_verdict(metrics: Metrics, arm: str, value: float, low: float, high: float) -> str:
-    count = judged(metrics, arm)
-    if count < FEW:
+    count, found = judged(metrics, arm), verdicts(metrics, arm)
+    share = (found.get("won", 0) + 0.5 * found.get("tied", 0)) / max(1, count)
+    if _says_nothing(share, count):
         return too_few(count, "judged prompts")
     if abs(value - 0.5) < SMALL and high - low < 4 * SMALL:
         return "no difference to speak of"

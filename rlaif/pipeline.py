@@ -52,7 +52,7 @@ from rlaif.records import (
     uniform,
 )
 from rlaif.rows import source_hash
-from rlaif.sampling import Compare, ReadPairs, Sampler, grouped
+from rlaif.sampling import Compare, ReadPairs, Sampler, grouped, reference_each
 from rlaif.selection import Selector
 from rlaif.statistics import Figure
 from rlaif.store import RECIPE, RunFolder, StageState, cut, disk_error, environment, write_json
@@ -60,7 +60,7 @@ from rlaif.training.batching import held_out
 
 Until = Literal["responses", "comparisons", "judgements", "preferences", "policy", "report"]
 STAGES: tuple[Until, ...] = ("responses", "comparisons", "judgements", "preferences", "policy", "report")
-VERSION = 3  # of the stages' meaning; part of every signature
+VERSION = 4  # of the stages' meaning; part of every signature
 WORK_ROWS = 64  # comparisons before the failed share is first held against the tolerance
 
 
@@ -92,7 +92,6 @@ class Watcher:
 
 
 TELL_SECONDS = 0.1  # between two words on how far a stage is: thousands of replies may come in a second
-PER_PROMPT = 8  # reference samples of one prompt, at most: further ones say little of other prompts
 
 
 @dataclass
@@ -151,7 +150,7 @@ class Road:
             if "policy" in wanted and (self.pipeline.reward_model or self.methods):
                 self._need_labels()
                 if self.pipeline.reward_model:
-                    if self._reference_noun() == "reference/responses":
+                    if self.samples_reference:
                         await self._timed("reference", self._reference)
                     await self._timed("reward_model", self._reward_model)
                 for name in self.methods:
@@ -538,7 +537,21 @@ class Road:
         responses = self.pipeline.responses
         return "responses" if responses and "policy" in responses.models else "reference/responses"
 
-    def _reference_sampling(self) -> Sampling:
+    @property
+    def samples_reference(self) -> bool:
+        """Whether a stage of its own samples the policy for the scale of rewards."""
+        return self.pipeline.reward_model is not None and self._reference_noun() == "reference/responses"
+
+    @property
+    def reference_seed(self) -> int:
+        return draw_seed("reference", self.pipeline.seed)
+
+    def reference_order(self, prompt: Prompt) -> float:
+        """The draw by which training prompts are taken for it, the lowest first."""
+        return uniform("reference", self.pipeline.seed, prompt.id)
+
+    @property
+    def reference_sampling(self) -> Sampling:
         """How the samples were drawn that rewards are normalised on."""
         section, responses = self.pipeline.reward_model, self.pipeline.responses
         if self._reference_noun() == "responses" and responses:
@@ -547,19 +560,19 @@ class Road:
 
     def _reference_prompts(self) -> list[Prompt]:
         """Training prompts, at most as many as rewards are normalised on, in the order of a keyed draw."""
-        seed, count = self.pipeline.seed, self.reward_options.normalise_on
+        count = self.reward_options.normalise_on
         prompts = (prompt for prompt in self.run_folder.read("prompts") if not self.is_held_out(prompt.id))
-        return heapq.nsmallest(count, prompts, key=lambda prompt: uniform("reference", seed, prompt.id))
+        return heapq.nsmallest(count, prompts, key=self.reference_order)
 
     async def _reference(self) -> None:
-        """Samples of the policy on training prompts, one each, or up to ``PER_PROMPT`` where there are too few prompts."""
-        sampling = self._reference_sampling()
+        """Samples of the policy on training prompts, one each, or several where there are too few prompts."""
+        sampling = self.reference_sampling
         policy, wanted = self.models["policy"], self.reward_options.normalise_on
         prompts = self._reference_prompts()
-        each = min(PER_PROMPT, math.ceil(wanted / max(1, len(prompts))))
+        each = reference_each(wanted, len(prompts))
         prompts = prompts[: math.ceil(wanted / each)]
         size = max(1, self.pipeline.shard_rows // each)
-        seed = draw_seed("reference", self.pipeline.seed)
+        seed = self.reference_seed
         signature = self._signature(
             "reference",
             sampling.model_dump(mode="json"),
@@ -751,7 +764,7 @@ class Road:
         if not prompts:
             self.watcher.notice(self._nothing_to_measure(account))
         sampling = self.evaluation_sampling
-        if self.pipeline.reward_model and self._reference_noun() and sampling != self._reference_sampling():
+        if self.pipeline.reward_model and self._reference_noun() and sampling != self.reference_sampling:
             self.watcher.notice(
                 "evaluation.sampling is not how the samples were drawn that rewards are normalised on (reward_model.sampling, "
                 "or responses.sampling): here an average answer of the start need not have reward 0."

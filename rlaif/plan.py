@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -39,7 +41,7 @@ from rlaif.pairs import read_pairs
 from rlaif.pipeline import Road, Watcher
 from rlaif.prompts import ReadPrompts, prompt_rows
 from rlaif.records import Comparison, Message, Prompt, Response, uniform
-from rlaif.sampling import Compare, ReadPairs, Sampler
+from rlaif.sampling import Compare, ReadPairs, Sampler, reference_each
 from rlaif.statistics import Figure
 
 T = TypeVar("T")
@@ -110,6 +112,11 @@ class Plan:
     @property
     def seconds(self) -> float:
         return sum(line.seconds or 0.0 for line in self.lines)
+
+    @property
+    def timed(self) -> bool:
+        """Whether any of it takes a time that is known."""
+        return any(line.seconds is not None for line in self.lines)
 
     @property
     def enough(self) -> bool | None:
@@ -248,6 +255,7 @@ class _Tally:
     paid_output_tokens: int = 0
     objections: Counter[str] = field(default_factory=Counter)
     seen: set[str] = field(default_factory=set)  # keys of requests
+    tuned: bool = False  # by a model that this run is to train: the ledger cannot know its replies
 
     def pay(self, reply: Reply) -> None:
         self.paid += 1
@@ -306,6 +314,8 @@ class _Planner:
 
     def __post_init__(self) -> None:
         self.known = _Known(self.road.gateway.ledger)
+        options = self.road.reward_options
+        self.reference: Draw[Prompt] = Draw(options.normalise_on if options else 1)  # of the training prompts
 
     async def stages(self) -> list[Prompt]:
         """Lines for the stages up to the labels; returns the prompts to measure on."""
@@ -324,14 +334,20 @@ class _Planner:
                 self._say_drawn(prompts, "prompts")
         if self.road.labels:
             await self._label("judgements", self.road.labels, comparisons, share)
+        if self.road.samples_reference:
+            self._reference()
         return held_out.items
 
     async def evaluation(self, held_out: list[Prompt]) -> None:
-        """Lines for the win rate: what the judges are asked of each policy's answers, all of them still to be given."""
+        """Lines for the answers to held-out prompts, and for the win rate: what the judges are asked of each policy's
+        answers, all of them still to be given."""
         road, section = self.road, self.road.pipeline.evaluation
-        if not section or not road.judges:
+        if not section:
             return
         prompts = self._measured(section.prompts) if road.measured else held_out
+        self._answers(prompts)
+        if not road.judges:
+            return
         left = passed_over(prompts, section.judged, road.evaluation_seed)
         sampler = Sampler(road.gateway, {}, 1, road.evaluation_sampling, road.evaluation_seed)
         contests = []
@@ -347,6 +363,8 @@ class _Planner:
     def _hold_out(self, prompt: Prompt, held_out: Draw[Prompt]) -> None:
         if self.road.is_held_out(prompt.id):
             held_out.add(self.road.evaluation_order(prompt), prompt)
+        else:
+            self.reference.add(self.road.reference_order(prompt), prompt)
 
     def _pairs(self, held_out: Draw[Prompt]) -> Draw[Comparison]:
         section = self.road.pipeline.pairs
@@ -413,6 +431,40 @@ class _Planner:
                 self._say_stands_in(section.sampling)
             self._close(tally)
         return found
+
+    def _reference(self) -> None:
+        """A line for the samples that rewards are normalised on."""
+        road = self.road
+        sampling, wanted = road.reference_sampling, road.reward_options.normalise_on
+        each = reference_each(wanted, len(self.reference.items))
+        prompts = self.reference.items[: math.ceil(wanted / each)]
+        sampler = Sampler(road.gateway, {}, each, sampling, road.reference_seed)
+        tally = _Tally("reference", "", "policy", road.models["policy"], sampling, "samples", 1.0)
+        self._samples(tally, sampler, prompts)
+
+    def _answers(self, prompts: list[Prompt]) -> None:
+        """A line for each policy's answers to the prompts it is measured on."""
+        road, sampling = self.road, self.road.evaluation_sampling
+        start = _Tally("answers of start", "", "policy", road.models["policy"], sampling, "samples", 1.0)
+        sampler = partial(Sampler, road.gateway, {}, sampling=sampling, seed=road.evaluation_seed)
+        self._samples(start, sampler(1), prompts)
+        for name, method in road.methods.items():
+            tally = _Tally(f"answers of {name}", "", "policy", road.models["policy"], sampling, "samples", 1.0)
+            tally.tuned = method.writes_weights
+            tally.seen = set() if tally.tuned else start.seen
+            self._samples(tally, sampler(getattr(method, "samples", 1)), prompts)
+
+    def _samples(self, tally: _Tally, sampler: Sampler, prompts: list[Prompt]) -> None:
+        """The line of samples of prompts: as many of each as the sampler draws."""
+        tally.items = len(prompts) * sampler.samples
+        for prompt, index in itertools.product(prompts, range(sampler.samples)):
+            request = sampler.request(prompt, index)
+            reply, first = self.known.look(request, tally)
+            if first and reply:
+                tally.pay(reply)
+            elif first:
+                tally.ask(request)
+        self._close(tally)
 
     def _sample(self, tally: _Tally, sampler: Sampler, prompt: Prompt, index: int, number: int) -> Response | None:
         """A response out of the ledger, or what stands in for it; None where the model refused."""
@@ -528,7 +580,7 @@ class _Planner:
                 stage=tally.stage,
                 judge=tally.judge,
                 role=tally.role,
-                model=model.identity.name,
+                model=f"{model.identity.name}, tuned" if tally.tuned else model.identity.name,
                 items=round(share * tally.items),
                 unit=tally.unit,
                 paid=round(share * tally.paid),
@@ -614,7 +666,7 @@ class _Known:
         key = request_key(request, tally.model.identity)
         first = key not in tally.seen
         tally.seen.add(key)
-        entry = self.ledger.get([key]).get(key) if self.any else None
+        entry = self.ledger.get([key]).get(key) if self.any and not tally.tuned else None
         return (entry.reply if entry else None), first
 
 
@@ -669,7 +721,7 @@ def told(plan: Plan) -> Iterator[str]:
     for line in plan.lines:
         calls = _range(line.least_calls, line.calls)
         paid = f", {line.paid:,} more are already in the ledger" if line.paid else ""
-        limit = f"; time by {line.limit}" if line.calls else ""
+        limit = "" if not line.calls else f"; time by {line.limit}" if line.seconds is not None else f"; {line.limit}"
         yield f"{line.title}: {line.items:,} {line.unit}, {calls} calls of models.{line.role}, {line.model}{paid}{limit}"
     if not plan.lines:
         yield "No model is asked anything."
@@ -703,7 +755,7 @@ def told(plan: Plan) -> Iterator[str]:
         _money(plan.most_usd),
         _money(_sum(line.batch_usd for line in plan.lines)) if cheaper else "-",
         _money(_sum(line.most_batch_usd for line in plan.lines)) if cheaper else "-",
-        _time(plan.seconds),
+        _time(plan.seconds if plan.timed else None),
     )
     yield f"{'in all':<{first}}" + "".join(f"{cell:>{width}}" for cell, width in zip(totals, widths, strict=True))
     yield _budget(plan)

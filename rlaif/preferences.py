@@ -18,8 +18,8 @@ from rlaif.records import NO_LABEL, Comparison, Judgement, Preference, Provenanc
 
 NEAR_TIE = 0.05  # |p - 1/2| below which a hard-label export drops a pair, and the side it is on is no opinion
 ROUNDING = 1e-9  # differences of p smaller than this are an accident of floating point
-Missing = Literal["unreadable", "refused", "failed", "over budget"]
-SEVERITY: tuple[Missing, ...] = ("failed", "over budget", "refused", "unreadable")
+Missing = Literal["no label", "unreadable", "refused", "failed", "over budget"]
+SEVERITY: tuple[Missing, ...] = ("failed", "over budget", "refused", "unreadable", "no label")
 
 
 def with_judgements(
@@ -193,6 +193,16 @@ def opinions_by_order(judgements: Sequence[Judgement], a: str, b: str) -> dict[s
     return found
 
 
+def by_principle(judgements: Sequence[Judgement], a: str, b: str) -> list[float]:
+    """The probability that ``a`` is better to each labeller under each principle, orders averaged; none where neither is
+    known."""
+    groups: dict[tuple[str, str | None], list[Judgement]] = {}
+    for judgement in judgements:
+        groups.setdefault((judgement.labeller, judgement.principle_id), []).append(judgement)
+    found = (labeller_opinion(own, a, b) for own in groups.values())
+    return [opinion for opinion in found if isinstance(opinion, float)]
+
+
 def alike(one: float, other: float) -> bool:
     """Whether two probabilities are one opinion: the same side, or near-ties both."""
     return (one - 0.5) * (other - 0.5) > 0 or leaning(one) == leaning(other) == 0.5
@@ -214,7 +224,7 @@ def _verdict(
     """Outcome, reason and weight."""
     if p is None:
         if not asked:
-            return "unreadable", NO_LABEL, 0.0
+            return NO_LABEL, NO_LABEL, 0.0
         outcome, reason = min(missing, key=lambda item: (SEVERITY.index(item[0]), item[1]))
         return outcome, reason, 0.0
     if rules.consistent_orders_only and agree is False:

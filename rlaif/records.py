@@ -17,9 +17,11 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, model_validator
 
 Role = Literal["system", "user", "assistant", "tool"]
-Outcome = Literal["ranked", "unreadable", "refused", "failed", "over budget"]
+Outcome = Literal["ranked", "no label", "unreadable", "refused", "failed", "over budget"]
 Json = str | int | float | bool | None
-NO_LABEL = "no label"  # the reason where nobody gave an opinion: a blank in a file, or no row for the comparison
+NO_LABEL: Literal["no label"] = (
+    "no label"  # the outcome where nobody gave an opinion: a blank in a file, or no row for the comparison
+)
 
 
 def _encoder() -> Callable[[Any], str]:
@@ -266,7 +268,7 @@ class Provenance(Record):
     comparison_id: str
     chosen_id: str
     rejected_id: str
-    outcome: Literal["labelled", "tie", "unreadable", "refused", "failed", "over budget", "filtered"]
+    outcome: Literal["labelled", "tie", "no label", "unreadable", "refused", "failed", "over budget", "filtered"]
     reason: str | None = None
     labellers: tuple[str, ...] = ()
     principle_ids: tuple[str, ...] = ()

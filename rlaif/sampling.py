@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -70,6 +71,14 @@ class Sampler:
             token_ids=reply.token_ids,
             finish_reason="length" if reply.finish_reason == "length" else "stop",
         )
+
+
+PER_PROMPT = 8  # reference samples of one prompt, at most: further ones say little of other prompts
+
+
+def reference_each(wanted: int, prompts: int) -> int:
+    """How many samples of each of so many prompts make ``wanted`` in all, or come near it where there are few prompts."""
+    return min(PER_PROMPT, math.ceil(wanted / max(1, prompts)))
 
 
 def generator_name(role: str, identity: Identity) -> str:

@@ -413,10 +413,19 @@ class RunFolder:
             write_json(path, notes | {stage: {"signature": state.signature, "lines": told}})
 
     def notes(self) -> dict[str, list[str]]:
-        """What a person was told while the stages of this walk were made, by stage."""
+        """What a person was told while the stages were made, by stage: those of this walk, where there is one."""
         path = self.path / NOTES
         notes = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        return {stage: note["lines"] for stage, note in notes.items() if stage in self.walked and note["lines"]}
+        return {
+            stage: note["lines"]
+            for stage, note in notes.items()
+            if note["lines"] and (not self.walked or stage in self.walked)
+        }
+
+    def cares(self) -> list[str]:
+        """Of what was told, and of what labels cannot show, that which must stand wherever the run is looked at."""
+        told = (line for lines in self.notes().values() for line in lines if line.startswith("Careful: "))
+        return list(dict.fromkeys([*self.manifest.get("caveats", ()), *told]))
 
     def _supersede(self, folder: str, signature: str) -> None:
         source = self.path / folder

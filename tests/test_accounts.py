@@ -51,3 +51,5 @@ def test_positions_and_orders_are_those_of_opinions_with_near_ties_as_ties() -> 
     # longer: 0.8 is for it; 0.5 and 0.5 are for neither
     assert (figures["judgements.longer_rate"].value, figures["judgements.longer_rate"].n) == (2 / 3, 3)
     assert (figures["judgements.orders_agree"].value, figures["judgements.orders_agree"].n) == (2 / 3, 3)
+    # the second within a near-tie, the third one half over both orders; the first has an opinion under one principle
+    assert (figures["judgements.undecided"].value, figures["judgements.undecided"].n) == (2 / 3, 3)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from rlaif.catalogue import FOLDERS, Catalogue, Entry, Kind, builtin_root
-from rlaif.checking import build, check_file, open_road
+from rlaif.checking import build, check_file, limited, open_road
 from rlaif.component import Options, Place, load, parse_model, parse_options
 from rlaif.config import Constitution, JudgeFile, Pipeline, apply_settings, load_constitution, load_pipeline
 from rlaif.errors import ConfigError, UserError
@@ -804,3 +804,11 @@ def test_a_policy_method_with_parts_missing_is_one_line(pairs: Path, policy_fold
         'own.yaml: policies.0: policy method "own_method:Bare" has no options, writes_weights, respond, kl_bound: give it to '
         "the class."
     )
+
+
+def test_a_limit_is_of_the_prompts_that_are_measured_on_too() -> None:
+    pipeline = limited(load_pipeline(Catalogue().find("pipeline", "quickstart", where="test")), 7)
+    assert pipeline.prompts
+    assert pipeline.evaluation
+    assert pipeline.evaluation.source
+    assert (pipeline.prompts.limit, pipeline.evaluation.source.limit) == (7, 7)

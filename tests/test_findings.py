@@ -47,7 +47,7 @@ def test_an_interval_around_one_half_says_what_would_have_been_missed() -> None:
 
 def test_a_handful_gets_no_verdict_however_narrow_its_interval() -> None:
     # 2.8 standard errors of 1 / (2 * sqrt(25)) = 0.1 are 28 points
-    (line,) = findings(contest(0.85, 0.95, won=23, tied=1, lost=1, equal=400))
+    (line,) = findings(contest(0.5, 0.52, won=18, tied=1, lost=6, equal=400))
     assert line.endswith(
         ": 25 judged prompts are too few for a verdict: they would tell a coin from 78% or more, not from less."
     )
@@ -55,6 +55,8 @@ def test_a_handful_gets_no_verdict_however_narrow_its_interval() -> None:
     assert findings(contest(0.6, 1.0, won=7, lost=0))[0].endswith(
         ": 7 judged prompts are too few to tell anything from a coin."
     )
+    # 23 and a half of 25 are 94%
+    assert findings(contest(0.51, 0.55, won=23, tied=1, lost=1, equal=400))[0].endswith(": better than the start.")
 
 
 def test_a_judge_that_goes_by_position_is_said_beside_the_ties_it_makes() -> None:
@@ -135,6 +137,37 @@ def test_a_reward_model_on_a_handful_of_pairs_gets_no_verdict() -> None:
         "On 10 held-out pairs the reward model agrees with the labels in 90.0% (70.0% to 100.0%): 10 pairs are too few for "
         "a verdict: they would tell a coin from 94% or more, not from less."
     ]
+
+
+def test_few_pairs_get_a_verdict_where_a_coin_would_hardly_do_as_well() -> None:
+    # 2.8 / (2 * sqrt(21)) = 31 points: 90.5% is beyond them
+    (line,) = findings({"reward_model.accuracy": Figure(value=0.905, low=0.783, high=1.0, n=21)})
+    assert line.endswith("90.5% (78.3% to 100.0%): better than a coin.")
+
+
+def of_position(first: float, agree: float, n: int = 60) -> dict[str, Figure]:
+    return {
+        "judgements.first_rate": Figure(value=first, low=first - 0.1, high=first + 0.1, n=n),
+        "judgements.orders_agree": Figure(value=agree, low=agree - 0.1, high=min(1.0, agree + 0.1), n=n // 2),
+    }
+
+
+def test_a_habit_of_position_is_said_with_its_interval_and_with_what_is_left() -> None:
+    assert findings(of_position(0.7, 0.8)) == [
+        "Careful: the reply shown first was preferred in 70.0% of 60 showings (60.0% to 80.0%), and both orders agree in "
+        "80.0% of comparisons. Averaging the orders removes the habit, not what it costs in certainty."
+    ]
+    assert findings(of_position(0.9, 0.2))[0].endswith("and little is left of such a judge.")
+    assert findings(of_position(0.55, 0.2))[0].endswith("and little is left of such a judge.")
+    assert findings(of_position(0.55, 0.8)) == []
+    assert findings(of_position(0.9, 0.2, n=6)) == []  # three pairs
+
+
+def test_labels_without_an_opinion_are_said_and_those_that_principles_average_out_are_not() -> None:
+    near = {"preferences.near_tie": Figure(value=0.9, low=0.8, high=0.95, n=200)}
+    assert findings(near) == []
+    (line,) = findings(near | {"judgements.undecided": Figure(value=0.7, low=0.6, high=0.8, n=200)})
+    assert line.startswith("Careful: 70.0% of the 200 comparisons have no opinion further than 0.05 from one half")
 
 
 def test_unreadable_replies_come_with_the_mass_that_was_seen_and_what_to_do() -> None:

@@ -827,8 +827,8 @@ def test_a_blank_label_and_no_row_at_all_are_accounted_for_alike() -> None:
     Path("own.yaml").write_text("pairs: pairs.jsonl\nlabels: {source: human, options: {file: answers.jsonl}}\n")
     road = open_road("own.yaml", out=Path("out"))
     accounts = asyncio.run(road.run("preferences")).accounts
-    assert accounts["judgements"]["outcomes"] == {"ranked": 1, "unreadable": 2}
-    assert accounts["judgements"]["reasons"] == {"no label": 2}
+    assert accounts["judgements"]["outcomes"] == {"ranked": 1, "no label": 2}
+    assert accounts["judgements"]["reasons"] == {}
     assert accounts["preferences"]["outcomes"] == {"labelled": 1, "unreadable": 3}
     assert accounts["preferences"]["reasons"] == {"no label": 3}
 

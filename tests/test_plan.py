@@ -17,6 +17,7 @@ from rlaif.mock import MockOptions, MockServer
 from rlaif.models.spending import Price
 from rlaif.plan import Line, Plan, plan_pipeline, told
 from rlaif.plan import plan as plan_road
+from tests.runs import rlaif
 from tests.tiny import write_jsonl
 
 PRICE = Price(1.0, 10.0)
@@ -311,7 +312,11 @@ def test_the_win_rate_is_planned_on_the_prompts_that_are_judged(policy_folder: P
     whole = yaml.safe_load(Path("recipe.yaml").read_text())
     whole["models"]["policy"] = str(policy_folder)
     Path("recipe.yaml").write_text(yaml.safe_dump(whole))
-    sampled, judged, contest = planned().lines
+    sampled, judged, before, after, contest = planned().lines
+    assert [(line.stage, line.calls) for line in (before, after)] == [
+        ("answers of start", before.items),
+        ("answers of dpo", before.items),
+    ]
     assert (sampled.role, sampled.calls, sampled.usd, sampled.seconds) == ("policy", 60, 0.0, None)
     assert judged.calls == 60
     assert (contest.stage, contest.items, contest.calls) == ("win rate of dpo", 6, 6)
@@ -451,3 +456,25 @@ def test_figures_have_the_usual_form() -> None:
     assert figures["plan.judgements.mine.calls"].model_dump() == {"value": 6, "low": 6, "high": 6, "n": 6}
     assert figures["plan.usd"].value == found.usd
     assert figures["plan.usd"].high == found.most_usd
+
+
+def test_samples_for_the_scale_of_rewards_and_answers_to_held_out_prompts_are_planned_as_they_are_asked(
+    policy_folder: Path,
+) -> None:
+    rows = [{"prompt": f"Question {i}?", "response_a": "Yes.", "response_b": "No.", "label": "a"} for i in range(24)]
+    write_jsonl(Path("pairs.jsonl"), rows)
+    sampling = {"max_output_tokens": 4}
+    whole = {
+        "models": {"policy": str(policy_folder)},
+        "pairs": "pairs.jsonl",
+        "labels": "human",
+        "held_out": 0.25,
+        "reward_model": {"options": {"normalise_on": 40, "learning_rate": 1e-3}, "sampling": sampling},
+        "policies": [{"name": "best-of-n", "options": {"n": 3}}],
+        "evaluation": {"prompts": 4, "sampling": sampling},
+    }
+    Path("recipe.yaml").write_text(yaml.safe_dump(whole))
+    asked = sum(line.calls for line in planned().lines)
+    text = rlaif(Path(), "run", "recipe.yaml", "--out", "run")
+    assert f": {asked} asked, " in text
+    assert sum(line.calls for line in planned().lines) == 0  # all of it is in the ledger now

@@ -98,7 +98,7 @@ def test_both_orders_missing_keep_the_graver_outcome_and_its_reason() -> None:
 def test_a_comparison_no_one_was_asked_about_is_a_row_without_a_label() -> None:
     preference, provenance, _ = preferred([])
     assert preference.weight == 0
-    assert (provenance.outcome, provenance.reason) == ("unreadable", "no label")
+    assert (provenance.outcome, provenance.reason) == ("no label", "no label")
     assert provenance.orders_agree is None
 
 

@@ -82,6 +82,22 @@ def test_reference_samples_are_of_training_prompts_and_in_the_accounts(people: P
     assert metrics["reward_model.normalised_on"]["value"] == 50
 
 
+def test_few_prompts_are_sampled_at_most_eight_times_each_and_the_account_adds_up(
+    tmp_path: Path, policy_folder: Path
+) -> None:
+    reward_model = RECIPE["reward_model"] | {"options": RECIPE["reward_model"]["options"] | {"normalise_on": 1024}}
+    folder = prepare(tmp_path / "work", policy_folder, reward_model=reward_model)
+    rlaif(folder, "run", "recipe.yaml", "--out", "run", "--limit", "8")
+    training = [p for p in RunFolder(folder / "run").read("prompts") if not held_out(p.id, 0.25, 0)]
+    sampled = account(folder / "run", "reference")
+    assert sampled == {
+        "unit": "samples",
+        "in": 8 * len(training),
+        "outcomes": {"sampled": 8 * len(training)},
+        "reasons": {},
+    }
+
+
 def test_killed_while_the_reference_is_sampled_and_resumed_equals_uninterrupted(
     people: Path, tmp_path: Path, policy_folder: Path
 ) -> None:

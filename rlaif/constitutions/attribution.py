@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.constitutions.runs import JudgedRun, Label, Pair, People, open_run, people_of
-from rlaif.preferences import NEAR_TIE, ROUNDING, leaning, orders_agree, p_first, side
+from rlaif.preferences import NEAR_TIE, ROUNDING, leaning, orders_agree, p_first
 from rlaif.records import Judgement
 from rlaif.statistics import Figure, Means, share
 from rlaif.store import writing
@@ -72,7 +72,7 @@ class Attribution:
 
     ``decides``: credit per label that prefers one reply; ``alone``: share of these labels that would be another or none
     without it; ``near_half``: mean of |p - 1/2| over pairs that it has an opinion on; ``with_label``: share of labels that
-    it is for, a tie of its own counting one half; ``people``: the same of people's labels; ``first_rate``: the first shown
+    it is for, a near-tie of its own counting one half; ``people``: the same of people's labels; ``first_rate``: the first shown
     preferred; ``orders_agree``; ``unreadable``: of its showings.
     """
 
@@ -204,7 +204,7 @@ def _add_pair(means: Means, run: JudgedRun, pair: Pair, human: Label | None) -> 
         if abs(p - 0.5) >= NEAR_TIE:
             sure.add(tag)
         if human is not None and human.side != 0.5:
-            means.add(f"{name}.people", agrees(side(p), human.side), pair.prompt)
+            means.add(f"{name}.people", agrees(leaning(p), human.side), pair.prompt)
         own = [judgement for judgement in pair.judgements if judgement.principle_id == tag]
         if (same := orders_agree(own, pair.a.id, pair.b.id)) is not None:
             means.add(f"{name}.orders_agree", float(same), pair.prompt)
@@ -226,7 +226,7 @@ def _add_decision(means: Means, run: JudgedRun, decision: Decision, tags: list[s
         means.add(f"{name}.alone", float(tag in decision.alone), decision.pair.prompt)
         p = decision.pair.opinion(tag) if tag in decision.pair.tags else None
         if p is not None:
-            means.add(f"{name}.with_label", agrees(side(p), decision.label.side), decision.pair.prompt)
+            means.add(f"{name}.with_label", agrees(leaning(p), decision.label.side), decision.pair.prompt)
 
 
 def _row(run: JudgedRun, decision: Decision) -> dict[str, Any]:

@@ -20,12 +20,12 @@ from rlaif.constitutions.runs import Judges, open_judges
 from rlaif.labels.judges import Judge, JudgeLabels
 from rlaif.models.gateway import gather_all
 from rlaif.pipeline import Watcher
-from rlaif.preferences import labeller_opinion, side
+from rlaif.preferences import labeller_opinion, leaning
 from rlaif.records import Comparison, Judgement, Message, Prompt, Response
 from rlaif.statistics import Figure, cluster_mean, wilson
 
 BATCH = 64  # examples put to the judge at once
-Result = Literal["passed", "wrong", "tie", "unreadable", "refused", "failed", "over budget"]
+Result = Literal["passed", "wrong", "tie", "no label", "unreadable", "refused", "failed", "over budget"]
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ async def _try(labels: JudgeLabels, judge: Judge, case: Case) -> Tried:
     if not isinstance(opinion, float):
         return Tried(case, opinion[0], None, (first, second), opinion[1])
     results: dict[float, Result] = {1.0: "passed", 0.0: "wrong", 0.5: "tie"}
-    return Tried(case, results[side(opinion)], opinion, (first, second))
+    return Tried(case, results[leaning(opinion)], opinion, (first, second))
 
 
 def _opinion(judgements: Sequence[Judgement], case: Case) -> float | None:

@@ -83,7 +83,7 @@ def text(
         drawn=PRINCIPLES.get(_principles(facts), ""),
         rules=_rules(facts),
         rates=[(label, flat[each]) for each, label in RATES.items() if each in flat and flat[each].value is not None],
-        warnings=[*facts.manifest.get("caveats", ()), *findings(dict(facts.figures))],
+        warnings=[*facts.run.cares(), *findings(dict(facts.figures))],
         cost=_cost(facts),
         left_out=left_out.most_common(),
         version=__version__,

@@ -355,7 +355,7 @@ FORMS: dict[str, Form] = {
             **PAIR_COLUMNS,
             "p": "probability, 0.5 to 1, that `chosen` is better; 0.5 is a tie",
             "weight": "0: no label, or set aside by a rule (`outcome`, `reason`); then `p` means nothing",
-            "outcome": "labelled, tie, unreadable, refused, failed or filtered",
+            "outcome": "labelled, tie, no label, unreadable, refused, failed or filtered",
             "reason": "why there is no label",
             "category": "of the prompt, where its source named one",
             "prompt_id": "a name for the prompt's content, equal in every run",

@@ -131,7 +131,7 @@ def _judgements(comparison: Comparison, votes: list[Any]) -> list[Judgement]:
                 comparison_id=comparison.id,
                 labeller=labeller or f"{UNNAMED}{number}",
                 shown=None if order is None else (a, b) if order == "ab" else (b, a),
-                outcome="unreadable" if p is None else "ranked",
+                outcome=NO_LABEL if p is None else "ranked",
                 reason=NO_LABEL if p is None else None,
                 **_ranking(a, b, p),
             )

@@ -163,7 +163,7 @@ class Answering:
 
     def _addressed(self, wire: Wire, reply: Reply, request_id: str, standing: Standing, now: float) -> Reply:
         reply.headers[wire.id_header] = request_id
-        if standing.levels and self.options.limit_headers:
+        if standing.levels and not self.options.hide_limits:
             reply.headers.update(wire.limits(standing.levels, now))
         return reply
 

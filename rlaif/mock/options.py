@@ -49,7 +49,7 @@ class MockOptions(Options):
     limit_window_seconds: float = Field(
         default=60.0, gt=0, description="A limit's bucket holds as much as this brings."
     )
-    limit_headers: bool = Field(default=True, description="Tell in headers what is left of a limit.")
+    hide_limits: bool = Field(default=False, description="Tell of limits by refusals alone, not in headers.")
     key_expires_after: int | None = Field(default=None, ge=0, description="Requests after which a key gets 401.")
 
     fault: tuple[str, ...] = Field(

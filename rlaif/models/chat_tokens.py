@@ -37,6 +37,8 @@ class ChatTokenizer:
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(f"{where}: {folder}: no usable tokenizer: {_first_line(error)}") from error
         self.where = where
+        if not self.hf("A word.", add_special_tokens=False)["input_ids"]:
+            raise ModelError(f"{where}: {folder}: no usable tokenizer: it has no token for any text (tokenizer.json?).")
         if not self.hf.chat_template:
             self.hf.chat_template = PLAIN_TEMPLATE
             notice(f"{where}: {folder} has no chat template; turns are written as plain 'User: …' and 'Assistant: …'.")

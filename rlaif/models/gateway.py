@@ -2,9 +2,10 @@
 
 ``ask`` looks like a plain call. Behind it, requests to a model in this process wait until nothing more is being asked,
 are cut into batches by the model's own plan, and each batch is committed to the ledger as one transaction before any
-caller sees a reply. A planned batch runs whole or not at all, so a resumed run meets the same batches and the same
-bytes. Models run in one worker thread; Ctrl-C and progress stay alive. Calls to models behind an API go through
-``calls.Caller``: limits, retries, outages, money.
+caller sees a reply. A planned batch is committed whole or not at all, so a resumed run meets the same batches and the
+same bytes; where another run has asked some of its requests, only the others are computed. Models run in one worker
+thread; Ctrl-C and progress stay alive. Calls to models behind an API go through ``calls.Caller``: limits, retries,
+outages, money.
 """
 
 from __future__ import annotations
@@ -307,10 +308,9 @@ class Gateway:
             if all(future.done() for key in batch_keys for future in waiting[key]):
                 continue  # every caller was cancelled: nobody waits for this batch
             entries = await self._stored_or_claimed(batch_keys)
-            if len(entries) == len(batch):
-                account.from_ledger += len(batch)
-            else:
-                entries = await self._compute(model, requests, batch, batch_keys, unique, account)
+            account.from_ledger += len(entries)
+            if missing := [i for i in batch if keys[i] not in entries]:
+                entries |= await self._compute(model, requests, missing, [keys[i] for i in missing], unique, account)
             for key in batch_keys:
                 for future in waiting[key]:
                     if not future.done():
@@ -334,14 +334,14 @@ class Gateway:
         return {key: asked for key, asked in unique.items() if key not in entries}
 
     async def _stored_or_claimed(self, keys: Sequence[str]) -> dict[str, Entry]:
-        """What the ledger holds of ``keys``; where that is not all, they are claimed and this process computes them."""
+        """What the ledger holds of ``keys``; the rest is claimed, and this process computes it."""
         entries = self.ledger.get(keys)
         while len(entries) < len(keys):
-            claimed = self.ledger.claim(keys, CLAIM_SECONDS)
+            missing = [key for key in keys if key not in entries]
+            claimed = self.ledger.claim(missing, CLAIM_SECONDS)
             entries = self.ledger.get(keys)  # after the claim: another process may have finished in between
-            if claimed and len(entries) == len(keys):
-                self.ledger.release(keys)
             if claimed:
+                self.ledger.release([key for key in missing if key in entries])
                 break
             if self._closing:
                 raise asyncio.CancelledError

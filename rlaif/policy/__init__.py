@@ -59,6 +59,9 @@ class PolicyReport:
 
 
 class PolicyMethod(Protocol):
+    """What the road needs of a method. One that draws several answers to each prompt has ``samples``, their number, for
+    plans."""
+
     options: Any
     needs_reward: bool
     writes_weights: bool

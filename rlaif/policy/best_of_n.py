@@ -25,13 +25,13 @@ class BestOfN:
     writes_weights = False
 
     def __init__(self, options: Options, where: str) -> None:
-        self.options, self.n = options, options.n
+        self.options, self.samples = options, options.n
 
     async def respond(
         self, prompts: Sequence[Prompt], model: Any, sample: Sample, reward: Reward | None
     ) -> list[Response | None]:
         assert reward is not None
-        sampled = await sample(model, prompts, self.n)
+        sampled = await sample(model, prompts, self.samples)
         rewards = await reward(list(zip(prompts, sampled, strict=True)))
         return [
             many[max(range(len(many)), key=values.__getitem__)] if many else None
@@ -39,4 +39,4 @@ class BestOfN:
         ]
 
     def kl_bound(self) -> float | None:
-        return math.log(self.n) - (self.n - 1) / self.n
+        return math.log(self.samples) - (self.samples - 1) / self.samples

@@ -29,6 +29,7 @@ def write_report(
 
     environment = Environment(autoescape=select_autoescape(default=True), trim_blocks=True, lstrip_blocks=True)
     environment.filters["count"] = lambda value: f"{value:,}"
+    environment.filters["sentence"] = lambda text: text if not text or text[-1] in ".!?" else f"{text}."
     environment.filters["figure"] = Measure("").written
     environment.filters["contest"] = contest
     environment.filters["percent"] = Measure("", "%").written
@@ -40,6 +41,8 @@ def write_report(
         pipeline=pipeline,
         manifest=run.manifest,
         notes=run.notes(),
+        cares=run.cares(),
+        readings=_readings(run),
         accounts=accounts,
         metrics=metrics,
         arms=arms,
@@ -103,6 +106,16 @@ def _contest_rows(contests: list[dict[str, int]]) -> list[Row]:
         for outcome, what in CONTEST_ROWS.items()
         if any(found.get(outcome) for found in contests)
     ]
+
+
+def _readings(run: RunFolder) -> dict[str, list[str]]:
+    """By what begins a line before a colon, such as a principle's id: what was told of it."""
+    found: dict[str, list[str]] = {}
+    for line in (line for lines in run.notes().values() for line in lines):
+        about, colon, told = line.partition(": ")
+        if colon and told not in found.setdefault(about, []):
+            found[about].append(told)
+    return found
 
 
 def _history(run: RunFolder, stage: str) -> list[dict[str, float]]:

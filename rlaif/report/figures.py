@@ -39,7 +39,7 @@ STYLE: Any = {
     "svg.hashsalt": "rlaif",
 }
 ARM_PLOTS = {
-    "win_rate": "win rate against the start, a tie one half",
+    "win_rate": "win rate against the start",
     "reward": "reward",
     "words": "length, words per answer",
     "kl": "KL to the start, nats per answer",

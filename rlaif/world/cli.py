@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from rlaif.statistics import Figure
 
 app = typer.Typer(
-    help="The practice world: prompts with known truth, simulated people, small judges.", rich_markup_mode=None
+    help="The practice world: prompts with known truth, simulated people, small judges.",
+    rich_markup_mode=None,
+    no_args_is_help=True,
 )
 
 Seed = Annotated[int, typer.Option("--seed", help="Another seed draws other prompts.")]

@@ -11,7 +11,7 @@ from rlaif.judging.pairwise_logprobs import PairwiseLogprobs
 from rlaif.models.gateway import gather_all
 from rlaif.preferences import p_first
 from rlaif.records import Comparison, Judgement, Response
-from rlaif.world.probe import Shown, readings, replies_in_order, verdict_lines
+from rlaif.world.probe import Shown, concerns, readings, replies_in_order, verdict_lines
 from rlaif.world.showing import comparison_of
 
 Show = Callable[[Comparison, Principle | None, tuple[Response, ...]], Coroutine[Any, Any, Judgement]]
@@ -22,11 +22,11 @@ class PracticeJudge(PairwiseLogprobs):
 
     async def rehearse(self, principles: Sequence[Principle], show: Show) -> list[str]:
         """Unknown words, and the verdicts on pairs that differ in one thing, as lines for a person."""
-        lines = []
+        named = []
         for principle in principles:
             found = await readings(functools.partial(_verdicts, principle, show))
-            lines += verdict_lines(principle.id, principle.text, found)
-        return lines
+            named.append((principle.id, principle.text, found))
+        return [*(line for each in named for line in verdict_lines(*each)), *concerns(named)]
 
 
 async def _verdicts(principle: Principle, show: Show, shown: Sequence[Shown]) -> list[float | None]:

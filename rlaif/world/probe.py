@@ -229,11 +229,27 @@ def verdict_lines(name: str, text: str, found: Sequence[Reading]) -> list[str]:
     def said(direction: Direction) -> str:
         family, sign = direction
         more = by_family[family].more
-        return f"{MEANINGS[family][sign < 0]} ({max(more, 1 - more):.2f})"
+        return f"{MEANINGS[family][sign < 0]} (p {max(more, 1 - more):.2f})"
 
     lines.append(f"{name}: read as preferring the reply that {said(best)}.")
     if beyond:
         lines.append(f"{name}: and, beyond that, the reply that {'; '.join(map(said, beyond[:3]))}.")
     if by_family[best[0]].disagree > TORN:
         lines.append(f"{name}: its two orders disagree there on {by_family[best[0]].disagree:.0%} of the probes.")
+    return lines
+
+
+def concerns(named: Sequence[tuple[str, str, Sequence[Reading]]]) -> list[str]:
+    """Of (name, text, readings) of principles: what must be remembered of the labels made under them."""
+    lines = []
+    if lost := [name for name, _, found in named if read_as(found) is None]:
+        lines.append(
+            f"Careful: the practice judge makes nothing of {len(lost)} of {len(named)} principles ({', '.join(lost)}): its "
+            "verdicts under them are chance."
+        )
+    if foreign := [name for name, text, _ in named if name not in lost and unknown_words(text)]:
+        lines.append(
+            f"Careful: {len(foreign)} of {len(named)} principles have words that the practice judge has never read "
+            f"({', '.join(foreign)}): look at what it takes them for."
+        )
     return lines

@@ -11,7 +11,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 from rlaif.config import Sampling
-from rlaif.errors import ConfigError, ModelError
+from rlaif.errors import ConfigError, ModelError, did_you_mean
 from rlaif.models import ChatRequest, Reply
 from rlaif.records import Comparison, Message, Prompt, Response
 from rlaif.statistics import Figure, cluster_mean, wilson
@@ -21,7 +21,7 @@ from rlaif.world.exam import verdicts
 from rlaif.world.lessons import Label, Pair, draw_pair
 from rlaif.world.oracle import attributes, prefers, rates
 from rlaif.world.principles import Wording
-from rlaif.world.probe import Shown, readings, replies_in_order, verdict_lines
+from rlaif.world.probe import PAIRS, Shown, concerns, readings, replies_in_order, verdict_lines, words
 
 TURNS = ("<|user|>", "<|assistant|>", "<|end|>")
 ATTEMPTS = 200  # to find a question that was not drawn before
@@ -218,8 +218,10 @@ def principles_of(given: str) -> list[tuple[str, str]]:
     catalogue = Catalogue()
     if given.endswith((".yaml", ".yml")) or given.removeprefix("builtin:") in catalogue.names("constitution"):
         return [(p.id, p.text) for p in load_constitution(catalogue, given, where="check").principles]
-    if not given.strip():
-        raise ConfigError("check: an empty principle. Give its text in quotes, or the name of a constitution.")
+    if not words(given):
+        raise ConfigError(f'check: "{given}" has no words. Give a principle in quotes, or the name of a constitution.')
+    if len(given.split()) == 1 and (meant := did_you_mean(given, catalogue.names("constitution"))):
+        raise ConfigError(f'check: "{given}" is no constitution, and no sentence.{meant}')
     return [(given, given)]
 
 
@@ -227,8 +229,15 @@ def check_principles(principles: Sequence[str], folder: str) -> Iterator[str]:
     """What a person should know of how the judge reads each principle; a name stands for a constitution's own."""
     named = [one for given in principles for one in principles_of(given)]
     network, tokens = open_judge(folder)
+    yield f"p: mean probability of that reply on {PAIRS} pairs that differ in it as far as can be, in both orders"
+    read = []
     for name, text in named:
-        yield from verdict_lines(name, text, asyncio.run(readings(functools.partial(_asked, network, tokens, text))))
+        found = asyncio.run(readings(functools.partial(_asked, network, tokens, text)))
+        read.append((name, text, found))
+        yield from verdict_lines(*read[-1])
+    yield from concerns(read)
+    if all(each.unread == PAIRS for _, _, found in read for each in found):
+        raise ModelError(f"--model: {folder} is no judge of the practice world: not one probe could be read.")
 
 
 async def _asked(network: Any, tokens: Any, text: str, shown: Sequence[Shown]) -> list[float | None]:

@@ -114,7 +114,7 @@ def test_the_whole_form_holds_every_row_with_what_became_of_it(run: Path) -> Non
         ("sort", 0.5, 1.0, "tie", None),
         ("sort", 0.52, 1.0, "labelled", None),
         ("sort", 1.0, 1.0, "labelled", None),
-        ("blank", 0.5, 0.0, "unreadable", "no label"),
+        ("blank", 0.5, 0.0, "no label", "no label"),
         ("sure", 0.75, 1.0, "labelled", None),
         ("even", 0.5, 1.0, "tie", None),
     ]

@@ -169,3 +169,13 @@ def test_latencies_are_read() -> None:
 def test_a_latency_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(ValidationError, match="latency"):
         MockOptions(latency=text)
+
+
+def test_limits_that_are_hidden_are_told_by_refusals_alone() -> None:
+    async def test(server: MockServer, session: aiohttp.ClientSession) -> None:
+        replies = [await post(session, chat(str(i))) for i in range(3)]
+        (refused,) = [headers for status, _, headers in replies if status == 429]
+        assert "retry-after" in refused
+        assert not [name for _, _, headers in replies for name in headers if name.lower().startswith("x-ratelimit")]
+
+    serving(test, rpm=2, hide_limits=True)

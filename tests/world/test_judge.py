@@ -6,9 +6,13 @@ import json
 from pathlib import Path
 from random import Random
 
+import pytest
+
+from rlaif.errors import ConfigError
 from rlaif.store import RunFolder
 from rlaif.world.lessons import Pair, draw_pair
 from rlaif.world.oracle import attributes, prefers, read
+from rlaif.world.showing import principles_of
 from tests.runs import rlaif
 from tests.tiny import write_jsonl
 
@@ -68,6 +72,8 @@ def test_a_principle_in_words_it_never_read_is_pointed_at(tmp_path: Path) -> Non
     arguments = ("pairs.jsonl", "--model", JUDGE, "--constitution", "own.yaml", "--out", "run")
     printed = rlaif(tmp_path, "judge", "practice", *arguments)
     assert "terse: the practice judge has never read 'quotes', 'wittgenstein', 'schopenhauer'" in printed
+    careful = next(line for line in told_in(tmp_path / "run")["judgements"] if line.startswith("Careful: "))
+    assert printed.count(careful) == 2  # when it is tried, and when all is done
 
 
 def test_a_second_run_asks_no_probe_again(tmp_path: Path) -> None:
@@ -92,3 +98,11 @@ def test_what_was_said_of_another_constitution_goes_with_its_labels_and_a_second
     after = told_in(tmp_path / "run")["judgements"]
     assert any("read as preferring the reply that is ruder" in line for line in after)
     assert not set(after) & set(before)
+
+
+def test_a_name_that_is_nearly_a_constitutions_is_no_principle(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r'"polit" is no constitution, and no sentence\. Did you mean "polite"'):
+        principles_of("polit")
+    with pytest.raises(ConfigError, match="has no words"):
+        principles_of("!!! ???")
+    assert principles_of("Warmth") == [("Warmth", "Warmth")]

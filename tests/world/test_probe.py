@@ -14,6 +14,7 @@ from rlaif.world.probe import (
     Probe,
     Reading,
     Shown,
+    concerns,
     probes,
     profiles,
     readings,
@@ -64,18 +65,18 @@ def nothing(**more: float) -> list[Reading]:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_who_reads_a_direction_perfectly_is_said_to_read_it_and_nothing_else(family: str, sign: int) -> None:
     (line,) = verdict_lines("p", "Prefer the reply.", reading_of(family, sign))
-    assert line == f"p: read as preferring the reply that {MEANINGS[family][sign < 0]} (1.00)."
+    assert line == f"p: read as preferring the reply that {MEANINGS[family][sign < 0]} (p 1.00)."
 
 
 def test_what_goes_beyond_the_best_match_is_named() -> None:
     first, second = verdict_lines("p", "Prefer the reply.", reading_of("warns", 1, polite=0.98))
-    assert "adds a warning (1.00)" in first
-    assert second == "p: and, beyond that, the reply that is more polite (0.98)."
+    assert "adds a warning (p 1.00)" in first
+    assert second == "p: and, beyond that, the reply that is more polite (p 0.98)."
 
 
 def test_what_is_said_of_an_unsure_an_inverted_and_an_empty_reading() -> None:
     assert verdict_lines("p", "Avoid rude replies.", nothing(polite=0.03)) == [
-        "p: read as preferring the reply that is ruder (0.97)."
+        "p: read as preferring the reply that is ruder (p 0.97)."
     ]
     (line,) = verdict_lines("p", "Be polite.", nothing(polite=0.7))
     assert "makes nothing of" in line
@@ -92,6 +93,19 @@ def test_unknown_words_are_named_and_disagreeing_orders_are_warned_of() -> None:
     assert last == "p: its two orders disagree there on 50% of the probes."
     (line,) = verdict_lines("p", "Prefer the reply.", [Reading(f, 0.5, 1.0) for f in FAMILIES])
     assert "Its two orders disagree on 100% of the probes." in line
+
+
+def test_what_cannot_be_read_and_what_was_never_read_is_said_of_the_whole_constitution() -> None:
+    lost, found = [Reading(f, 0.5, 0.0) for f in FAMILIES], reading_of("short", 1)
+    named = [
+        ("a", "Be brief.", lost),
+        ("b", "Prefer the laconic reply.", found),
+        ("c", "Prefer the shorter reply.", found),
+    ]
+    first, second = concerns(named)
+    assert first.startswith("Careful: the practice judge makes nothing of 1 of 3 principles (a)")
+    assert second.startswith("Careful: 1 of 3 principles have words that the practice judge has never read (b)")
+    assert concerns(named[2:]) == []
 
 
 def test_probes_that_cannot_be_read_count_nowhere_and_are_said() -> None:
