@@ -829,8 +829,8 @@ def test_a_blank_label_and_no_row_at_all_are_accounted_for_alike() -> None:
     accounts = asyncio.run(road.run("preferences")).accounts
     assert accounts["judgements"]["outcomes"] == {"ranked": 1, "no label": 2}
     assert accounts["judgements"]["reasons"] == {}
-    assert accounts["preferences"]["outcomes"] == {"labelled": 1, "unreadable": 3}
-    assert accounts["preferences"]["reasons"] == {"no label": 3}
+    assert accounts["preferences"]["outcomes"] == {"labelled": 1, "no label": 3}
+    assert accounts["preferences"]["reasons"] == {}
 
 
 def test_unnamed_annotators_of_several_rows_are_numbered_within_their_comparison() -> None:

@@ -220,7 +220,8 @@ def principles_of(given: str) -> list[tuple[str, str]]:
         return [(p.id, p.text) for p in load_constitution(catalogue, given, where="check").principles]
     if not words(given):
         raise ConfigError(f'check: "{given}" has no words. Give a principle in quotes, or the name of a constitution.')
-    if len(given.split()) == 1 and (meant := did_you_mean(given, catalogue.names("constitution"))):
+    if len(given.split()) == 1:
+        meant = did_you_mean(given, catalogue.names("constitution"))
         raise ConfigError(f'check: "{given}" is no constitution, and no sentence.{meant}')
     return [(given, given)]
 

@@ -105,4 +105,4 @@ def test_a_name_that_is_nearly_a_constitutions_is_no_principle(tmp_path: Path) -
         principles_of("polit")
     with pytest.raises(ConfigError, match="has no words"):
         principles_of("!!! ???")
-    assert principles_of("Warmth") == [("Warmth", "Warmth")]
+    assert principles_of("Be warm.") == [("Be warm.", "Be warm.")]
