@@ -40,7 +40,7 @@ def write_report(
         name=run.path.name,
         pipeline=pipeline,
         manifest=run.manifest,
-        notes=run.notes(),
+        notes=_others(run.notes(), told, run.cares()),
         cares=run.cares(),
         readings=_readings(run),
         accounts=accounts,
@@ -116,6 +116,18 @@ def _readings(run: RunFolder) -> dict[str, list[str]]:
         if colon and told not in found.setdefault(about, []):
             found[about].append(told)
     return found
+
+
+def _others(
+    notes: dict[str, list[str]], told: Sequence[tuple[str, Constitution]], cares: Sequence[str]
+) -> dict[str, list[str]]:
+    """What was said that stands nowhere else in the report: neither beside a principle nor at its beginning."""
+    ids = {principle.id for _, constitution in told for principle in constitution.principles}
+    kept = {
+        stage: [line for line in lines if line.partition(": ")[0] not in ids and line not in cares]
+        for stage, lines in notes.items()
+    }
+    return {stage: lines for stage, lines in kept.items() if lines}
 
 
 def _history(run: RunFolder, stage: str) -> list[dict[str, float]]:

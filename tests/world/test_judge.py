@@ -106,3 +106,17 @@ def test_a_name_that_is_nearly_a_constitutions_is_no_principle(tmp_path: Path) -
     with pytest.raises(ConfigError, match="has no words"):
         principles_of("!!! ???")
     assert principles_of("Be warm.") == [("Be warm.", "Be warm.")]
+
+
+def test_an_edited_principle_is_all_that_is_asked_about_again(tmp_path: Path) -> None:
+    write_pairs(tmp_path / "pairs.jsonl", 5)
+    told = 'principles:\n  - {{id: a, text: Prefer the politer reply.}}\n  - {{id: b, text: "{}"}}\n'
+    arguments = ("judge", "practice", "pairs.jsonl", "--model", JUDGE, "--constitution", "own.yaml", "--out", "run")
+    both = ("--set", "labels.options.principles=average")
+    (tmp_path / "own.yaml").write_text(told.format("Prefer the shorter reply."))
+    rlaif(tmp_path, *arguments, *both)
+    (tmp_path / "own.yaml").write_text(told.format("Prefer the longer reply."))
+    (tmp_path / "log").unlink()
+    printed = rlaif(tmp_path, *arguments, *both)
+    probes, showings = 2 * 72, 2 * 5
+    assert f"model {JUDGE}: {probes + showings} asked, {probes + showings} from the ledger" in printed
