@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from rlaif.calibration import Calibration
 from rlaif.catalogue import FOLDERS, KEPT, Catalogue, Entry, Kind, read_bytes
 from rlaif.component import Place, construct, load, parse_model, parse_options
 from rlaif.config import (
@@ -183,6 +184,7 @@ def build(
     watcher = watcher or Watcher()
     where = Place(str(entry.path), tuple(settings))
     catalogue.kept = kept_files(out)
+    pipeline = calibrated(pipeline, where)
     prompts = _named_set(pipeline.prompts, catalogue, where.at("prompts"))
     measured = _named_set(
         pipeline.evaluation.source if pipeline.evaluation else None, catalogue, where.at("evaluation", "source")
@@ -206,6 +208,7 @@ def build(
     gateway = Gateway(Ledger(ledger_path), budget_usd=pipeline.budget_usd, prices=prices.of, notice=watcher.notice)
     context = label_context(pipeline, where, catalogue, gateway, models, secret, watcher)
     labels = open_labels(pipeline, context, where) if pipeline.labels else None
+    _say_calibrated_by_others(pipeline, labels, watcher)
     reward_options: Any = None
     if pipeline.reward_model:
         from rlaif.reward import RewardOptions
@@ -221,6 +224,32 @@ def build(
         pipeline, entry, tuple(settings), catalogue, out, watcher, gateway, secret, models, prompts, selector, labels,
         reward_options, methods, measured, judges, metrics,
     )  # fmt: skip
+
+
+def calibrated(pipeline: Pipeline, where: Place) -> Pipeline:
+    """The recipe with the calibration that it names by its file. Raises ConfigError."""
+    named = pipeline.preferences.calibration
+    if not isinstance(named, str):
+        return pipeline
+    place = where.at("preferences", "calibration")
+    try:
+        data = json.loads(Path(named).read_bytes())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{place}: {named}: not a file that `rlaif calibrate` wrote: {error}.") from error
+    found: Calibration = parse_model(Calibration, data, f"{place}: {named}")
+    preferences = pipeline.preferences.model_copy(update={"calibration": found})
+    return pipeline.model_copy(update={"preferences": preferences})
+
+
+def _say_calibrated_by_others(pipeline: Pipeline, labels: LabelSource | None, watcher: Watcher) -> None:
+    """Where the probabilities are not those of the labellers that the recipe's calibration was fitted on."""
+    calibration = pipeline.preferences.calibration
+    if not isinstance(calibration, Calibration):
+        return
+    ours = sorted(judge.labeller for judge in labels.judges) if isinstance(labels, JudgeLabels) else []
+    if ours != sorted(calibration.labellers):
+        theirs, these = ", ".join(calibration.labellers), ", ".join(ours) or "people"
+        watcher.notice(f"Careful: preferences.calibration was fitted on {theirs}, and these labels are by {these}.")
 
 
 def _say_passed_over(pipeline: Pipeline, name: str, catalogue: Catalogue, settings: Sequence[str]) -> None:

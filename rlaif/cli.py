@@ -301,6 +301,37 @@ def evaluate(
 
 
 @app.command()
+def calibrate(
+    run: Annotated[Path, typer.Argument(help="A run folder with labels by judges.")],
+    people: Annotated[
+        str | None,
+        typer.Option(
+            "--people",
+            help="People's labels of its pairs: a file, or a run folder. By default those in the run's file of pairs.",
+        ),
+    ] = None,
+    kind: Annotated[
+        str | None, typer.Option("--kind", help="temperature, platt, isotonic or verdicts; else the best of them.")
+    ] = None,
+    to: Annotated[Path, typer.Option("--to", help="The file for preferences.calibration.")] = Path("calibration.json"),
+) -> None:
+    """Fit a judge's probabilities to people's labels, and say on unseen prompts what it gains."""
+    from rlaif.calibrating import calibrate as fitted
+    from rlaif.calibration import KINDS
+    from rlaif.errors import UserError, did_you_mean
+    from rlaif.store import write_json
+
+    wanted = next((each for each in KINDS if each == kind), None)
+    if kind is not None and wanted is None:
+        raise UserError(f'calibrate: --kind "{kind}"?{did_you_mean(kind, KINDS)}')
+    found = asyncio.run(fitted(run, people, wanted))
+    for line in found.lines():
+        print(line)
+    write_json(to, found.calibration.model_dump(mode="json"))
+    print(f"written: {to}; --set preferences.calibration={to}")
+
+
+@app.command()
 def export(
     folder: Annotated[Path, typer.Argument(help="A run folder.")],
     form: Annotated[str, typer.Option("--form", help="trl, openrlhf, kto, ranked, jsonl or tasks.")] = "trl",

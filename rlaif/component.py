@@ -13,8 +13,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -118,23 +117,29 @@ def load(name: str, table: Mapping[str, str], kind: str, where: str | Place) -> 
     return target
 
 
-@contextmanager
-def users_code(component: Any, doing: str | Callable[[], str]) -> Iterator[None]:
+class users_code:
     """Where a user's own class or function is at work: what it raises becomes one line that says so.
 
     What is raised on purpose passes through, and this package's own components keep their traceback.
     """
-    try:
-        yield
-    except RlaifError:
-        raise
-    except Exception as error:
-        kind = _definition(component)
-        if not code_hash(kind):
-            raise
-        told = doing if isinstance(doing, str) else doing()
+
+    __slots__ = ("_component", "_doing")
+
+    def __init__(self, component: Any, doing: str | Callable[[], str]) -> None:
+        self._component, self._doing = component, doing
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if not isinstance(error, Exception) or isinstance(error, RlaifError):
+            return
+        defined = _definition(self._component)
+        if not code_hash(defined):
+            return
+        told = self._doing if isinstance(self._doing, str) else self._doing()
         raise UserError(
-            f"{kind.__module__}:{kind.__qualname__}: {told}: {_in_words(error)}{_line_in(kind, error)}. "
+            f"{defined.__module__}:{defined.__qualname__}: {told}: {_in_words(error)}{_line_in(defined, error)}. "
             "Mend it and run again: finished work is kept."
         ) from error
 

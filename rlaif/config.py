@@ -14,6 +14,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from rlaif.calibration import Calibration
 from rlaif.catalogue import Catalogue, Entry, Kind
 from rlaif.component import Place, parse_model
 from rlaif.errors import ConfigError
@@ -104,6 +105,7 @@ class PreferencesSection(Section):
 
     minimum_margin: float = Field(default=0.0, ge=0, le=1)  # of |2p - 1|; below it the weight is 0
     consistent_orders_only: bool = False
+    calibration: Calibration | str | None = None  # a file of `rlaif calibrate`; a recipe made ready holds what is in it
     clamp: tuple[float, float] | None = None  # CAI's clamp of p, for instance [0.4, 0.6]
     missing_votes: Literal["unlabelled", "ignore"] = "unlabelled"  # when one of several labellers has no opinion
 

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from rlaif.calibration import Calibration
 from rlaif.config import PreferencesSection
 from rlaif.errors import DataError
 from rlaif.records import NO_LABEL, Comparison, Judgement, Preference, Provenance, Record, Response, uniform
@@ -66,11 +67,13 @@ def reconcile(
 
     A labeller's opinion is the mean over the orders shown, then over principles by weight. A labeller with any
     judgement missing (one order unreadable, say) has no opinion; whether the others then suffice is
-    ``rules.missing_votes``.
+    ``rules.missing_votes``. A calibration of the recipe maps the mean, before the other rules.
     """
     a, b = sorted(pair, key=lambda response: response.id)  # in whichever order the comparison lists them
     opinions, missing = votes(judgements, a.id, b.id)
     p = mean_vote(opinions, missing, rules.missing_votes)
+    if p is not None and isinstance(rules.calibration, Calibration):
+        p = rules.calibration.map.of(p)
     if p is not None and rules.clamp:
         p = min(max(p, rules.clamp[0]), rules.clamp[1])
     shown = [(j, p_first(j, a.id, b.id)) for j in judgements if j.shown is not None]

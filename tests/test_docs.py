@@ -29,6 +29,7 @@ RUN = [
     "docs/publishing.md",
     "docs/certify.md",
     "docs/constitutions.md",
+    "docs/calibration.md",
 ]
 MOCK, HUB = "http://127.0.0.1:8089", "https://huggingface.co"  # as pages name them; a test has its own
 STOPPED = "^C\n"  # the first line of what a command shows that is interrupted
@@ -61,6 +62,8 @@ class Walk:
     def command(self, line: str, shown: str) -> None:
         """Run it, where it is ours, and compare; ``…`` in a line stands for what differs from run to run."""
         program, *arguments = shlex.split(self.here(line), comments=True)
+        if program == "python" and (self.folder / arguments[0]).is_file():  # a script of the page's own
+            subprocess.run([sys.executable, *arguments], cwd=self.folder, check=True)
         if program != "rlaif":  # make: the tests themselves, and the benchmark
             return
         own: dict[str, Callable[[list[str]], str]] = {"mock-server": self.mock_server, "push": self.push}

@@ -11,13 +11,24 @@ import rlaif
 PACKAGE = Path(rlaif.__file__).parent
 LAYERS = (  # each may import those above it in this list, and its own
     {"errors"},
-    {"records", "component", "catalogue", "progress", "ondisk", "statistics", "versions"},
+    {"records", "component", "catalogue", "progress", "ondisk", "statistics", "versions", "calibration"},
     {"config", "rows", "conversations", "exported", "pairs", "prompting"},
     {"store", "ledger", "models"},
     {"judging"},
     {"prompts", "selection", "sampling", "labels", "preferences", "training", "reward", "policy"},
     {"evaluate", "accounts", "findings", "measures", "report", "export", "recorded"},
-    {"pipeline", "checking", "plan", "offline", "reread", "ledger_tools", "constitutions", "display", "mock"},
+    {
+        "pipeline",
+        "checking",
+        "plan",
+        "offline",
+        "reread",
+        "calibrating",
+        "ledger_tools",
+        "constitutions",
+        "display",
+        "mock",
+    },
     {"world"},
     {"cli", "certify_cli", "constitution_cli", "ledger_cli"},
 )

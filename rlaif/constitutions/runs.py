@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -133,12 +133,19 @@ class JudgedRun:
         return {p.tag: p.id if shared[p.id] == 1 else p.tag for p in self.principles}
 
 
-def open_run(path: Path, settings: Sequence[str] = ()) -> JudgedRun:
-    """A run that judges labelled under a constitution. Raises UserError where principles cannot be told apart in it."""
-    pipeline, entry = recipe_of_folder("constitution", path, {}, settings)
+def finished_run(path: Path, settings: Sequence[str] = ()) -> JudgedRun:
+    """A run with finished judgements, whoever gave them, its principles left aside. Raises UserError."""
+    pipeline, entry = recipe_of_folder("rlaif", path, {}, settings)
     folder = RunFolder(path)
     if not folder.is_complete("judgements"):
         raise UserError(f"{path}: it has no finished judgements yet: rlaif run goes on with it.")
+    return JudgedRun(folder, pipeline, entry, tuple(settings), (), "draw")
+
+
+def open_run(path: Path, settings: Sequence[str] = ()) -> JudgedRun:
+    """A run that judges labelled under a constitution. Raises UserError where principles cannot be told apart in it."""
+    found = finished_run(path, settings)
+    pipeline = found.pipeline
     if pipeline.labels is None or pipeline.labels.source != "judges" or pipeline.constitution is None:
         raise UserError(
             f"{path}: its labels are not by judges under a constitution, so that no principle stands behind them."
@@ -150,8 +157,8 @@ def open_run(path: Path, settings: Sequence[str] = ()) -> JudgedRun:
             "told. Label again with --set labels.options.principles=average."
         )
     catalogue = AsKept(kept=kept_files(path))
-    constitution = load_constitution(catalogue, pipeline.constitution, where=str(entry.path))
-    return JudgedRun(folder, pipeline, entry, tuple(settings), constitution.principles, mode)
+    constitution = load_constitution(catalogue, pipeline.constitution, where=str(found.entry.path))
+    return replace(found, principles=constitution.principles, mode=mode)
 
 
 # --- people -----------------------------------------------------------------------------------------------------------

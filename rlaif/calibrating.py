@@ -1,0 +1,116 @@
+"""A run's labels against people's: maps fitted and compared on prompts that they did not see, the best of them written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlaif.calibration import KINDS, Calibration, Kind
+from rlaif.config import PreferencesSection
+from rlaif.constitutions.runs import JudgedRun, finished_run, people_of
+from rlaif.errors import UserError
+from rlaif.records import digest
+from rlaif.statistics import Figure, calibration_figure, cluster_mean, log_loss, paired_difference
+from rlaif.statistics.calibrators import FOLDS, fit, unseen
+
+LEAST_PROMPTS = 30  # below so many, folds would have a handful each
+ISOTONIC = 1000  # labels from which a map of that kind is offered
+AS_IT_IS, COIN, CLAMP = "as it is", "one half", "clamped to 0.4 to 0.6"
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """What was fitted, and why it was taken."""
+
+    calibration: Calibration
+    figures: dict[str, Figure]  # "NAME.log_loss", "NAME.calibration_error" of each map; "NAME.gain" over no map
+    names: tuple[str, ...]
+
+    @property
+    def helps(self) -> bool:
+        """Whether the map's log-loss on prompts it did not see is below that of the labels as they are, and of a coin."""
+        own, plain, coin = (
+            self.figures[f"{name}.log_loss"].value for name in (self.calibration.map.kind, AS_IT_IS, COIN)
+        )
+        return own is not None and own < min(plain or 0.0, coin or 0.0)
+
+    def lines(self) -> Iterator[str]:
+        """For a person."""
+        chosen = self.calibration
+        yield (
+            f"{chosen.pairs:,} pairs of {chosen.prompts:,} prompts with a label of {', '.join(chosen.labellers)} and of "
+            f"people; each map is measured on prompts that it was not fitted on ({FOLDS} folds)"
+        )
+        yield f"{'':<24}{'log-loss, nats':<28}{'less than as it is':<28}{'calibration error':<24}"
+        for name in self.names:
+            loss, gain, error = (
+                self.figures.get(f"{name}.{each}") for each in ("log_loss", "gain", "calibration_error")
+            )
+            yield f"{name:<24}{_shown(loss):<28}{_shown(gain):<28}{_shown(error):<24}".rstrip()
+        if not self.helps:
+            yield f"{chosen.map.kind}: no better than the labels as they are, or than a coin: it is written, and not worth using."
+
+
+def _shown(figure: Figure | None) -> str:
+    if figure is None or figure.value is None:
+        return "-"
+    interval = "" if figure.low is None else f" ({figure.low:.3f} to {figure.high:.3f})"
+    return f"{figure.value:.3f}{interval}"
+
+
+async def calibrate(path: Path, people: str | None, kind: Kind | None) -> Calibrated:
+    """Fit a run's probabilities to people's labels of the same pairs. Raises UserError where there are too few."""
+    run = finished_run(path)
+    p, target, prompts, labellers = await _both(run, people)
+    if len(set(prompts)) < LEAST_PROMPTS:
+        raise UserError(
+            f"{path}: {len(set(prompts))} prompts have a label of the run and one of a person: a calibration needs at least "
+            f"{LEAST_PROMPTS}. Name people's labels of its pairs with --people."
+        )
+    offered = _offered(p) if kind is None else (kind,)
+    found: dict[str, Any] = {AS_IT_IS: p, COIN: np.full(len(p), 0.5), CLAMP: np.clip(p, 0.4, 0.6)}
+    found |= {each: unseen(each, p, target, prompts) for each in offered}
+    figures: dict[str, Figure] = {}
+    for name, q in found.items():
+        loss = log_loss(q, target)
+        figures[f"{name}.log_loss"] = cluster_mean(loss, prompts)
+        figures[f"{name}.calibration_error"] = calibration_figure(q, target, prompts)
+        if name != AS_IT_IS:
+            figures[f"{name}.gain"] = paired_difference(log_loss(p, target), loss, prompts)
+    best = min(offered, key=lambda each: figures[f"{each}.log_loss"].value or 0.0)
+    calibration = Calibration(
+        map=fit(best, p, target),
+        labellers=labellers,
+        people=people or "the run's own file of pairs",
+        sha256=digest([list(row) for row in zip(prompts, p.tolist(), target.tolist(), strict=True)]),
+        pairs=len(p),
+        prompts=len(set(prompts)),
+        figures={name: figure.model_dump() for name, figure in figures.items()},
+    )
+    return Calibrated(calibration, figures, tuple(found))
+
+
+def _offered(p: np.ndarray) -> tuple[Kind, ...]:
+    """The kinds that make sense of such probabilities."""
+    if set(np.unique(p)) <= {0.0, 0.5, 1.0}:
+        return ("verdicts",)
+    return tuple(kind for kind in KINDS if kind != "verdicts" and (kind != "isotonic" or len(p) >= ISOTONIC))
+
+
+async def _both(run: JudgedRun, people: str | None) -> tuple[np.ndarray, np.ndarray, list[str], tuple[str, ...]]:
+    """The run's probability and people's of every pair that has both, with its prompt; and who labelled for the run."""
+    plain = PreferencesSection(missing_votes=run.rules.missing_votes)
+    said = await people_of(run, people)
+    rows = []
+    labellers: dict[str, None] = {}
+    for pair in run.pairs():
+        human, own = said.get(pair.key), pair.label(plain)
+        if human and own:
+            rows.append((own.p, human.p, pair.prompt))
+            labellers |= {judgement.labeller: None for judgement in pair.judgements}
+    p, target = np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
+    return p, target, [row[2] for row in rows], tuple(labellers)

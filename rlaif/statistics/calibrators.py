@@ -1,0 +1,96 @@
+"""Maps from a judge's probabilities to people's, fitted by log-loss, and what they come to on prompts they did not see.
+
+Platt 1999; Zadrozny and Elkan 2002 (isotonic); Guo et al. 2017, 1706.04599 (temperature). All are fitted on pairs and
+their mirror images at once, so that none prefers a place.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.optimize import brentq, isotonic_regression, minimize
+from scipy.special import expit
+
+from rlaif.calibration import LEAST, Kind, Map
+from rlaif.statistics.calibration import log_loss
+from rlaif.statistics.figures import Array, numbered
+
+FOLDS = 5
+MOST = 1e3  # of a temperature's inverse: verdicts that are always right want an infinite one
+
+
+def fit(kind: Kind, p: ArrayLike, target: ArrayLike) -> Map:
+    """The map with the least log-loss of ``target``, people's probability of the same reply, given the judge's ``p``."""
+    q, t = np.asarray(p, dtype=np.float64), np.asarray(target, dtype=np.float64)
+    q, t = np.where(q < 0.5, 1 - q, q), np.where(q < 0.5, 1 - t, t)  # seen from the reply that the judge prefers
+    told = q > 0.5
+    z = np.log(np.clip(q, LEAST, 1 - LEAST)) - np.log1p(-np.clip(q, LEAST, 1 - LEAST))
+    if kind == "temperature":
+        return Map(kind=kind, a=_slope(z[told], t[told]))
+    if kind == "platt":
+        a, b = _platt(z[told], t[told])
+        return Map(kind=kind, a=a, b=b)
+    if kind == "isotonic":
+        return _isotonic(q, t)
+    right = float(t[told].sum())
+    return Map(kind=kind, y=(max(0.5, (right + 1) / (int(told.sum()) + 2)),))  # add-one: no verdict is certain
+
+
+def _slope(z: Array, t: Array) -> float:
+    """The a >= 0 at which the mean of (sigma(a z) - t) z is 0: it rises with a."""
+
+    def gradient(a: float) -> float:
+        return float(np.sum((expit(a * z) - t) * z))
+
+    if not z.size or gradient(0.0) >= 0:
+        return 0.0
+    return MOST if gradient(MOST) <= 0 else float(brentq(gradient, 0.0, MOST))
+
+
+def _platt(z: Array, t: Array) -> tuple[float, float]:
+    if not z.size:
+        return 0.0, 0.0
+
+    def loss(ab: Array) -> tuple[float, Array]:
+        found = expit(ab[0] * z + ab[1])
+        return float(log_loss(found, t).mean()), np.array([np.mean((found - t) * z), np.mean(found - t)])
+
+    best = minimize(loss, np.array([1.0, 0.0]), jac=True, bounds=[(0.0, MOST), (-20.0, 20.0)])
+    return float(best.x[0]), float(best.x[1])
+
+
+def _isotonic(q: Array, t: Array) -> Map:
+    """Pools of the pairs and their mirror images, as points at their mean p; the upper half says all."""
+    both, label = np.concatenate([q, 1 - q]), np.concatenate([t, 1 - t])
+    level, place = np.unique(both, return_inverse=True)
+    count = np.bincount(place)
+    fitted = isotonic_regression(np.bincount(place, label) / count, weights=count).x
+    edges = np.flatnonzero(np.diff(fitted, prepend=np.nan, append=np.nan))
+    x, y = [0.5], [0.5]
+    for start, end in itertools.pairwise(edges):
+        middle = float(np.average(level[start:end], weights=count[start:end]))
+        if middle > 0.5:
+            x.append(middle)
+            y.append(float(max(0.5, fitted[start])))
+    return (
+        Map(kind="isotonic", x=tuple(x), y=tuple(y)) if len(x) > 1 else Map(kind="isotonic", x=(0.5, 1.0), y=(0.5, 0.5))
+    )
+
+
+def apply(found: Map, p: ArrayLike) -> Array:
+    return np.array([found.of(float(each)) for each in np.asarray(p, dtype=np.float64)])
+
+
+def unseen(kind: Kind, p: ArrayLike, target: ArrayLike, prompts: Sequence[Hashable], *, seed: int = 0) -> Array:
+    """What maps fitted on the other folds make of each pair; the prompts are dealt into folds, never the pairs."""
+    q, t = np.asarray(p, dtype=np.float64), np.asarray(target, dtype=np.float64)
+    index, groups = numbered(prompts)
+    fold = np.random.default_rng(seed).permutation(groups)[index] % FOLDS
+    found = np.empty(len(q))
+    for number in range(FOLDS):
+        held = fold == number
+        found[held] = apply(fit(kind, q[~held], t[~held]), q[held])
+    return found

@@ -1,0 +1,112 @@
+"""From a judged run and people's labels to a calibration, and from there to other preferences."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlaif.calibration import Calibration
+from rlaif.judging import Ask, Showing, Verdict
+from rlaif.store import RunFolder
+from tests.runs import rlaif, start
+from tests.tiny import write_jsonl
+
+SLOPE = 3.0  # the judge's logits are so many times the truth's
+
+
+class TooSure:
+    """Reads the quality that stands in a reply, and makes too much of it."""
+
+    def __init__(self, options: object, context: object) -> None:
+        pass
+
+    async def judge(self, showing: Showing, ask: Ask) -> Verdict:
+        one, two = (float(re.search(r"-?\d+\.\d+", r.text)[0]) for r in showing.responses)  # type: ignore[index]
+        p = 1 / (1 + math.exp(-SLOPE * (one - two)))
+        return Verdict(p=(p, 1 - p), probabilistic=True)
+
+
+class Certain(TooSure):
+    async def judge(self, showing: Showing, ask: Ask) -> Verdict:
+        verdict = await super().judge(showing, ask)
+        assert verdict.p
+        return Verdict(p=(1.0, 0.0) if verdict.p[0] > 0.5 else (0.0, 1.0))
+
+
+def prepare(folder: Path, pairs: int, judge: str = "TooSure") -> None:
+    rng = random.Random(pairs)
+    rows: list[dict[str, Any]] = []
+    for i in range(pairs):
+        a, b = round(rng.gauss(0, 1), 3), round(rng.gauss(0, 1), 3)
+        likes_a = rng.random() < 1 / (1 + math.exp(b - a))
+        rows.append(
+            {"prompt": f"Question {i}?", "response_a": f"a {a:.3f}", "response_b": f"b {b:.3f}", "label": "ba"[likes_a]}
+        )
+    write_jsonl(folder / "pairs.jsonl", rows)
+    (folder / "sure.yaml").write_text(f"protocol: tests.test_calibrating:{judge}\nmodel_role: null\n")
+
+
+def preferences(run: Path) -> dict[str, float]:
+    return {row.comparison_id: row.p for row in RunFolder(run).read("preferences")}
+
+
+def test_a_judge_that_is_too_sure_is_set_right_and_the_labels_follow(tmp_path: Path) -> None:
+    prepare(tmp_path, 400)
+    rlaif(tmp_path, "judge", "sure.yaml", "pairs.jsonl", "--out", "run")
+    before = preferences(tmp_path / "run")
+    printed = rlaif(tmp_path, "calibrate", "run")
+    assert "400 pairs of 400 prompts with a label of judge:sure@" in printed
+    found = Calibration.model_validate_json((tmp_path / "calibration.json").read_text())
+    assert found.map.kind in ("temperature", "platt")
+    figures = found.figures
+    own = found.map.kind
+    assert figures[f"{own}.calibration_error"]["value"] < 0.5 * figures["as it is.calibration_error"]["value"]
+    assert figures[f"{own}.gain"]["low"] > 0
+    arguments = ("pairs.jsonl", "--out", "set-right", "--set", "preferences.calibration=calibration.json")
+    rlaif(tmp_path, "judge", "sure.yaml", *arguments)
+    after = preferences(tmp_path / "set-right")
+    assert after == {name: pytest.approx(found.map.of(p)) for name, p in before.items()}
+    (tmp_path / "calibration.json").unlink()  # the run folder holds what it needs of it
+    rlaif(tmp_path, "judge", "sure.yaml", "--out", "set-right")
+    assert preferences(tmp_path / "set-right") == after
+
+
+def test_verdicts_without_probabilities_are_smoothed(tmp_path: Path) -> None:
+    prepare(tmp_path, 200, "Certain")
+    rlaif(tmp_path, "judge", "sure.yaml", "pairs.jsonl", "--out", "run")
+    rlaif(tmp_path, "calibrate", "run")
+    found = Calibration.model_validate_json((tmp_path / "calibration.json").read_text())
+    assert found.map.kind == "verdicts"
+    assert found.figures["verdicts.log_loss"]["value"] < found.figures["one half.log_loss"]["value"]
+
+
+def test_a_calibration_of_another_judge_is_pointed_at_and_a_file_that_is_none_refused(tmp_path: Path) -> None:
+    prepare(tmp_path, 40)
+    rlaif(tmp_path, "judge", "sure.yaml", "pairs.jsonl", "--out", "run")
+    rlaif(tmp_path, "calibrate", "run", "--kind", "temperature", "--to", "t.json")
+    arguments = ("pairs.jsonl", "--out", "other", "--set", "preferences.calibration=t.json")
+    said = rlaif(tmp_path, "judge", "longest", *arguments)
+    assert "Careful: preferences.calibration was fitted on judge:sure@" in said
+    (tmp_path / "log").unlink()
+    (tmp_path / "t.json").write_text(json.dumps({"map": {"kind": "temperature", "a": -1}}))
+    process = start(tmp_path, "judge", "longest", "pairs.jsonl", "--out", "third", *arguments[3:])
+    process.join(60)
+    (line,) = (tmp_path / "log").read_text().splitlines()
+    assert process.exitcode == 2
+    assert "preferences.calibration=t.json: t.json: " in line
+
+
+def test_too_few_prompts_are_said(tmp_path: Path) -> None:
+    prepare(tmp_path, 10)
+    rlaif(tmp_path, "judge", "sure.yaml", "pairs.jsonl", "--out", "run")
+    (tmp_path / "log").unlink()
+    process = start(tmp_path, "calibrate", "run")
+    process.join(60)
+    assert process.exitcode == 2
+    assert "10 prompts have a label of the run and one of a person" in (tmp_path / "log").read_text()
