@@ -96,7 +96,8 @@ class CallFailed(CallError):
     * *invalid*: the provider refuses this request as it is.
 
     ``retry_after``: seconds the provider asked to wait. ``headroom``: what its headers said of its limits (a
-    ``rlaif.models.Headroom``), where they said something.
+    ``rlaif.models.Headroom``), where they said something. ``reply``: what the answer says it used (a
+    ``rlaif.models.Reply`` without text), where it says so and is no reply all the same.
     """
 
     def __init__(
@@ -108,11 +109,13 @@ class CallFailed(CallError):
         fault: Fault | None = None,
         retry_after: float | None = None,
         headroom: Any = None,
+        reply: Any = None,
     ) -> None:
         super().__init__(message, retryable=retryable, key=key)
         self.fault = fault
         self.retry_after = retry_after
         self.headroom = headroom
+        self.reply = reply
 
 
 def written_as(found: Iterable[str], expected: Iterable[str]) -> str:

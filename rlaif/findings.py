@@ -146,7 +146,7 @@ def _reward_model(metrics: Metrics) -> list[str]:
         else "not distinguishable from a coin"
     )
     longest = _of(metrics, "reward_model.accuracy_of_longest")
-    beside = f" (always the longer reply: {longest[0]:.1%})" if longest else ""
+    beside = f" (always the longer reply in tokens: {longest[0]:.1%})" if longest else ""
     return [
         f"On {n} held-out pairs the reward model agrees with the labels in {value:.1%} ({low:.1%} to {high:.1%}): "
         f"{verdict}{beside}."

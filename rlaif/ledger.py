@@ -23,7 +23,7 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rlaif.errors import StorageError
 from rlaif.models import Reply
@@ -200,13 +200,23 @@ def _old_about(context: str) -> str:
     return _split(_from_format_2(context))[1]
 
 
+class Waiter(Protocol):
+    """Whoever is told what became of an entry: a future, or what is like one."""
+
+    def done(self) -> bool: ...
+
+    def set_result(self, entry: Entry, /) -> None: ...
+
+    def set_exception(self, error: BaseException, /) -> None: ...
+
+
 class Ledger:
     """Open, and close when done; safe to share between tasks of one event loop."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.owner = f"{platform.node()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-        self._waiting: list[tuple[Entry, asyncio.Future[Entry]]] = []
+        self.owner = f"{platform.node()}:{os.getpid()}:{begun(os.getpid())}-{uuid.uuid4().hex[:8]}"
+        self._waiting: list[tuple[Entry, Waiter]] = []
         self._askers: dict[tuple[str, str, str], int] = {}
         self._answered: set[str] = set()  # keys whose claims replies have ended
         self._watching: list[asyncio.Future[None]] = []  # told when those that wait are committed
@@ -253,26 +263,40 @@ class Ledger:
         """The stored entries among ``keys``."""
         found: dict[str, Entry] = {}
         wanted = list(dict.fromkeys(keys))
-        for start in range(0, len(wanted), 500):
-            part = list(map(packed, wanted[start : start + 500]))
-            marks = ",".join("?" * len(part))
-            for row in self._db.execute(f"{ENTRIES} WHERE key IN ({marks})", part):
-                entry = entry_of(row)
-                found[entry.key] = entry
+        try:
+            for start in range(0, len(wanted), 500):
+                part = list(map(packed, wanted[start : start + 500]))
+                marks = ",".join("?" * len(part))
+                for row in self._db.execute(f"{ENTRIES} WHERE key IN ({marks})", part):
+                    entry = entry_of(row)
+                    found[entry.key] = entry
+        except sqlite3.Error as error:
+            raise StorageError(f"{self.path}: the ledger cannot be read: {error}.") from error
         return found
 
     def put(self, entries: Sequence[Entry]) -> list[Entry]:
-        """Commit all in one transaction. Returns what is stored: where a key was there already, the older entry."""
+        """Commit all in one transaction. Returns what is stored: where a key was there already, the older entry; what the
+        other cost is money without a reply."""
+        now = time.time()
         with self._transaction():
-            new = self._store(entries)
-        if new == len(entries):
-            return list(entries)
-        stored = self.get(entry.key for entry in entries)
+            if self._store(entries, now) == len(entries):
+                return list(entries)
+            stored = self.get(entry.key for entry in entries)
+            kept: set[str] = set()
+            for entry in entries:
+                if entry.key in kept or stored[entry.key].created != (entry.created or now):
+                    self._lose(entry.run, entry.cost_usd or 0.0)
+                kept.add(entry.key)
         return [stored[entry.key] for entry in entries]
 
-    def _store(self, entries: Sequence[Entry]) -> int:
+    def _lose(self, run: str, usd: float) -> None:
+        """Within a transaction: what was counted as spent brought no reply."""
+        if run and usd:
+            moved = "UPDATE purses SET spent_usd = spent_usd - ?, lost_usd = lost_usd + ? WHERE run = ?"
+            self._db.execute(moved, (usd, usd, run))
+
+    def _store(self, entries: Sequence[Entry], now: float) -> int:
         """Within a transaction: keep what is new of ``entries``, and count what they cost; how many are new."""
-        now = time.time()
         contexts = [_split(entry.context) for entry in entries]
         askers = [(entry.model, entry.run, who) for entry, (who, _) in zip(entries, contexts, strict=True)]
         replies = [entry.reply.model_dump_json(exclude_defaults=True) for entry in entries]
@@ -313,15 +337,12 @@ class Ledger:
                 self._askers[asker] = row.fetchone()[0]
         return self._askers
 
-    def record(self, entry: Entry, done: asyncio.Future[Entry] | None = None) -> asyncio.Future[Entry]:
-        """Commit together with everything else that arrives in this tick of the event loop, or within a moment.
-        ``done``, or a future made here, then has what is stored, or the StorageError."""
-        loop = asyncio.get_running_loop()
+    def record(self, entry: Entry, waiter: Waiter) -> None:
+        """Commit together with everything else that arrives in this tick of the event loop, or within a moment. ``waiter``
+        then has what is stored, or the StorageError."""
         if not self._waiting:
-            self._commit_soon(loop)
-        done = done or loop.create_future()
-        self._waiting.append((entry, done))
-        return done
+            self._commit_soon(asyncio.get_running_loop())
+        self._waiting.append((entry, waiter))
 
     async def committed(self) -> None:
         """Return when what has been recorded so far is committed, or its futures have the error."""
@@ -388,7 +409,8 @@ class Ledger:
     def _claimed_elsewhere(self, keys: Sequence[str]) -> set[str]:
         """Those of ``keys`` that another process holds; what dead or silent processes held is free."""
         others = self._db.execute("SELECT owner, expires FROM owners WHERE owner != ?", (self.owner,)).fetchall()
-        gone = [(owner,) for owner, expires in others if expires < time.time() or is_dead(owner)]
+        now = time.time()
+        gone = [(owner,) for owner, expires in others if is_dead(owner) or (expires < now and not is_alive(owner))]
         for table in ("claims", "owners"):
             self._db.executemany(f"DELETE FROM {table} WHERE owner = ?", gone)
         found: set[str] = set()
@@ -497,7 +519,7 @@ class Ledger:
         Returns what is stored."""
         with self._transaction():
             there = self.get(entry.key for entry in entries)  # paid for a second time: money without a reply
-            self._store([entry for entry in entries if entry.key not in there])
+            self._store([entry for entry in entries if entry.key not in there], time.time())
             lost_usd += sum(entry.cost_usd or 0.0 for entry in entries if entry.key in there)
             done = [(key, row.job) for key in (*(entry.key for entry in entries), *unanswered)]
             self._db.executemany("DELETE FROM job_lines WHERE key = ? AND job = ?", done)
@@ -540,9 +562,17 @@ class Ledger:
             ) from error
 
 
+def begun(pid: int) -> str:
+    """When a process of this machine began, in ticks since the machine did; empty where the system does not tell."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
 def is_dead(owner: str) -> bool:
     """Whether a claim's owner was a process of this machine that is gone."""
-    node, pid, _ = owner.rsplit(":", 2)
+    node, pid, mark = owner.rsplit(":", 2)
     if node != platform.node():
         return False
     try:
@@ -551,7 +581,14 @@ def is_dead(owner: str) -> bool:
         return True
     except PermissionError:
         return False
-    return False
+    since = mark.rpartition("-")[0]
+    return bool(since) and since != begun(int(pid))  # another process has its number now
+
+
+def is_alive(owner: str) -> bool:
+    """Whether it is a process of this machine that lives: no clock need be asked."""
+    node, _, mark = owner.rsplit(":", 2)
+    return node == platform.node() and bool(mark.rpartition("-")[0]) and not is_dead(owner)
 
 
 @dataclass(frozen=True)

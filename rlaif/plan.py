@@ -71,11 +71,11 @@ class Line:
     most_output_tokens: int
     usd: float | None  # expected; None: no price is known
     most_usd: float | None
-    batch: float  # what a batch costs, as a share of that
+    batch: float  # what a batch costs, as a share of that; 1 where it is asked in batches, and that is in it
     prefix_tokens: int  # that all requests under one principle begin with
     cached_from: int | None  # tokens of a prefix from which the provider caches it
     cached_usd: float  # that caching could save of what is expected
-    seconds: float | None  # at most, at the given limits; None: in this process
+    seconds: float | None  # at most, at the given limits; None: in this process, or in batches
     limit: str  # which limit decides that
 
     @property
@@ -572,7 +572,11 @@ class _Planner:
         bounds = tally.bounds()
         calls = share * sum(asked.most for asked in tally.asked)
         most_output = calls * (1 if tally.only_letters else tally.sampling.max_output_tokens)
+        in_jobs = getattr(getattr(model, "options", None), "batch", None) is not None
+        share_of_price = price.batch if price and in_jobs else 1.0
         seconds, limit = self._time(model, calls, sum((p + o) * n for p, o, n in bounds or ()))
+        if in_jobs:
+            seconds, limit = None, "in batches, most within a day"
         prefix, saved = tally.prefix(price, per_character)
         self._say_objections(tally)
         self.lines.append(
@@ -592,9 +596,11 @@ class _Planner:
                 if bounds is None
                 else round(sum(prompt * times for prompt, _, times in bounds)),
                 most_output_tokens=round(most_output),
-                usd=None if price is None else sum(price.rates(t).plain(t, length) * n for t, n in expected),
-                most_usd=_most(price, bounds),
-                batch=price.batch if price else 1.0,
+                usd=None
+                if price is None
+                else share_of_price * sum(price.rates(t).plain(t, length) * n for t, n in expected),
+                most_usd=_scaled(_most(price, bounds), share_of_price),
+                batch=price.batch / share_of_price if price else 1.0,
                 prefix_tokens=round(prefix),
                 cached_from=price.cached_from if price else None,
                 cached_usd=saved,
@@ -707,6 +713,10 @@ def _most(price: Price | None, bounds: Sequence[tuple[int, int, float]] | None) 
     if price is None or (bounds is None and price.dearest(1, 1)):
         return None
     return sum(price.most(prompt, output) * times for prompt, output, times in bounds or ())
+
+
+def _scaled(usd: float | None, by: float) -> float | None:
+    return None if usd is None else usd * by
 
 
 def _characters(request: ChatRequest) -> int:

@@ -32,6 +32,13 @@ ROOT = Path(__file__).parent.parent
 words_of_keys = st.text('ab,{}:"\\', max_size=4)
 
 
+def recorded(ledger: Ledger, entry: Entry) -> asyncio.Future[Entry]:
+    """A future that has what is stored once it is committed."""
+    future: asyncio.Future[Entry] = asyncio.get_running_loop().create_future()
+    ledger.record(entry, future)
+    return future
+
+
 def entry(key: str, text: str = "yes", **fields: Any) -> Entry:
     return Entry(key, "a model", Reply(text=text, prompt_tokens=3, output_tokens=1), **fields)
 
@@ -46,7 +53,7 @@ def ledger(working_folder: Path) -> Ledger:
 
 def test_a_reply_is_committed_before_its_caller_sees_it(ledger: Ledger) -> None:
     async def ask() -> int:
-        await ledger.record(entry("k"))
+        await recorded(ledger, entry("k"))
         other = sqlite3.connect(ledger.path)  # sees only what is committed
         count: int = other.execute("SELECT count(*) FROM replies").fetchone()[0]
         other.close()
@@ -91,7 +98,7 @@ def test_all_replies_of_one_tick_are_one_transaction(ledger: Ledger) -> None:
     ledger._db.set_trace_callback(statements.append)
 
     async def ask() -> None:
-        await asyncio.gather(*(ledger.record(entry(str(i))) for i in range(200)))
+        await asyncio.gather(*(recorded(ledger, entry(str(i))) for i in range(200)))
 
     asyncio.run(ask())
     assert [s for s in statements if s in ("BEGIN IMMEDIATE", "COMMIT")] == ["BEGIN IMMEDIATE", "COMMIT"]
@@ -100,14 +107,14 @@ def test_all_replies_of_one_tick_are_one_transaction(ledger: Ledger) -> None:
 
 def test_replies_of_the_next_tick_are_recorded_too(ledger: Ledger) -> None:
     async def ask() -> list[str]:
-        return [(await ledger.record(entry(str(i), f"reply {i}"))).reply.text for i in range(3)]
+        return [(await recorded(ledger, entry(str(i), f"reply {i}"))).reply.text for i in range(3)]
 
     assert asyncio.run(ask()) == ["reply 0", "reply 1", "reply 2"]
 
 
 def test_a_cancelled_caller_loses_no_one_elses_reply(ledger: Ledger) -> None:
     async def ask() -> str:
-        tasks = [asyncio.ensure_future(ledger.record(entry(str(i)))) for i in range(2)]
+        tasks = [asyncio.ensure_future(recorded(ledger, entry(str(i)))) for i in range(2)]
         await asyncio.sleep(0)
         tasks[0].cancel()
         return (await tasks[1]).key
@@ -124,7 +131,10 @@ from rlaif.models import Reply
 async def main():
     ledger, i = Ledger(pathlib.Path(sys.argv[1])), 0
     while True:
-        done = await asyncio.gather(*(ledger.record(Entry(f"{i + j}", "m", Reply(text=f"{i + j}"))) for j in range(5)))
+        futures = [asyncio.get_running_loop().create_future() for _ in range(5)]
+        for j, future in enumerate(futures):
+            ledger.record(Entry(f"{i + j}", "m", Reply(text=f"{i + j}")), future)
+        done = await asyncio.gather(*futures)
         i += 5
         print(*(entry.key for entry in done), flush=True)
 
@@ -161,9 +171,30 @@ def test_a_process_may_claim_again_what_it_holds(ledger: Ledger) -> None:
     assert ledger.claim(["a", "b"], 60)
 
 
-def test_an_expired_claim_is_free(ledger: Ledger) -> None:
-    assert ledger.claim(["a"], -1)  # as if its time had run out: its process may be dead
+def test_an_expired_claim_of_another_machine_is_free(ledger: Ledger) -> None:
+    ledger.owner = "elsewhere:1:9-abc"
+    assert ledger.claim(["a"], -1)  # its time has run out: its process may be dead
     assert Ledger(ledger.path).claim(["a"], 60)
+
+
+def test_no_clock_frees_what_a_living_process_of_this_machine_asks(ledger: Ledger) -> None:
+    assert ledger.claim(["a"], -3600)  # as if the clock had jumped an hour ahead
+    assert not Ledger(ledger.path).claim(["a"], 60)
+
+
+def test_a_number_that_another_process_has_now_claims_nothing(ledger: Ledger) -> None:
+    node, pid, _ = ledger.owner.rsplit(":", 2)
+    ledger.owner = f"{node}:{pid}:1-abc"  # began with the machine, and ended since
+    assert ledger.claim(["a"], 60)
+    assert Ledger(ledger.path).claim(["a"], 60)
+
+
+def test_an_answer_that_was_paid_for_twice_is_one_reply_and_money_without_one(ledger: Ledger) -> None:
+    ledger.open_purse("r")
+    ledger.put([entry("a", cost_usd=0.25, run="r")])
+    ledger.put([entry("a", cost_usd=0.25, run="r"), entry("b", cost_usd=0.5, run="r")])
+    spent, lost = ledger._db.execute("SELECT spent_usd, lost_usd FROM purses WHERE run = 'r'").fetchone()
+    assert (spent, lost) == (0.75, 0.25)
 
 
 def test_each_key_that_is_free_is_claimed_and_none_of_the_others(ledger: Ledger) -> None:
@@ -175,6 +206,7 @@ def test_each_key_that_is_free_is_claimed_and_none_of_the_others(ledger: Ledger)
 
 
 def test_a_claim_holds_as_long_as_it_is_renewed(ledger: Ledger) -> None:
+    ledger.owner = "elsewhere:1:9-abc"
     assert ledger.claim(["a"], -1)
     ledger.renew(60)
     assert not Ledger(ledger.path).claim(["a"], 60)
@@ -371,7 +403,7 @@ def test_a_full_disk_reaches_every_caller_and_keeps_what_was_recorded(ledger: Le
 
     async def ask() -> list[Any]:
         big = [entry(str(i), "x" * 20_000) for i in range(3)]
-        return await asyncio.gather(*map(ledger.record, big), return_exceptions=True)
+        return await asyncio.gather(*(recorded(ledger, each) for each in big), return_exceptions=True)
 
     for error in asyncio.run(asyncio.wait_for(ask(), 20)):
         assert isinstance(error, StorageError)
@@ -385,7 +417,7 @@ def test_a_full_disk_reaches_every_caller_and_keeps_what_was_recorded(ledger: Le
 def test_an_entry_that_cannot_be_written_reaches_every_caller(ledger: Ledger) -> None:
     async def ask() -> list[Any]:
         entries = [entry("0"), entry("1", context="\ud800")]  # a lone surrogate has no UTF-8
-        return await asyncio.gather(*map(ledger.record, entries), return_exceptions=True)
+        return await asyncio.gather(*(recorded(ledger, each) for each in entries), return_exceptions=True)
 
     assert all(isinstance(found, UnicodeEncodeError) for found in asyncio.run(asyncio.wait_for(ask(), 20)))
 

@@ -398,6 +398,19 @@ def test_batches_cost_their_share() -> None:
     assert only(planned("models.judge.options.price.batch=1")).batch_usd == pytest.approx(line.usd)
 
 
+def test_a_recipe_that_asks_in_batches_is_planned_at_their_price() -> None:
+    recipe(options={"price": {"input": 1.0, "output": 10.0, "batch": 0.5}})
+    single = only(planned())
+    assert single.usd
+    assert single.most_usd
+    whole = planned("models.judge.options.batch=true", f"budget_usd={0.6 * single.most_usd}")
+    line = only(whole)
+    assert (line.usd, line.most_usd) == (pytest.approx(single.usd / 2), pytest.approx(single.most_usd / 2))
+    assert whole.enough
+    assert line.seconds is None
+    assert any("in batches, most within a day" in text for text in told(whole))
+
+
 def last(*settings: str) -> str:
     return list(told(planned(*settings)))[-1]
 

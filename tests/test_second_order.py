@@ -45,7 +45,7 @@ def test_a_known_habit_is_taken_off_and_half_the_calls_are_saved(tmp_path: Path)
         rlaif(folder, *by_api(server.url, "spared", "--set", SPARING))
         asked = server.stats()["answered"] - asked
     labeller = next(iter(RunFolder(folder / "pilot").read("judgements"))).labeller
-    offset = measured_offset(str(folder / "pilot"), labeller, "", "here")
+    offset = measured_offset(str(folder / "pilot"), labeller, "", "here", ())
     assert offset.n == 120
     assert offset.logit == pytest.approx(1.5, abs=0.25)
     judgements, labels = judged(folder / "spared")
@@ -87,6 +87,19 @@ def test_what_no_offset_can_be_measured_in_is_refused(tmp_path: Path, pilot: str
     assert process.exitcode == 2
     assert words in text
     assert "Traceback" not in text
+
+
+def test_an_offset_of_a_judge_that_was_asked_something_else_is_refused(tmp_path: Path) -> None:
+    folder = pairs(tmp_path / "a", 120)
+    constitution = folder / "own.yaml"
+    constitution.write_text("principles:\n  - {id: a, text: Prefer the better reply.}\n")
+    with start(MockOptions()) as server:
+        rlaif(folder, *by_api(server.url, "pilot", "--constitution", "own.yaml"))
+        constitution.write_text("principles:\n  - {id: a, text: Prefer the worse reply.}\n")
+        process = start_cli(folder, *by_api(server.url, "spared", "--constitution", "own.yaml", "--set", SPARING))
+        process.join(60)
+    assert process.exitcode == 2
+    assert 'pilot was not judged by this constitution "own' in (folder / "log").read_text()
 
 
 # --- by hand ----------------------------------------------------------------------------------------------------------

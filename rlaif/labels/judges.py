@@ -135,7 +135,9 @@ class JudgeLabels:
                     model = judge.model.identity.sha256 if judge.model else ""
                     said = str(context.where.at("labels", "options", "second_order", "measured_in"))
                     run = options.second_order.measured_in
-                    self.offsets[judge.labeller] = second_order.measured_offset(run, judge.labeller, model, said)
+                    self.offsets[judge.labeller] = second_order.measured_offset(
+                        run, judge.labeller, model, said, context.catalogue.used.values()
+                    )
         if options.principles == "all" and self.principles:
             whole = "\n".join(f"- {principle.text}" for principle in self.principles)
             self.principles = (Principle(id="all", text=whole),)

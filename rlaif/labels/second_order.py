@@ -10,12 +10,13 @@ theirs too. Each batch of comparisons decides by its own audit, so that a resume
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import Field
 
+from rlaif.catalogue import Entry
 from rlaif.component import Options as BaseOptions
 from rlaif.errors import ConfigError
 from rlaif.records import Comparison, Judgement, uniform
@@ -65,8 +66,12 @@ def _logit(p: float) -> float:
     return math.log(p / (1 - p))
 
 
-def measured_offset(folder: str, labeller: str, model: str, where: str) -> Offset:
-    """The offset of a judge in a run that asked it in both orders. Raises ConfigError where it rests on too little."""
+ASKED = ("rubric", "template", "constitution")  # kinds of files that change what a judge is asked
+
+
+def measured_offset(folder: str, labeller: str, model: str, where: str, used: Iterable[Entry]) -> Offset:
+    """The offset of a judge in a run that asked it in both orders. ``used``: the files behind what is asked now. Raises
+    ConfigError where it was asked something else there, or where the offset rests on too little."""
     path = Path(folder)
     if not (path / "manifest.json").is_file():
         raise ConfigError(f"{where}: second_order.measured_in: {folder} is not a run folder.")
@@ -74,6 +79,13 @@ def measured_offset(folder: str, labeller: str, model: str, where: str) -> Offse
     models = {facts["sha256"] for facts in run.manifest["models"].values()}
     if model and model not in models:
         raise ConfigError(f"{where}: second_order.measured_in: {folder} was judged by another model: measure this one.")
+    asked = {file["sha256"] for file in run.manifest["files"]}
+    for entry in used:
+        if entry.kind in ASKED and entry.sha256 not in asked:
+            raise ConfigError(
+                f'{where}: second_order.measured_in: {folder} was not judged by this {entry.kind} "{entry.name}": measure '
+                "the judge with it."
+            )
     logits: dict[tuple[str, str | None], list[float]] = {}
     for judgement in run.read("judgements"):
         first = p_of_first(judgement)

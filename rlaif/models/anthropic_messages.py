@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -14,7 +13,7 @@ from pydantic import Field
 
 from rlaif.models import ChatRequest, Headroom, Reply
 from rlaif.models.api import ApiModel, ApiOptions, asked_in_vain, no_such_setting
-from rlaif.models.failures import failed, whole
+from rlaif.models.failures import empty, failed, now_of, whole
 from rlaif.models.transports import Address, Transport
 from rlaif.records import Role
 
@@ -114,11 +113,9 @@ def read_message(value: dict[str, Any], request: ChatRequest) -> Reply:
             text = orjson.dumps(called[0]).decode()
         elif finish == "stop":
             raise failed("garbled", "an answer in words where a tool was to be called")
-    if not text and finish == "stop":
-        raise failed("garbled", "an answer without text")
     usage = value.get("usage") or {}
     read, written = usage.get("cache_read_input_tokens") or 0, usage.get("cache_creation_input_tokens") or 0
-    return Reply(
+    reply = Reply(
         text=text,
         finish_reason=finish,
         prompt_tokens=(usage.get("input_tokens") or 0) + read + written,
@@ -127,6 +124,9 @@ def read_message(value: dict[str, Any], request: ChatRequest) -> Reply:
         cache_written_tokens=written,
         served_by=value.get("model") or "",
     )
+    if not text and finish == "stop":
+        raise empty(reply)
+    return reply
 
 
 def headroom_of(headers: Mapping[str, str]) -> Headroom | None:
@@ -135,7 +135,7 @@ def headroom_of(headers: Mapping[str, str]) -> Headroom | None:
     unit = next((unit for unit in TOKENS if f"{start}{unit}-remaining" in headers), None)
     if requests is None and unit is None:
         return None
-    now = time.time()
+    now = now_of(headers)
     return Headroom(
         requests_limit=whole(headers.get(f"{start}requests-limit")),
         requests_left=whole(requests),

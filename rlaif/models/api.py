@@ -28,7 +28,7 @@ from rlaif.models import Answer, ChatRequest, Headroom, Identity, Notice, Reply
 from rlaif.models.failures import declined, failed, failure, in_words, parsed
 from rlaif.models.pacing import InJobs, Pace
 from rlaif.models.spending import Price
-from rlaif.models.transports import SHORTEST_SECRET, Address, Received, Transport
+from rlaif.models.transports import KEY_LIKE, SHORTEST_SECRET, Address, Received, Transport
 from rlaif.records import Role, canonical_json, digest
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ NO_KEY = "none"  # what a server on this machine is sent in place of a key; some
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 PRINTABLE = re.compile(r"[\x20-\x7e]*")
+SECRET_NAME = re.compile(r"api[-_]?key|secret|password|authorization|access[-_]?token", re.IGNORECASE)
 SECRET_HEADER = re.compile(r"auth|key|token|secret|cookie|password", re.IGNORECASE)
 OWN_HEADERS = ("content-type", "content-length", "host", "accept-encoding", "anthropic-version", "transfer-encoding")
 PER_MESSAGE, PER_REQUEST = 16, 512  # tokens at most that a chat format adds, a default system prompt included
@@ -108,6 +109,15 @@ class ApiOptions(Pace):
             if not HEADER.fullmatch(name) or name.lower() in OWN_HEADERS:
                 raise ValueError(f'"{name}" is no header to be set here')
         return value
+
+
+def _secret_in(value: Any, name: str = "") -> str:
+    """Where in a value something looks like a key, by its name or by what it is; empty where nothing does."""
+    if isinstance(value, dict):
+        return next((found for key, each in value.items() if (found := _secret_in(each, key))), "")
+    if isinstance(value, list):
+        return next((found for each in value if (found := _secret_in(each, name))), "")
+    return name if isinstance(value, str) and (SECRET_NAME.search(name) or KEY_LIKE.search(value)) else ""
 
 
 def sound_url(value: str) -> str:
@@ -185,7 +195,13 @@ class ApiModel(ABC):
             raise ConfigError(f"{where}: a model's name is missing, as its provider knows it.")
         self.model, self.options, self.where = model, options, where
         self.base_url = self.rooted(options.base_url or self.home)
+        if name := _secret_in(options.extra_body):
+            raise ConfigError(
+                f'{where}: options.extra_body: "{name}" looks like a key. A key itself is never written into a file: name its '
+                "variable in api_key_env, or in extra_headers as $NAME."
+            )
         self.pace: Pace = options
+        self._extra_bytes = len(orjson.dumps(options.extra_body)) if options.extra_body else 0  # it may hold text
         endpoints = (Endpoint(base_url=options.base_url, api_key_env=options.api_key_env), *options.endpoints)
         self.routes = tuple(self._route(endpoint) for endpoint in endpoints)
         urls = [self._base_url(endpoint) for endpoint in endpoints]
@@ -283,6 +299,7 @@ class ApiModel(ABC):
         size = _bytes(request.prefill) + _bytes(request.json_schema)
         for message in request.messages:
             size += _bytes(message.content)
+        size += self._extra_bytes
         added = PER_MESSAGE * (len(request.messages) + 1) + PER_REQUEST + (PER_SCHEMA if request.json_schema else 0)
         return size + added, 1 if request.options else request.sampling.max_output_tokens
 
@@ -331,7 +348,7 @@ class ApiModel(ABC):
             if value.startswith("$"):
                 value = self._environment(value[1:], f'options.extra_headers: the value of "{name}"')
                 secrets.append(value)
-            elif SECRET_HEADER.search(name):
+            elif SECRET_HEADER.search(name) or KEY_LIKE.search(value):
                 raise ConfigError(
                     f'{self.where}: options.extra_headers: "{name}" looks like a secret: write "$NAME", '
                     "and its value is read from that environment variable."

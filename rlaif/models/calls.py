@@ -12,6 +12,7 @@ import asyncio
 import random
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -73,6 +74,7 @@ class Account:
     spent_usd: float = 0.0
     in_jobs: int = 0  # replies that came by the provider's batch API
     fetched: int = 0  # of those, in jobs that an earlier process submitted
+    without_usage: int = 0  # replies that do not say what they used, counted in full where they cost something
     maybe_billed: int = 0  # attempts that brought no reply and were counted in full
     faults: Counter[str] = field(default_factory=Counter)  # attempts that failed, by their fault
     in_flight: int = 0
@@ -99,6 +101,8 @@ class Account:
             parts.append(f"attempts that failed: {faults}")
         if self.spent_usd:
             parts.append(f"{self.spent_usd:.4f} USD")
+        if self.without_usage:
+            parts.append(f"{self.without_usage:,} replies that do not say what they used counted in full")
         if self.maybe_billed:
             parts.append(f"{self.maybe_billed:,} attempts without a reply counted in full")
         return "; ".join(parts)
@@ -111,17 +115,51 @@ class Account:
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """One request on its way to a reply."""
+    """One request on its way to a reply, for all who ask for it meanwhile. The ledger hands it what is stored, as it would
+    a future."""
 
     request: ChatRequest
     key: str
     context: str
-    done: asyncio.Future[Entry]
+    forget: Callable[[Call], None]
+    askers: list[asyncio.Future[Entry]] = field(default_factory=list)
     tokens: int = 0  # at most, prompt and reply together
     most_usd: float = 0.0
     attempts: int = 0
-    began: float = 0.0  # of its first attempt
+    refusals: int = 0  # for the rate of calls: nothing was tried
+    prepared: bool = False
+    began: float = 0.0  # when its first attempt was sent
+    ended: bool = False
     announced: bool = False  # to be put into a job, and asked again when that is over
+
+    def done(self) -> bool:
+        return self.ended
+
+    @property
+    def unwanted(self) -> bool:
+        """Whether all who asked have left."""
+        return all(asker.done() for asker in self.askers)
+
+    def set_result(self, entry: Entry) -> None:
+        self.ended = True
+        self.forget(self)
+        for asker in self.askers:
+            if not asker.done():
+                asker.set_result(entry)
+
+    def set_exception(self, error: BaseException) -> None:
+        self.ended = True
+        self.forget(self)
+        for asker in self.askers:
+            if not asker.done():
+                asker.set_exception(error)
+                asker.exception()  # a caller that is gone leaves nobody to look
+
+    def cancel(self) -> None:
+        self.ended = True
+        self.forget(self)
+        for asker in self.askers:
+            asker.cancel()
 
 
 @dataclass(eq=False)
@@ -172,36 +210,41 @@ class Caller:
         self._timers: set[asyncio.TimerHandle] = set()
         self._loop = asyncio.get_running_loop()
         self._first_sent = 0.0
+        self._stopped = asyncio.Event()
         self.jobs = Jobs(self, model.jobs(), model.options.batch, notice, changed) if hasattr(model, "jobs") else None
 
     # --- asking -------------------------------------------------------------------------------------------------------
 
     async def ask(self, request: ChatRequest, key: str, context: str) -> Entry:
         """The reply, from the ledger or from the model. Raises CallError, StorageError, or what the model raised."""
-        while (call := self.calls.get(key)) and not call.done.cancelled():
+        while True:
+            call = self.calls.get(key)
+            joined = call is not None
+            if call is None:
+                call = self._begin(request, key, context)
+            asker: asyncio.Future[Entry] = self._loop.create_future()
+            call.askers.append(asker)
             try:
-                entry = await asyncio.shield(call.done)
-            except asyncio.CancelledError:
-                if call.done.cancelled() and not self._leaving():
-                    continue  # who asked first has left: ask again
-                raise
+                entry = await asker
+                break
             except Announced:
-                if not ANNOUNCING.get():
-                    continue  # it was announced by another
-                raise
-            self.account.from_ledger += 1
-            return entry
-        call = self.calls[key] = Call(request, key, context, self._loop.create_future())
+                if not joined or ANNOUNCING.get():
+                    raise  # else it was announced by another: ask again
+            finally:
+                del (
+                    call,
+                    asker,
+                )  # else a failure, its traceback and this frame are a cycle: many of those are much memory
+        self.account.from_ledger += joined
+        return entry
+
+    def _begin(self, request: ChatRequest, key: str, context: str) -> Call:
+        call = self.calls[key] = Call(request, key, context, self.forget)
         call.announced = ANNOUNCING.get() and self.in_jobs
         if not self._asked:
             self._loop.call_soon(self._look_up)
         self._asked.append(call)
-        try:
-            return await call.done
-        finally:
-            del (
-                call
-            )  # else a failure, its traceback, this frame and the call are a cycle: many of those are much memory
+        return call
 
     async def room(self) -> None:
         """Return when no more calls wait to be made than may be in flight: more would only lie about."""
@@ -220,11 +263,6 @@ class Caller:
     def busy(self) -> bool:
         """Whether anything is under way."""
         return bool(self.calls) or (self.jobs is not None and bool(self.jobs.open))
-
-    def _leaving(self) -> bool:
-        """Whether the one who asks is being cancelled, or everything is."""
-        task = asyncio.current_task()
-        return self.stopping or (task is not None and task.cancelling() > 0)
 
     def _look_up(self) -> None:
         """Find all that was asked in this tick in the ledger, and claim the rest."""
@@ -320,7 +358,19 @@ class Caller:
     def _start(self, work: Any) -> None:
         task = self._loop.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """What a task of ours raises is a bug: no caller may wait for ever for it."""
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            self.break_off(error)
+
+    def break_off(self, error: BaseException) -> None:
+        """Every caller has the error."""
+        told = self.told(error)
+        for call in list(self.calls.values()):
+            self.end(call, told)
 
     def _pump(self) -> None:
         """As many workers as there are calls for, on the routes with most room."""
@@ -412,9 +462,9 @@ class Caller:
     # --- one attempt --------------------------------------------------------------------------------------------------
 
     async def _attempt(self, lane: Lane, call: Call) -> None:
-        """One attempt of a call whose caller still waits. It leaves the call answered, failed, or to be tried again."""
-        if call.done.cancelled():
-            self.forget(call)
+        """One attempt of a call that somebody still waits for. It leaves the call answered, failed, or to be tried again."""
+        if call.unwanted:
+            self._give_back(call)
             return
         try:
             await self._try(lane, call)
@@ -423,24 +473,27 @@ class Caller:
             self.end(call, error)
 
     async def _try(self, lane: Lane, call: Call) -> None:
-        now = self._loop.time()
-        if not call.began:
+        if not call.prepared:
             self.prepare(call)
-            call.began = now
+            call.prepared = True
             self.account.asked += 1
         if not await self.purse.reserve(call.most_usd):
             self.fail(call, OverBudget())
             return
-        call.attempts += 1
         spent, headroom, cohort, refused, sent = 0.0, None, None, False, 0.0
         account = self.account
         wait = lane.gate.take(call.tokens, self._loop.time())
         try:
             if wait > 0:
-                await asyncio.sleep(wait)
+                await self._pause(wait)
+            if self.stopping or call.unwanted:  # nothing is sent that nobody waits for
+                self._give_back(call)
+                return
+            call.attempts += 1
             account.in_flight += 1
             account.most_in_flight = max(account.most_in_flight, account.in_flight)
             sent = self._loop.time()
+            call.began = call.began or sent
             self._first_sent = self._first_sent or sent
             cohort = lane.gate.finder.sent(sent)
             try:
@@ -469,7 +522,19 @@ class Caller:
                 lane.gate.finder.ended(cohort, refused, now, now - sent)
             self.purse.settle(call.most_usd, spent)
         if pause := lane.gate.finder.pause(refused):
-            await asyncio.sleep(pause)
+            await self._pause(pause)
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, but not once the end has come."""
+        if not self.stopping:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopped.wait(), seconds)
+
+    def _give_back(self, call: Call) -> None:
+        """A call that was not made after all."""
+        if not self.stopping:
+            self.forget(call)
+            self._free(call.key)
 
     def prepare(self, call: Call, batch: bool = False) -> None:
         """The most tokens and money that a call can take, by itself or by ``batch`` in a job."""
@@ -485,23 +550,32 @@ class Caller:
         now = self._loop.time()
         lane.gate.concurrency.ended(overloaded=False)
         lane.gate.breaker.succeeded()
+        lane.gate.answered()
         account = self.account
         account.count(reply)
         account.seconds = now - self._first_sent
-        cost = self.price.cost(reply) if self.price else None
+        cost = self.cost(reply, call.most_usd)
         account.spent_usd += cost or 0.0
         name = self.model.identity.name
         entry = Entry(call.key, name, reply, call.context, cost, now - sent, max(1, call.attempts), run=self.purse.run)
-        self.ledger.record(entry, call.done)
-        self.forget(call)
+        self.ledger.record(entry, call)
         return cost or 0.0
+
+    def cost(self, reply: Reply, most_usd: float, batch: bool = False) -> float | None:
+        """What a reply cost; the most it could where the server does not say what it used. None: no price is known."""
+        if self.price is None:
+            return None
+        if not (reply.prompt_tokens or reply.output_tokens):
+            self.account.without_usage += 1
+            return most_usd
+        return self.price.cost(reply, batch)
 
     def _failed(self, lane: Lane, call: Call, error: CallFailed) -> float:
         """Try again, or let the caller know. Returns what may have been billed."""
         now, gate = self._loop.time(), lane.gate
         self.account.faults[error.fault or "failed"] += 1
         gate.concurrency.ended(error.fault in ("overloaded", "lost"))
-        if error.fault in OUTAGE:
+        if error.fault in OUTAGE and error.reply is None:
             gate.breaker.failed(now)
         else:
             gate.breaker.succeeded()
@@ -511,20 +585,29 @@ class Caller:
             self._pump()
             return 0.0
         if error.fault == "rate_limited":
-            call.attempts -= 1  # nothing was tried: only patience ends this
+            call.attempts, call.refusals = call.attempts - 1, call.refusals + 1  # nothing was tried
+            if gate.refused_for(now) > self.pace.patience_seconds:
+                lane.dead = (
+                    f"{lane.called(self.model)}: nothing but refusals for {self.pace.patience_seconds:g} s: {error}"
+                )
         tired = call.attempts >= self.pace.attempts or now - call.began > self.pace.patience_seconds
         if not error.retryable or tired or self.stopping:
             tries = f" (tried {call.attempts} times)" if call.attempts > 1 else ""
             self.fail(call, CallFailed(f"{error}{tries}", retryable=error.retryable, fault=error.fault))
         else:
             self._later(call, self._delay(call, error))
+        if error.reply is not None and self.price:  # it says what it used
+            usd = self.price.cost(error.reply)
+            self.account.spent_usd += usd
+            self.purse.charge(usd)
+            return usd
         return self._maybe_billed(call) if error.fault in MAYBE_BILLED else 0.0
 
     def _delay(self, call: Call, error: CallFailed) -> float:
         """Seconds until the next attempt: what the provider asks for, else full jitter (Brooker 2015)."""
         if error.retry_after is not None:
             return min(LONGEST_RETRY_AFTER, error.retry_after) + random.uniform(0.0, 0.1)
-        return random.uniform(0.0, min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** max(0, call.attempts - 1)))
+        return random.uniform(0.0, min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** max(0, call.attempts + call.refusals - 1)))
 
     def _later(self, call: Call, seconds: float) -> None:
         def again() -> None:
@@ -551,24 +634,24 @@ class Caller:
             del self.calls[call.key]
 
     def finish(self, call: Call, entry: Entry) -> None:
-        self.forget(call)
-        if not call.done.done():
-            call.done.set_result(entry)
+        call.set_result(entry)
 
     def end(self, call: Call, error: BaseException) -> None:
-        self.forget(call)
         if isinstance(error, asyncio.CancelledError):
-            call.done.cancel()
-        elif not call.done.done():
-            call.done.set_exception(error)
-            call.done.exception()  # a caller that is gone leaves nobody to look
+            call.cancel()
+        else:
+            call.set_exception(error)
 
     def fail(self, call: Call, error: BaseException) -> None:
         self.account.failed += not call.announced
         self.end(call, error)
+        self._free(call.key)
+
+    def _free(self, key: str) -> None:
+        """Other processes may ask it."""
         if not self._released:
             self._loop.call_soon(self._release)
-        self._released.append(call.key)
+        self._released.append(key)
 
     def _release(self) -> None:
         released, self._released = self._released, []
@@ -587,6 +670,7 @@ class Caller:
     async def stop(self, grace_seconds: float) -> None:
         """Start nothing more; what is in flight may still arrive, and is kept. Then it is cancelled."""
         self.stopping = True
+        self._stopped.set()
         for timer in self._timers:
             timer.cancel()
         waiting = [*self._asked, *self._elsewhere, *self.queue]
@@ -605,8 +689,8 @@ class Caller:
         if self.jobs:
             await self.jobs.stop(grace_seconds)
         await asyncio.sleep(0)  # the ledger commits what arrived last
-        for call in (*waiting, *self.calls.values()):
-            call.done.cancel()
+        for call in (*waiting, *list(self.calls.values())):
+            call.cancel()
         self.calls.clear()
         if hasattr(self.model, "close"):
             await self.model.close()

@@ -15,11 +15,22 @@ from typing import Any
 import orjson
 
 from rlaif.errors import CallFailed, Fault
+from rlaif.models import Reply
 from rlaif.models.transports import LARGEST_REPLY, Address, Received
 
 MOST_WORDS = 200  # characters of a server's message that are passed on
 RETRYABLE: frozenset[Fault] = frozenset(("rate_limited", "overloaded", "unreachable", "lost", "garbled"))
-BARRED = (401, 402, 403)
+BARRED = (401, 402)
+NOT_PERMITTED = frozenset(  # codes of a 403 that no request of the key escapes
+    (
+        "permission_error",
+        "permission_denied",
+        "request_forbidden",
+        "unsupported_country_region_territory",
+        "access_denied",
+    )
+)
+NO_PERMISSION = re.compile(r"\b(api )?key\b|permission|not authori[sz]ed|country|region", re.IGNORECASE)
 MAYBE_BILLED = (408, 504, 524)  # somebody on the way gave up waiting for an answer that may have been written
 OUT_OF_MONEY = frozenset(
     ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "billing_error", "account_deactivated")
@@ -31,6 +42,13 @@ SPACES = re.compile(r"\s+")
 
 def failed(fault: Fault, reason: str, retry_after: float | None = None) -> CallFailed:
     return CallFailed(reason, retryable=fault in RETRYABLE, fault=fault, retry_after=retry_after)
+
+
+def empty(reply: Reply) -> CallFailed:
+    """An answer without text, by what it says it used."""
+    error = failed("garbled", "an answer without text")
+    error.reply = reply if reply.prompt_tokens or reply.output_tokens else None
+    return error
 
 
 def too_large() -> CallFailed:
@@ -68,6 +86,8 @@ def failure(received: Received, address: Address) -> CallFailed:
     if 300 <= status < 400:
         where = in_words(received.headers.get("location", "elsewhere"), address)
         return failed("invalid", f"HTTP {status}: {address.host} sends requests on to {where}: set base_url to that")
+    if status == 403 and (not message or codes & NOT_PERMITTED or NO_PERMISSION.search(message)):
+        return failed("barred", reason)
     if status in BARRED or codes & OUT_OF_MONEY or (400 <= status < 500 and NO_CREDIT.search(message)):
         return failed("barred", reason)
     if status == 429:
@@ -122,9 +142,17 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     if (seconds := number(value)) is not None:
         return max(seconds, 0.0)
     try:
-        return max(parsedate_to_datetime(value).timestamp() - time.time(), 0.0)
+        return max(parsedate_to_datetime(value).timestamp() - now_of(headers), 0.0)
     except (ValueError, OverflowError):
         return None
+
+
+def now_of(headers: Mapping[str, str]) -> float:
+    """The server's own time when it answered, in Unix seconds: its dates are by that, whatever this machine's clock says."""
+    try:
+        return parsedate_to_datetime(headers["date"]).timestamp()
+    except (KeyError, ValueError, OverflowError, TypeError):
+        return time.time()
 
 
 def number(text: str | None) -> float | None:

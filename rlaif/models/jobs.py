@@ -137,7 +137,7 @@ class Jobs:
         self._dear: list[Call] = []  # for which there is no money now
         self._announced = self._made = 0
         self._look_again = 0.0
-        self._broken: StorageError | None = None
+        self._broken: BaseException | None = None
         self._over_now = asyncio.Event()  # set where a job has come to an end
         self._quiet: asyncio.Task[None] | None = None
         self._money: asyncio.Task[None] | None = None
@@ -165,7 +165,7 @@ class Jobs:
                 self.caller.fail(call, copy(self.left[job]))
             elif job not in self.open and not call.announced:
                 elsewhere.append(call)
-            if call.announced and not call.done.done():
+            if call.announced and not call.ended:
                 self.caller.end(call, Announced("announced"))
         return single, elsewhere
 
@@ -235,7 +235,7 @@ class Jobs:
             if not purse.idle:
                 self._put_again(calls)
                 continue
-            left = max(0.0, (purse.budget_usd or 0.0) - purse.spent_usd)
+            left = max(0.0, purse.left_usd or 0.0)
             for call in calls:
                 if call.most_usd <= left:
                     self._put_again([call])
@@ -245,7 +245,7 @@ class Jobs:
     def _put_again(self, calls: Sequence[Call]) -> None:
         single: list[Call] = []
         for call in calls:
-            if not call.done.done():
+            if not (call.ended or call.unwanted):
                 self._put(call, single)
         self.caller.enqueue(single)
 
@@ -290,6 +290,8 @@ class Jobs:
         self.notice(
             f"{self._called(job)}, {since}: {job.left:,} requests are in it and are waited for, not asked again."
         )
+        if row.run == self.caller.purse.run:
+            self.caller.purse.see_to(self.caller.ledger.job_usd(row.job))
         job.task = self._start(self._see_to(job, None))
 
     def _opened(self, row: JobRow, adopted: bool = False) -> Job:
@@ -301,8 +303,16 @@ class Jobs:
     def _start(self, work: Any) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._at_an_end)
         return task
+
+    def _at_an_end(self, task: asyncio.Task[None]) -> None:
+        """What a task raises is a bug: no caller may wait for ever for it."""
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            self._broken = error
+            self.caller.break_off(error)
+            self._over_now.set()
 
     def _at_work(self, task: asyncio.Task[None] | None, work: Callable[[], Any]) -> asyncio.Task[None]:
         """The task that does ``work``, begun where it is not at it."""
@@ -355,12 +365,12 @@ class Jobs:
     # --- submission ---------------------------------------------------------------------------------------------------
 
     async def _submitted(self, job: Job, file: BinaryIO) -> str:
-        """The provider's name for the job. Where an answer was lost it is searched for before it is sent again."""
+        """The provider's name for the job. Where an answer was lost it is searched for, twice, before it is sent again."""
         ours, tried = job.row.job, False
 
         async def create() -> str:
             nonlocal tried
-            if tried and (found := await self._find(job, frozenset())):
+            if tried and (found := await self._found_again(job, frozenset())):
                 return found
             tried = True
             name = await self.api.create(file, uploaded, ours)
@@ -515,13 +525,13 @@ class Jobs:
         return answer.reply
 
     def _entry(self, job: Job, line: JobLine, reply: Reply) -> Entry:
-        tried, price = self.tried.get(line.key), self.caller.price
+        tried = self.tried.get(line.key)
         return Entry(
             line.key,
             self.caller.model.identity.name,
             reply,
             line.context,
-            price.cost(reply, batch=True) if price else None,
+            self.caller.cost(reply, line.most_usd, batch=True),
             (time.time() - job.row.created) / job.row.lines,
             1 + (tried.jobs if tried else 0),
             run=job.row.run,
@@ -583,6 +593,8 @@ class Jobs:
         self.left[job.row.job] = error
         with suppress(StorageError):  # which may be why it is left
             ledger.release([job.row.job, *ledger.job_keys(job.row.job)])
+            if job.row.run == self.caller.purse.run:
+                self.caller.purse.see_to(-ledger.job_usd(job.row.job))
         for call in calls:
             self.caller.end(call, copy(error))
 

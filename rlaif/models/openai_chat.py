@@ -12,7 +12,7 @@ from pydantic import Field
 
 from rlaif.models import ChatRequest, Headroom, Notice, Reply
 from rlaif.models.api import ApiModel, ApiOptions, asked_in_vain, no_such_setting
-from rlaif.models.failures import failed, number, whole
+from rlaif.models.failures import empty, failed, number, whole
 from rlaif.models.transports import Address, Transport
 from rlaif.records import Role, digest
 
@@ -86,11 +86,9 @@ def read_chat(value: dict[str, Any], request: ChatRequest) -> Reply:
     text, finish = message.get("content") or "", FINISH.get(reason, "stop")
     if message.get("refusal"):
         text, finish = message["refusal"], "refused"
-    if not text and finish == "stop" and not request.options:
-        raise failed("garbled", "an answer without text")
     usage = value.get("usage") or {}
     details = usage.get("prompt_tokens_details") or {}
-    return Reply(
+    reply = Reply(
         text=text,
         finish_reason=finish,
         logprobs=_first_token(choice) if request.options else (),
@@ -100,6 +98,9 @@ def read_chat(value: dict[str, Any], request: ChatRequest) -> Reply:
         cache_written_tokens=details.get("cache_write_tokens") or 0,
         served_by=value.get("model") or "",
     )
+    if not text and finish == "stop" and not request.options:
+        raise empty(reply)
+    return reply
 
 
 def _first_token(choice: Mapping[str, Any]) -> tuple[tuple[str, float], ...]:

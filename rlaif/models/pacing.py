@@ -62,7 +62,7 @@ class Bucket:
         if not self.rate:
             return 0.0
         self._fill(now)
-        self.level -= min(cost, self.room)  # what is larger than the whole limit would never fit
+        self.level -= min(cost, max(self.room, 60 * self.rate))  # what is larger than a minute's limit would never fit
         return max(0.0, -self.level / self.rate)
 
     def ended(self, cost: float) -> None:
@@ -284,6 +284,7 @@ class Gate:
     finder: Finder = field(default_factory=Finder)
     concurrency: Concurrency = field(init=False)
     breaker: Breaker = field(init=False)
+    _refused_since: float | None = None
 
     def __post_init__(self) -> None:
         requests, tokens = self.pace.requests_per_minute, self.pace.tokens_per_minute
@@ -291,6 +292,15 @@ class Gate:
         self.tokens = Bucket(tokens and tokens * self.share)
         self.concurrency = Concurrency(max(1, round(self.pace.max_in_flight * self.share)))
         self.breaker = Breaker(self.pace.patience_seconds)
+
+    def answered(self) -> None:
+        """A call got its reply."""
+        self._refused_since = None
+
+    def refused_for(self, now: float) -> float:
+        """A call was refused for its rate: seconds for which all others were too."""
+        self._refused_since = now if self._refused_since is None else self._refused_since
+        return now - self._refused_since
 
     def take(self, tokens: float, now: float) -> float:
         """Count a call that is about to be made; seconds to wait before it may be sent."""

@@ -85,6 +85,11 @@ class Price(Rates):
         return self.batch if batch else 1.0
 
 
+def _positive(usd: float) -> float:
+    """Without what rounding leaves."""
+    return usd if usd > 1e-12 else 0.0
+
+
 class Purse:
     """One run's money. Without a budget everything fits, and what was spent is known all the same."""
 
@@ -93,6 +98,7 @@ class Purse:
         self.spent_usd = ledger.open_purse(run)  # what a killed process left open is spent
         self.reserved_usd = 0.0
         self.in_jobs_usd = ledger.jobs_usd(run)  # the most that open jobs can cost: they outlive a process
+        self.seen_to_usd = 0.0  # of that, in jobs that this process sees to
         self._open = 0.0  # what the ledger says is in flight
         self._changed: asyncio.Event | None = None
 
@@ -108,7 +114,7 @@ class Purse:
     @property
     def idle(self) -> bool:
         """Whether nothing is under way that could leave more than is left now."""
-        return self.reserved_usd <= 0.0 and self.in_jobs_usd <= 0.0
+        return self.reserved_usd <= 0.0 and self.seen_to_usd <= 0.0
 
     async def reserve(self, usd: float) -> bool:
         """Set the most a call can cost aside, waiting for calls in flight where that may make room. False: it does not
@@ -125,20 +131,24 @@ class Purse:
 
     def settle(self, reserved_usd: float, spent_usd: float) -> None:
         """A call ended: what was set aside for it is free, but for what it cost."""
-        self.reserved_usd = max(0.0, self.reserved_usd - reserved_usd)
-        if self.reserved_usd < 1e-12:
-            self.reserved_usd = 0.0
+        self.reserved_usd = _positive(self.reserved_usd - reserved_usd)
         self._spend(spent_usd)
 
     def reserve_in_job(self, usd: float) -> None:
         """Set aside what stands in the ledger with a job's requests; the caller has seen that it fits."""
         self.in_jobs_usd += usd
+        self.see_to(usd)
+
+    def see_to(self, usd: float) -> None:
+        """This process sees to a job that can cost so much more; below 0: it leaves one as it stands."""
+        self.seen_to_usd = _positive(self.seen_to_usd + usd)
+        if usd < 0:
+            self._spend(0.0)
 
     def settle_in_job(self, reserved_usd: float, spent_usd: float) -> None:
         """Requests of a job came to an end."""
-        self.in_jobs_usd = max(0.0, self.in_jobs_usd - reserved_usd)
-        if self.in_jobs_usd < 1e-12:
-            self.in_jobs_usd = 0.0
+        self.in_jobs_usd = _positive(self.in_jobs_usd - reserved_usd)
+        self.seen_to_usd = _positive(self.seen_to_usd - reserved_usd)
         self._spend(spent_usd)
 
     def _spend(self, usd: float) -> None:

@@ -70,7 +70,13 @@ def test_a_missing_key_is_named_before_anything_is_asked(provider: str, monkeypa
 
 
 @pytest.mark.parametrize(
-    "options", [{"api_key_env": "sk-proj-abc123"}, {"extra_headers": {"X-Team": "$sk-proj-abc123"}}]
+    "options",
+    [
+        {"api_key_env": "sk-proj-abc123"},
+        {"extra_headers": {"X-Team": "$sk-proj-abc123"}},
+        {"extra_body": {"a": [{"b": "sk-proj-abc123"}]}},
+        {"extra_body": {"a": {"api_key": "abc123"}}},
+    ],
 )
 def test_a_key_in_place_of_its_variables_name_is_not_repeated(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="A key itself is never written into a file") as raised:
@@ -81,6 +87,9 @@ def test_a_key_in_place_of_its_variables_name_is_not_repeated(options: dict[str,
 def test_a_header_that_looks_like_a_secret_is_read_from_the_environment() -> None:
     with pytest.raises(ConfigError, match=r'"X-Api-Key" looks like a secret: write "\$NAME"') as raised:
         model("openai", extra_headers={"X-Api-Key": "hunter2hunter2"})
+    assert "hunter2" not in str(raised.value)
+    with pytest.raises(ConfigError, match=r'"X-Team" looks like a secret') as raised:
+        model("openai", extra_headers={"X-Team": "Bearer hunter2hunter2"})
     assert "hunter2" not in str(raised.value)
     with pytest.raises(ConfigError, match='the value of "X-Api-Key" is read from NO_SUCH_KEY, and that is not set'):
         model("openai", extra_headers={"X-Api-Key": "$NO_SUCH_KEY"})

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from rlaif.errors import CallFailed, CallRefused, OverBudget
-from rlaif.ledger import Ledger
+from rlaif.errors import CallFailed, CallRefused, OverBudget, StorageError
+from rlaif.ledger import JobLine, JobRow, Ledger
 from rlaif.models import Answer, ChatRequest, Identity, Reply, request_key
 from rlaif.models.gateway import BEGUN_AT_ONCE, Gateway
 from rlaif.models.pacing import Pace
-from rlaif.models.spending import Price
+from rlaif.models.spending import Price, Purse
 from tests import make
 
 PRICE = Price(input=1.0, output=10.0)  # of the service below: a call costs 100 x 1 + 10 x 10 millionths of a dollar
@@ -472,3 +472,179 @@ def test_cached_tokens_cost_what_their_price_says() -> None:
     dear = Price(2.0, 8.0, cached_input=0.5, cache_write=2.5)
     assert dear.cost(reply) == pytest.approx((300 * 2 + 600 * 0.5 + 100 * 2.5 + 50 * 8) / 1e6)
     assert dear.most(1000, 50) == pytest.approx((1000 * 2.5 + 50 * 8) / 1e6)
+
+
+# --- who asks, who leaves, and what goes wrong on our side ------------------------------------------------------------
+
+
+def request_of(text: str) -> ChatRequest:
+    return ChatRequest(messages=(make.user(text),))
+
+
+def test_who_asks_second_has_the_reply_though_the_first_has_left(path: Path) -> None:
+    service = Service(Endpoint(always, seconds=0.2))
+
+    async def work() -> tuple[str, list[Any]]:
+        gateway = Gateway(Ledger(path), run="r", prices=lambda model: PRICE)
+        first = asyncio.create_task(gateway.ask(service, request_of("a"), {}))
+        await asyncio.sleep(0.05)
+        second = asyncio.create_task(gateway.ask(service, request_of("a"), {}))
+        await asyncio.sleep(0.05)
+        first.cancel()
+        third = asyncio.create_task(gateway.ask(service, request_of("a"), {}))
+        found = [(await task)[1].text for task in (second, third)]
+        await gateway.close()
+        return found[0], found
+
+    assert run(work)[1] == ["A", "A"]
+    assert service.routes[0].asked == {"a": 1}
+
+
+def test_a_reply_that_is_about_to_be_kept_is_not_asked_for_again(path: Path) -> None:
+    service = Service(Endpoint(always))
+
+    async def work() -> None:
+        gateway = Gateway(Ledger(path))
+        for _ in range(40):
+            await asyncio.gather(*(gateway.ask(service, request_of("a"), {}) for _ in range(3)))
+            await asyncio.sleep(0)
+        await gateway.close()
+
+    run(work)
+    assert service.routes[0].asked == {"a": 1}
+
+
+def test_what_nobody_waits_for_is_not_sent_and_is_free_for_others(path: Path) -> None:
+    service = Service(Endpoint(always, seconds=0.1), pace=Pace(max_in_flight=1))
+
+    async def work() -> None:
+        gateway = Gateway(Ledger(path))
+        tasks = [asyncio.create_task(gateway.ask(service, request_of(text), {})) for text in "abc"]
+        await asyncio.sleep(0.05)
+        tasks[1].cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0.01)
+        key = request_key(request_of("b"), service.identity)
+        assert Ledger(path).claim([key], 60)
+        await gateway.close()
+
+    run(work)
+    assert service.routes[0].asked == {"a": 1, "c": 1}
+
+
+def test_a_stop_sends_nothing_that_waits_at_a_limit(path: Path) -> None:
+    service = Service(Endpoint(always, seconds=0.05), pace=Pace(requests_per_minute=600))
+
+    async def work() -> tuple[int, int, float]:
+        gateway = Gateway(Ledger(path))
+        tasks = [asyncio.create_task(gateway.ask(service, request_of(text), {})) for text in numbered(60)]
+        await asyncio.sleep(0.5)
+        before = service.routes[0].asked.total()
+        began = asyncio.get_running_loop().time()
+        await gateway.close()
+        took = asyncio.get_running_loop().time() - began
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return before, service.routes[0].asked.total(), took
+
+    before, after, took = run(work)
+    assert 5 <= before < 30
+    assert after == before
+    assert took < 1  # forty calls more would have taken four seconds
+
+
+def test_a_call_that_waited_for_its_turn_is_tried_again_all_the_same(path: Path) -> None:
+    endpoint = Endpoint(lambda text, before: failed("overloaded") if text == "q29" and not before else text.upper())
+    pace = Pace(requests_per_minute=600, patience_seconds=1.0)
+    assert ask_all(Gateway(Ledger(path)), Service(endpoint, pace=pace), numbered(30))[-1] == "Q29"
+
+
+def test_a_provider_that_refuses_everything_is_given_up_after_the_models_patience(path: Path) -> None:
+    endpoint = Endpoint(lambda text, before: failed("rate_limited", retry_after=None))
+    found = ask_all(Gateway(Ledger(path)), Service(endpoint, pace=Pace(patience_seconds=1.5)), numbered(40))
+    assert all(isinstance(error, CallFailed) and error.retryable for error in found)
+    assert "nothing but refusals for 1.5 s" in str(found[0])
+    assert endpoint.asked.total() < 40 * 6  # ever longer pauses
+
+
+def test_replies_that_do_not_say_what_they_used_count_in_full(path: Path) -> None:
+    class Silent(Endpoint):
+        async def complete(self, request: ChatRequest, timeout_seconds: float) -> Answer:
+            answer = await super().complete(request, timeout_seconds)
+            return Answer(answer.reply.model_copy(update={"prompt_tokens": 0, "output_tokens": 0}))
+
+    gateway = Gateway(Ledger(path), run="r", budget_usd=10.5 * MOST, prices=lambda model: PRICE)
+    found = ask_all(gateway, Service(Silent(always)), numbered(30))
+    assert sum(isinstance(each, OverBudget) for each in found) == 20
+    assert gateway.purse.spent_usd == pytest.approx(10 * MOST)
+    assert gateway.accounts["service"].without_usage == 10
+
+
+def test_an_empty_answer_costs_what_it_says_and_is_no_outage(path: Path) -> None:
+    used = Reply(text="", prompt_tokens=100, output_tokens=10)
+    empty = failed("garbled")
+    empty.reply = used
+    gateway = Gateway(Ledger(path), run="r", budget_usd=1.0, prices=lambda model: PRICE)
+    assert ask_all(gateway, Service(Endpoint(fails_first(1, empty))), ["a"]) == ["A"]
+    assert gateway.purse.spent_usd == pytest.approx(2 * COST)
+    assert gateway.accounts["service"].maybe_billed == 0
+
+
+def test_a_bound_that_raises_reaches_every_caller(path: Path) -> None:
+    class Broken(Service):
+        def upper_bound(self, request: ChatRequest) -> tuple[int, int]:
+            raise ZeroDivisionError("bound")
+
+    gateway = Gateway(Ledger(path), run="r", budget_usd=1.0, prices=lambda model: PRICE)
+    found = ask_all(gateway, Broken(Endpoint(always)), ["a", "b"])
+    assert all("bound" in str(error) for error in found)
+
+
+def test_a_ledger_that_cannot_be_read_while_another_process_asks_reaches_every_caller(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = Service(Endpoint(always))
+    other = Ledger(path)
+    other.claim([request_key(request_of("a"), service.identity)], 60)
+    ledger = Ledger(path)
+    looks, real = Counter[str](), ledger.get
+
+    def get(keys: Any) -> Any:
+        looks["at"] += 1
+        if looks["at"] > 1:
+            raise StorageError("the ledger cannot be read")
+        return real(keys)
+
+    monkeypatch.setattr(ledger, "get", get)
+    (error,) = ask_all(Gateway(ledger), service, ["a"])
+    assert isinstance(error, StorageError)
+
+
+def test_money_in_a_job_that_nobody_here_sees_to_is_held_and_not_waited_for(path: Path) -> None:
+    ledger = Ledger(path)
+    row = JobRow("job", "another model", "there", 1, 0.0, "r")
+    ledger.open_job(row, [JobLine("k", "{}", "{}", 0.5)])
+
+    async def work() -> tuple[bool, bool, bool]:
+        purse = Purse(ledger, "r", budget_usd=0.8)
+        first, second = await purse.reserve(0.2), asyncio.create_task(purse.reserve(0.2))
+        await asyncio.sleep(0)
+        waits = not second.done()  # what is in flight may leave money
+        purse.settle(0.2, 0.2)
+        return first, waits, await asyncio.wait_for(second, 5)
+
+    assert run(work) == (True, True, False)
+
+
+def test_money_in_a_job_of_ours_is_waited_for_until_it_is_left(path: Path) -> None:
+    ledger = Ledger(path)
+
+    async def work() -> tuple[bool, bool]:
+        purse = Purse(ledger, "r", budget_usd=1.0)
+        purse.reserve_in_job(0.9)
+        asked = asyncio.create_task(purse.reserve(0.2))
+        await asyncio.sleep(0)
+        waits = not asked.done()
+        purse.see_to(-0.9)
+        return waits, await asyncio.wait_for(asked, 5)
+
+    assert run(work) == (True, False)

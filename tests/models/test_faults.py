@@ -172,7 +172,9 @@ def error(message: str = "No.", **others: Any) -> dict[str, Any]:
         (400, error("Your credit balance is too low to access the API."), "barred"),
         (401, error(), "barred"),
         (402, error(), "barred"),
-        (403, error(), "barred"),
+        (403, error(), "invalid"),  # of one item: a gateway's moderation, say
+        (403, error(code="permission_error"), "barred"),
+        (403, error(message="Your API key may not do this."), "barred"),
         (400, error(), "invalid"),
         (404, {"detail": "Not Found"}, "invalid"),
         (413, error(), "invalid"),

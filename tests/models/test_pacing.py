@@ -158,15 +158,23 @@ def test_an_own_limit_of_tokens_is_kept() -> None:
 
 @given(st.floats(1, 5000), st.lists(st.tuples(st.floats(0, 3), st.floats(0, 50)), min_size=1, max_size=60))
 def test_no_stretch_of_time_sees_more_than_a_bucket_allows(rate: float, steps: list[tuple[float, float]]) -> None:
-    """Whatever is taken and when: what is sent by any moment is at most the room and what flowed in since the start."""
+    """Whatever is taken and when, by calls of whatever size: what is sent by any moment is at most the room and what flowed
+    in since the start."""
     bucket = Bucket(rate * 60)
     now, sent = 0.0, []
     for pause, cost in steps:
         now += pause
-        sent.append((now + bucket.take(cost, now), min(cost, bucket.room)))
+        sent.append((now + bucket.take(cost, now), min(cost, 60 * rate)))
     for moment, _ in sent:
         total = sum(cost for at, cost in sent if at <= moment)
         assert total <= bucket.room + rate * moment + 1e-6 * (1 + total)
+
+
+def test_calls_larger_than_a_second_of_a_limit_of_tokens_are_kept_to_it() -> None:
+    bucket, waited = Bucket(30_000), 0.0
+    for _ in range(60):
+        waited = max(waited, bucket.take(4_512.0, 0.0))
+    assert waited == pytest.approx((60 * 4_512 - 500) / 500)  # 500 at once, and 500 a second
 
 
 def test_a_header_that_says_nothing_is_left_asks_for_a_wait_of_its_rate() -> None:
