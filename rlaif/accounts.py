@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -157,8 +157,8 @@ def label_figures(run: RunFolder) -> dict[str, Figure]:
             for judgement in judgements:
                 _reading(means, prompt, judgement)
             for a, b in itertools.combinations(comparison.responses, 2):
-                _leanings(means, prompt, a, b, judgements)
                 opinions, _ = votes(judgements, a.id, b.id)
+                _leanings(means, prompt, a, b, judgements, opinions.values())
                 _agreement(means, [p for who, p in opinions.items() if not is_unnamed(who)], prompt)
                 row = next(provenance)
                 if row.orders_agree is not None:
@@ -178,16 +178,19 @@ def _reading(means: Means, prompt: str, judgement: Judgement) -> None:
         means.add("judgements.option_mass", judgement.option_mass, prompt)
 
 
-def _leanings(means: Means, prompt: str, a: Response, b: Response, judgements: Sequence[Judgement]) -> None:
-    """What the opinions of a pair add: position, where the order is known, and length."""
+def _leanings(
+    means: Means, prompt: str, a: Response, b: Response, judgements: Sequence[Judgement], opinions: Collection[float]
+) -> None:
+    """What the opinions of a pair add: position, where the order is known; length; and whether there are any."""
     longer = len(a.text) > len(b.text)
     for orders in opinions_by_order(judgements, a.id, b.id).values():
         for a_first, p in orders.items():
             means.add("judgements.first_rate", leaning(p if a_first else 1 - p), prompt)
-    if opinions := by_principle(judgements, a.id, b.id):
-        means.add("judgements.undecided", float(all(leaning(p) == 0.5 for p in opinions)), prompt)
+    several = len({judgement.principle_id for judgement in judgements}) > 1
+    if each := by_principle(judgements, a.id, b.id) if several else opinions:
+        means.add("judgements.undecided", float(all(leaning(p) == 0.5 for p in each)), prompt)
     if len(a.text) != len(b.text):
-        for p in votes(judgements, a.id, b.id)[0].values():
+        for p in opinions:
             means.add("judgements.longer_rate", leaning(p if longer else 1 - p), prompt)
 
 
