@@ -26,6 +26,7 @@ from rlaif.config import (
     apply_settings,
     load_pipeline,
     pinned_names,
+    typed,
 )
 from rlaif.conversations import prompt_column
 from rlaif.errors import ConfigError, UserError, did_you_mean
@@ -108,7 +109,7 @@ def _check_judge(catalogue: Catalogue, entry: Entry) -> None:
 def recipe_of(name: str, data: dict[str, Any], settings: Sequence[str]) -> tuple[Pipeline, Entry]:
     """A recipe written down from flags, as if it had been a file."""
     data = apply_settings({key: value for key, value in data.items() if value is not None}, settings)
-    pipeline: Pipeline = parse_model(Pipeline, data, Place(f"rlaif {name}", tuple(settings)))
+    pipeline = typed(data, Place(f"rlaif {name}", tuple(settings)))
     text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True).encode()
     return pipeline, Entry("pipeline", name, Path(f"rlaif {name}"), False, text)
 
@@ -184,7 +185,6 @@ def build(
     watcher = watcher or Watcher()
     where = Place(str(entry.path), tuple(settings))
     catalogue.kept = kept_files(out)
-    pipeline = calibrated(pipeline, where)
     prompts = _named_set(pipeline.prompts, catalogue, where.at("prompts"))
     measured = _named_set(
         pipeline.evaluation.source if pipeline.evaluation else None, catalogue, where.at("evaluation", "source")
@@ -224,21 +224,6 @@ def build(
         pipeline, entry, tuple(settings), catalogue, out, watcher, gateway, secret, models, prompts, selector, labels,
         reward_options, methods, measured, judges, metrics,
     )  # fmt: skip
-
-
-def calibrated(pipeline: Pipeline, where: Place) -> Pipeline:
-    """The recipe with the calibration that it names by its file. Raises ConfigError."""
-    named = pipeline.preferences.calibration
-    if not isinstance(named, str):
-        return pipeline
-    place = where.at("preferences", "calibration")
-    try:
-        data = json.loads(Path(named).read_bytes())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{place}: {named}: not a file that `rlaif calibrate` wrote: {error}.") from error
-    found: Calibration = parse_model(Calibration, data, f"{place}: {named}")
-    preferences = pipeline.preferences.model_copy(update={"calibration": found})
-    return pipeline.model_copy(update={"preferences": preferences})
 
 
 def _say_calibrated_by_others(pipeline: Pipeline, labels: LabelSource | None, watcher: Watcher) -> None:

@@ -6,9 +6,11 @@ default is written once, here or in a component's own ``Options``.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import yaml
@@ -375,8 +377,22 @@ def load_pipeline(entry: Entry, settings: Iterable[str] = ()) -> Pipeline:
         data = _pinned(data)
     settings = tuple(settings)
     data = apply_settings(data, settings)
-    pipeline: Pipeline = parse_model(Pipeline, data, Place(str(entry.path), settings))
-    return pipeline
+    return typed(data, Place(str(entry.path), settings))
+
+
+def typed(data: Any, where: Place) -> Pipeline:
+    """A recipe's data as a typed whole, with the calibration that it names by its file. Raises ConfigError."""
+    pipeline: Pipeline = parse_model(Pipeline, data, where)
+    named = pipeline.preferences.calibration
+    if not isinstance(named, str):
+        return pipeline
+    place = f"{where.at('preferences', 'calibration')}: {named}"
+    try:
+        text = json.loads(Path(named).read_bytes())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{place}: not a file that `rlaif calibrate` wrote: {error}.") from error
+    found: Calibration = parse_model(Calibration, text, place)
+    return pipeline.model_copy(update={"preferences": pipeline.preferences.model_copy(update={"calibration": found})})
 
 
 REFERENCES: dict[str, Kind] = {

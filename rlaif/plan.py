@@ -599,7 +599,7 @@ class _Planner:
                 usd=None
                 if price is None
                 else share_of_price * sum(price.rates(t).plain(t, length) * n for t, n in expected),
-                most_usd=_scaled(_most(price, bounds), share_of_price),
+                most_usd=_most(price, bounds, in_jobs),
                 batch=price.batch / share_of_price if price else 1.0,
                 prefix_tokens=round(prefix),
                 cached_from=price.cached_from if price else None,
@@ -708,15 +708,11 @@ def _counter(model: Any) -> Callable[[ChatRequest], int] | None:
     return count
 
 
-def _most(price: Price | None, bounds: Sequence[tuple[int, int, float]] | None) -> float | None:
+def _most(price: Price | None, bounds: Sequence[tuple[int, int, float]] | None, batch: bool) -> float | None:
     """The most that requests of at most so many tokens, each so often, cost."""
     if price is None or (bounds is None and price.dearest(1, 1)):
         return None
-    return sum(price.most(prompt, output) * times for prompt, output, times in bounds or ())
-
-
-def _scaled(usd: float | None, by: float) -> float | None:
-    return None if usd is None else usd * by
+    return sum(price.most(prompt, output, batch) * times for prompt, output, times in bounds or ())
 
 
 def _characters(request: ChatRequest) -> int:

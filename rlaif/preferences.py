@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from rlaif.calibration import Calibration
 from rlaif.config import PreferencesSection
 from rlaif.errors import DataError
 from rlaif.records import NO_LABEL, Comparison, Judgement, Preference, Provenance, Record, Response, uniform
@@ -72,7 +71,8 @@ def reconcile(
     a, b = sorted(pair, key=lambda response: response.id)  # in whichever order the comparison lists them
     opinions, missing = votes(judgements, a.id, b.id)
     p = mean_vote(opinions, missing, rules.missing_votes)
-    if p is not None and isinstance(rules.calibration, Calibration):
+    assert not isinstance(rules.calibration, str), "a recipe made ready holds what is in the file"
+    if p is not None and rules.calibration:
         p = rules.calibration.map.of(p)
     if p is not None and rules.clamp:
         p = min(max(p, rules.clamp[0]), rules.clamp[1])

@@ -77,6 +77,16 @@ def test_a_judge_that_is_too_sure_is_set_right_and_the_labels_follow(tmp_path: P
     assert preferences(tmp_path / "set-right") == after
 
 
+def test_a_run_labelled_again_is_mapped_too(tmp_path: Path) -> None:
+    prepare(tmp_path, 60)
+    rlaif(tmp_path, "judge", "sure.yaml", "pairs.jsonl", "--out", "run")
+    before = preferences(tmp_path / "run")
+    rlaif(tmp_path, "calibrate", "run", "--kind", "temperature")
+    found = Calibration.model_validate_json((tmp_path / "calibration.json").read_text())
+    rlaif(tmp_path, "reread", "run", "--set", "preferences.calibration=calibration.json")
+    assert preferences(tmp_path / "run") == {name: pytest.approx(found.map.of(p)) for name, p in before.items()}
+
+
 def test_verdicts_without_probabilities_are_smoothed(tmp_path: Path) -> None:
     prepare(tmp_path, 200, "Certain")
     rlaif(tmp_path, "judge", "sure.yaml", "pairs.jsonl", "--out", "run")

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from rlaif.models import ChatRequest, Headroom, Reply
 from rlaif.models.api import ApiModel, ApiOptions, asked_in_vain, no_such_setting
-from rlaif.models.failures import empty, failed, now_of, whole
+from rlaif.models.failures import empty, failed, seconds_to, whole
 from rlaif.models.transports import Address, Transport
 from rlaif.records import Role
 
@@ -135,26 +135,23 @@ def headroom_of(headers: Mapping[str, str]) -> Headroom | None:
     unit = next((unit for unit in TOKENS if f"{start}{unit}-remaining" in headers), None)
     if requests is None and unit is None:
         return None
-    now = now_of(headers)
     return Headroom(
         requests_limit=whole(headers.get(f"{start}requests-limit")),
         requests_left=whole(requests),
-        requests_reset=seconds_until(headers.get(f"{start}requests-reset"), now),
+        requests_reset=_reset(headers, f"{start}requests-reset"),
         tokens_limit=whole(headers.get(f"{start}{unit}-limit")),
         tokens_left=whole(headers.get(f"{start}{unit}-remaining")),
-        tokens_reset=seconds_until(headers.get(f"{start}{unit}-reset"), now),
+        tokens_reset=_reset(headers, f"{start}{unit}-reset"),
     )
 
 
-def seconds_until(moment: str | None, now: float) -> float | None:
-    """Seconds from ``now`` (Unix time) to a time in RFC 3339; 0 where it is past."""
-    if not moment:
-        return None
+def _reset(headers: Mapping[str, str], name: str) -> float | None:
+    """Seconds to the time in RFC 3339 that a header names."""
     try:
-        then = datetime.fromisoformat(moment)
+        then = datetime.fromisoformat(headers.get(name, ""))
     except ValueError:
         return None
-    return max((then if then.tzinfo else then.replace(tzinfo=UTC)).timestamp() - now, 0.0)
+    return seconds_to((then if then.tzinfo else then.replace(tzinfo=UTC)).timestamp(), headers)
 
 
 class AnthropicModel(ApiModel):

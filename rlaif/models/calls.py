@@ -140,25 +140,23 @@ class Call:
         """Whether all who asked have left."""
         return all(asker.done() for asker in self.askers)
 
-    def set_result(self, entry: Entry) -> None:
+    def _end(self) -> list[asyncio.Future[Entry]]:
+        """It is over; who still waits is to be told."""
         self.ended = True
         self.forget(self)
-        for asker in self.askers:
-            if not asker.done():
-                asker.set_result(entry)
+        return [asker for asker in self.askers if not asker.done()]
+
+    def set_result(self, entry: Entry) -> None:
+        for asker in self._end():
+            asker.set_result(entry)
 
     def set_exception(self, error: BaseException) -> None:
-        self.ended = True
-        self.forget(self)
-        for asker in self.askers:
-            if not asker.done():
-                asker.set_exception(error)
-                asker.exception()  # a caller that is gone leaves nobody to look
+        for asker in self._end():
+            asker.set_exception(error)
+            asker.exception()  # a caller that is gone leaves nobody to look
 
     def cancel(self) -> None:
-        self.ended = True
-        self.forget(self)
-        for asker in self.askers:
+        for asker in self._end():
             asker.cancel()
 
 

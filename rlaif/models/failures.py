@@ -9,6 +9,7 @@ import math
 import re
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -142,17 +143,18 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     if (seconds := number(value)) is not None:
         return max(seconds, 0.0)
     try:
-        return max(parsedate_to_datetime(value).timestamp() - now_of(headers), 0.0)
+        return seconds_to(parsedate_to_datetime(value).timestamp(), headers)
     except (ValueError, OverflowError):
         return None
 
 
-def now_of(headers: Mapping[str, str]) -> float:
-    """The server's own time when it answered, in Unix seconds: its dates are by that, whatever this machine's clock says."""
-    try:
-        return parsedate_to_datetime(headers["date"]).timestamp()
-    except (KeyError, ValueError, OverflowError, TypeError):
-        return time.time()
+def seconds_to(moment: float, headers: Mapping[str, str]) -> float:
+    """Seconds to a moment (Unix time) that an answer names, 0 where it is past. Its own ``Date`` or this machine's clock
+    may be wrong: the nearer of the two counts, of those by which the moment is still to come."""
+    clocks = [time.time()]
+    with suppress(KeyError, ValueError, OverflowError, TypeError):
+        clocks.append(parsedate_to_datetime(headers["date"]).timestamp())
+    return min((moment - now for now in clocks if moment >= now), default=0.0)
 
 
 def number(text: str | None) -> float | None:

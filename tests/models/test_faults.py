@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 from contextlib import suppress
-from email.utils import formatdate
+from datetime import UTC, datetime
+from email.utils import format_datetime, formatdate
 from time import time
 from typing import Any
 
@@ -18,7 +19,7 @@ from rlaif.mock import MockServer
 from rlaif.mock.faults import FAULTS, LINES_ONLY
 from rlaif.models import Answer
 from rlaif.models.api import ApiModel
-from rlaif.models.failures import failure, retry_after
+from rlaif.models.failures import failure, retry_after, seconds_to
 from rlaif.models.transports import Address, Received
 from tests.mock.serving import LETTER, pair, until
 from tests.models.asking import (
@@ -411,3 +412,25 @@ def test_a_servers_words_are_one_short_line() -> None:
     assert found.startswith("HTTP 400: a b a b")
     assert len(found) <= 220
     assert len(found.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("ahead", "date", "seconds"),
+    [
+        (2, 0, 2),  # both clocks are right
+        (3602, 3600, 2),  # this machine's is an hour slow
+        (-3598, -3600, 2),  # an hour fast
+        (2, -3600, 2),  # the server's Date is an hour slow
+        (2, 3600, 2),  # an hour fast
+        (-5, 0, 0),  # past
+        (2, None, 2),
+    ],
+)
+def test_a_moment_that_an_answer_names_by_clocks_that_may_be_wrong(
+    ahead: float, date: float | None, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``ahead`` and ``date`` in seconds from what this machine's clock says."""
+    now = 1_800_000_000.0
+    monkeypatch.setattr("rlaif.models.failures.time.time", lambda: now)
+    headers = {} if date is None else {"date": format_datetime(datetime.fromtimestamp(now + date, UTC), usegmt=True)}
+    assert seconds_to(now + ahead, headers) == seconds
