@@ -82,7 +82,7 @@ CREATE INDEX IF NOT EXISTS lines_of_jobs ON job_lines (job);
 CLAIM_SECONDS = 60.0  # that a claim holds; renewed as long as its process lives
 CHECKPOINT_PAGES = 8_192  # of 4 KB, in the log before they go to the file, for which everything waits
 CLAIMS_AT_ONCE = 1_000  # that are deleted together, when replies have ended them
-TOGETHER_SECONDS = 0.004  # a transaction costs as much as some ten replies
+TOGETHER_SECONDS = 0.002  # a transaction costs as much as some ten replies
 MIGRATIONS = {  # by the format they start from
     1: (
         "ALTER TABLE replies ADD COLUMN run TEXT NOT NULL DEFAULT ''",

@@ -114,7 +114,7 @@ def fence_for(secret: bytes, comparison_id: str, texts: Iterable[str]) -> str:
     """
     texts = list(texts)
     for attempt in range(1000):
-        word = hmac.new(secret, f"{comparison_id}/{attempt}".encode(), hashlib.sha256).hexdigest()[:16]
+        word = hmac.digest(secret, f"{comparison_id}/{attempt}".encode(), "sha256").hex()[:16]
         if not any(word in text for text in texts):
             return word
     raise AssertionError("a thousand fences in one text: the secret is in it")

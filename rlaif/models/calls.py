@@ -138,7 +138,10 @@ class Call:
     @property
     def unwanted(self) -> bool:
         """Whether all who asked have left."""
-        return all(asker.done() for asker in self.askers)
+        for asker in self.askers:  # twice for every call: a generator would cost more than it says
+            if not asker.done():
+                return False
+        return True
 
     def _end(self) -> list[asyncio.Future[Entry]]:
         """It is over; who still waits is to be told."""

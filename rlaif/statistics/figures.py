@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from array import array
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -81,33 +82,52 @@ def paired_difference(after: ArrayLike, before: ArrayLike, clusters: Sequence[Ha
 
 
 class Means:
-    """Named means fed row by row, with the figures of ``cluster_mean``. Memory grows with clusters, not with rows."""
+    """Named means fed row by row, with the figures of ``cluster_mean``.
+
+    Memory grows with stretches of rows that have one cluster: 8 bytes for each, and 12 for each of its names.
+    """
 
     def __init__(self) -> None:
-        self._clusters: dict[Hashable, int] = {}
-        self._sums: dict[str, tuple[array[float], array[float]]] = {}  # by name: sum and count of each cluster
+        self._stretches = array("Q")  # the number of each one's cluster
+        self._cluster: str | None = None  # of the last one
+        self._sums: dict[str, tuple[array[float], array[int]]] = {}  # by name: sum and count of each stretch
         self._range: dict[str, tuple[float, float]] = {}
 
-    def add(self, name: str, value: float, cluster: Hashable) -> None:
-        index = self._clusters.setdefault(cluster, len(self._clusters))
-        sums, counts = self._sums.setdefault(name, (array("d"), array("d")))
-        if index >= len(sums):
-            new = bytes(8 * (index + 1 - len(sums)))
-            sums.frombytes(new)
-            counts.frombytes(new)
-        sums[index] += value
-        counts[index] += 1
+    def add(self, name: str, value: float, cluster: str) -> None:
+        if cluster != self._cluster:
+            self._cluster = cluster
+            self._stretches.append(_number_of(cluster))
+        sums, counts = self._sums.setdefault(name, (array("d"), array("I")))
+        if new := len(self._stretches) - len(sums):
+            sums.frombytes(bytes(sums.itemsize * new))
+            counts.frombytes(bytes(counts.itemsize * new))
+        sums[-1] += value
+        counts[-1] += 1
         low, high = self._range.get(name, (value, value))
         self._range[name] = min(low, value), max(high, value)
 
     def figures(self) -> dict[str, Figure]:
         """Every name's figure, in the order of their first rows."""
+        stretches = np.frombuffer(self._stretches, dtype=np.uint64)
+        in_turn = np.sort(stretches)
+        returned = bool(np.any(in_turn[1:] == in_turn[:-1]))
+        if returned:  # else much memory for nothing
+            _, first, index = np.unique(stretches, return_index=True, return_inverse=True)
+            index = np.argsort(np.argsort(first))[index]  # in the order of their first rows
         found = {}
         for name, columns in self._sums.items():
-            sums, counts = (np.array(column) for column in columns)
-            there = counts > 0
-            found[name] = _mean(sums[there], counts[there], *self._range[name], seed=0)
+            sums, counts = np.frombuffer(columns[0]), np.array(columns[1], dtype=np.float64)
+            if returned:
+                sums, counts = (np.bincount(index[: len(x)], x).astype(np.float64) for x in (sums, counts))
+            if np.any(counts == 0):
+                sums, counts = sums[counts > 0], counts[counts > 0]
+            found[name] = _mean(sums, counts, *self._range[name], seed=0)
         return found
+
+
+def _number_of(name: str) -> int:
+    """64 bits that stand for a name: among a million names, two share theirs once in thirty million times."""
+    return int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
 
 
 def numbered(clusters: Sequence[Hashable]) -> tuple[NDArray[np.int64], int]:
@@ -154,14 +174,15 @@ def _kinds(sums: Array, counts: Array) -> tuple[Array, Array, Array]:
     the mean (sum − mean · count) are one kind with their average, far-off ones in bins of their own: bins have equal
     parts of the ranks and of the squared pulls, so that what averaging takes from the variance is below a thousandth.
     """
-    kinds, kind_of = np.unique(sums + 1j * counts, return_inverse=True)
-    if len(kinds) > KINDS:
-        pull = sums - sums.sum() / counts.sum() * counts
-        order = np.argsort(pull, kind="stable")
-        parts = np.full(len(pull), 1 / len(pull)) + pull[order] ** 2 / (pull**2).sum()
-        kind_of = np.empty(len(pull), dtype=np.int64)
-        _, kind_of[order] = np.unique((np.cumsum(parts) * (KINDS / 2)).astype(np.int64), return_inverse=True)
-    size = np.bincount(kind_of).astype(np.float64)
+    kinds, size = np.unique(sums + 1j * counts, return_counts=True)
+    if len(kinds) <= KINDS:
+        return kinds.real, kinds.imag, size / len(sums)
+    pull = sums - sums.sum() / counts.sum() * counts
+    order = np.argsort(pull, kind="stable")
+    parts = np.full(len(pull), 1 / len(pull)) + pull[order] ** 2 / (pull**2).sum()
+    kind_of = np.empty(len(pull), dtype=np.int64)
+    _, kind_of[order] = np.unique((np.cumsum(parts) * (KINDS / 2)).astype(np.int64), return_inverse=True)
+    size = np.bincount(kind_of)
     return np.bincount(kind_of, sums) / size, np.bincount(kind_of, counts) / size, size / len(sums)
 
 
