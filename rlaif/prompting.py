@@ -11,7 +11,6 @@ comparison, equal in both orders; in the ledger's key a placeholder stands for i
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import os
 import re

@@ -138,10 +138,7 @@ class Call:
     @property
     def unwanted(self) -> bool:
         """Whether all who asked have left."""
-        for asker in self.askers:  # twice for every call: a generator would cost more than it says
-            if not asker.done():
-                return False
-        return True
+        return all(asker.done() for asker in self.askers)
 
     def _end(self) -> list[asyncio.Future[Entry]]:
         """It is over; who still waits is to be told."""
