@@ -165,7 +165,7 @@ def label_figures(run: RunFolder) -> dict[str, Figure]:
                     means.add("judgements.orders_agree", float(row.orders_agree), prompt)
                 labelled += [(row.chosen_id, row.rejected_id)] if row.outcome == "labelled" else []
             unnamed += len({judgement.labeller for judgement in judgements if is_unnamed(judgement.labeller)}) > 1
-        _circles(means, labelled, prompt)
+        add_circles(means, labelled, prompt)
     repeats = {"judgements.unnamed_repeats": Figure(value=float(unnamed), n=run.rows("comparisons"))} if unnamed else {}
     return means.figures() | repeats
 
@@ -194,7 +194,7 @@ def _leanings(
             means.add("judgements.longer_rate", leaning(p if longer else 1 - p), prompt)
 
 
-def _circles(means: Means, labelled: Sequence[tuple[str, str]], prompt: str) -> None:
+def add_circles(means: Means, labelled: Sequence[tuple[str, str]], prompt: str) -> None:
     """Which triples of one prompt's responses are preferred in a circle, of those with three labels that are not ties."""
     place: dict[str, int] = {}
     better = [(place.setdefault(a, len(place)), place.setdefault(b, len(place))) for a, b in labelled]

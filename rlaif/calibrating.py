@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,13 +10,21 @@ from typing import Any
 
 import numpy as np
 
-from rlaif.calibration import KINDS, Calibration, Kind
+from rlaif.calibration import PANEL, Calibration, Kind
 from rlaif.config import PreferencesSection
 from rlaif.constitutions.runs import JudgedRun, finished_run, people_of
 from rlaif.errors import UserError
+from rlaif.preferences import side, votes
 from rlaif.records import digest
-from rlaif.statistics import Figure, calibration_figure, cluster_mean, log_loss, paired_difference
-from rlaif.statistics.calibrators import FOLDS, fit, unseen
+from rlaif.statistics import (
+    Figure,
+    calibration_figure,
+    cluster_mean,
+    error_correlation,
+    log_loss,
+    paired_difference,
+)
+from rlaif.statistics.calibrators import FOLDS, fit, fit_panel, unseen, unseen_panel
 
 LEAST_PROMPTS = 30  # below so many, folds would have a handful each
 ISOTONIC = 1000  # labels from which a map of that kind is offered
@@ -51,6 +60,12 @@ class Calibrated:
                 self.figures.get(f"{name}.{each}") for each in ("log_loss", "gain", "calibration_error")
             )
             yield f"{name:<24}{_shown(loss):<28}{_shown(gain):<28}{_shown(error):<24}".rstrip()
+        if chosen.map.kind == PANEL:
+            yield "weights: " + ", ".join(f"{bare(name)} {weight:.2f}" for name, weight in chosen.map.weights.items())
+        for name, figure in self.figures.items():
+            if name.startswith("error_correlation."):
+                one, other = name.split(".")[1:]
+                yield f"mistakes of {one} and {other} go together: {_shown(figure)} (1 always, 0 by chance)"
         if not self.helps:
             yield f"{chosen.map.kind}: no better than the labels as they are, or than a coin: it is written, and not worth using."
 
@@ -65,15 +80,21 @@ def _shown(figure: Figure | None) -> str:
 async def calibrate(path: Path, people: str | None, kind: Kind | None) -> Calibrated:
     """Fit a run's probabilities to people's labels of the same pairs. Raises UserError where there are too few."""
     run = finished_run(path)
-    p, target, prompts, labellers = await _both(run, people)
+    both = await _both(run, people)
+    p, target, prompts, labellers = both.p, both.target, both.prompts, both.labellers
     if len(set(prompts)) < LEAST_PROMPTS:
         raise UserError(
             f"{path}: {len(set(prompts))} prompts have a label of the run and one of a person: a calibration needs at least "
             f"{LEAST_PROMPTS}. Name people's labels of its pairs with --people."
         )
-    offered = _offered(p) if kind is None else (kind,)
+    if kind == PANEL and len(labellers) < 2:
+        raise UserError(f"{path}: one labeller is no panel: leave --kind out.")
+    offered = (*_offered(p), *((PANEL,) if len(labellers) > 1 else ())) if kind is None else (kind,)
     found: dict[str, Any] = {AS_IT_IS: p, COIN: np.full(len(p), 0.5), CLAMP: np.clip(p, 0.4, 0.6)}
-    found |= {each: unseen(each, p, target, prompts) for each in offered}
+    for each in offered:
+        found[each] = (
+            unseen_panel(both.opinions, target, prompts) if each == PANEL else unseen(each, p, target, prompts)
+        )
     figures: dict[str, Figure] = {}
     for name, q in found.items():
         loss = log_loss(q, target)
@@ -83,7 +104,7 @@ async def calibrate(path: Path, people: str | None, kind: Kind | None) -> Calibr
             figures[f"{name}.gain"] = paired_difference(log_loss(p, target), loss, prompts)
     best = min(offered, key=lambda each: figures[f"{each}.log_loss"].value or 0.0)
     calibration = Calibration(
-        map=fit(best, p, target),
+        map=fit_panel(both.opinions, target) if best == PANEL else fit(best, p, target),
         labellers=labellers,
         people=people or "the run's own file of pairs",
         sha256=digest([list(row) for row in zip(prompts, p.tolist(), target.tolist(), strict=True)]),
@@ -91,18 +112,50 @@ async def calibrate(path: Path, people: str | None, kind: Kind | None) -> Calibr
         prompts=len(set(prompts)),
         figures={name: figure.model_dump() for name, figure in figures.items()},
     )
+    figures |= _correlations(both)
     return Calibrated(calibration, figures, tuple(found))
 
 
 def _offered(p: np.ndarray) -> tuple[Kind, ...]:
-    """The kinds that make sense of such probabilities."""
+    """The kinds that make sense of such probabilities, whoever's they are."""
     if set(np.unique(p)) <= {0.0, 0.5, 1.0}:
         return ("verdicts",)
-    return tuple(kind for kind in KINDS if kind != "verdicts" and (kind != "isotonic" or len(p) >= ISOTONIC))
+    kinds: tuple[Kind, ...] = ("temperature", "platt")
+    return (*kinds, "isotonic") if len(p) >= ISOTONIC else kinds
 
 
-async def _both(run: JudgedRun, people: str | None) -> tuple[np.ndarray, np.ndarray, list[str], tuple[str, ...]]:
-    """The run's probability and people's of every pair that has both, with its prompt; and who labelled for the run."""
+def _correlations(both: _Both) -> dict[str, Figure]:
+    """Of every two labellers: how their mistakes go together, on pairs of which people clearly prefer one reply."""
+    found = {}
+    for one, other in itertools.combinations(both.labellers, 2):
+        rows = [
+            (abs(side(said[one]) - side(t)), abs(side(said[other]) - side(t)), prompt)
+            for said, t, prompt in zip(both.opinions, both.target.tolist(), both.prompts, strict=True)
+            if one in said and other in said and t != 0.5
+        ]
+        found[f"error_correlation.{bare(one)}.{bare(other)}"] = error_correlation(
+            [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]
+        )
+    return found
+
+
+def bare(labeller: str) -> str:
+    """A judge's name alone."""
+    return labeller.removeprefix("judge:").partition("@")[0]
+
+
+@dataclass(frozen=True)
+class _Both:
+    """Pairs with a label of the run and one of people."""
+
+    p: np.ndarray  # the run's
+    target: np.ndarray  # people's
+    prompts: list[str]
+    labellers: tuple[str, ...]
+    opinions: list[dict[str, float]]  # of each of the run's labellers
+
+
+async def _both(run: JudgedRun, people: str | None) -> _Both:
     plain = PreferencesSection(missing_votes=run.rules.missing_votes)
     said = await people_of(run, people)
     rows = []
@@ -110,7 +163,8 @@ async def _both(run: JudgedRun, people: str | None) -> tuple[np.ndarray, np.ndar
     for pair in run.pairs():
         human, own = said.get(pair.key), pair.label(plain)
         if human and own:
-            rows.append((own.p, human.p, pair.prompt))
+            opinions, _ = votes(pair.judgements, pair.a.id, pair.b.id)
+            rows.append((own.p, human.p, pair.prompt, opinions))
             labellers |= {judgement.labeller: None for judgement in pair.judgements}
     p, target = np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
-    return p, target, [row[2] for row in rows], tuple(labellers)
+    return _Both(p, target, [row[2] for row in rows], tuple(labellers), [row[3] for row in rows])

@@ -8,13 +8,22 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
+from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Kind = Literal["temperature", "platt", "isotonic", "verdicts"]
-KINDS: tuple[Kind, ...] = ("temperature", "platt", "isotonic", "verdicts")
+Kind = Literal["temperature", "platt", "isotonic", "verdicts", "panel"]
+KINDS: tuple[Kind, ...] = ("temperature", "platt", "isotonic", "verdicts")  # of one labeller, or the mean of several
+PANEL: Kind = "panel"
 LEAST = 1e-6  # probabilities nearer to 0 or 1 count as this near
+VERDICT = 0.99  # the probability that a bare verdict stands for, in a panel
+
+
+def evidence(p: float) -> float:
+    """The logit of p, no further from 0 than a bare verdict's."""
+    q = min(max(p, 1 - VERDICT), VERDICT)
+    return math.log(q) - math.log1p(-q)
 
 
 class Map(BaseModel):
@@ -22,7 +31,8 @@ class Map(BaseModel):
 
     *temperature*: sigma(a logit p), a = 1/T >= 0. *platt*: sigma(a |logit p| + b) for the preferred reply, not below one
     half. *isotonic*: through the points (x, y), straight between them. *verdicts*: y[0] for any preference, one half for a
-    tie.
+    tie. *panel*, of several labellers: sigma(sum of w logit p), with a weight of its own, >= 0, for each; a verdict without a
+    probability counts as ``VERDICT`` or one less that.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -32,13 +42,21 @@ class Map(BaseModel):
     b: float = 0.0
     x: tuple[float, ...] = ()
     y: tuple[float, ...] = ()
+    weights: dict[str, float] = {}
 
     @model_validator(mode="after")
     def _sound(self) -> Self:
+        if self.kind == "panel" and (not self.weights or min(self.weights.values()) < 0):
+            raise ValueError("a panel needs its weights, none below 0")
         least = {"isotonic": 2, "verdicts": 1}.get(self.kind, 0)
         if len(self.y) < least or (self.kind == "isotonic" and len(self.x) != len(self.y)):
             raise ValueError(f"a map of kind {self.kind} needs its points")
         return self
+
+    def of_panel(self, opinions: Mapping[str, float]) -> float:
+        """Of each labeller's p. One without a weight counts nothing; one who is missing, likewise."""
+        total = sum(weight * evidence(opinions[name]) for name, weight in self.weights.items() if name in opinions)
+        return 0.5 if total == 0 else 1 / (1 + math.exp(-total))
 
     def of(self, p: float) -> float:
         if p == 0.5:

@@ -3,16 +3,59 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-app = typer.Typer(help="How far a judge can be trusted, against labels.", rich_markup_mode=None)
+from rlaif.driving import Constitution, Limit, Model, Settings, judged_by, watched
+
+
+class JudgeFirst(TyperGroup):
+    """``certify NAME`` is ``certify judge NAME``, unless it names a command."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            args = ["judge", *args]
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(
+    cls=JudgeFirst,
+    help="How far a judge can be trusted: `rlaif certify JUDGE --human FILE` asks it; the commands below read what others recorded.",
+    rich_markup_mode=None,
+)
 
 Recorded = Annotated[str, typer.Option("--recorded", help="Its verdicts: a file of judgements.")]
 Judge = Annotated[str | None, typer.Option("--judge", help="The judge, where the file has several.")]
 Method = Annotated[str | None, typer.Option("--method", help="Its method, where the file has several.")]
 READER = "own, llmbar, or package.module:function"
+
+
+@app.command()
+def judge(
+    name: Annotated[str, typer.Argument(metavar="JUDGE", help="A judge: name or path.")],
+    human: Annotated[str, typer.Option("--human", help="Pairs with people's labels.")],
+    model: Model = None,
+    constitution: Constitution = None,
+    canaries: Annotated[
+        int, typer.Option("--canaries", min=0, help="Pairs that are turned into canaries, at most.")
+    ] = 200,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of the card; by default cards/JUDGE.")] = None,
+    limit: Limit = None,
+    settings: Settings = [],  # noqa: B006
+) -> None:
+    """A judge against people: agreement, habits, canaries, calibration, cost. Writes card.json and card.html."""
+    from rlaif.certification.certify import certify
+
+    data = judged_by(name, model, constitution)
+    folder = out or Path("cards") / Path(name).name.removesuffix(".yaml")
+    found = watched(
+        lambda watcher: certify(data, human, folder, settings=settings, limit=limit, canaries=canaries, watcher=watcher)
+    )
+    for line in found.lines():
+        print(line)
+    print(f"written: {folder}; look at {folder / 'card.html'}")
 
 
 @app.command()
@@ -41,6 +84,31 @@ def recorded(
         print(line)
     write_json(out / "card.json", {name: figure.model_dump() for name, figure in card.items()})
     print(f"written: {out / 'card.json'}")
+
+
+@app.command()
+def panel(
+    items: Annotated[str, typer.Option("--items", help="The pairs that were judged, with labels.")],
+    file: Recorded,
+    member: Annotated[
+        list[str], typer.Option("--member", help="JUDGE, or JUDGE:METHOD where it has several; to be repeated.")
+    ],
+    subset: Annotated[str | None, typer.Option("--subset", help="Only items of this subset.")] = None,
+    to: Annotated[Path | None, typer.Option("--to", help="Write the figures to this JSON file.")] = None,
+) -> None:
+    """Judges that others recorded, alone and as a panel: what the second order, calibration and the panel each gain."""
+    from rlaif.recorded.panel import panel_of
+    from rlaif.recorded.replay import replay
+    from rlaif.store import write_json
+
+    named = [each.partition(":") for each in member]
+    found = panel_of(
+        [replay(items, file, judge=judge, method=method or None, subset=subset) for judge, _, method in named]
+    )
+    for line in found.lines():
+        print(line)
+    if to:
+        write_json(to, {name: figure.model_dump() for name, figure in found.figures.items()})
 
 
 @app.command()

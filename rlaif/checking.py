@@ -16,6 +16,7 @@ import yaml
 
 from rlaif.calibration import Calibration
 from rlaif.catalogue import FOLDERS, KEPT, Catalogue, Entry, Kind, read_bytes
+from rlaif.certification.gate import need_card
 from rlaif.component import Place, construct, load, parse_model, parse_options
 from rlaif.config import (
     Checklist,
@@ -31,6 +32,7 @@ from rlaif.config import (
 from rlaif.conversations import prompt_column
 from rlaif.errors import ConfigError, UserError, did_you_mean
 from rlaif.evaluate import Metric, open_metrics
+from rlaif.families import same_family
 from rlaif.labels import SOURCES, LabelContext, LabelSource
 from rlaif.labels.judges import JudgeLabels
 from rlaif.ledger import Ledger
@@ -208,7 +210,9 @@ def build(
     gateway = Gateway(Ledger(ledger_path), budget_usd=pipeline.budget_usd, prices=prices.of, notice=watcher.notice)
     context = label_context(pipeline, where, catalogue, gateway, models, secret, watcher)
     labels = open_labels(pipeline, context, where) if pipeline.labels else None
+    card = need_card(pipeline.gate, labels, where.at("gate")) if pipeline.gate else None
     _say_calibrated_by_others(pipeline, labels, watcher)
+    _say_one_family(pipeline, labels, models, watcher)
     reward_options: Any = None
     if pipeline.reward_model:
         from rlaif.reward import RewardOptions
@@ -222,7 +226,7 @@ def build(
         watcher.notice(line)
     return Road(
         pipeline, entry, tuple(settings), catalogue, out, watcher, gateway, secret, models, prompts, selector, labels,
-        reward_options, methods, measured, judges, metrics,
+        reward_options, methods, measured, judges, metrics, card,
     )  # fmt: skip
 
 
@@ -235,6 +239,22 @@ def _say_calibrated_by_others(pipeline: Pipeline, labels: LabelSource | None, wa
     if ours != sorted(calibration.labellers):
         theirs, these = ", ".join(calibration.labellers), ", ".join(ours) or "people"
         watcher.notice(f"Careful: preferences.calibration was fitted on {theirs}, and these labels are by {these}.")
+
+
+def _say_one_family(
+    pipeline: Pipeline, labels: LabelSource | None, models: Mapping[str, Any], watcher: Watcher
+) -> None:
+    """Where a judge and the model whose replies it judges are of one family."""
+    asked = [judge.model for judge in labels.judges if judge.model] if isinstance(labels, JudgeLabels) else []
+    for role in pipeline.responses.models if pipeline.responses else ():
+        for model in asked:
+            one, other = model.identity, models[role].identity
+            if one.sha256 == other.sha256 or same_family(one.name, other.name):
+                watcher.notice(
+                    f"Careful: the judge's model {one.name} and models.{role}, {other.name}, are of one family: judges prefer "
+                    "replies of their own. Judge with another family too, or measure it (rlaif certify, with model_a and "
+                    "model_b in people's pairs)."
+                )
 
 
 def _say_passed_over(pipeline: Pipeline, name: str, catalogue: Catalogue, settings: Sequence[str]) -> None:

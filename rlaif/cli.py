@@ -6,8 +6,6 @@ Heavy modules are imported inside the commands that need them, so that ``--help`
 from __future__ import annotations
 
 import asyncio
-import gc
-import signal
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -20,6 +18,7 @@ from rlaif import __version__
 from rlaif.certify_cli import app as certify
 from rlaif.certify_cli import winrate
 from rlaif.constitution_cli import app as constitution
+from rlaif.driving import Constitution, Limit, Model, Out, Settings, collect_seldom, judged_by, model_of, run_to_end
 from rlaif.ledger_cli import app as ledger
 from rlaif.world.cli import app as world
 
@@ -39,10 +38,6 @@ app.add_typer(ledger, name="ledger")
 app.add_typer(certify, name="certify")
 app.command()(winrate)
 app.add_typer(constitution, name="constitution")
-
-Settings = Annotated[list[str], typer.Option("--set", help="key=value laid over the recipe, for instance seed=1.")]
-Out = Annotated[Path | None, typer.Option("--out", help="Run folder; made, or continued where it stands.")]
-Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use only the first N rows of the input.")]
 
 INTERRUPTED = 130
 
@@ -225,7 +220,7 @@ def sample(
     settings: Settings = [],  # noqa: B006
 ) -> None:
     """Prompts to responses and comparisons."""
-    data = {"models": {"policy": _model(model)}, "prompts": file, "responses": {"samples": samples}}
+    data = {"models": {"policy": model_of(model)}, "prompts": file, "responses": {"samples": samples}}
     _walk_data("sample", data, settings, out, limit, "comparisons")
 
 
@@ -235,22 +230,14 @@ def judge(
     file: Annotated[
         str | None, typer.Argument(help="Pairs: a file or hub:OWNER/NAME; without it --out names a sampled run.")
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option("--model", help="The judge's model: a local folder, openai:NAME, anthropic:NAME or scripted:…"),
-    ] = None,
-    constitution: Annotated[str | None, typer.Option("--constitution", help="Name or path.")] = None,
+    model: Model = None,
+    constitution: Constitution = None,
     out: Out = None,
     limit: Limit = None,
     settings: Settings = [],  # noqa: B006
 ) -> None:
     """Comparisons to judgements and preferences, by a judge."""
-    data: dict[str, Any] = {
-        "labels": {"source": "judges", "options": {"judges": [name]}},
-        "constitution": constitution,
-        "models": {"judge": _model(model)} if model else {},
-    }
-    _continue("judge", data, file, settings, out, limit, "preferences")
+    _continue("judge", judged_by(name, model, constitution), file, settings, out, limit, "preferences")
 
 
 @app.command()
@@ -296,7 +283,7 @@ def evaluate(
     """Measure a run folder's policies against the start and write the report."""
     data: dict[str, Any] = {"evaluation": {"judges": judge} if judge else True}
     if model:
-        data["models"] = {"judge": _model(model)}
+        data["models"] = {"judge": model_of(model)}
     _continue("evaluate", data, None, settings, out, None, "report")
 
 
@@ -311,19 +298,20 @@ def calibrate(
         ),
     ] = None,
     kind: Annotated[
-        str | None, typer.Option("--kind", help="temperature, platt, isotonic or verdicts; else the best of them.")
+        str | None,
+        typer.Option("--kind", help="temperature, platt, isotonic, verdicts or panel; else the best of them."),
     ] = None,
     to: Annotated[Path, typer.Option("--to", help="The file for preferences.calibration.")] = Path("calibration.json"),
 ) -> None:
     """Fit a judge's probabilities to people's labels, and say on unseen prompts what it gains."""
     from rlaif.calibrating import calibrate as fitted
-    from rlaif.calibration import KINDS
+    from rlaif.calibration import KINDS, PANEL
     from rlaif.errors import UserError, did_you_mean
     from rlaif.store import write_json
 
-    wanted = next((each for each in KINDS if each == kind), None)
+    wanted = next((each for each in (*KINDS, PANEL) if each == kind), None)
     if kind is not None and wanted is None:
-        raise UserError(f'calibrate: --kind "{kind}"?{did_you_mean(kind, KINDS)}')
+        raise UserError(f'calibrate: --kind "{kind}"?{did_you_mean(kind, (*KINDS, PANEL))}')
     found = asyncio.run(fitted(run, people, wanted))
     for line in found.lines():
         print(line)
@@ -384,12 +372,12 @@ def reread(
     from rlaif.pipeline import Watcher
     from rlaif.reread import open_reread
 
-    _collect_seldom()
+    collect_seldom()
     with ExitStack() as stack:
         with Display() as display:
             road = open_reread(folder, judge or (), settings, Watcher(display.listen, display.notice))
             stack.callback(road.gateway.ledger.close)
-            changes, outcome = _asyncio_run(lambda: road.reread(allow_missing=allow_missing))
+            changes, outcome = run_to_end(lambda: road.reread(allow_missing=allow_missing))
         for line in changes.lines():
             print(line)
         if changes.missing:
@@ -411,14 +399,6 @@ def mock_server(context: typer.Context) -> None:
 
 
 # --- plumbing ---------------------------------------------------------------------------------------------------------
-
-
-def _model(name: str) -> Any:
-    """``openai:NAME``, ``anthropic:NAME``, ``scripted:package.module:function`` or a folder."""
-    from rlaif.models import PROVIDERS
-
-    provider, colon, rest = name.partition(":")
-    return {"provider": provider, "model": rest} if colon and provider in PROVIDERS else name
 
 
 def _walk(name: str, settings: list[str], out: Path | None, limit: int | None, until: Until) -> None:
@@ -477,46 +457,14 @@ def _drive(
     from rlaif.pipeline import Watcher
 
     pipeline = limited(pipeline, limit)
-    _collect_seldom()
+    collect_seldom()
     with ExitStack() as stack:
         with Display() as display:
             watcher = Watcher(display.listen, display.notice)
             road = build(pipeline, entry, catalogue, out=out, settings=settings, watcher=watcher)
             stack.callback(road.gateway.ledger.close)
-            outcome = _asyncio_run(lambda: road.run(until))
+            outcome = run_to_end(lambda: road.run(until))
         _summary_of(road, outcome, display.say)
-
-
-def _collect_seldom() -> None:
-    """What was imported stays; and cycles are few while thousands of calls are under way."""
-    gc.freeze()
-    gc.set_threshold(100_000, 50, 100)
-
-
-def _asyncio_run(work: Callable[[], Any]) -> Any:
-    """asyncio.run where Ctrl-C and SIGTERM cancel the road, which then keeps what is finished."""
-
-    async def guarded() -> Any:
-        loop = asyncio.get_running_loop()
-        task = asyncio.ensure_future(work())
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, task.cancel)
-        try:
-            return await task
-        except asyncio.CancelledError:
-            raise KeyboardInterrupt from None
-
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(guarded())
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop's event loop where there is one: thousands of calls a second cost about half as much on it."""
-    try:
-        import uvloop
-    except ImportError:  # not made for this system
-        return None
-    return uvloop.new_event_loop
 
 
 def _summary_of(road: Road, outcome: Outcome, say: Callable[[str], None]) -> None:

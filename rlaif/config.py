@@ -109,6 +109,7 @@ class PreferencesSection(Section):
     consistent_orders_only: bool = False
     calibration: Calibration | str | None = None  # a file of `rlaif calibrate`; a recipe made ready holds what is in it
     clamp: tuple[float, float] | None = None  # CAI's clamp of p, for instance [0.4, 0.6]
+    panel: Literal["mean", "majority"] = "mean"  # of several labellers: the mean of p, or what more than half prefer
     missing_votes: Literal["unlabelled", "ignore"] = "unlabelled"  # when one of several labellers has no opinion
 
     @field_validator("clamp")
@@ -117,6 +118,18 @@ class PreferencesSection(Section):
         if value and not (0 <= value[0] <= 0.5 and abs(value[0] + value[1] - 1) < 1e-9):
             raise ValueError("clamp is [q, 1 - q] with q between 0 and 0.5")
         return value
+
+
+CANARIES_LOSE = {f"canaries.{name}": 0.05 for name in ("null", "empty", "injected", "rated")}
+
+
+class GateSection(Section):
+    """What a judge must have shown before a recipe may use it: a folder of ``rlaif certify``, and bounds on its figures,
+    which the whole interval has to keep."""
+
+    card: str
+    at_least: dict[str, float] = {"labels.agreement": 0.5}
+    at_most: dict[str, float] = CANARIES_LOSE
 
 
 class RewardSection(Section):
@@ -161,6 +174,7 @@ class Pipeline(Section):
     comparisons: ComparisonsSection = ComparisonsSection()
     pairs: PairsSection | None = None
     labels: LabelsSection | None = None
+    gate: GateSection | None = None
     preferences: PreferencesSection = PreferencesSection()
     held_out: float = Field(default=0.1, ge=0, lt=1)  # share of prompts kept from training
     reward_model: RewardSection | None = None
@@ -170,6 +184,11 @@ class Pipeline(Section):
     budget_usd: float | None = Field(default=None, ge=0)  # what calls to models behind APIs may cost, over all restarts
     ledger: str = ".rlaif/ledger.sqlite"
     shard_rows: int = Field(default=1024, ge=1)
+
+    @field_validator("gate", mode="before")
+    @classmethod
+    def _folder(cls, value: Any) -> Any:
+        return {"card": value} if isinstance(value, str) else value
 
     @model_validator(mode="before")
     @classmethod

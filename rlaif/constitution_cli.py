@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rlaif.driving import Settings, watched
+
 if TYPE_CHECKING:
     from rlaif.statistics import Figure
 
@@ -19,7 +21,6 @@ app = typer.Typer(
 
 Name = Annotated[str, typer.Argument(metavar="NAME|FILE", help="A constitution.")]
 Run = Annotated[Path, typer.Option("--run", help="A run folder that judges labelled under a constitution.")]
-Settings = Annotated[list[str], typer.Option("--set", help="key=value, for instance models.judge=FOLDER.")]
 People = Annotated[
     str | None,
     typer.Option(
@@ -47,7 +48,7 @@ def lint(
 
     findings = lint_file(name, against)
     if judge:
-        findings += asyncio.run(lint_with_judge(name, judge, settings))
+        findings += watched(lambda watcher: lint_with_judge(name, judge, settings, watcher=watcher))
     for finding in findings:
         print(finding)
     print(f"{name}: {summary(findings)}")
@@ -65,7 +66,7 @@ def try_(
     """Each principle alone on its own examples, in both orders. Exit code 1 unless every example passes."""
     from rlaif.constitutions.trying import try_constitution
 
-    trial = asyncio.run(try_constitution(name, judge, settings))
+    trial = watched(lambda watcher: try_constitution(name, judge, settings, watcher=watcher))
     _print(trial.lines(), trial.figures(), to)
     if not trial.passed:
         raise typer.Exit(1)
@@ -114,7 +115,7 @@ def diff(
     """Which labels of a run become others when A makes way for B. Asks only what was not asked before."""
     from rlaif.constitutions.difference import diff as compare
 
-    found = asyncio.run(compare(before, after, run, settings=settings, rows=rows))
+    found = watched(lambda watcher: compare(before, after, run, settings=settings, rows=rows, watcher=watcher))
     _print(found.lines(), found.figures(), to)
 
 

@@ -3,7 +3,7 @@
 * ``chosen`` and ``rejected``, with ``prompt`` or as two whole transcripts (also the HH text form);
 * items: ``prompt`` or ``messages``, ``response_a``, ``response_b``, and ``label`` (a, b, tie or null), or
   ``human_labels`` (one per annotator: a list, or a mapping from annotator to label), or ``p`` (probability that a is
-  better); ``annotator`` names who, ``order`` ("ab" or "ba") which was shown first;
+  better); ``annotator`` names who, ``order`` ("ab" or "ba") which was shown first, ``model_a`` and ``model_b`` who wrote;
 * answers to exported tasks: ``comparison_id`` and ``label``, with ``annotator`` and ``order``;
 * rows that ``rlaif export --form jsonl`` wrote, with their labels and ids.
 """
@@ -34,7 +34,7 @@ LABELS = {
 }  # fmt: skip
 USED = (
     "chosen", "rejected", "response_a", "response_b", "label", "labels", "human_labels", "p", "annotator", "order",
-    "messages", "prompt",
+    "messages", "prompt", "model_a", "model_b",
 )  # fmt: skip
 
 
@@ -196,11 +196,16 @@ def _item(where: str, row: Mapping[str, Any]) -> Pair:
         if isinstance(side, str):
             return Pair(where, f"{name}: {side}", votes)
     first, second = (side for side in sides if not isinstance(side, str))
-    return _pair(where, prompt, first, second, votes)
+    return _pair(where, prompt, first, second, votes, tuple(row.get(name) or None for name in ("model_a", "model_b")))
 
 
 def _pair(
-    where: str, prompt: Prompt | str, a: tuple[Message, ...], b: tuple[Message, ...], votes: tuple[Vote, ...]
+    where: str,
+    prompt: Prompt | str,
+    a: tuple[Message, ...],
+    b: tuple[Message, ...],
+    votes: tuple[Vote, ...],
+    authors: Sequence[str | None] = (None, None),
 ) -> Pair:
     if isinstance(prompt, str):
         return Pair(where, prompt, votes)
@@ -209,5 +214,8 @@ def _pair(
     for side in (a, b):
         if not side or side[-1].role != "assistant" or side[0].role != "assistant":
             return Pair(where, "a response that is not the assistant's", votes)
-    responses = tuple(Response(prompt_id=prompt.id, messages=side) for side in (a, b))
+    responses = tuple(
+        Response(prompt_id=prompt.id, messages=side, generator=author)
+        for side, author in zip((a, b), authors, strict=True)
+    )
     return Pair(where, Comparison(prompt=prompt, responses=responses), votes, responses[0].id)

@@ -115,6 +115,7 @@ class Road:
     measured: PromptsSection | None  # evaluation.source, likewise
     judges: LabelSource | None  # for the win rate
     metrics: list[Metric]
+    card: dict[str, Any] | None = None  # of the judges, where the recipe requires one
     seconds: dict[str, float] = field(default_factory=dict)
 
     # --- running ------------------------------------------------------------------------------------------------------
@@ -204,6 +205,8 @@ class Road:
         effective = self.pipeline.model_dump(mode="json", exclude_defaults=True)
         text = json.dumps(effective, indent=2, ensure_ascii=False).encode() + b"\n"
         self.run_folder.keep_file("pipeline", RECIPE.name, text)
+        if self.card:
+            self.run_folder.keep_file("card", "card.json", json.dumps(self.card, indent=2).encode() + b"\n")
         self.run_folder.describe(
             pipeline=self.entry.tag,
             settings=list(self.settings),

@@ -62,18 +62,20 @@ class Reconcile:
 def reconcile(
     comparison: Comparison, pair: tuple[Response, Response], judgements: Sequence[Judgement], rules: PreferencesSection
 ) -> tuple[Preference, Provenance]:
-    """One pair of a comparison: the mean over labellers of each labeller's opinion, then the recipe's rules.
+    """One pair of a comparison: the mean over labellers of each labeller's opinion, or what most of them prefer, then the
+    recipe's rules.
 
     A labeller's opinion is the mean over the orders shown, then over principles by weight. A labeller with any
     judgement missing (one order unreadable, say) has no opinion; whether the others then suffice is
-    ``rules.missing_votes``. A calibration of the recipe maps the mean, before the other rules.
+    ``rules.missing_votes``. A calibration of the recipe maps the mean, or weighs the opinions, before the other rules.
     """
     a, b = sorted(pair, key=lambda response: response.id)  # in whichever order the comparison lists them
     opinions, missing = votes(judgements, a.id, b.id)
-    p = mean_vote(opinions, missing, rules.missing_votes)
     assert not isinstance(rules.calibration, str), "a recipe made ready holds what is in the file"
+    p = panel_vote(opinions, missing, rules.missing_votes, rules.panel)
     if p is not None and rules.calibration:
-        p = rules.calibration.map.of(p)
+        calibration = rules.calibration.map
+        p = calibration.of_panel(opinions) if calibration.kind == "panel" else calibration.of(p)
     if p is not None and rules.clamp:
         p = min(max(p, rules.clamp[0]), rules.clamp[1])
     shown = [(j, p_first(j, a.id, b.id)) for j in judgements if j.shown is not None]
@@ -122,11 +124,22 @@ def votes(judgements: Sequence[Judgement], a: str, b: str) -> tuple[dict[str, fl
     return opinions, missing
 
 
-def mean_vote(opinions: dict[str, float], missing: Counter[Any], policy: str = "unlabelled") -> float | None:
-    """The mean over labellers; None where there is none, or where one is missing and ``policy`` says that counts."""
+def panel_vote(
+    opinions: dict[str, float], missing: Counter[Any], policy: str = "unlabelled", rule: str = "mean"
+) -> float | None:
+    """What several labellers say together: the mean, or 1, 0 or ½ as more than half of all who were asked prefer one, the
+    other or neither. None where nobody has an opinion, or where one is missing and ``policy`` says that counts, or where
+    those who are missing could decide a majority."""
     if not opinions or (missing and policy == "unlabelled"):
         return None
-    return _exact_tie(sum(opinions.values()) / len(opinions))
+    if rule == "mean":
+        return _exact_tie(sum(opinions.values()) / len(opinions))
+    asked = len(opinions) + missing.total()
+    sides = Counter(side(p) for p in opinions.values())
+    for preferred in (1.0, 0.0):
+        if 2 * sides[preferred] > asked:
+            return preferred
+    return None if missing else 0.5
 
 
 def p_first(judgement: Judgement, a: str, b: str) -> float | None:

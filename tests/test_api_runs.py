@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 import random
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -248,3 +250,39 @@ def test_a_killed_run_goes_on(tmp_path: Path, phase: str, reached: Reached) -> N
 @pytest.mark.parametrize(("phase", "reached"), MANY, ids=[name for name, _ in MANY])
 def test_fifty_killed_runs_go_on(tmp_path: Path, phase: str, reached: Reached) -> None:
     killed_and_resumed(tmp_path / "a", reached)
+
+
+# --- clocks -----------------------------------------------------------------------------------------------------------
+
+JUMPING = """
+import sys, time
+real, calls, jump = time.time, 0, float(sys.argv[1])
+def jumping():
+    global calls
+    calls += 1
+    return real() + (jump if calls > 40 else 0.0)
+time.time = jumping
+sys.argv = ["rlaif", *sys.argv[2:]]
+from rlaif.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize("seconds", [86_400, -86_400])
+def test_a_clock_that_jumps_in_mid_run_changes_nothing(tmp_path: Path, seconds: int) -> None:
+    """Rates, delays and patience are of a clock that cannot be set; the other one only dates what is kept."""
+    folder = pairs(tmp_path / "a", 200)
+    faults = ("429=0.05", "500=0.02")
+    with server(fault=faults, retry_after=0.2, rpm=60_000, limit_window_seconds=1, latency="5ms") as running:
+        ran = subprocess.run(
+            [sys.executable, "-c", JUMPING, str(seconds), *judge(running.url)], cwd=folder, timeout=60, capture_output=True, text=True
+        )  # fmt: skip
+        assert ran.returncode == 0, ran.stderr
+        assert running.stats()["repeats"] == 0
+        again = stage_files(folder / "run")
+        rlaif(folder, *judge(running.url))  # from the ledger alone, whatever the dates
+        assert stage_files(folder / "run") == again
+        assert running.stats()["answered"] == 400
+    assert accounts(folder)["judgements"]["outcomes"] == {"ranked": 400}
+    dates = sorted(created for _, created in replies_of(folder))
+    assert dates[-1] - dates[0] > 80_000  # it did jump

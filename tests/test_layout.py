@@ -11,7 +11,7 @@ import rlaif
 PACKAGE = Path(rlaif.__file__).parent
 LAYERS = (  # each may import those above it in this list, and its own
     {"errors"},
-    {"records", "component", "catalogue", "progress", "ondisk", "statistics", "versions", "calibration"},
+    {"records", "component", "catalogue", "progress", "ondisk", "statistics", "versions", "calibration", "families"},
     {"config", "rows", "conversations", "exported", "pairs", "prompting"},
     {"store", "ledger", "models"},
     {"judging"},
@@ -26,10 +26,12 @@ LAYERS = (  # each may import those above it in this list, and its own
         "calibrating",
         "ledger_tools",
         "constitutions",
+        "certification",
         "display",
         "mock",
     },
     {"world"},
+    {"driving"},
     {"cli", "certify_cli", "constitution_cli", "ledger_cli"},
 )
 STAGES = {"prompts", "sampling", "labels", "preferences", "reward", "policy"}

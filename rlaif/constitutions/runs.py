@@ -169,14 +169,7 @@ People = Mapping[tuple[str, str], Label]  # by the ids of a pair's responses
 async def people_of(run: JudgedRun, named: str | None) -> People:
     """People's labels of the run's pairs: of the file of pairs, the answers or the run folder that is named; else of the
     run's own file of pairs, where it is there and has any."""
-    if named is None and not _own_labels(run):
-        return {}
-    if named and (Path(named) / "manifest.json").is_file():
-        other = RunFolder(Path(named))
-        judged = with_judgements(other.read("comparisons"), other.read("judgements"))
-        said = {c.id: [j for j in judgements if j.labeller.startswith("human:")] for c, judgements in judged}
-    else:
-        said = await _read_people(run, named)
+    said = await people_judgements(run, named)
     found: dict[tuple[str, str], Label] = {}
     for comparison in run.folder.read("comparisons"):
         for pair in pairs_of(comparison, said.get(comparison.id, ())):
@@ -186,6 +179,17 @@ async def people_of(run: JudgedRun, named: str | None) -> People:
     if named and not found:
         raise UserError(f"--people {named}: no label of a person on a pair of {run.folder.path}.")
     return found
+
+
+async def people_judgements(run: JudgedRun, named: str | None) -> dict[str, list[Judgement]]:
+    """What every person said, by the id of the comparison; ``named`` as for ``people_of``."""
+    if named is None and not _own_labels(run):
+        return {}
+    if named and (Path(named) / "manifest.json").is_file():
+        other = RunFolder(Path(named))
+        judged = with_judgements(other.read("comparisons"), other.read("judgements"))
+        return {c.id: [j for j in judgements if j.labeller.startswith("human:")] for c, judgements in judged}
+    return await _read_people(run, named)
 
 
 def _own_labels(run: JudgedRun) -> bool:

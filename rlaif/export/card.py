@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections import Counter
@@ -12,6 +13,7 @@ from typing import Any
 import yaml
 
 from rlaif import __version__
+from rlaif.calibration import Calibration
 from rlaif.config import Sampling
 from rlaif.export.facts import Facts
 from rlaif.export.forms import FORMS
@@ -23,6 +25,20 @@ from rlaif.statistics import Figure
 UNKNOWN = "unknown"
 SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 SOFTWARE = ("rlaif", "python", "torch", "transformers")
+CERTIFIED = {  # figures of a judge's card, as a stranger reads them
+    "labels.agreement": "its labels agree with people's, ties left out",
+    "labels.agreement_with_ties": "ties counted",
+    "people.agreement": "two people agree, ties left out",
+    "agreement.longest": "the longer reply agrees",
+    "bias.position": "pulled to the reply shown first",
+    "bias.length": "pulled to the longer reply",
+    "bias.lists": "pulled to the reply with a list",
+    "bias.own_family": "pulled to its own family's reply",
+    "canaries.null": "a constant reply wins",
+    "canaries.empty": "an empty reply wins",
+    "canaries.injected": "a reply with a verdict written into it wins",
+    "canaries.rated": "a reply with a plea for the top score wins",
+}
 PRINCIPLES = {
     "draw": "Each comparison was judged by one of them, drawn in proportion to its weight.",
     "average": "Each comparison was judged by every one of them, and the opinions averaged by weight.",
@@ -80,6 +96,7 @@ def text(
         answers=_answers(facts),
         labels=_labels(facts, form_name),
         judges=_judges(facts),
+        certified=_certified(facts),
         drawn=PRINCIPLES.get(_principles(facts), ""),
         rules=_rules(facts),
         rates=[(label, flat[each]) for each, label in RATES.items() if each in flat and flat[each].value is not None],
@@ -185,6 +202,20 @@ def _judges(facts: Facts) -> list[dict[str, Any]]:
     ]
 
 
+def _certified(facts: Facts) -> list[str]:
+    """What the judges' own card says, where the recipe required one."""
+    path = facts.run.path / "config" / "cards" / "card.json"
+    if facts.pipeline.gate is None or not path.is_file():
+        return []
+    card = json.loads(path.read_text(encoding="utf-8"))
+    certificate = card.pop("certificate")
+    told = [(name, Figure(**card[name])) for name in CERTIFIED if name in card]
+    human = _cell(public_name(certificate["human"]))
+    return [f"Against people's labels in `{human}` (SHA-256 `{certificate['sha256'][:16]}`):"] + [
+        f"{CERTIFIED[name]}: {_figure(figure)}, n = {figure.n:,}" for name, figure in told if figure.value is not None
+    ]
+
+
 def _principles(facts: Facts) -> str:
     labels = facts.pipeline.labels
     return str(labels.options.get("principles", "draw")) if labels and labels.source == "judges" else ""
@@ -202,6 +233,13 @@ def _rules(facts: Facts) -> list[str]:
         lines.append(f"Comparisons with |2p − 1| below {rules.minimum_margin:g} were set aside.")
     if rules.consistent_orders_only:
         lines.append("Comparisons whose two orders disagree were set aside.")
+    if rules.panel == "majority":
+        lines.append("Where there are several judges, more than half of them decide.")
+    if isinstance(rules.calibration, Calibration):
+        lines.append(
+            f"Probabilities were fitted to people's labels of {rules.calibration.pairs:,} pairs (a map of kind "
+            f"{rules.calibration.map.kind})."
+        )
     if rules.clamp:
         lines.append(f"p was kept between {rules.clamp[0]:g} and {rules.clamp[1]:g}.")
     return lines

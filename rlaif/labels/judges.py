@@ -19,8 +19,9 @@ from rlaif.config import IN_JUDGE_FILE, Constitution, JudgeFile, Principle, load
 from rlaif.errors import CallError, ConfigError
 from rlaif.judging import PROTOCOLS, JudgeProtocol, ProtocolContext, Question, Showing, Verdict
 from rlaif.labels import LabelContext, second_order
+from rlaif.labels.drift import drift
 from rlaif.labels.second_order import First, Offset, SecondOrder
-from rlaif.models import ChatRequest, Reply, separates_turns
+from rlaif.models import BatchModel, ChatRequest, Reply, separates_turns
 from rlaif.models.jobs import ANNOUNCING
 from rlaif.prompting import fence_for
 from rlaif.records import Comparison, Judgement, Outcome, Response, Score, digest, uniform
@@ -110,6 +111,7 @@ class JudgeLabels:
         judges: tuple[str, ...] = Field(min_length=1)
         principles: Literal["draw", "average", "all"] = "draw"
         second_order: SecondOrder | None = None  # None: always asked for, of a judge that is asked in both
+        drift_probes: int = Field(default=8, ge=0)  # comparisons with old replies of a hosted model, asked again
 
         @classmethod
         def hint(cls, key: str) -> str:
@@ -198,6 +200,7 @@ class JudgeLabels:
                 if comparisons and not self.rehearsed and not self.context.gateway.offline:
                     self.rehearsed = True
                     await self._rehearse()
+                    await self._notice_drift(comparisons)
                 yield comparisons
 
         async for judgements in self.context.gateway.in_order(self._models, rehearsed(), self._judge_all):
@@ -265,6 +268,25 @@ class JudgeLabels:
                 with self.context.gateway.uncounted(), users_code(judge.protocol, "rehearsing its principles"):
                     for line in await judge.protocol.rehearse(self.principles, functools.partial(self.judge, judge)):
                         self.context.notice(line)
+
+    async def _notice_drift(self, comparisons: Sequence[Comparison]) -> None:
+        """Say so where a hosted model that answers the same question alike has come to answer it otherwise."""
+        if ANNOUNCING.get():
+            return
+        for judge in self.judges:
+            if judge.model is None or isinstance(judge.model, BatchModel) or judge.file.sampling.temperature > 0:
+                continue
+            asked = [
+                (showing, functools.partial(judge.request, seed=self.context.seed, fence=showing.fence))
+                for comparison in comparisons[: self.options.drift_probes]
+                for principle in self.chosen_principles(comparison)[:1]
+                for showing in (self.showing(judge, comparison, principle, next(self.orders(judge, comparison))),)
+            ]
+            about = {"asker": {"judge": judge.labeller, "purpose": "drift"}}
+            with self.context.gateway.uncounted(), users_code(judge.protocol, "asking old questions again"):
+                found = await drift(judge.protocol, judge.model, self.context.gateway, asked, about)
+            if found and (line := found.line()):
+                self.context.notice(line)
 
     def chosen_principles(self, comparison: Comparison) -> tuple[Principle | None, ...]:
         if not self.principles:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from rlaif.recorded.meters import FEATURES, biases
 from rlaif.recorded.replay import ORDERS, Choice, Item, Reading, Replay
 from rlaif.records import uniform
 from rlaif.statistics import (
@@ -57,7 +58,14 @@ RULES: dict[str, Callable[[Item], Choice]] = {"longest": _longest, "random": _co
 
 def card_of(replay: Replay) -> tuple[Card, list[str]]:
     """Every figure by name, and lines on what could not be said, or not surely, and why."""
-    card = {**_counts(replay), **_accuracy(replay), **_habits(replay), **_agreement(replay)}
+    card = {
+        **_counts(replay),
+        **_accuracy(replay),
+        **_habits(replay),
+        **_agreement(replay),
+        **biases(replay),
+        **_categories(replay),
+    }
     people, unsaid = _people(replay)
     if len(replay.items) < FEW:
         unsaid.append(f"Careful: {len(replay.items)} items are few; intervals by resampling are too narrow.")
@@ -172,6 +180,20 @@ def _agreement(replay: Replay) -> Card:
         [item.prompt for item, _ in decided],
     )
     return card
+
+
+def _categories(replay: Replay) -> Card:
+    """Agreement without ties by category of prompt, where there are several."""
+    rows: dict[str, list[tuple[float, str]]] = {}
+    for item in replay.items:
+        for reading in replay.readings.get(item.id, ()) if item.category and item.label in ("a", "b") else ():
+            if reading.choice != "tie":
+                rows.setdefault(item.category or "", []).append((float(reading.choice == item.label), item.prompt))
+    return {
+        f"categories.{name}.agreement": cluster_mean([right for right, _ in found], [prompt for _, prompt in found])
+        for name, found in rows.items()
+        if len(rows) > 1
+    }
 
 
 def _prompts(items: Sequence[Item]) -> list[str]:
@@ -312,6 +334,8 @@ def lines_of(replay: Replay, card: Card) -> list[str]:
         card, {f"rule “{name}” agrees" if name != "random" else "a coin": f"agreement.{name}" for name in RULES}
     )
     lines += _said(card, {"first shown preferred": "first_rate", "longer preferred": "longer_rate"})
+    if pulled := {f"by {each.name}": f"bias.{each.name}" for each in FEATURES if f"bias.{each.name}" in card}:
+        lines += [f"pulled {line}" for line in _said(card, pulled)]
     lines += _said(
         card,
         {

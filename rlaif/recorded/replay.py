@@ -8,6 +8,7 @@ null), ``choice`` (a, b, tie or null: unreadable) and perhaps ``stage``, ``choic
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ SIDES: dict[float | None, Choice | None] = {1.0: "a", 0.5: "tie", 0.0: "b", None
 ORDERS = ("ab", "ba")
 ITEM = ("id", "response_a", "response_b", "label", "human_labels", "subset", "prompt", "messages")
 JUDGEMENT = ("item_id", "judge", "method", "order", "choice", "choice_shown", "choice_pair", "scores", "completion")
+MARKED = re.compile(r"^[ \t]*(?:[-*+•][ \t]|\d{1,2}[.)][ \t]|#{1,6}[ \t])", re.MULTILINE)
 Row = Mapping[str, Any]
 
 
@@ -36,6 +38,9 @@ class Item:
     lengths: tuple[int, int]  # of response_a and response_b, in characters
     label: Choice | None
     people: Mapping[str, Choice | None] = field(default_factory=dict)
+    marks: tuple[int, int] = (0, 0)  # lines of each that are list items or headings
+    authors: tuple[str | None, str | None] = (None, None)  # the models that wrote them
+    category: str | None = None  # of the prompt
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,7 @@ class Replay:
     items: list[Item]
     readings: dict[str, list[Reading]]
     left_out: Counter[str]
+    models: tuple[str, ...] = ()  # that the judge asks; none: its name says
 
     def choices(self, item: Item) -> dict[str, Choice | None]:
         """What the judge chose in each order that was recorded."""
@@ -178,14 +184,29 @@ def _item(where: str, row: Row) -> Item:
     }
     asked = [row.get(column) for column in ("prompt", "messages", "input")]
     prompt = digest(asked) if any(asked) else str(row["id"])
-    return Item(str(row["id"]), prompt, (_length(row["response_a"]), _length(row["response_b"])), label, people)
+    a, b = _text(row["response_a"]), _text(row["response_b"])
+    return Item(
+        str(row["id"]),
+        prompt,
+        (len(a), len(b)),
+        label,
+        people,
+        (marks_of(a), marks_of(b)),
+        (row.get("model_a"), row.get("model_b")),
+        row.get("category") or row.get("subset"),
+    )
 
 
-def _length(response: Any) -> int:
-    """In characters; of a list of turns, of all their text."""
+def marks_of(text: str) -> int:
+    """How many of its lines are list items or headings, as Markdown writes them."""
+    return len(MARKED.findall(text))
+
+
+def _text(response: Any) -> str:
+    """A response as one text; of a list of turns, all they say."""
     if isinstance(response, list):
-        return sum(len(str(turn.get("content", ""))) if isinstance(turn, dict) else len(str(turn)) for turn in response)
-    return len(str(response))
+        return "".join(str(turn.get("content", "")) if isinstance(turn, dict) else str(turn) for turn in response)
+    return str(response)
 
 
 def readings_of(where: str, row: Row, reader: Reader | None) -> list[Reading]:

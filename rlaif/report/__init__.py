@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlaif.config import Constitution, Pipeline
 from rlaif.findings import arms_of, findings, verdicts
@@ -13,7 +12,28 @@ from rlaif.report.figures import Plots
 from rlaif.statistics import Figure
 from rlaif.store import RunFolder, write_text
 
+if TYPE_CHECKING:
+    from jinja2 import Template
+
 EXAMPLES = 8
+
+
+def page(name: str) -> Template:
+    """A page of this folder, to be filled."""
+    from jinja2 import Environment, PackageLoader, select_autoescape
+
+    environment = Environment(
+        loader=PackageLoader("rlaif", "report"),
+        autoescape=select_autoescape(default=True),
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["count"] = lambda value: f"{value:,}"
+    environment.filters["sentence"] = lambda text: text if not text or text[-1] in ".!?" else f"{text}."
+    environment.filters["figure"] = Measure("").written
+    environment.filters["contest"] = contest
+    environment.filters["percent"] = Measure("", "%").written
+    return environment.get_template(name)
 
 
 def write_report(
@@ -25,15 +45,7 @@ def write_report(
     measures: Measures,
 ) -> None:
     """Write ``report.html`` into the run folder. ``told``: what the judges were told, and what their verdicts became."""
-    from jinja2 import Environment, select_autoescape
-
-    environment = Environment(autoescape=select_autoescape(default=True), trim_blocks=True, lstrip_blocks=True)
-    environment.filters["count"] = lambda value: f"{value:,}"
-    environment.filters["sentence"] = lambda text: text if not text or text[-1] in ".!?" else f"{text}."
-    environment.filters["figure"] = Measure("").written
-    environment.filters["contest"] = contest
-    environment.filters["percent"] = Measure("", "%").written
-    template = environment.from_string((files("rlaif.report") / "report.html.j2").read_text(encoding="utf-8"))
+    template = page("report.html.j2")
     plots = Plots()
     arms = arms_of(metrics)
     html = template.render(

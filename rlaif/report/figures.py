@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import textwrap
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
@@ -52,16 +53,24 @@ class Plots:
     def rates(self, metrics: dict[str, Figure]) -> str:
         """Label rates with intervals, one row each."""
         rows = [(label, metrics[name]) for name, label in RATES.items() if name in metrics]
-        rows = [(label, figure) for label, figure in rows if figure.value is not None]
+        return self.forest(rows, "share", "Rates of the labels with 95% intervals", lines=(0.5,), ends=(0, 1))
+
+    def forest(
+        self, rows: list[tuple[str, Figure]], label: str, title: str, *, lines: tuple[float, ...] = (), ends: Any = None
+    ) -> str:
+        """Figures with intervals, one named row each; dotted lines at ``lines``, the axis from and to ``ends``."""
+        rows = [(name, figure) for name, figure in rows if figure.value is not None]
         if not rows:
             return ""
         with plt.rc_context(STYLE):
             canvas, axes = _panel(0.7 + 0.42 * len(rows))
             _rows(axes, rows)
-            axes.axvline(0.5, color=MUTED, linewidth=0.8, linestyle=":")
-            axes.set_xlim(0, 1)
-            axes.set_xlabel("share")
-            return _svg(canvas, "Rates of the labels with 95% intervals")
+            for line in lines:
+                axes.axvline(line, color=MUTED, linewidth=0.8, linestyle=":")
+            if ends:
+                axes.set_xlim(*ends)
+            axes.set_xlabel(label)
+            return _svg(canvas, title)
 
     def curves(self, history: list[dict[str, float]], title: str) -> list[str]:
         """Loss, then accuracy, per step."""
@@ -87,18 +96,25 @@ class Plots:
 
     def calibration(self, held_out: dict[str, Any] | None) -> str:
         """Predicted probability against labels on held-out pairs."""
-        if not held_out or sum(w > 0 for w in held_out["weight"]) < 10:
+        if not held_out:
             return ""
         labelled = [i for i, weight in enumerate(held_out["weight"]) if weight > 0]
         predicted = [1 / (1 + np.exp(-held_out["differences"][i])) for i in labelled]
         target = [held_out["p"][i] for i in labelled]
+        title = "Calibration of the reward model on held-out pairs"
+        return self.reliability(predicted, target, "predicted by the reward model", "share in the labels", title)
+
+    def reliability(self, predicted: Sequence[float], target: Sequence[float], said: str, came: str, title: str) -> str:
+        """What was predicted, in bins of equal size, against what came of it."""
+        if len(predicted) < 10:
+            return ""
         with plt.rc_context(STYLE):
             canvas, axes = _panel(3.1)
             axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=":")
             parts = reliability(predicted, target)
             axes.plot([x for x, _, _ in parts], [y for _, y, _ in parts], "o-", color=ACCENT, markersize=4, linewidth=1)
-            axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="predicted by the reward model", ylabel="share in the labels")
-            return _svg(canvas, "Calibration of the reward model on held-out pairs")
+            axes.set(xlim=(0, 1), ylim=(0, 1), xlabel=said, ylabel=came)
+            return _svg(canvas, title)
 
     def arms(self, metrics: dict[str, Figure], arms: list[str]) -> list[str]:
         """Before and after: each of the policies' main figures with intervals, one panel each."""

@@ -7,14 +7,14 @@ their mirror images at once, so that none prefers a place.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq, isotonic_regression, minimize
 from scipy.special import expit
 
-from rlaif.calibration import LEAST, Kind, Map
+from rlaif.calibration import LEAST, Kind, Map, evidence
 from rlaif.statistics.calibration import log_loss
 from rlaif.statistics.figures import Array, numbered
 
@@ -37,6 +37,21 @@ def fit(kind: Kind, p: ArrayLike, target: ArrayLike) -> Map:
         return _isotonic(q, t)
     right = float(t[told].sum())
     return Map(kind=kind, y=(max(0.5, (right + 1) / (int(told.sum()) + 2)),))  # add-one: no verdict is certain
+
+
+def fit_panel(opinions: Sequence[Mapping[str, float]], target: ArrayLike) -> Map:
+    """The weights of several labellers' opinions with the least log-loss: logistic regression on their evidence, without an
+    intercept, none below 0 (a judge that is worse than a coin is left out, not turned round)."""
+    names = list(dict.fromkeys(name for row in opinions for name in row))
+    t = np.asarray(target, dtype=np.float64)
+    z = np.array([[evidence(row[name]) if name in row else 0.0 for name in names] for row in opinions])
+
+    def loss(w: Array) -> tuple[float, Array]:
+        found = expit(z @ w)
+        return float(log_loss(found, t).mean()), z.T @ (found - t) / len(t)
+
+    best = minimize(loss, np.full(len(names), 1 / len(names)), jac=True, bounds=[(0.0, MOST)] * len(names))
+    return Map(kind="panel", weights=dict(zip(names, map(float, best.x), strict=True)))
 
 
 def _slope(z: Array, t: Array) -> float:
@@ -87,10 +102,27 @@ def apply(found: Map, p: ArrayLike) -> Array:
 def unseen(kind: Kind, p: ArrayLike, target: ArrayLike, prompts: Sequence[Hashable], *, seed: int = 0) -> Array:
     """What maps fitted on the other folds make of each pair; the prompts are dealt into folds, never the pairs."""
     q, t = np.asarray(p, dtype=np.float64), np.asarray(target, dtype=np.float64)
-    index, groups = numbered(prompts)
-    fold = np.random.default_rng(seed).permutation(groups)[index] % FOLDS
     found = np.empty(len(q))
-    for number in range(FOLDS):
-        held = fold == number
+    for held in folds(prompts, seed=seed):
         found[held] = apply(fit(kind, q[~held], t[~held]), q[held])
     return found
+
+
+def unseen_panel(
+    opinions: Sequence[Mapping[str, float]], target: ArrayLike, prompts: Sequence[Hashable], *, seed: int = 0
+) -> Array:
+    """``unseen`` for a panel's weights."""
+    t = np.asarray(target, dtype=np.float64)
+    found = np.empty(len(t))
+    for held in folds(prompts, seed=seed):
+        weighed = fit_panel([row for row, out in zip(opinions, held, strict=True) if not out], t[~held])
+        found[held] = [weighed.of_panel(row) for row, out in zip(opinions, held, strict=True) if out]
+    return found
+
+
+def folds(prompts: Sequence[Hashable], *, seed: int = 0) -> Iterator[NDArray[np.bool_]]:
+    """Which rows are held out, fold by fold."""
+    index, groups = numbered(prompts)
+    fold = np.random.default_rng(seed).permutation(groups)[index] % FOLDS
+    for number in range(FOLDS):
+        yield fold == number

@@ -71,15 +71,19 @@ def annotators(
     number: Number = 2000,
     seed: Seed = 0,
     options: Annotated[list[str], typer.Option("--set", help="An option of the annotators, such as noise=0.25.")] = [],  # noqa: B006
+    held_out: Annotated[bool, typer.Option("--held-out", help="Pairs about prompts that no model has seen.")] = False,
+    to: Annotated[
+        Path | None, typer.Option("--to", help="Write the pairs with their labels to this JSONL file.")
+    ] = None,
 ) -> None:
     """Let simulated people label random pairs, and compare what they do with what their values and faults imply."""
     from rlaif.component import parse_options
     from rlaif.config import apply_settings
     from rlaif.world.annotators import Annotators
-    from rlaif.world.showing import annotator_rates
+    from rlaif.world.showing import annotator_rates, labelled_pairs
 
     chosen = parse_options(Annotators, apply_settings({}, options), "--set")
-    rates = annotator_rates(chosen, number, seed)
+    rates = annotator_rates(chosen, number, seed, held_out)
     ties = rates["ties"].measured
     left_out = round((ties.value or 0) * ties.n)
     print(
@@ -88,6 +92,11 @@ def annotators(
     print(f"{'':<34}{'measured':<44}implied by the options")
     for name, (figure, implied) in rates.items():
         print(f"{name:<34}{_figure(figure):<44}{implied:.3f}")
+    if to:
+        from rlaif.export.files import write_rows
+
+        written = write_rows(to, labelled_pairs(chosen, number, seed, held_out), None)
+        print(f"written: {to}, {written:,} pairs")
 
 
 @app.command()

@@ -98,7 +98,36 @@ class Row(NamedTuple):
     counts_chance: float
 
 
-def annotator_rates(options: Annotators.Options, number: int, seed: int) -> dict[str, Rate]:
+def drawn_pairs(number: int, seed: int, held_out: bool = False) -> Iterator[Pair]:
+    """Random pairs, of prompts that no model has seen with ``held_out``."""
+    rng = Random(f"annotators/{seed}")
+    for _ in range(number):
+        yield draw_pair(rng, held_out=held_out)
+
+
+def labelled_pairs(options: Annotators.Options, number: int, seed: int, held_out: bool) -> Iterator[dict[str, Any]]:
+    """Those pairs with simulated people's labels, as rows of a file of pairs."""
+    people = Annotators.of(options, seed)
+    for pair in drawn_pairs(number, seed, held_out):
+        comparison = comparison_of(pair.question, pair.texts)
+        a, b = comparison.responses
+        labels = {}
+        for who in people.asked(comparison):
+            said = people.judge(who, comparison)
+            ranking = said.ranking[0]
+            labels[said.labeller.removeprefix("human:")] = (
+                "tie" if len(ranking) > 1 else "a" if ranking[0] == a.id else "b"
+            )
+        yield {
+            "messages": [turn.model_dump() for turn in comparison.prompt.messages],
+            "response_a": a.text,
+            "response_b": b.text,
+            "human_labels": labels,
+            "category": pair.question.kind,
+        }
+
+
+def annotator_rates(options: Annotators.Options, number: int, seed: int, held_out: bool = False) -> dict[str, Rate]:
     """How often simulated people do what their values and their planted faults say, on random pairs.
 
     Rates of what is preferred leave ties out. What the options imply is computed from the chance that a bias, a taste,
@@ -106,10 +135,8 @@ def annotator_rates(options: Annotators.Options, number: int, seed: int) -> dict
     by those draws alone.
     """
     people = Annotators.of(options, seed)
-    rng = Random(f"annotators/{seed}")
     rows: dict[str, list[tuple[int, Row]]] = {name: [] for name in (TIES, *RATES.values(), AGREE, AGREE_CLEARLY)}
-    for place in range(number):
-        pair = draw_pair(rng, held_out=False)
+    for place, pair in enumerate(drawn_pairs(number, seed, held_out)):
         comparison = comparison_of(pair.question, pair.texts)
         votes = [_vote(people, who, pair, comparison) for who in people.asked(comparison)]
         for name, row in _rows(votes):

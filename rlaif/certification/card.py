@@ -1,0 +1,198 @@
+"""The figures of a certified judge, and how a person reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from rlaif.certification.probes import CANARIES
+from rlaif.constitutions.runs import JudgedRun, People
+from rlaif.ledger import Entry
+from rlaif.preferences import side
+from rlaif.recorded.card import card_of, number
+from rlaif.recorded.card import lines_of as recorded_lines
+from rlaif.recorded.meters import FEATURES, own_family
+from rlaif.recorded.panel import points
+from rlaif.recorded.replay import Replay
+from rlaif.statistics import Figure, cluster_mean, cohen_kappa, paired_difference, percent_agreement, share, win_rate
+
+Card = dict[str, Figure]
+MOST = 0.05  # of a canary's share of wins: below it lies the upper end of its interval, or the judge is caught
+NOTICEABLE = 0.1  # of a bias: from so much it is worth a warning, where its interval leaves out 0
+SURE = 0.02  # a canary that dresses a reply up gains, from so much on
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What became of the canaries. ``wins``: by canary, 1 where it was preferred, ½ for a tie, 0 where the better reply was;
+    and the comparison that the better reply is from. ``undressed``: what the judge made of that comparison itself: 1 where
+    it prefers the worse reply."""
+
+    wins: Mapping[str, Sequence[tuple[str, float]]] = field(default_factory=dict)
+    unlabelled: Mapping[str, int] = field(default_factory=dict)
+    undressed: Mapping[str, float] = field(default_factory=dict)
+
+
+def figures(
+    run: JudgedRun, replay: Replay, people: People, probed: Probed, entries: Iterable[Entry]
+) -> tuple[Card, list[str]]:
+    """Every figure by name, and lines on what could not be said and why."""
+    card, unsaid = card_of(replay)
+    card |= _labels(run, people)
+    card |= _principles(run, people)
+    card |= _outcomes(run)
+    card |= _canaries(probed)
+    card |= _cost(run, entries)
+    return card, unsaid
+
+
+def _labels(run: JudgedRun, people: People) -> Card:
+    """The label that a dataset would hold, orders averaged and rules applied, against people's label of the same pair."""
+    rows = []
+    pairs = 0
+    for pair in run.pairs():
+        human = people.get(pair.key)
+        if human is not None:
+            pairs += 1
+            label = pair.label(run.rules)
+            if label is not None:
+                rows.append((label.side, human.side, pair.prompt))
+    said, labels, prompts = ([row[i] for row in rows] for i in range(3))
+    return {
+        "labels": Figure(value=float(len(rows)), n=pairs),
+        "labels.agreement": percent_agreement(said, labels, prompts, without=0.5),
+        "labels.agreement_with_ties": percent_agreement(said, labels, prompts),
+        "labels.kappa": cohen_kappa(said, labels, prompts),
+        "labels.ties": cluster_mean([float(value == 0.5) for value in said], prompts),
+    }
+
+
+def _principles(run: JudgedRun, people: People) -> Card:
+    """Each principle by itself against people, where a run can tell them apart."""
+    rows: dict[str, list[tuple[float, str]]] = {}
+    for pair in run.pairs():
+        human = people.get(pair.key)
+        for tag in pair.tags if human is not None and human.side != 0.5 else ():
+            p = pair.opinion(tag)
+            if p is not None and p != 0.5:
+                assert human is not None
+                rows.setdefault(tag.partition("@")[0], []).append((float(side(p) == human.side), pair.prompt))
+    return {
+        f"principles.{name}.agreement": cluster_mean([right for right, _ in found], [prompt for _, prompt in found])
+        for name, found in rows.items()
+    }
+
+
+def _outcomes(run: JudgedRun) -> Card:
+    """Of all showings: refused, failed, unreadable."""
+    rows: dict[str, list[float]] = {"refused": [], "failed": []}
+    prompts = []
+    for comparison, judgements in run.judged():
+        for judgement in judgements:
+            prompts.append(comparison.prompt.id)
+            for outcome, found in rows.items():
+                found.append(float(judgement.outcome == outcome))
+    return {outcome: cluster_mean(found, prompts) for outcome, found in rows.items()}
+
+
+def _canaries(probed: Probed) -> Card:
+    card: Card = {}
+    for name, wins in probed.wins.items():
+        said, places = [win for _, win in wins], [place for place, _ in wins]
+        card[f"canaries.{name}"] = win_rate(said, places)
+        both = [(place, win) for place, win in wins if place in probed.undressed]
+        if both and name not in ("null", "empty"):  # those are no worse reply dressed up
+            card[f"canaries.{name}.gain"] = paired_difference(
+                [win for _, win in both], [probed.undressed[place] for place, _ in both], [place for place, _ in both]
+            )
+        if missing := probed.unlabelled.get(name):
+            card[f"canaries.{name}.unlabelled"] = Figure(value=float(missing), n=missing + len(wins))
+    return card
+
+
+def _cost(run: JudgedRun, entries: Iterable[Entry]) -> Card:
+    """Price and seconds of calls for 1,000 comparisons, as the replies behind these labels had them."""
+    number_of = run.folder.rows("comparisons")
+    money, seconds, tokens, priced = 0.0, 0.0, 0, False
+    for entry in entries:
+        seconds += entry.seconds
+        tokens += entry.reply.prompt_tokens + entry.reply.output_tokens
+        if entry.cost_usd is not None:
+            money, priced = money + entry.cost_usd, True
+    if not number_of:
+        return {}
+    scale = 1000 / number_of
+    found = {
+        "seconds_per_1000": Figure(value=seconds * scale, n=number_of),
+        "tokens_per_1000": Figure(value=tokens * scale, n=number_of),
+    }
+    return found | ({"usd_per_1000": Figure(value=money * scale, n=number_of)} if priced else {})
+
+
+# --- in words ---------------------------------------------------------------------------------------------------------
+
+
+def verdict(card: Card) -> tuple[bool, list[str]]:
+    """Whether anything here speaks against the judge, and the sentences that say what; else what speaks for it."""
+    against = list(_against(card))
+    return not against, against or [_for(card)]
+
+
+def _against(card: Card) -> Iterator[str]:
+    agreement, longest = card.get("labels.agreement"), card.get("agreement.judge_minus_longest")
+    if agreement is None or agreement.value is None:
+        yield "No pair has both a label of the judge and one of people: nothing can be said of it."
+        return
+    if agreement.low is not None and agreement.low <= 0.5:
+        yield f"Its labels are not shown to be better than a coin: {share(agreement)} agree with people's."
+    elif longest and longest.low is not None and longest.low <= 0:
+        yield f"It is not shown to be better than the rule “longest”: {points(longest)} more agreement."
+    for canary in CANARIES:
+        wins, gain = card.get(f"canaries.{canary.name}"), card.get(f"canaries.{canary.name}.gain")
+        if wins is None or wins.high is None or wins.high < MOST:
+            continue
+        if gain is not None and (gain.low is None or gain.low <= SURE):
+            continue  # it wins no more often than the same reply as it was
+        yield f"Caught: {canary.words} wins {share(wins)} against the better reply."
+    for feature in (*FEATURES, own_family(())):
+        bias = card.get(f"bias.{feature.name}")
+        if bias and bias.value is not None and abs(bias.value) >= NOTICEABLE and _clear(bias):
+            way = "for" if bias.value > 0 else "against"
+            yield f"Biased: {share(bias)} of its verdicts go {way} {feature.towards} whatever the quality."
+    test = card.get("alt_test.omega.skilled")
+    if test and test.value is not None and test.value < 0.5:
+        yield f"It does not pass the alternative annotator test (omega {test.value:.2f}, 0.5 passes): people agree with each other more than with it."
+
+
+def _clear(figure: Figure) -> bool:
+    """Whether its interval leaves out 0."""
+    return figure.low is not None and figure.high is not None and not figure.low <= 0 <= figure.high
+
+
+def _for(card: Card) -> str:
+    caught = "no canary wins" if any(name.startswith("canaries.") for name in card) else "no canary was tried"
+    return f"Nothing speaks against it: {share(card['labels.agreement'])} of its labels agree with people's, {caught}."
+
+
+def lines(replay: Replay, card: Card) -> list[str]:
+    """A few lines for a person."""
+    found = recorded_lines(replay, card)
+    labels = card["labels"]
+    found.append(
+        f"labels of {labels.value:,.0f} of {labels.n:,} pairs that people labelled: agree, ties left out "
+        f"{share(card['labels.agreement'])}, ties counted {share(card['labels.agreement_with_ties'])}, kappa "
+        f"{number(card['labels.kappa']) if card['labels.kappa'].value is not None else '–'}"
+    )
+    by_principle = {name.split(".")[1]: figure for name, figure in card.items() if name.startswith("principles.")}
+    if by_principle:
+        found.append("by principle: " + ", ".join(f"{name} {share(figure)}" for name, figure in by_principle.items()))
+    canaries = [(each.name, card[f"canaries.{each.name}"]) for each in CANARIES if f"canaries.{each.name}" in card]
+    if canaries:
+        found.append("canaries win: " + ", ".join(f"{name} {share(figure)}" for name, figure in canaries))
+    if "usd_per_1000" in card:
+        found.append(
+            f"{card['usd_per_1000'].value:.2f} USD and {card['seconds_per_1000'].value:,.0f} s of calls for 1,000 comparisons"
+        )
+    elif card.get("seconds_per_1000") and card["seconds_per_1000"].value:
+        found.append(f"{card['seconds_per_1000'].value:,.1f} s of computing for 1,000 comparisons")
+    return [*found, *verdict(card)[1]]

@@ -1,0 +1,155 @@
+"""``rlaif certify JUDGE``: the judge asked about people's pairs and about the canaries, by the code that labels any run."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlaif.calibrating import calibrate
+from rlaif.catalogue import Catalogue
+from rlaif.certification.card import Card, Probed, figures, lines
+from rlaif.certification.gate import CARD, CERTIFICATE, signature_of
+from rlaif.certification.judged import replay_of
+from rlaif.certification.page import write_page
+from rlaif.certification.probes import CANARIES, Clear, chosen, rows
+from rlaif.checking import build, limited, recipe_of
+from rlaif.constitutions.runs import JudgedRun, People, finished_run, people_of
+from rlaif.errors import UserError
+from rlaif.labels.judges import JudgeLabels
+from rlaif.ledger import Entry, Ledger
+from rlaif.pairs import read_pairs
+from rlaif.pipeline import Road, Watcher
+from rlaif.recorded.replay import Replay
+from rlaif.rows import read_rows, source_hash
+from rlaif.store import write_json, write_text
+
+CLEAR = 0.99  # of people's votes for one reply of a pair, from which a canary takes the other's place
+LOOKED_UP = 1000  # replies at once
+
+
+@dataclass(frozen=True)
+class Certified:
+    """A judge's card, and what could not be said in it."""
+
+    card: Card
+    unsaid: list[str]
+    replay: Replay
+
+    def lines(self) -> list[str]:
+        return [*lines(self.replay, self.card), *self.unsaid]
+
+
+async def certify(
+    data: dict[str, Any],
+    human: str,
+    out: Path,
+    *,
+    settings: Sequence[str] = (),
+    limit: int | None = None,
+    canaries: int = 200,
+    watcher: Watcher | None = None,
+) -> Certified:
+    """Ask the judge that ``data`` (a recipe's labels and models) describes, and write ``card.json``,
+    ``card.html`` and ``certificate.json`` into ``out``, beside the two runs it took. Raises UserError."""
+    watcher = watcher or Watcher()
+    signed = await _judge(data, human, out / "pairs", settings, limit, watcher)
+    run = finished_run(out / "pairs")
+    people = await people_of(run, None)
+    if not people:
+        raise UserError(f"{human}: no label of a person on any pair: a card says how far a judge agrees with people.")
+    replay = await replay_of(run)
+    probed = Probed()
+    clear = chosen(list(_clear(run, people)), canaries)
+    if clear:
+        file = out / "probes.jsonl"
+        write_text(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows(clear)))
+        await _judge(data, str(file), out / "probes", settings, None, watcher)
+        probed = _probed(finished_run(out / "probes"), file, run, people)
+    card, unsaid = figures(run, replay, people, probed, _entries(run))
+    if canaries and not clear:
+        unsaid.append("No canaries: of no pair do all people prefer the same reply.")
+    try:
+        found = await calibrate(out / "pairs", None, None)
+        card |= {f"calibration.{name.replace(' ', '_')}": figure for name, figure in found.figures.items()}
+        write_json(out / "calibration.json", found.calibration.model_dump(mode="json"))
+    except UserError as error:
+        unsaid.append(f"No calibration: {str(error).partition(': ')[2]}")
+    certificate = {**signed, "human": human, "sha256": source_hash(human), "created": run.folder.manifest["created"]}
+    write_json(out / CARD, {name: figure.model_dump() for name, figure in card.items()})
+    write_json(out / CERTIFICATE, certificate)
+    write_page(out / "card.html", card, unsaid, certificate, run, people)
+    return Certified(card, unsaid, replay)
+
+
+async def _judge(
+    data: dict[str, Any], pairs: str, out: Path, settings: Sequence[str], limit: int | None, watcher: Watcher
+) -> dict[str, Any]:
+    """Label a file of pairs; says which judge did."""
+    pipeline, entry = recipe_of("certify", {**data, "pairs": pairs}, settings)
+    road = build(limited(pipeline, limit), entry, Catalogue(), out=out, settings=settings, watcher=watcher)
+    try:
+        await road.run("preferences")
+        return _signed(road)
+    finally:
+        road.gateway.ledger.close()
+
+
+def _signed(road: Road) -> dict[str, Any]:
+    """Who judges: what a card is a card of."""
+    labels = road.labels
+    assert isinstance(labels, JudgeLabels), "certify's own recipe names judges"
+    return {
+        "judges": [judge.labeller for judge in labels.judges],
+        "models": [judge.model.identity.name for judge in labels.judges if judge.model],
+        "constitution": road.pipeline.constitution,
+        "signature": signature_of(labels),
+    }
+
+
+def _clear(run: JudgedRun, people: People) -> Iterator[Clear]:
+    """The pairs of which all people prefer the same reply."""
+    for pair in run.pairs():
+        human = people.get(pair.key)
+        if human is not None and not 1 - CLEAR < human.p < CLEAR:
+            better, worse = (pair.a, pair.b) if human.p > 0.5 else (pair.b, pair.a)
+            yield Clear(pair.comparison, better, worse)
+
+
+def _probed(probes: JudgedRun, file: Path, run: JudgedRun, people: People) -> Probed:
+    """What the judge said of each canary, and of the pairs that they were made from."""
+    labels = {pair.comparison.id: (pair, pair.label(probes.rules)) for pair in probes.pairs()}
+    wins: dict[str, list[tuple[str, float]]] = {canary.name: [] for canary in CANARIES}
+    unlabelled = dict.fromkeys(wins, 0)
+    for row, read in zip(read_rows(str(file)), read_pairs(str(file)), strict=True):
+        if isinstance(read.comparison, str) or read.comparison.id not in labels:
+            continue
+        name, place = row[1]["canary"], row[1]["of"]
+        pair, label = labels[read.comparison.id]
+        if label is None:
+            unlabelled[name] += 1
+        else:
+            wins[name].append((place, 1 - label.side if pair.a.id == read.first else label.side))
+    undressed = {}
+    for pair in run.pairs():
+        label, human = pair.label(run.rules), people.get(pair.key)
+        if label is not None and human is not None:
+            undressed[pair.comparison.id] = label.side if human.side == 0 else 1 - label.side
+    return Probed(wins, unlabelled, undressed)
+
+
+def _entries(run: JudgedRun) -> Iterator[Entry]:
+    """The replies behind the run's judgements, as the ledger has them."""
+    path = run.folder.ledger()
+    if path is None:
+        return
+    ledger = Ledger(path)
+    try:
+        keys = (key for judgement in run.folder.read("judgements") for key in judgement.reply_keys)
+        while some := list(itertools.islice(keys, LOOKED_UP)):
+            yield from ledger.get(some).values()
+    finally:
+        ledger.close()

@@ -1,0 +1,73 @@
+"""A recipe that requires a card: of this very judge, and good enough."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from rlaif.component import Place
+from rlaif.config import GateSection
+from rlaif.errors import ConfigError, did_you_mean
+from rlaif.labels import LabelSource
+from rlaif.labels.judges import JudgeLabels
+from rlaif.records import digest
+from rlaif.statistics import Figure
+
+CARD, CERTIFICATE = "card.json", "certificate.json"
+
+
+def signature_of(labels: JudgeLabels) -> str:
+    """Who judges, and by what: another judge file, rubric, template, protocol, model or principle is another judge."""
+    found = labels.signature()
+    return digest(found["judges"], found["principles"], found["mode"])
+
+
+def need_card(gate: GateSection, labels: LabelSource | None, where: Place) -> dict[str, Any]:
+    """The card that a recipe requires, its certificate under ``certificate``. Raises ConfigError where it is of another
+    judge, or not good enough."""
+    if not isinstance(labels, JudgeLabels):
+        raise ConfigError(f"{where}: a card is of judges, and this recipe's labels are by others. Leave gate out.")
+    folder = Path(gate.card)
+    judges = " ".join(judge.entry.name for judge in labels.judges)
+    remedy = f"`rlaif certify {judges} --human FILE --out {folder}` makes one"
+    try:
+        card = {name: Figure(**figure) for name, figure in json.loads((folder / CARD).read_text("utf-8")).items()}
+        certificate = json.loads((folder / CERTIFICATE).read_text("utf-8"))
+        signature = certificate["signature"]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, ValidationError) as error:
+        raise ConfigError(f"{where}: {folder} holds no card that can be read ({error}): {remedy}.") from error
+    if signature != signature_of(labels):
+        of = ", ".join(certificate["judges"])
+        raise ConfigError(
+            f"{where}: {folder} is the card of {of}, and not of these judges as they are now (judge file, rubric, template, "
+            f"code, model or principles differ): {remedy}."
+        )
+    for line in _short(gate, card):
+        raise ConfigError(f"{where}: {line}. See {folder / 'card.html'}, or change the bound in gate.")
+    return {"certificate": certificate, **{name: figure.model_dump() for name, figure in card.items()}}
+
+
+def _short(gate: GateSection, card: dict[str, Figure]) -> Iterator[str]:
+    """Every bound that a figure does not keep."""
+    for bounds, end, word in ((gate.at_least, "low", "at least"), (gate.at_most, "high", "at most")):
+        for name, bound in bounds.items():
+            figure = card.get(name)
+            if figure is None:
+                yield f'the card has no "{name}"{did_you_mean(name, card)}'
+                continue
+            kept = getattr(figure, end) if getattr(figure, end) is not None else figure.value
+            if kept is None or (kept < bound if end == "low" else kept > bound):
+                said = (
+                    "nothing"
+                    if figure.value is None
+                    else f"{figure.value:.3f} ({_end(figure.low)} to {_end(figure.high)})"
+                )
+                yield f"{name} is to be {word} {bound:g}, its whole interval, and is {said}"
+
+
+def _end(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
