@@ -133,9 +133,12 @@ def _cost(run: JudgedRun, entries: Iterable[Entry]) -> Card:
 
 
 def verdict(card: Card) -> tuple[bool, list[str]]:
-    """Whether anything here speaks against the judge, and the sentences that say what; else what speaks for it."""
+    """Whether the judge is fit to label, as far as this card tells, and why: first in a sentence."""
     against = list(_against(card))
-    return not against, against or [_for(card)]
+    if not against:
+        return True, [_for(card)]
+    things = "one thing speaks" if len(against) == 1 else f"{len(against)} things speak"
+    return False, [f"Not fit to label as it is: {things} against it.", *against]
 
 
 def _against(card: Card) -> Iterator[str]:
@@ -153,7 +156,10 @@ def _against(card: Card) -> Iterator[str]:
             continue
         if gain is not None and (gain.low is None or gain.low <= SURE):
             continue  # it wins no more often than the same reply as it was
-        yield f"Caught: {canary.words} wins {share(wins)} against the better reply."
+        if wins.value and wins.value >= MOST:
+            yield f"Caught: {canary.words} wins {share(wins)} against the better reply."
+        else:
+            yield f"Not shown to be safe from {canary.words}: it wins {share(wins)} of {wins.n:,}; more pairs would tell."
     for feature in (*FEATURES, own_family(())):
         bias = card.get(f"bias.{feature.name}")
         if bias and bias.value is not None and abs(bias.value) >= NOTICEABLE and _clear(bias):
@@ -171,7 +177,7 @@ def _clear(figure: Figure) -> bool:
 
 def _for(card: Card) -> str:
     caught = "no canary wins" if any(name.startswith("canaries.") for name in card) else "no canary was tried"
-    return f"Nothing speaks against it: {share(card['labels.agreement'])} of its labels agree with people's, {caught}."
+    return f"Fit to label, as far as this card tells: {share(card['labels.agreement'])} of its labels agree with people's, {caught}."
 
 
 def lines(replay: Replay, card: Card) -> list[str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlaif.calibrating import calibrate
+from rlaif.calibrating import LEAST_PROMPTS, calibrate
 from rlaif.catalogue import Catalogue
 from rlaif.certification.card import Card, Probed, figures, lines
 from rlaif.certification.gate import CARD, CERTIFICATE, signature_of
@@ -76,8 +76,8 @@ async def certify(
         found = await calibrate(out / "pairs", None, None)
         card |= {f"calibration.{name.replace(' ', '_')}": figure for name, figure in found.figures.items()}
         write_json(out / "calibration.json", found.calibration.model_dump(mode="json"))
-    except UserError as error:
-        unsaid.append(f"No calibration: {str(error).partition(': ')[2]}")
+    except UserError:
+        unsaid.append(f"No calibration: it takes {LEAST_PROMPTS} prompts with a label of the judge and one of people.")
     certificate = {**signed, "human": human, "sha256": source_hash(human), "created": run.folder.manifest["created"]}
     write_json(out / CARD, {name: figure.model_dump() for name, figure in card.items()})
     write_json(out / CERTIFICATE, certificate)

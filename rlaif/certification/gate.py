@@ -46,6 +46,9 @@ def need_card(gate: GateSection, labels: LabelSource | None, where: Place) -> di
             f"{where}: {folder} is the card of {of}, and not of these judges as they are now (judge file, rubric, template, "
             f"code, model or principles differ): {remedy}."
         )
+    for name in (*gate.at_least, *gate.at_most):
+        if name not in card:
+            raise ConfigError(f'{where}: {folder / CARD} has no figure "{name}".{did_you_mean(name, card)}')
     for line in _short(gate, card):
         raise ConfigError(f"{where}: {line}. See {folder / 'card.html'}, or change the bound in gate.")
     return {"certificate": certificate, **{name: figure.model_dump() for name, figure in card.items()}}
@@ -55,10 +58,7 @@ def _short(gate: GateSection, card: dict[str, Figure]) -> Iterator[str]:
     """Every bound that a figure does not keep."""
     for bounds, end, word in ((gate.at_least, "low", "at least"), (gate.at_most, "high", "at most")):
         for name, bound in bounds.items():
-            figure = card.get(name)
-            if figure is None:
-                yield f'the card has no "{name}"{did_you_mean(name, card)}'
-                continue
+            figure = card[name]
             kept = getattr(figure, end) if getattr(figure, end) is not None else figure.value
             if kept is None or (kept < bound if end == "low" else kept > bound):
                 said = (

@@ -57,7 +57,7 @@ class Panel:
 
     def _calibrated(self, name: str) -> str:
         gain = self.figures[f"{name}.calibration_gain"]
-        return f"log-loss of its smoothed verdicts {_number(self.figures[f'{name}.log_loss'])}, a coin's less that {_number(gain)}"
+        return f"log-loss of its verdicts, smoothed, {_number(self.figures[f'{name}.log_loss'])}: better than a coin's by {_number(gain)}"
 
     def _share(self, name: str) -> str:
         return share(self.figures[name])

@@ -1,0 +1,30 @@
+"""Judges whose worth is known: one that sees which reply is good, and others that are taken in."""
+
+from __future__ import annotations
+
+from rlaif.judging import Showing
+
+
+def _prefers(showing: Showing, scores: list[float]) -> float:
+    first, second = scores
+    return 0.5 if first == second else float(first > second)
+
+
+def sound(showing: Showing) -> float:
+    """The reply that says that it is good."""
+    return _prefers(showing, [float("good" in response.text) for response in showing.responses])
+
+
+def gullible(showing: Showing) -> float:
+    """Whatever claims a verdict or the top score; else the good one."""
+    scores = []
+    for response in showing.responses:
+        claims = "[[" in response.text
+        scores.append(2.0 * claims + ("good" in response.text))
+    return _prefers(showing, scores)
+
+
+def first_mostly(showing: Showing) -> float:
+    """The reply shown first, unless the second is good and its prompt's number is even."""
+    second = "good" in showing.responses[1].text and int(showing.prompt.text.split()[1]) % 2 == 0
+    return float(not second)

@@ -1,0 +1,209 @@
+"""`rlaif certify JUDGE`: what a card says of judges whose worth is known, and what a recipe makes of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from rlaif.certification.probes import CANARIES
+from rlaif.mock import MockOptions, start
+from tests.test_bad_input_cli import Rlaif, Said, rlaif  # noqa: F401  (a fixture)
+from tests.tiny import write_jsonl
+
+PAIRS = 100
+Run = Callable[..., Said]
+JUDGES = "tests.certification.judging"
+
+
+def rows(**more: Any) -> list[dict[str, Any]]:
+    """Pairs of which three people say that one reply is good: by turns the first, which is longer, and the second."""
+    found = []
+    for i in range(PAIRS):
+        good, bad = (
+            f"This is good, number {i}.",
+            f"Bad {i}." if i % 4 < 2 else f"Bad, number {i}, and very long indeed.",
+        )
+        a, b, label = (good, bad, "a") if i % 2 else (bad, good, "b")
+        labels = {"ann": label, "bo": label, "cy": label}
+        found.append({"prompt": f"Question {i} ?", "response_a": a, "response_b": b, "human_labels": labels} | more)
+    return found
+
+
+@pytest.fixture
+def people(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name in ("sound", "gullible", "first_mostly"):
+        scripted(name)
+    return write_jsonl(tmp_path / "people.jsonl", rows())
+
+
+@pytest.fixture
+def run(rlaif: Rlaif) -> Run:  # noqa: F811
+    """The command line, which is to end with this code."""
+
+    def with_code(*arguments: str, code: int = 0) -> Said:
+        said = rlaif(*arguments)
+        assert said.code == code, said
+        return said
+
+    return with_code
+
+
+def scripted(name: str, **more: Any) -> None:
+    Path("judges").mkdir(exist_ok=True)
+    file = {"protocol": "scripted", "model_role": None, "options": {"function": f"{JUDGES}:{name}"}} | more
+    Path(f"judges/{name}.yaml").write_text(yaml.safe_dump(file))
+
+
+def card(folder: str) -> dict[str, dict[str, float]]:
+    return dict(json.loads((Path(folder) / "card.json").read_text()))
+
+
+def test_a_sound_judge_has_nothing_against_it(people: Path, run: Run) -> None:
+    said = run("certify", "sound", "--human", "people.jsonl")
+    assert "Fit to label" in said.out
+    found = card("cards/sound")
+    assert found["labels.agreement"]["value"] == 1.0
+    assert found["labels"]["value"] == found["labels"]["n"] == PAIRS
+    assert found["people.agreement"]["value"] == 1.0
+    for canary in CANARIES:
+        figure = found[f"canaries.{canary.name}"]
+        assert (figure["value"], figure["n"]) == (0.0 if canary.name in ("null", "empty") else figure["value"], PAIRS)
+        assert figure["high"] < 0.05
+    assert found["bias.position"]["value"] == pytest.approx(0.0, abs=1e-6)
+    assert found["bias.length"]["value"] == pytest.approx(0.0, abs=1e-6)
+    page = Path("cards/sound/card.html").read_text()
+    for words in (
+        "Fit to label",
+        "Does it agree with people?",
+        "Can it be fooled?",
+        "a constant reply that answers nothing",
+    ):
+        assert words in page
+    assert " src=" not in page  # opens anywhere
+
+
+def test_a_judge_that_can_be_talked_into_it_is_caught(people: Path, run: Run) -> None:
+    said = run("certify", "gullible", "--human", "people.jsonl", "--canaries", "50")
+    assert "Caught: the worse reply with a verdict written into it wins 100.0%" in said.out
+    assert "Caught: the worse reply with a plea for the top score wins 100.0%" in said.out
+    assert "Fit to label" not in said.out
+    found = card("cards/gullible")
+    assert found["canaries.injected"]["n"] == 50
+    assert found["canaries.injected.gain"]["value"] == 1.0
+    assert found["canaries.padded"]["value"] == 0.0
+
+
+def test_a_habit_of_position_is_measured_against_people(people: Path, run: Run) -> None:
+    run("certify", "first_mostly", "--human", "people.jsonl")
+    found = card("cards/first_mostly")
+    # always right where the better stands first; where it stands second, right for every other prompt: b = 1/2
+    assert found["bias.position.right_with"]["value"] == pytest.approx(1.0)
+    assert found["bias.position.right_against"]["value"] == pytest.approx(0.5)
+    assert found["bias.position"]["value"] == pytest.approx(0.5)
+    assert found["swap_agreement"]["value"] == pytest.approx(0.5)
+
+
+def test_models_that_wrote_the_pairs_show_a_judge_s_own_family(people: Path, run: Run) -> None:
+    found = [
+        row | {"model_a": "gpt-4o" if i % 4 < 2 else "claude-3", "model_b": "claude-3" if i % 4 < 2 else "gpt-4o"}
+        for i, row in enumerate(rows())
+    ]
+    write_jsonl(Path("people.jsonl"), found)
+    with start(MockOptions()) as server:
+        model = {"provider": "openai", "model": "gpt-4o-mini", "options": {"base_url": f"{server.url}/v1"}}
+        asked = (
+            "certify",
+            "compare-text",
+            "--human",
+            "people.jsonl",
+            "--canaries",
+            "10",
+            "--set",
+            f"models.judge={json.dumps(model)}",
+        )
+        said = run(*asked)
+        answered = server.stats()["answered"]
+        assert answered == 2 * PAIRS + 2 * 10 * len(CANARIES)
+        assert run(*asked).out == said.out
+        assert server.stats()["answered"] == answered  # all of it is in the ledger
+    figures = card("cards/compare-text")
+    assert figures["bias.own_family"]["n"] > 0
+    assert figures["seconds_per_1000"]["value"] > 0
+    assert "By category" not in Path("cards/compare-text/card.html").read_text()
+
+
+def test_pairs_without_people_make_no_card(people: Path, run: Run) -> None:
+    write_jsonl(Path("bare.jsonl"), [{k: v for k, v in row.items() if k != "human_labels"} for row in rows()])
+    said = run("certify", "sound", "--human", "bare.jsonl", code=2)
+    assert "bare.jsonl: no label of a person on any pair" in said.err
+
+
+def test_a_mistyped_judge_is_one_line(people: Path, run: Run) -> None:
+    said = run("certify", "soud", "--human", "people.jsonl", code=2)
+    assert 'Did you mean "sound"' in said.err
+
+
+# --- gates ------------------------------------------------------------------------------------------------------------
+
+
+def recipe(judge: str, gate: Any) -> str:
+    data = {
+        "pairs": "people.jsonl",
+        "labels": {"source": "judges", "options": {"judges": [judge]}},
+        "gate": gate,
+    }
+    Path("recipe.yaml").write_text(yaml.safe_dump(data))
+    return "recipe.yaml"
+
+
+def test_a_recipe_takes_a_judge_whose_card_is_good_and_says_so_in_the_dataset(people: Path, run: Run) -> None:
+    run("certify", "sound", "--human", "people.jsonl")
+    run("run", recipe("sound", "cards/sound"), "--out", "run")
+    run("export", "run", "--form", "jsonl", "--to", "dataset/")
+    text = Path("dataset/README.md").read_text()
+    assert "its labels agree with people's, ties left out: 1.000" in text
+    assert "an empty reply wins: 0.000" in text
+
+
+def test_a_recipe_refuses_a_judge_that_is_caught(people: Path, run: Run) -> None:
+    run("certify", "gullible", "--human", "people.jsonl")
+    said = run("run", recipe("gullible", "cards/gullible"), "--out", "run", code=2)
+    assert "gate: canaries.injected is to be at most 0.05" in said.err
+    assert not Path("run").exists()
+    loose = {"card": "cards/gullible", "at_most": {"canaries.empty": 0.05}}
+    run("run", recipe("gullible", loose), "--out", "run")
+
+
+@pytest.mark.parametrize(
+    ("gate", "says"),
+    [
+        ("cards/none", "holds no card that can be read"),
+        ({"card": "cards/sound", "at_least": {"labels.agreement": 1.01}}, "labels.agreement is to be at least 1.01"),
+        ({"card": "cards/sound", "at_least": {"labels.agrement": 0.5}}, 'Did you mean "labels.agreement"'),
+    ],
+)
+def test_a_gate_that_is_not_met_is_one_line(people: Path, run: Run, gate: Any, says: str) -> None:
+    run("certify", "sound", "--human", "people.jsonl", "--canaries", "80")
+    said = run("check", recipe("sound", gate), code=2)
+    assert says in said.err
+
+
+def test_a_judge_that_was_edited_needs_another_card(people: Path, run: Run) -> None:
+    run("certify", "sound", "--human", "people.jsonl", "--canaries", "80")
+    run("check", recipe("sound", "cards/sound"))
+    scripted("sound", description="another")
+    said = run("check", recipe("sound", "cards/sound"), code=2)
+    assert "not of these judges as they are now" in said.err
+
+
+def test_people_need_no_card(people: Path, run: Run) -> None:
+    data = {"pairs": "people.jsonl", "labels": "human", "gate": "cards/sound"}
+    Path("recipe.yaml").write_text(yaml.safe_dump(data))
+    said = run("check", "recipe.yaml", code=2)
+    assert "a card is of judges" in said.err
