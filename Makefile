@@ -21,8 +21,8 @@ lint: $(STAMP)
 bench-local: $(STAMP)  ## sampling, judging and reward training beside generate and a padded loop
 	$(VENV)/bin/python benchmarks/local.py
 
-bench-api: $(STAMP)  ## judging through an API beside bare aiohttp, the official client and the peers
-	$(VENV)/bin/python benchmarks/api.py
+bench-api: $(STAMP)  ## judging through an API beside bare aiohttp and the official client; PEERS=FOLDER LARGE='50000' for more
+	$(VENV)/bin/python benchmarks/api.py $(if $(PEERS),--peers $(PEERS)) $(if $(LARGE),--large $(LARGE))
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

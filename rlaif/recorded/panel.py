@@ -35,7 +35,7 @@ class Panel:
     def lines(self) -> Iterator[str]:
         yield f"{self.items:,} items with a label that is no tie and verdicts of all {len(self.names)} members"
         for name in self.names:
-            yield f"{name}: right {self._share(f'{name}.single')}{self._orders(name)}; {self._calibrated(name)}"
+            yield f"{name}: right {self._share(f'{name}.single')}{self._orders(name)}{self._calibrated(name)}"
         if len(self.names) > 1:
             for rule in ("majority", "mean", "weighted"):
                 yield (
@@ -57,7 +57,9 @@ class Panel:
 
     def _calibrated(self, name: str) -> str:
         gain = self.figures[f"{name}.calibration_gain"]
-        return f"log-loss of its verdicts, smoothed, {_number(self.figures[f'{name}.log_loss'])}: better than a coin's by {_number(gain)}"
+        if gain.value is None:
+            return ""
+        return f"; log-loss of its verdicts, smoothed, {_number(self.figures[f'{name}.log_loss'])}: better than a coin's by {_number(gain)}"
 
     def _share(self, name: str) -> str:
         return share(self.figures[name])
