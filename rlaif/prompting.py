@@ -6,7 +6,8 @@ the template declares, so braces in a response stay text and one field cannot sm
 
 Text to be judged stands either alone in a user turn, for models whose chat template keeps turns apart by control tokens,
 or in a fence: a word a policy cannot guess, before it and after it. The fence is derived from a project secret and the
-comparison, equal in both orders; in the ledger's key a placeholder stands for it.
+comparison, equal in both orders; in the ledger's key a placeholder stands for it. What in such text looks like a verdict of
+ours or like a mark of a role is disarmed by a space: a server may read a chat template's marks wherever they stand.
 """
 
 from __future__ import annotations
@@ -26,6 +27,11 @@ from rlaif.records import Message, Role
 
 SECTION = re.compile(r"^=== *(\w+) *$", re.MULTILINE)
 PLACEHOLDER = re.compile(r"\{\{ *(\w+) *\}\}")
+ARMED = re.compile(
+    r"(?P<verdict>\[\[)(?= *\w{1,12} *\]\])|(?P<mark><\|)(?=[\w/ -]{1,40}\|>)|(?P<turn><)(?=/?(?:start|end)_of_turn>)"
+    r"|(?P<inst>\[)(?=/?INST\])|(?P<sys><<)(?=/?SYS>>)|(?P<end><)(?=/?s>)"
+)
+MAY_BE_ARMED = re.compile(r"\[\[|<\||_turn>|INST\]|SYS>>|s>")
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,7 @@ class Template:
     sections: tuple[tuple[Role, str], ...]
     prefill: str
     by_turns: bool = False  # some of what is judged is kept apart by its turn alone
+    judged: frozenset[str] = frozenset()  # placeholders of text to be judged
 
     @property
     def roles(self) -> tuple[Role, ...]:
@@ -77,11 +84,19 @@ class Template:
                         '{{fence}} before it and one after it, or give it a "=== user" section with nothing else.'
                     )
                 by_turns = True
-        return cls(tuple((cast("Role", role), body) for role, body in pairs), prefill, by_turns)
+        return cls(tuple((cast("Role", role), body) for role, body in pairs), prefill, by_turns, judged)
 
     def fill(self, values: Mapping[str, str]) -> tuple[Message, ...]:
-        """The messages with every placeholder replaced, in one pass."""
+        """The messages with every placeholder replaced, in one pass; text to be judged is disarmed."""
+        values = {name: disarmed(value) if name in self.judged else value for name, value in values.items()}
         return tuple(Message(role=role, content=fill(body, values)) for role, body in self.sections)
+
+
+def disarmed(text: str) -> str:
+    """``text`` with a space in whatever a reader could take for a verdict (``[[A]]``) or a chat template's mark."""
+    if not MAY_BE_ARMED.search(text):
+        return text
+    return ARMED.sub(lambda found: f"{found[0][0]} {found[0][1:]}" if len(found[0]) > 1 else f"{found[0]} ", text)
 
 
 def _unfenced(body: str, judged: Container[str]) -> str | None:

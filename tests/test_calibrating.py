@@ -120,3 +120,42 @@ def test_too_few_prompts_are_said(tmp_path: Path) -> None:
     process.join(60)
     assert process.exitcode == 2
     assert "10 prompts have a label of the run and one of a person" in (tmp_path / "log").read_text()
+
+
+def test_a_panel_is_weighed_and_its_labels_follow(tmp_path: Path) -> None:
+    prepare(tmp_path, 200)
+    both = ("--set", 'labels.options.judges=["sure.yaml", "random"]')
+    rlaif(tmp_path, "judge", "sure.yaml", "pairs.jsonl", "--out", "run", *both)
+    said = rlaif(tmp_path, "calibrate", "run", "--kind", "panel")
+    assert "mistakes of sure and random go together" in said
+    found = Calibration.model_validate_json((tmp_path / "calibration.json").read_text())
+    sure, coin = (next(w for name, w in found.map.weights.items() if each in name) for each in ("sure", "random"))
+    assert sure > 3 * coin
+    assert found.figures["panel.log_loss"]["value"] < found.figures["as it is.log_loss"]["value"]
+    rlaif(
+        tmp_path,
+        "judge",
+        "sure.yaml",
+        "pairs.jsonl",
+        "--out",
+        "run",
+        *both,
+        "--set",
+        "preferences.calibration=calibration.json",
+    )
+    provenance = list(RunFolder(tmp_path / "run").read("provenance"))
+    labels = list(RunFolder(tmp_path / "run").read("preferences"))
+    for row, label in zip(provenance, labels, strict=True):
+        opinions = dict(zip(row.labellers, row.votes, strict=True))
+        p = found.map.of_panel(opinions)
+        assert label.p == pytest.approx(max(p, 1 - p))
+
+
+def test_one_labeller_is_no_panel(tmp_path: Path) -> None:
+    prepare(tmp_path, 40)
+    rlaif(tmp_path, "judge", "sure.yaml", "pairs.jsonl", "--out", "run")
+    (tmp_path / "log").unlink()
+    process = start(tmp_path, "calibrate", "run", "--kind", "panel")
+    process.join(60)
+    assert process.exitcode == 2
+    assert "one labeller is no panel" in (tmp_path / "log").read_text()

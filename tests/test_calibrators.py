@@ -12,7 +12,7 @@ from scipy.special import expit, logit
 
 from rlaif.calibration import KINDS, Kind, Map
 from rlaif.statistics import calibration_error, log_loss
-from rlaif.statistics.calibrators import apply, fit, unseen
+from rlaif.statistics.calibrators import apply, fit, fit_panel, unseen
 
 
 def overconfident(slope: float, n: int = 4000, seed: int = 0) -> tuple[np.ndarray, np.ndarray, list[int]]:
@@ -96,3 +96,27 @@ def test_the_map_of_a_file_without_its_points_is_refused() -> None:
         Map(kind="isotonic")
     assert Map(kind="temperature", a=2.0).of(0.75) == pytest.approx(0.9)  # odds of 3 squared
     assert Map(kind="platt", a=0.0, b=math.log(4)).of(0.6) == pytest.approx(0.8)
+
+
+# --- panels -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_panel_of_one_is_a_temperature() -> None:
+    rng = np.random.default_rng(0)
+    p = np.clip(rng.beta(2, 2, 400), 0.02, 0.98)
+    t = (rng.random(400) < 1 / (1 + np.exp(-0.4 * np.log(p / (1 - p))))).astype(float)
+    found = fit_panel([{"one": float(each)} for each in p], t)
+    assert found.weights["one"] == pytest.approx(fit("temperature", p, t).a, abs=1e-3)
+    assert found.of_panel({"one": 0.8}) + found.of_panel({"one": 0.2}) == pytest.approx(1.0)
+
+
+def test_a_judge_that_is_worse_than_a_coin_has_no_weight() -> None:
+    rng = np.random.default_rng(1)
+    t = (rng.random(500) < 0.5).astype(float)
+    good = [float(each) if rng.random() < 0.8 else 1 - float(each) for each in t]
+    bad = [1 - float(each) if rng.random() < 0.7 else float(each) for each in t]
+    found = fit_panel([{"good": g, "bad": b} for g, b in zip(good, bad, strict=True)], t)
+    assert found.weights["bad"] == 0.0
+    assert found.weights["good"] > 0.2
+    assert found.of_panel({"bad": 1.0}) == 0.5  # nobody with a weight spoke
+    assert found.of_panel({"good": 1.0}) == pytest.approx(0.8, abs=0.05)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlaif.config import PreferencesSection
-from rlaif.preferences import NEAR_TIE, Reconcile, hard_labels, reconcile, with_judgements
+from rlaif.preferences import NEAR_TIE, Reconcile, hard_labels, panel_vote, reconcile, with_judgements
 from rlaif.records import Comparison, Judgement, Preference, Provenance, Record
 from tests import make
 
@@ -410,3 +410,28 @@ def test_every_pair_gives_exactly_one_row_in_order_whoever_labelled(comparisons:
     beside = [record for record in records if isinstance(record, Provenance)]
     assert [(row.comparison_id, frozenset({row.chosen, row.rejected})) for row in rows] == pairs
     assert [row.comparison_id for row in beside] == [row.comparison_id for row in rows]
+
+
+# --- panels -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("opinions", "missing", "policy", "rule", "p"),
+    [
+        ([0.9, 0.8, 0.1], 0, "unlabelled", "mean", 0.6),
+        ([0.9, 0.8, 0.1], 0, "unlabelled", "majority", 1.0),
+        ([0.9, 0.2, 0.1], 0, "unlabelled", "majority", 0.0),
+        ([0.9, 0.5, 0.1], 0, "unlabelled", "majority", 0.5),  # nobody has more than half
+        ([0.9, 0.1], 0, "unlabelled", "majority", 0.5),
+        ([0.9, 0.8], 1, "unlabelled", "majority", None),  # one is missing, and that counts
+        ([0.9, 0.8], 1, "ignore", "majority", 1.0),  # two of the three who were asked
+        ([0.9, 0.1], 1, "ignore", "majority", None),  # the third could decide
+        ([0.9], 2, "ignore", "majority", None),
+        ([0.9], 2, "ignore", "mean", 0.9),
+        ([], 3, "ignore", "majority", None),
+    ],
+)
+def test_what_a_panel_says(opinions: list[float], missing: int, policy: str, rule: str, p: float | None) -> None:
+    named = {f"judge:{i}": each for i, each in enumerate(opinions)}
+    found = panel_vote(named, Counter({("failed", "it is down"): missing} if missing else {}), policy, rule)
+    assert found == (None if p is None else pytest.approx(p))

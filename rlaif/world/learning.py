@@ -20,7 +20,7 @@ from rlaif.errors import ConfigError
 from rlaif.models.chat_tokens import ChatTokenizer
 from rlaif.models.shared_prompt import call, pad, selected
 from rlaif.world.chat import KINDS, Habits
-from rlaif.world.lessons import CHOICES, CORES, Level, Reading, conversation, draw_pair, labelled, read_pair
+from rlaif.world.lessons import CHOICES, CORES, Level, Reading, conversation, draw_pair, labelled, read_pair, spoilt
 from rlaif.world.oracle import FAMILIES, prefers
 
 Notice = Callable[[str], None]
@@ -307,9 +307,11 @@ def train_judge(
     recipe: str,
     work: Path,
     notice: Notice,
+    spoiling: float = 0.0,
 ) -> dict[str, float]:
     """Cross-entropy of the option token, the soft label of a tie included. ``level`` maps the share of the plan that is
-    done to how hard the questions are and to the weight of the helpers. Returns the last figures."""
+    done to how hard the questions are and to the weight of the helpers, which see no pair of a plan that spoils some of
+    them: a share of ``spoiling``. Returns the last figures."""
     model.set_attn_implementation("eager")  # with bfloat16 far faster backwards than the fused one
     pupil = Pupil(model)
     learner = Learner(pupil, plan, recipe, work, notice)
@@ -317,12 +319,13 @@ def train_judge(
 
     def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
         hardness, helping = level(step / plan.steps)
-        readings = judge_batch(tokens, plan, step, hardness, refused)
+        readings = judge_batch(tokens, plan, step, hardness, refused, spoiling)
         terms = {"verdict": torch.zeros(()), "reply": torch.zeros(()), "principle": torch.zeros(())}
         right: list[float] = []
         for part in _alike(readings):
-            losses, correct = _judge_losses(pupil, part, tokens.pad_id, choices)
-            terms = {name: terms[name] + len(part) / len(readings) * loss for name, loss in losses.items()}
+            losses, correct = _judge_losses(pupil, part, tokens.pad_id, choices, helped=not spoiling)
+            for name, loss in losses.items():
+                terms[name] = terms[name] + len(part) / len(readings) * loss
             right += correct
         loss = terms["verdict"] + helping * (0.2 * terms["reply"] + 0.5 * terms["principle"])
         figures = {name: float(term.detach()) for name, term in terms.items()}
@@ -333,32 +336,38 @@ def train_judge(
 
 
 def judge_batch(
-    tokens: ChatTokenizer, plan: Plan, step: int, hardness: Level, refused: Callable[[str], bool]
+    tokens: ChatTokenizer,
+    plan: Plan,
+    step: int,
+    hardness: Level,
+    refused: Callable[[str], bool],
+    spoiling: float = 0.0,
 ) -> list[Reading]:
     """The pairs of a step with their principles."""
     rng = Random(f"{plan.seed}/judge/{step}")
     readings = []
     for _ in range(plan.batch):
         pair = draw_pair(rng, held_out=False)
+        if spoiling and rng.random() < spoiling:
+            pair = spoilt(rng, pair)
         readings.append(read_pair(tokens, pair, labelled(rng, pair, plan.principles, hardness, refused)))
     return readings
 
 
 def _judge_losses(
-    pupil: Pupil, readings: Sequence[Reading], pad_id: int, choices: Sequence[int]
+    pupil: Pupil, readings: Sequence[Reading], pad_id: int, choices: Sequence[int], *, helped: bool = True
 ) -> tuple[dict[str, Tensor], list[float]]:
-    """The three losses of a few pairs, and for each label that is no tie whether the verdict is right: 1 or 0."""
+    """The losses of a few pairs, and for each label that is no tie whether the verdict is right: 1 or 0."""
     with torch.autocast("cpu", torch.bfloat16):  # a third faster; the weights stay float32
         ends, said, verdicts = (x.float() for x in hidden_states(pupil.model, readings, pad_id))
         logprobs = pupil.model.get_output_embeddings()(verdicts).float().log_softmax(-1)
     p = torch.tensor([label.p for reading in readings for label in reading.labels])
     one, two = logprobs[:, choices[0]], logprobs[:, choices[1]]
     told = p != 0.5
-    losses = {
-        "verdict": -(p * one + (1 - p) * two).mean(),
-        "reply": pupil.helpers.reply_loss(ends, readings),
-        "principle": pupil.helpers.principle_loss(said, readings),
-    }
+    losses = {"verdict": -(p * one + (1 - p) * two).mean()}
+    if helped:
+        losses["reply"] = pupil.helpers.reply_loss(ends, readings)
+        losses["principle"] = pupil.helpers.principle_loss(said, readings)
     return losses, ((one > two) == (p > 0.5))[told].float().tolist()
 
 
