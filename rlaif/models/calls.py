@@ -9,7 +9,6 @@ next, so that one slow or unlucky call costs no other.
 from __future__ import annotations
 
 import asyncio
-import random
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -21,11 +20,10 @@ from rlaif.errors import CallError, CallFailed, OverBudget, StorageError, UserEr
 from rlaif.ledger import CLAIM_SECONDS, Entry, Ledger
 from rlaif.models import Answer, ChatRequest, Notice, Reply
 from rlaif.models.jobs import ANNOUNCING, Announced, Jobs
-from rlaif.models.pacing import LONGEST_RETRY_AFTER, MAYBE_BILLED, Gate, Pace
+from rlaif.models.pacing import MAYBE_BILLED, Gate, Pace, delay_before
 from rlaif.models.spending import Price, Purse
 
 ELSEWHERE_SECONDS = 0.25  # between looks at what another process is asking
-FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0  # before a call is tried again, at most, where the provider names no time
 OUTAGE = ("overloaded", "unreachable", "lost", "garbled")
 NOT_KEPT = "its reply is not in the ledger"  # the reason where nothing may be asked
 
@@ -593,19 +591,13 @@ class Caller:
             tries = f" (tried {call.attempts} times)" if call.attempts > 1 else ""
             self.fail(call, CallFailed(f"{error}{tries}", retryable=error.retryable, fault=error.fault))
         else:
-            self._later(call, self._delay(call, error))
+            self._later(call, delay_before(call.attempts + call.refusals, error.retry_after))
         if error.reply is not None and self.price:  # it says what it used
             usd = self.price.cost(error.reply)
             self.account.spent_usd += usd
             self.purse.charge(usd)
             return usd
         return self._maybe_billed(call) if error.fault in MAYBE_BILLED else 0.0
-
-    def _delay(self, call: Call, error: CallFailed) -> float:
-        """Seconds until the next attempt: what the provider asks for, else full jitter (Brooker 2015)."""
-        if error.retry_after is not None:
-            return min(LONGEST_RETRY_AFTER, error.retry_after) + random.uniform(0.0, 0.1)
-        return random.uniform(0.0, min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** max(0, call.attempts + call.refusals - 1)))
 
     def _later(self, call: Call, seconds: float) -> None:
         def again() -> None:

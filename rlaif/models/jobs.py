@@ -12,7 +12,6 @@ may be as large as providers allow and memory does not grow with it. Who announc
 from __future__ import annotations
 
 import asyncio
-import random
 import tempfile
 import time
 import uuid
@@ -30,7 +29,7 @@ from rlaif.ledger import CLAIM_SECONDS, Entry, JobLine, JobRow
 from rlaif.models import Answer, ChatRequest, Reply
 from rlaif.models.failures import failed
 from rlaif.models.job_http import Gone, JobApi, JobStatus, Refused, Result
-from rlaif.models.pacing import LONGEST_RETRY_AFTER, MAYBE_BILLED, InJobs
+from rlaif.models.pacing import MAYBE_BILLED, InJobs, delay_before
 
 if TYPE_CHECKING:
     from rlaif.models.calls import Call, Caller
@@ -42,7 +41,6 @@ LOOK_SECONDS = 1.0  # between looks for other processes' jobs, where there were 
 GROWTH, LONGEST_PAUSE = 0.1, 20  # a pause between looks: this share of the job's age, at most so many times the first
 AT_ONCE = 256  # lines of results in one transaction, and lines written between two turns of other tasks
 DOWNLOADS = 3  # of results of which lines are missing, before those lines count as lost
-LONGEST_DELAY = 60.0  # seconds before something is tried again, where the provider names no time
 
 
 ANNOUNCING: ContextVar[bool] = ContextVar("announcing", default=False)
@@ -650,11 +648,8 @@ def _as_asked(reading: str) -> ChatRequest:
 
 
 def _delay(state: Any) -> float:
-    """Seconds before something is tried again: what the provider asks for, else full jitter (Brooker 2015)."""
-    error = state.outcome.exception()
-    if error.retry_after is not None:
-        return float(min(LONGEST_RETRY_AFTER, error.retry_after)) + random.uniform(0.0, 0.1)
-    return random.uniform(0.0, min(LONGEST_DELAY, 0.5 * 2.0**state.attempt_number))
+    """Seconds before something is tried again, as tenacity asks for them."""
+    return delay_before(state.attempt_number, state.outcome.exception().retry_after)
 
 
 def _ago(seconds: float) -> str:

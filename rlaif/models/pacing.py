@@ -6,6 +6,7 @@ Every method takes ``now``, seconds of one monotonic clock, so that a test can l
 from __future__ import annotations
 
 import math
+import random
 from dataclasses import dataclass, field
 from statistics import fmean
 
@@ -16,7 +17,16 @@ from rlaif.models import Headroom
 
 LONGEST_RETRY_AFTER = 300.0  # seconds that a provider may ask to wait
 MAYBE_BILLED = ("lost", "garbled")  # faults of attempts that brought no reply and may have been billed
+FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0  # before something is tried again, at most, where the provider names no time
 SMOOTH_SECONDS = 1.0  # a limit of our own is spent in steps of this much, not a minute at once
+
+
+def delay_before(tries: int, retry_after: float | None) -> float:
+    """Seconds until something that failed ``tries`` times is tried again: what the provider asks for, else full jitter
+    (Brooker 2015)."""
+    if retry_after is not None:
+        return min(LONGEST_RETRY_AFTER, retry_after) + random.uniform(0.0, 0.1)
+    return random.uniform(0.0, min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** max(0, tries - 1)))
 
 
 class Pace(Options):
