@@ -465,6 +465,12 @@ def _drive(
             stack.callback(road.gateway.ledger.close)
             outcome = run_to_end(lambda: road.run(until))
         _summary_of(road, outcome, display.say)
+    if over_budget(outcome):
+        raise typer.Exit(1)  # stopped, with what is finished kept
+
+
+def over_budget(outcome: Outcome) -> bool:
+    return any("over budget" in account["outcomes"] for account in outcome.accounts.values())
 
 
 def _summary_of(road: Road, outcome: Outcome, say: Callable[[str], None]) -> None:
@@ -483,8 +489,7 @@ def _summary_of(road: Road, outcome: Outcome, say: Callable[[str], None]) -> Non
     for name, account in road.gateway.accounts.items():
         say(f"model {name}: {account}")
     if road.pipeline.budget_usd is not None:
-        over = any("over budget" in account["outcomes"] for account in outcome.accounts.values())
-        more = "; the same command with a larger budget_usd asks what is over it" if over else ""
+        more = "; the same command with a larger budget_usd asks what is over it" if over_budget(outcome) else ""
         say(f"budget: {road.gateway.purse.spent_usd:.4f} of {road.pipeline.budget_usd:g} USD{more}")
     if road.pipeline.labels and road.pipeline.labels.source == "human" and AGREEMENT not in outcome.metrics:
         say(NO_AGREEMENT)

@@ -84,7 +84,7 @@ def read_messages(value: Any, role: Role) -> tuple[Message, ...] | str:
             return split_transcript(value)
         return (Message(role=role, content=value),)
     if value is None:
-        return f"empty {'prompt' if role == 'user' else 'response'}"
+        return "empty prompt" if role == "user" else "no response (null)"
     if not isinstance(value, Sequence):
         return f"expected text or a list of turns, found {type(value).__name__}"
     turns: list[Message] = []

@@ -19,7 +19,7 @@ import platform
 import sqlite3
 import time
 import uuid
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -219,6 +219,9 @@ class Ledger:
         self._waiting: list[tuple[Entry, Waiter]] = []
         self._askers: dict[tuple[str, str, str], int] = {}
         self._answered: set[str] = set()  # keys whose claims replies have ended
+        self.open_marks: dict[
+            str, Callable[[], float | None]
+        ] = {}  # by run: what is in flight, where that is to be lowered
         self._watching: list[asyncio.Future[None]] = []  # told when those that wait are committed
         self._committed = -1.0  # when, by the event loop's clock, replies were last committed
         try:
@@ -326,6 +329,9 @@ class Ledger:
             self._end_claims()
         for run, usd in spent.items():
             self._db.execute("UPDATE purses SET spent_usd = spent_usd + ? WHERE run = ?", (usd, run))
+            lowered = self.open_marks[run]() if run in self.open_marks else None
+            if lowered is not None:
+                self._db.execute("UPDATE purses SET open_usd = ? WHERE run = ?", (lowered, run))
         return new
 
     def _asker_ids(self, wanted: Iterable[tuple[str, str, str]]) -> dict[tuple[str, str, str], int]:

@@ -92,9 +92,9 @@ def prune(
     model: OfModel = None,
     of_run: OfRun = None,
     before: Annotated[str | None, typer.Option("--before", help=f"Before this date: {DATE}")] = None,
-    unused: Annotated[
+    keep: Annotated[
         list[Path] | None,
-        typer.Option("--unused", metavar="RUN", help="Keep what this run folder points to; may be repeated."),
+        typer.Option("--keep", metavar="RUN", help="Keep the replies that this run folder points to; may be repeated."),
     ] = None,
     used_too: Annotated[
         bool, typer.Option("--used-too", help="Delete replies that runs' judgements point to as well.")
@@ -109,18 +109,18 @@ def prune(
     from rlaif.ledger_tools import Reader, ledger_of, selected
     from rlaif.ledger_tools.pruning import prune as delete
 
-    if not any((model, of_run, before, unused)):
-        raise UserError("prune: say which replies: --model, --of-run, --before, or --unused RUN.")
-    if bool(unused) == used_too:
+    if not any((model, of_run, before, keep)):
+        raise UserError("prune: say which replies: --model, --of-run, --before, or --keep RUN.")
+    if bool(keep) == used_too:
         raise UserError(
-            "prune: name the run folders that are still needed, --unused RUN for each, or say --used-too: raw replies behind "
+            "prune: name the run folders that are still needed, --keep RUN for each, or say --used-too: raw replies behind "
             "judgements are nowhere else."
         )
     ledger = ledger_of(path)
     with Reader(ledger) as reader:
         selection = selected(reader, model=model, run=of_run, before=before)
     done = yes and not dry_run
-    found = delete(ledger, selection, unused, dry_run=not done)
+    found = delete(ledger, selection, keep, dry_run=not done)
     for line in found.lines(done):
         print(line)
     if not done and found.replies:

@@ -104,8 +104,9 @@ def hold_answers(sources: Sequence[str]) -> bool:
 
 def read_votes(where: str, row: Mapping[str, Any]) -> tuple[Vote, ...]:
     """The votes of an item row. Raises DataError for a label no one could mean."""
-    order = row.get("order")
-    order = order if order in ("ab", "ba") else None
+    order = row.get("order") or None
+    if order not in ("ab", "ba", None):
+        raise DataError(f'{where}: order is {order!r}; expected "ab" or "ba", which was shown first, or null.')
     many = row.get("human_labels", row.get("labels"))
     if isinstance(many, Mapping):
         return tuple(Vote(str(name), _label(where, value), order) for name, value in many.items())

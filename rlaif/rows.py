@@ -21,6 +21,7 @@ from rlaif.errors import DataError, did_you_mean
 from rlaif.records import digest
 
 Row = dict[str, Any]
+NESTED = "lists or objects are nested deeper than anything that could be meant."
 SEPARATORS = {";": '";"', "\t": "tabs", "|": '"|"'}  # of files that go by the name of CSV
 LABEL_COLUMNS = ("human_labels", "labels")
 MANY_FILES = 1000  # in a folder, from which a near name is not looked for
@@ -111,6 +112,8 @@ def _jsonl(path: Path) -> Iterator[tuple[str, Row]]:
             row = json.loads(line.rstrip())
         except json.JSONDecodeError as error:
             raise DataError(f"{where}: not valid JSON: {_fault(error)}.") from error
+        except RecursionError:
+            raise DataError(f"{where}: {NESTED}") from None
         if not isinstance(row, dict):
             raise DataError(f"{where}: expected an object, found {type(row).__name__}.")
         yield where, row
@@ -134,6 +137,8 @@ def _json(path: Path) -> Iterator[tuple[str, Row]]:
     except json.JSONDecodeError as error:
         remedy = " One object per line is a .jsonl file." if error.msg == "Extra data" else ""
         raise DataError(f"{path} line {error.lineno}: not valid JSON: {_fault(error)}.{remedy}") from error
+    except RecursionError:
+        raise DataError(f"{path}: {NESTED}") from None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise DataError(f"{path}: expected a list of objects.")
     if not rows:
@@ -177,7 +182,7 @@ def _cell(name: str, text: str) -> Any:
         return text
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
     turns = isinstance(value, list) and bool(value) and all(_is_turn(item) for item in value)
     return value if turns or name in LABEL_COLUMNS else text

@@ -34,12 +34,12 @@ def start(folder: Path, *arguments: str) -> Any:
     return process
 
 
-def rlaif(folder: Path, *arguments: str, seconds: float = 120) -> str:
-    """Run to the end; the printed output. Fails the test on another exit code than 0."""
+def rlaif(folder: Path, *arguments: str, seconds: float = 120, code: int = 0) -> str:
+    """Run to the end; the printed output. Fails the test on another exit code."""
     process = start(folder, *arguments)
     process.join(seconds)
     text = (folder / "log").read_text()
-    assert process.exitcode == 0, f"exit code {process.exitcode}:\n{text}"
+    assert process.exitcode == code, f"exit code {process.exitcode}:\n{text}"
     return text
 
 

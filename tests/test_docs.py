@@ -32,6 +32,7 @@ RUN = [
     "docs/calibration.md",
 ]
 MOCK, HUB = "http://127.0.0.1:8089", "https://huggingface.co"  # as pages name them; a test has its own
+POOR = "with a larger budget_usd"  # in what a command shows whose money runs out
 STOPPED = "^C\n"  # the first line of what a command shows that is interrupted
 
 
@@ -67,7 +68,8 @@ class Walk:
         if program != "rlaif":  # make: the tests themselves, and the benchmark
             return
         own: dict[str, Callable[[list[str]], str]] = {"mock-server": self.mock_server, "push": self.push}
-        way = self.interrupted if shown.startswith(STOPPED) else own.get(arguments[0], self.plainly)
+        stopped = self.poor if POOR in shown else self.plainly
+        way = self.interrupted if shown.startswith(STOPPED) else own.get(arguments[0], stopped)
         printed = way(arguments)
         self.ran += 1
         for each in filter(None, self.here(shown.removeprefix(STOPPED)).splitlines()):
@@ -77,6 +79,11 @@ class Walk:
     def plainly(self, arguments: list[str]) -> str:
         (self.folder / "log").unlink(missing_ok=True)
         return rlaif(self.folder, *arguments)
+
+    def poor(self, arguments: list[str]) -> str:
+        """Its money runs out."""
+        (self.folder / "log").unlink(missing_ok=True)
+        return rlaif(self.folder, *arguments, code=1)
 
     def interrupted(self, arguments: list[str]) -> str:
         """Ctrl-C as soon as a reply more is there."""

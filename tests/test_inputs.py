@@ -647,9 +647,9 @@ NO_PAIR: dict[str, tuple[dict[str, Any], str]] = {
         {"chosen": turns(user("a"), said("b")), "rejected": turns(user("c"), said("d"))},
         "no prompt and no shared beginning",
     ),
-    "no response": ({"prompt": "Hi", "chosen": None, "rejected": "bad"}, "chosen: empty response"),
+    "no response": ({"prompt": "Hi", "chosen": None, "rejected": "bad"}, "chosen: no response (null)"),
     "no turns": ({"chosen": [], "rejected": turns(*HI, said("bad"))}, "no prompt and no shared beginning"),
-    "no second response": ({"prompt": "Hi", "response_a": "one", "response_b": None}, "response_b: empty response"),
+    "no second response": ({"prompt": "Hi", "response_a": "one", "response_b": None}, "response_b: no response (null)"),
     "a response by the user": (
         {"prompt": "Hi", "chosen": turns(user("good")), "rejected": "bad"},
         "a response that is not the assistant's",

@@ -26,7 +26,8 @@ from rlaif.models.scripted import ScriptedModel
 from rlaif.store import RunFolder
 from tests import make
 from tests.models.asking import PROVIDERS, rooted
-from tests.runs import rlaif
+from tests.runs import kill_when, ledger_rows, rlaif
+from tests.runs import start as start_cli
 from tests.tiny import write_jsonl
 
 ROWS = 60  # comparisons, of 120 showings
@@ -53,14 +54,14 @@ def billed(server: Any) -> Any:
     return (plain * 1.0 + tokens["cached"] * 0.25 + tokens["cache_write"] * 1.25 + tokens["completion"] * 10.0) / 1e6
 
 
-def judge(folder: Path, url: str, *settings: str, provider: str = "openai", **options: Any) -> str:
-    """What `rlaif judge` printed, at the end of a run of its own process."""
+def judge(folder: Path, url: str, *settings: str, provider: str = "openai", code: int = 0, **options: Any) -> str:
+    """What `rlaif judge` printed, at the end of a run of its own process; with exit code 1, where its money ran out."""
     price = {"input": 1.0, "output": 10.0, "cached_input": 0.25, "cache_write": 1.25}
     options = {"base_url": rooted(provider, url), "price": price, **options}
     model = json.dumps({"provider": provider, "model": "mock-judge", "options": options})
     every = [part for setting in (f"models.judge={model}", *settings) for part in ("--set", setting)]
     (folder / "log").unlink(missing_ok=True)
-    return rlaif(folder, "judge", "compare-text", "pairs.jsonl", "--out", "out", *every)
+    return rlaif(folder, "judge", "compare-text", "pairs.jsonl", "--out", "out", *every, code=code)
 
 
 def spent(printed: str) -> float:
@@ -80,7 +81,13 @@ def test_a_budget_is_never_exceeded_whatever_happens_to_calls(in_flight: int, wo
     with serving(fault=FAULTS, fault_seconds=5.0, seed=in_flight) as server:
         budget = 0.05
         printed = judge(
-            working_folder, server.url, f"budget_usd={budget}", max_in_flight=in_flight, timeout_seconds=0.5, attempts=8
+            working_folder,
+            server.url,
+            f"budget_usd={budget}",
+            code=1,
+            max_in_flight=in_flight,
+            timeout_seconds=0.5,
+            attempts=8,
         )
         bill = billed(server)
     with sqlite3.connect(working_folder / ".rlaif" / "ledger.sqlite") as ledger:
@@ -99,10 +106,10 @@ def test_a_budget_is_never_exceeded_whatever_happens_to_calls(in_flight: int, wo
 def test_a_budget_holds_over_runs_of_one_folder_and_is_used_when_it_grows(working_folder: Path) -> None:
     pairs(working_folder / "pairs.jsonl")
     with serving() as server:
-        first = judge(working_folder, server.url, "budget_usd=0.02")
+        first = judge(working_folder, server.url, "budget_usd=0.02", code=1)
         bill = billed(server)
         assert bill <= 0.02
-        judge(working_folder, server.url, "budget_usd=0.02")
+        judge(working_folder, server.url, "budget_usd=0.02", code=1)
         assert billed(server) <= 0.02
         last = judge(working_folder, server.url, "budget_usd=1")
         assert spent(first) < spent(last) == pytest.approx(billed(server), abs=1e-4)
@@ -211,3 +218,25 @@ def rendered(source: JudgeLabels, of: Any, principle: Principle, shown: Any) -> 
     with pytest.raises(CallFailed):
         asyncio.run(opened.protocol.judge(showing, ask))
     return found[:1]
+
+
+def test_after_a_kill_what_was_in_flight_counts_and_no_more(working_folder: Path) -> None:
+    """Two long pairs are among the first calls: what was set aside for them is free again once they are answered."""
+    pairs(working_folder / "pairs.jsonl", 400)
+    rows = (working_folder / "pairs.jsonl").read_text().splitlines()
+    long = {"prompt": "Long?", "response_a": "word " * 8000, "response_b": "words " * 8000}
+    (working_folder / "pairs.jsonl").write_text("\n".join([json.dumps(long), *rows]) + "\n")
+    with serving(latency="20ms") as server:
+        price = {"input": 1.0, "output": 10.0}
+        model = {
+            "provider": "openai",
+            "model": "mock-judge",
+            "options": {"base_url": rooted("openai", server.url), "price": price, "max_in_flight": 16},
+        }
+        command = ("judge", "compare-text", "pairs.jsonl", "--out", "out", "--set", f"models.judge={json.dumps(model)}")
+        process = start_cli(working_folder, *command)
+        assert kill_when(process, lambda: ledger_rows(working_folder) > 300)
+    with sqlite3.connect(working_folder / ".rlaif" / "ledger.sqlite") as ledger:
+        ((open_usd,),) = ledger.execute("SELECT open_usd FROM purses")
+    call = 512 * 10.0 / 1e6 + 0.0016  # the most that a short one can cost: its output, and a prompt of some 1,500 bytes
+    assert open_usd < 16 * call * 1.6

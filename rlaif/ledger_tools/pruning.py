@@ -42,14 +42,14 @@ class Pruned:
 def prune(
     path: Path,
     selection: Selection,
-    unused: Sequence[Path] | None,
+    keep: Sequence[Path] | None,
     *,
     dry_run: bool = True,
     wait_seconds: float = WAIT_SECONDS,
 ) -> Pruned:
-    """Delete the selected replies but for those that the run folders ``unused`` point to; with None, those too that some
+    """Delete the selected replies but for those that the run folders ``keep`` point to; with None, those too that some
     run's judgements point to. Raises UserError while a process is asking, StorageError."""
-    runs = [run_folder(folder) for folder in unused or ()]
+    runs = [run_folder(folder) for folder in keep or ()]
     before = path.stat().st_size
     with one_line(path, "pruned"), closing(sqlite3.connect(path, timeout=wait_seconds, isolation_level=None)) as db:
         db.create_function("packed", 1, packed, deterministic=True)

@@ -422,7 +422,7 @@ class Caller:
         try:
             while breaker.open and not self.stopping and not lane.dead:
                 if breaker.gone(self._loop.time()):
-                    lane.dead = f"{lane.called(self.model)}: no answer for {breaker.patience:g} s"
+                    lane.dead = f"{lane.called(self.model)}: no answer for {breaker.patience:g} s ({breaker.why})"
                     break
                 await asyncio.sleep(breaker.pause)
                 if not self.queue:
@@ -435,7 +435,8 @@ class Caller:
                 if breaker.long and not told:
                     told = True
                     self.notice(
-                        f"{lane.called(self.model)} does not answer: calls wait for it, {breaker.patience:g} s at most."
+                        f"{lane.called(self.model)} does not answer ({breaker.why}): calls wait for it, "
+                        f"{breaker.patience:g} s at most."
                     )
         finally:
             lane.probing = False
@@ -572,7 +573,7 @@ class Caller:
         self.account.faults[error.fault or "failed"] += 1
         gate.concurrency.ended(error.fault in ("overloaded", "lost"))
         if error.fault in OUTAGE and error.reply is None:
-            gate.breaker.failed(now)
+            gate.breaker.failed(now, str(error))
         else:
             gate.breaker.succeeded()
         if error.fault == "barred":
@@ -669,8 +670,8 @@ class Caller:
         self._elsewhere.clear()
         if self._tasks and (left := self.account.in_flight):
             self.notice(
-                f"{left} calls are in flight: their replies are waited for, {grace_seconds:g} s at most. Interrupt again "
-                "to leave them: they may be billed all the same."
+                f"{left} calls are in flight: their replies are waited for, {grace_seconds:g} s at most. Ctrl-C leaves "
+                "them: they may be billed all the same."
             )
             await asyncio.wait(self._tasks, timeout=grace_seconds)
         for task in self._tasks:

@@ -57,18 +57,23 @@ def too_large() -> CallFailed:
 
 
 def parsed(received: Received) -> dict[str, Any]:
-    """The JSON object of an answer. Raises CallFailed (*garbled*)."""
-    kind = received.headers.get("content-type", "")
-    if not is_json(kind):
-        name = kind.partition(";")[0].strip()[:40]
-        raise failed("garbled", f"an answer of type {name or 'unknown'} where JSON was expected")
+    """The JSON object of an answer, whatever type it is called. Raises CallFailed (*garbled*)."""
     try:
         value = orjson.loads(received.body)
     except orjson.JSONDecodeError as error:
-        raise failed("garbled", "an answer that is not JSON") from error
+        raise failed("garbled", _no_json(received)) from error
     if not isinstance(value, dict):
         raise failed("garbled", "an answer that is not a JSON object")
     return value
+
+
+def _no_json(received: Received) -> str:
+    """What came in place of JSON."""
+    kind = received.headers.get("content-type", "")
+    if is_json(kind):
+        return "an answer that is not JSON"
+    name = kind.partition(";")[0].strip()[:40]
+    return f"an answer of type {name or 'unknown'} where JSON was expected"
 
 
 def is_json(content_type: str) -> bool:

@@ -251,6 +251,7 @@ class Breaker:
         self.patience = patience_seconds
         self.open_since: float | None = None
         self.pause = 0.5  # seconds before the next call
+        self.why = ""  # how the last call failed
         self._in_row = 0
         self._first = 0.0  # when the row began
 
@@ -267,8 +268,9 @@ class Breaker:
         """The server answered, be it with a refusal."""
         self.open_since, self.pause, self._in_row = None, 0.5, 0
 
-    def failed(self, now: float) -> None:
+    def failed(self, now: float, why: str = "") -> None:
         """A call met an outage: no connection, no answer, an overloaded server, or a page that is no answer."""
+        self.why = why
         self._first = self._first if self._in_row else now
         self._in_row += 1
         if self.open_since is None and self._in_row >= TRIP:

@@ -100,6 +100,7 @@ class Purse:
         self.in_jobs_usd = ledger.jobs_usd(run)  # the most that open jobs can cost: they outlive a process
         self.seen_to_usd = 0.0  # of that, in jobs that this process sees to
         self._open = 0.0  # what the ledger says is in flight
+        ledger.open_marks[run] = self._lowered
         self._changed: asyncio.Event | None = None
 
     @property
@@ -133,6 +134,14 @@ class Purse:
         """A call ended: what was set aside for it is free, but for what it cost."""
         self.reserved_usd = _positive(self.reserved_usd - reserved_usd)
         self._spend(spent_usd)
+
+    def _lowered(self) -> float | None:
+        """What the ledger should say is in flight, where it says far too much; asked for as it writes down the replies of
+        all calls that are settled, so that a kill leaves neither money nor calls out."""
+        if self._open <= self.reserved_usd * (1 + 2 * AHEAD):
+            return None
+        self._open = self.reserved_usd * (1 + AHEAD)
+        return self._open
 
     def reserve_in_job(self, usd: float) -> None:
         """Set aside what stands in the ledger with a job's requests; the caller has seen that it fits."""

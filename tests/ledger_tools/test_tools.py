@@ -470,7 +470,7 @@ def test_what_a_named_run_points_to_stays(judged: Path, path: Path, rlaif: Rlaif
     ledger = Ledger(path)
     ledger.put([Entry(digest("other"), "m", Reply(), '{"sample":"p-0","index":0}')])
     ledger.close()
-    said = rlaif("ledger", "prune", "--unused", "run", "--yes")
+    said = rlaif("ledger", "prune", "--keep", "run", "--yes")
     assert said.out.splitlines()[0] == "1 replies deleted; 48 that the named runs point to stay"
     assert there(path) == set(every_key(judged))
     assert rlaif("ledger", "check", "run").code == 0
@@ -494,20 +494,20 @@ def test_superseded_judgements_and_samples_of_a_named_run_stay_too(
     run_cli(working_folder, *judge, "--constitution", "concise")
     whole = there(path)
     assert len(whole) == 6 + 2 * 2 * len(list(RunFolder(Path("run")).read("comparisons")))
-    said = rlaif("ledger", "prune", "--unused", "run", "--yes")
+    said = rlaif("ledger", "prune", "--keep", "run", "--yes")
     assert said.out == f"0 replies deleted; {len(whole)} that the named runs point to stay\n"
     assert there(path) == whole
 
 
 def test_prune_wants_to_be_told_what_and_what_to_keep(keys: list[str], rlaif: Rlaif) -> None:  # noqa: F811
-    which = "rlaif: prune: say which replies: --model, --of-run, --before, or --unused RUN."
+    which = "rlaif: prune: say which replies: --model, --of-run, --before, or --keep RUN."
     assert rlaif("ledger", "prune", "--yes").line == which
     assert rlaif("ledger", "prune", "--used-too", "--yes").line == which
     told = rlaif("ledger", "prune", "--model", "gpt", "--yes").line
     assert told.startswith(
-        "rlaif: prune: name the run folders that are still needed, --unused RUN for each, or say --used-too"
+        "rlaif: prune: name the run folders that are still needed, --keep RUN for each, or say --used-too"
     )
-    assert rlaif("ledger", "prune", "--unused", "gone", "--yes").line == (
+    assert rlaif("ledger", "prune", "--keep", "gone", "--yes").line == (
         "rlaif: gone: not a run folder (it has no manifest.json)."
     )
 

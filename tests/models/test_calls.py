@@ -308,7 +308,7 @@ def test_an_outage_pauses_all_calls_and_none_is_lost(path: Path, monkeypatch: py
         return found
 
     assert run(work) == [text.upper() for text in numbered(100)]
-    assert said == ["here does not answer: calls wait for it, 600 s at most.", "here answers again."]
+    assert said == ["here does not answer (unreachable): calls wait for it, 600 s at most.", "here answers again."]
 
 
 def test_who_never_answers_is_given_up_and_the_calls_can_be_made_later(path: Path) -> None:

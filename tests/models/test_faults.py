@@ -50,10 +50,10 @@ EXPECTED: dict[str, Any] = {
     "reset-mid": ("lost", None),
     "truncated": ("garbled", None),
     "malformed": ("garbled", None),
-    "content-type": ("garbled", None),
     "html": ("garbled", None),
     "huge": ("garbled", None),
     "empty": ("garbled", None),
+    "content-type": "stop",  # it says text/plain, and is the right JSON
     "length": "length",
     "content-filter": "refused",
     "neither": "stop",
