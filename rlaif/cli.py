@@ -197,6 +197,8 @@ def plan(
         print(line)
     if to:
         write_json(to, {name: figure.model_dump() for name, figure in planned.figures().items()})
+    if planned.blocked:
+        raise typer.Exit(1)
 
 
 @app.command()

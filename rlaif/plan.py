@@ -99,6 +99,7 @@ class Plan:
     lines: tuple[Line, ...]
     budget_usd: float | None
     notes: tuple[str, ...]
+    blocked: tuple[str, ...] = ()  # "stage by a model" of which not one request can be asked
 
     @property
     def usd(self) -> float | None:
@@ -189,7 +190,8 @@ async def plan(road: Road, *, latency_seconds: float = 2.0, drawn: int = DRAWN) 
     comparisons or samples are rendered where there are more."""
     planner = _Planner(road, latency_seconds, drawn)
     await planner.evaluation(await planner.stages())
-    return Plan(tuple(planner.lines), road.pipeline.budget_usd, tuple(dict.fromkeys(planner.notes)))
+    notes = tuple(dict.fromkeys(planner.notes))
+    return Plan(tuple(planner.lines), road.pipeline.budget_usd, notes, tuple(dict.fromkeys(planner.blocked)))
 
 
 # --- what is rendered -------------------------------------------------------------------------------------------------
@@ -311,6 +313,7 @@ class _Planner:
     drawn: int
     lines: list[Line] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    blocked: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.known = _Known(self.road.gateway.ledger)
@@ -627,6 +630,8 @@ class _Planner:
             name = tally.model.identity.name
             count = round(times * tally.share)
             self.notes.append(f"{tally.stage}: {count:,} requests cannot be asked of {name}: {objection}.")
+        if tally.objections and not tally.asked and not tally.paid:
+            self.blocked.append(f"{tally.stage} by {tally.model.identity.name}")
 
     def _length(self, tally: _Tally) -> float:
         """Tokens that a reply is expected to have."""
@@ -798,6 +803,8 @@ def _caching(line: Line) -> Iterator[str]:
 
 
 def _budget(plan: Plan) -> str:
+    if plan.blocked:
+        return f"It cannot be walked as it stands: nothing can be asked for {', '.join(plan.blocked)}; see above."
     if plan.usd is None:
         unknown = ", ".join(dict.fromkeys(f"models.{line.role}" for line in plan.lines if line.usd is None))
         return f"No price is known of {unknown}: write options.price, or an entry in prices.yaml (`rlaif prices`)."

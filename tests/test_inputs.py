@@ -103,6 +103,11 @@ FAULTY: dict[str, tuple[str, bytes, str]] = {
         b'{"prompt": "x"}\nprompt: y\n',
         "a.jsonl line 2: not valid JSON: Expecting value at column 1.",
     ),
+    "nested too deeply": (
+        "a.jsonl",
+        b'{"prompt": ' + b"[" * 5000 + b"]" * 5000 + b"}",
+        "a.jsonl line 1: lists or objects are nested deeper than anything that could be meant.",
+    ),
     "a line cut off": (
         "a.jsonl",
         b'{"prompt": "x"}\n{"prompt": "y',

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -20,6 +21,7 @@ from rlaif.export.forms import FORMS
 from rlaif.export.public import public_name, public_text
 from rlaif.exported import ROW
 from rlaif.findings import RATES, findings
+from rlaif.models.api import on_this_machine
 from rlaif.statistics import Figure
 
 UNKNOWN = "unknown"
@@ -100,7 +102,7 @@ def text(
         drawn=PRINCIPLES.get(_principles(facts), ""),
         rules=_rules(facts),
         rates=[(label, flat[each]) for each, label in RATES.items() if each in flat and flat[each].value is not None],
-        warnings=[*facts.run.cares(), *findings(dict(facts.figures))],
+        warnings=[*_rehearsed(facts), *facts.run.cares(), *findings(dict(facts.figures))],
         cost=_cost(facts),
         left_out=left_out.most_common(),
         version=__version__,
@@ -168,8 +170,21 @@ def _model(facts: Facts, role: str) -> str:
     if model is None:
         return "not recorded"
     revision = f", revision {_cell(model['revision'])}" if model.get("revision") else ""
-    provider = f" ({_cell(model['provider'])})" if model.get("provider") else ""
+    asked = f", asked at {_cell(host)}" if (host := urlsplit(model.get("endpoint") or "").hostname) else ""
+    provider = f" ({_cell(model['provider'])}{asked})" if model.get("provider") else ""
     return f"`{_cell(public_name(model['name']))}`{provider}{revision}, SHA-256 `{model['sha256']}`"
+
+
+def _rehearsed(facts: Facts) -> list[str]:
+    """Said of judges' models behind an address of one's own machine, whatever they are called."""
+    roles = {judge.model_role for _, judge in facts.judges if judge.model_role}
+    models = [facts.manifest["models"].get(role) or {} for role in sorted(roles)]
+    return [
+        f"Careful: {model['name']} was asked at {urlsplit(model['endpoint']).hostname}: a server of one's own, or a rehearsal, is not the provider that the "
+        "name speaks of."
+        for model in models
+        if on_this_machine(model.get("endpoint") or "")
+    ]
 
 
 def _labels(facts: Facts, form: str) -> str:

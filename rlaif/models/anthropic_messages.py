@@ -199,7 +199,7 @@ class AnthropicModel(ApiModel):
 
     def refusal(self, request: ChatRequest) -> str | None:
         if request.options:
-            return "Anthropic gives no log-probabilities: take a judge that reads text, such as pairwise-text"
+            return "Anthropic gives no log-probabilities: take a judge that reads text, such as compare-text"
         return self._turns(request) or self._sampling(request) or asked_in_vain(request, WITHOUT_FIELD)
 
     def _turns(self, request: ChatRequest) -> str | None:

@@ -133,6 +133,7 @@ class Jobs:
         self.unclaimed = 0  # replies that came while nobody waited for them, and will be asked for
         self._pile = self._new_pile()
         self._dear: list[Call] = []  # for which there is no money now
+        self._said_dear = False
         self._announced = self._made = 0
         self._look_again = 0.0
         self._broken: BaseException | None = None
@@ -193,9 +194,19 @@ class Jobs:
                 self._submit()
         elif not call.announced:
             self._dear.append(call)
+            self._say_dear()
             self._money = self._at_work(self._money, self._when_money)
         else:
             self.caller.ledger.release([call.key])
+
+    def _say_dear(self) -> None:
+        """Once: that jobs wait for each other, for want of money that may never be spent."""
+        if not self._said_dear:
+            self._said_dear = True
+            self.notice(
+                f"budget_usd has room for {len(self._pile.lines):,} requests at the most they can cost: the others wait for "
+                "the job to be over, and go into later ones. A larger budget_usd makes fewer jobs, whatever they cost in the end."
+            )
 
     def _piled(self, call: Call) -> bool:
         """Write a request into the next job's file. False: the budget has no room for it now."""

@@ -199,7 +199,7 @@ class OpenAIModel(ApiModel):
         """What a reasoning model refuses."""
         sampling = request.sampling
         if request.options:
-            return "a reasoning model gives no log-probabilities: take a judge that reads text, such as pairwise-text"
+            return "a reasoning model gives no log-probabilities: take a judge that reads text, such as compare-text"
         if sampling.stop:
             return "a reasoning model takes no stop sequences: leave sampling.stop out"
         for name in ("temperature", "top_p"):
