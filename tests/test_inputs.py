@@ -597,6 +597,10 @@ def test_every_label_form_becomes_votes(name: str) -> None:
             {"human_labels": "a;b"},
             "x line 1: human_labels is 'a;b'; expected a list of labels, or a mapping from annotator to label.",
         ),
+        "a wrong order": (
+            {"label": "a", "order": "first"},
+            "x line 1: order is 'first'; expected \"ab\" or \"ba\", which was shown first, or null.",
+        ),
         "p above 1": ({"p": 1.5}, "x line 1: p is 1.5; expected the probability, 0 to 1, that response_a is better."),
         "p is NaN": (
             {"p": float("nan")},

@@ -453,7 +453,9 @@ def test_what_cannot_be_asked_is_said_and_not_counted() -> None:
     assert only(found).calls == 0
     assert any(note.startswith("judgements: 6 requests cannot be asked of openai:mock-judge: this model takes no temp") for note in found.notes)  # fmt: skip
     assert found.blocked == ("judgements by openai:mock-judge",)
-    assert list(told(found))[-1].startswith("It cannot be walked as it stands: nothing can be asked for judgements by openai")
+    assert list(told(found))[-1].startswith(
+        "It cannot be walked as it stands: nothing can be asked for judgements by openai"
+    )
 
 
 def test_people_and_rules_ask_no_model() -> None:
