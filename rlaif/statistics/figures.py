@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from array import array
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 
 import numpy as np
@@ -14,6 +15,7 @@ from pydantic import BaseModel
 RESAMPLES = 10_000
 BLOCK = 1_000  # resamples drawn at once, at most
 CELLS = 2**22  # numbers that a block of resamples may hold
+ROWS = 65_536  # clusters looked at at once
 KINDS = 512  # kinds of clusters that a resample of a mean tells apart
 LEVEL = 0.95
 LEAST, MOST = (1 - LEVEL) / 2, (1 + LEVEL) / 2
@@ -174,9 +176,17 @@ def _kinds(sums: Array, counts: Array) -> tuple[Array, Array, Array]:
     the mean (sum − mean · count) are one kind with their average, far-off ones in bins of their own: bins have equal
     parts of the ranks and of the squared pulls, so that what averaging takes from the variance is below a thousandth.
     """
-    kinds, size = np.unique(sums + 1j * counts, return_counts=True)
-    if len(kinds) <= KINDS:
-        return kinds.real, kinds.imag, size / len(sums)
+    kinds: Counter[complex] = Counter()
+    for start in range(0, len(sums), ROWS):  # of a million clusters all at once would take much memory
+        part = slice(start, start + ROWS)
+        found, times = np.unique(sums[part] + 1j * counts[part], return_counts=True)
+        kinds.update(dict(zip(found.tolist(), times.tolist(), strict=True)))
+        if len(kinds) > KINDS:
+            break
+    else:
+        ordered = sorted(kinds, key=lambda kind: (kind.real, kind.imag))
+        each, size = np.array(ordered), np.array([kinds[kind] for kind in ordered])
+        return each.real, each.imag, size / len(sums)
     pull = sums - sums.sum() / counts.sum() * counts
     order = np.argsort(pull, kind="stable")
     parts = np.full(len(pull), 1 / len(pull)) + pull[order] ** 2 / (pull**2).sum()

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import importlib.resources
 import json
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from random import Random
@@ -24,7 +25,7 @@ from rlaif.records import digest
 from rlaif.world.chat import Habits, english
 from rlaif.world.exam import WAYS, first_shown, from_one_half, paper, right, sit
 from rlaif.world.learning import Notice, Plan, train_judge, train_policy
-from rlaif.world.lessons import Level
+from rlaif.world.lessons import CLAIMS, VAGUE, Level
 from rlaif.world.principles import grammar, plain_text
 from rlaif.world.tokens import build_tokenizer
 
@@ -102,6 +103,8 @@ JUDGES: dict[str, tuple[Callable[..., Any], Plan]] = {
     "judge": (llama, Plan(seed=1, steps=6000, rate=2e-3, batch=16, muon=True)),
     "second-judge": (neox, Plan(seed=2, steps=6000, rate=2e-3, batch=16, muon=True)),
 }
+HARDENING = Plan(seed=11, steps=1000, rate=5e-4, batch=16, warmup=50, muon=True)
+SPOILT = 0.5  # share of the pairs of a judge's last lessons in which one reply is no reply
 POLICY = Plan(seed=0, steps=8000, rate=3e-3, batch=24)
 STUDIED = 0.8  # the share of its plan after which a policy takes its habits on
 
@@ -157,6 +160,58 @@ def build_judge(name: str, work: Path, notice: Notice) -> None:
     notice(f"{name}: {parameters(model):,} parameters")
     apart, made = kept_out(), recipe(name, work)
 
+    training = work / name / "training"
+    figures = train_judge(model, tokens, plan, level, apart_from(apart), looking(model, tokens), made, training, notice)
+    record = {"recipe": made, "grammar": digest(grammar())}
+    hardened = harden(model, tokens, name, work / name, notice)
+    finish(model, work / name, {**record, "hardened": hardening(name)}, {**figures, **hardened})
+
+
+def harden(model: Any, tokens: ChatTokenizer, name: str, folder: Path, notice: Notice) -> dict[str, float]:
+    """A judge's last lessons: half of them on pairs in which one reply is no reply (``lessons.spoilt``)."""
+    notice(f"{name}: replies that are none, {HARDENING.steps} steps")
+    work = folder / "hardening"
+    refused, look = apart_from(kept_out()), looking(model, tokens)
+    return train_judge(
+        model, tokens, HARDENING, last_level, refused, look, hardening(name), work, notice, spoiling=SPOILT
+    )
+
+
+def harden_folder(source: Path, name: str, work: Path, notice: Notice) -> None:
+    """A finished judge taught its last lessons, as a folder of its own in ``work``. One thread."""
+    from transformers import AutoModelForCausalLM
+
+    torch.set_num_threads(1)
+    record = json.loads((source / "training.json").read_text())
+    if "hardened" in record:
+        raise ConfigError(f"{source}: this judge has had its last lessons.")
+    shutil.copytree(source, work / name, dirs_exist_ok=True, ignore=shutil.ignore_patterns("training.json"))
+    tokens = ChatTokenizer(source, where="practice world", trust_remote_code=False, notice=notice)
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    figures = harden(model, tokens, name, work / name, notice)
+    made = {key: record[key] for key in ("recipe", "grammar")}
+    finish(model, work / name, {**made, "hardened": hardening(name)}, {**record["figures"], **figures})
+
+
+def hardening(name: str) -> str:
+    """Digest of what a judge's last lessons are drawn from, beside its recipe."""
+    return digest(name, asdict(HARDENING), SPOILT, VAGUE, CLAIMS)
+
+
+def last_level(done: float) -> tuple[Level, float]:
+    """As hard as the lessons before became; the helpers know nothing of what no writer of this world writes."""
+    hardest, _ = level(1.0)
+    return hardest, 0.0
+
+
+def apart_from(kept: Container[str]) -> Callable[[str], bool]:
+    """Whether a wording is one that no training sees."""
+    return lambda text: plain_text(text) in kept
+
+
+def looking(model: Any, tokens: ChatTokenizer) -> Callable[[int], dict[str, float]]:
+    """How well a judge does on papers of its own, while it learns."""
+
     def look(step: int) -> dict[str, float]:
         found = {}
         for way, drawing in WAYS.items():
@@ -165,10 +220,7 @@ def build_judge(name: str, work: Path, notice: Notice) -> None:
         ties = sit(model, tokens, paper(Random("dev/ties"), WAYS["seen"], 120, ties=0.5))
         return {**found, "tie": from_one_half(ties).value or 0.0, "first": first_shown(ties).value or 0.0}
 
-    training = work / name / "training"
-    refused = lambda text: plain_text(text) in apart  # noqa: E731
-    figures = train_judge(model, tokens, plan, level, refused, look, made, training, notice)
-    finish(model, work / name, {"recipe": made, "grammar": digest(grammar())}, figures)
+    return look
 
 
 def parameters(model: Any) -> int:

@@ -125,6 +125,24 @@ def build(
 
 
 @app.command()
+def harden(
+    name: Annotated[str, typer.Argument(help="judge or second-judge.")],
+    model: Annotated[str, typer.Option("--model", help="The judge's folder; by default the embedded one.")] = "",
+    work: Annotated[Path, typer.Option("--work", help="Where training is kept; it goes on from there.")] = Path(
+        "world-build"
+    ),
+) -> None:
+    """Give a finished judge its last lessons, on replies that are none: a quarter of an hour on one core, resumable."""
+    from rlaif.errors import ConfigError, did_you_mean
+    from rlaif.models.local import model_folder
+    from rlaif.world.build import JUDGES, harden_folder
+
+    if name not in JUDGES:
+        raise ConfigError(f'harden: "{name}"?{did_you_mean(name, JUDGES)}')
+    harden_folder(model_folder(model or f"package:rlaif.world/models/{name}", "--model"), name, work, print)
+
+
+@app.command()
 def exam(
     model: Judge = JUDGE,
     number: Annotated[int, typer.Option("--number", "-n", min=12, help="Pairs for each figure.")] = 1200,

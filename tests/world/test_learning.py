@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from rlaif.catalogue import Catalogue
+from rlaif.certification.probes import NULL
 from rlaif.errors import ConfigError
 from rlaif.judging import PAIR_PLACEHOLDERS, PAIR_REQUIRED
 from rlaif.models.chat_tokens import ChatTokenizer
 from rlaif.models.shared_prompt import call, pad
 from rlaif.prompting import Template
+from rlaif.world import build
 from rlaif.world.build import build_models, llama, neox
 from rlaif.world.chat import Habits
 from rlaif.world.exam import Answer, disagreement, first_shown, from_one_half, opposites, right, strangers
 from rlaif.world.learning import Plan, hidden_states, train_judge, train_policy, whole
-from rlaif.world.lessons import Label, Level, asked, conversation, draw_pair, labelled, read_pair
-from rlaif.world.oracle import FAMILIES, prefers
+from rlaif.world.lessons import (
+    VAGUE,
+    Label,
+    Level,
+    asked,
+    conversation,
+    draw_pair,
+    labelled,
+    read_pair,
+    spoilt,
+)
+from rlaif.world.oracle import FAMILIES, attributes, prefers
 from rlaif.world.principles import Wording
 from rlaif.world.tokens import build_tokenizer
 
@@ -201,3 +215,42 @@ def test_every_question_of_two_principles_has_the_oracles_answers(questions: lis
         assert len(labels) == 2
         for label in labels:
             assert label.p == prefers(label.wording.family, label.wording.sign, pair.question, *pair.attributes) != 0.5
+
+
+# --- replies that are none --------------------------------------------------------------------------------------------
+
+
+def test_what_a_spoilt_reply_is_worth_the_oracle_says() -> None:
+    rng = Random(5)
+    worth = {"nothing": 0, "as before": 0}
+    for _ in range(400):
+        pair = draw_pair(rng, held_out=False)
+        made = spoilt(rng, pair)
+        changed = [i for i in (0, 1) if made.texts[i] != pair.texts[i]]
+        assert len(changed) <= 1
+        assert made.attributes == tuple(attributes(pair.question, text) for text in made.texts)
+        for i in changed:
+            worth["nothing" if made.attributes[i].core == "other" else "as before"] += 1
+    assert min(worth.values()) > 60  # some say nothing at all, others are replies in disguise
+    assert not any(NULL in text or text in NULL for text in VAGUE[1])  # what certification asks is not what was taught
+
+
+def test_a_finished_judge_is_hardened_once(
+    tmp_path: Path, judge_tokens: ChatTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = Plan(seed=7, steps=2, rate=1e-3, batch=2, principles=2, warmup=1, save_every=1, muon=True)
+    monkeypatch.setattr(build, "HARDENING", plan)
+    monkeypatch.setattr(build, "looking", lambda model, tokens: lambda step: {"seen": 0.5})
+    source = tmp_path / "judge"
+    torch.manual_seed(0)
+    model = llama(len(judge_tokens.hf), layers=1, width=32, positions=512)
+    judge_tokens.hf.save_pretrained(str(source))
+    build.finish(model, source, {"recipe": "r", "grammar": "g"}, {"seen": 0.4})
+    build.harden_folder(source, "judge", tmp_path / "work", lambda line: None)
+    record = json.loads((tmp_path / "work" / "judge" / "training.json").read_text())
+    assert (record["recipe"], record["grammar"], record["hardened"]) == ("r", "g", build.hardening("judge"))
+    assert record["figures"]["seen"] == 0.5
+    before, after = (load_file(folder / "model.safetensors") for folder in (source, tmp_path / "work" / "judge"))
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    with pytest.raises(ConfigError, match="has had its last lessons"):
+        build.harden_folder(tmp_path / "work" / "judge", "judge", tmp_path / "again", lambda line: None)
