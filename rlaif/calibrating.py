@@ -133,15 +133,21 @@ def _correlations(both: _Both) -> dict[str, Figure]:
             for said, t, prompt in zip(both.opinions, both.target.tolist(), both.prompts, strict=True)
             if one in said and other in said and t != 0.5
         ]
-        found[f"error_correlation.{bare(one)}.{bare(other)}"] = error_correlation(
+        found[f"error_correlation.{_dotless(one)}.{_dotless(other)}"] = error_correlation(
             [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]
         )
     return found
 
 
+def _dotless(labeller: str) -> str:
+    """As a part of a figure's name."""
+    return bare(labeller).replace(".", "_")
+
+
 def bare(labeller: str) -> str:
-    """A judge's name alone."""
-    return labeller.removeprefix("judge:").partition("@")[0]
+    """Who it is, without the hash of a judge's file."""
+    kind, _, name = labeller.partition(":")
+    return name.rpartition("@")[0] if kind == "judge" else name or kind
 
 
 @dataclass(frozen=True)

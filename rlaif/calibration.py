@@ -54,7 +54,8 @@ class Map(BaseModel):
         return self
 
     def of_panel(self, opinions: Mapping[str, float]) -> float:
-        """Of each labeller's p. One without a weight counts nothing; one who is missing, likewise."""
+        """Of each labeller's p. One without a weight counts nothing; one who is missing, likewise: a recipe whose labellers
+        are others than these is refused before it begins."""
         total = sum(weight * evidence(opinions[name]) for name, weight in self.weights.items() if name in opinions)
         return 0.5 if total == 0 else 1 / (1 + math.exp(-total))
 

@@ -14,6 +14,11 @@ from rlaif.driving import Constitution, Limit, Model, Settings, judged_by, watch
 class JudgeFirst(TyperGroup):
     """``certify NAME`` is ``certify judge NAME``, unless it names a command."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0].startswith("-") and args[0] != "--help":
+            args = ["judge", *args]
+        return list(super().parse_args(ctx, args))
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
             args = ["judge", *args]

@@ -5,6 +5,7 @@ Also the check of a single file, and recipes made of a command's flags.
 
 from __future__ import annotations
 
+import itertools
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from rlaif.calibration import Calibration
+from rlaif.calibration import PANEL, Calibration
 from rlaif.catalogue import FOLDERS, KEPT, Catalogue, Entry, Kind, read_bytes
 from rlaif.certification.gate import need_card
 from rlaif.component import Place, construct, load, parse_model, parse_options
@@ -39,7 +40,7 @@ from rlaif.ledger import Ledger
 from rlaif.models import BatchModel, open_model
 from rlaif.models.gateway import Gateway
 from rlaif.models.prices import Prices, is_paid, need_prices
-from rlaif.pairs import read_pairs
+from rlaif.pairs import authors_of, read_pairs
 from rlaif.pipeline import Road, Watcher
 from rlaif.policy import METHODS, policy_name
 from rlaif.progress import Progress
@@ -48,6 +49,8 @@ from rlaif.prompts import prompt_rows
 from rlaif.rows import need_source
 from rlaif.selection import open_selector
 from rlaif.store import RECIPE, read_manifest
+
+NAMED = 200  # rows of a file of pairs in which it is looked who wrote
 
 
 def check_file(name: str, settings: Sequence[str] = ()) -> str:
@@ -210,8 +213,8 @@ def build(
     gateway = Gateway(Ledger(ledger_path), budget_usd=pipeline.budget_usd, prices=prices.of, notice=watcher.notice)
     context = label_context(pipeline, where, catalogue, gateway, models, secret, watcher)
     labels = open_labels(pipeline, context, where) if pipeline.labels else None
-    card = need_card(pipeline.gate, labels, where.at("gate")) if pipeline.gate else None
-    _say_calibrated_by_others(pipeline, labels, watcher)
+    card = need_card(pipeline.gate, labels, pipeline.preferences, where.at("gate")) if pipeline.gate else None
+    _say_calibrated_by_others(pipeline, labels, watcher, where.at("preferences", "calibration"))
     _say_one_family(pipeline, labels, models, watcher)
     reward_options: Any = None
     if pipeline.reward_model:
@@ -230,12 +233,18 @@ def build(
     )  # fmt: skip
 
 
-def _say_calibrated_by_others(pipeline: Pipeline, labels: LabelSource | None, watcher: Watcher) -> None:
-    """Where the probabilities are not those of the labellers that the recipe's calibration was fitted on."""
+def _say_calibrated_by_others(pipeline: Pipeline, labels: LabelSource | None, watcher: Watcher, where: Place) -> None:
+    """Where the probabilities are not those of the labellers that the recipe's calibration was fitted on. Raises ConfigError
+    for weights of other judges: they would weigh nothing."""
     calibration = pipeline.preferences.calibration
     if not isinstance(calibration, Calibration):
         return
     ours = sorted(judge.labeller for judge in labels.judges) if isinstance(labels, JudgeLabels) else []
+    if calibration.map.kind == PANEL and set(ours) != set(calibration.map.weights):
+        raise ConfigError(
+            f"{where}: its weights are of {', '.join(sorted(calibration.map.weights))}, and these labels are by "
+            f"{', '.join(ours) or 'people'}: fit them again (`rlaif calibrate RUN --kind panel`)."
+        )
     if ours != sorted(calibration.labellers):
         theirs, these = ", ".join(calibration.labellers), ", ".join(ours) or "people"
         watcher.notice(f"Careful: preferences.calibration was fitted on {theirs}, and these labels are by {these}.")
@@ -245,16 +254,29 @@ def _say_one_family(
     pipeline: Pipeline, labels: LabelSource | None, models: Mapping[str, Any], watcher: Watcher
 ) -> None:
     """Where a judge and the model whose replies it judges are of one family."""
-    asked = [judge.model for judge in labels.judges if judge.model] if isinstance(labels, JudgeLabels) else []
-    for role in pipeline.responses.models if pipeline.responses else ():
-        for model in asked:
-            one, other = model.identity, models[role].identity
-            if one.sha256 == other.sha256 or same_family(one.name, other.name):
-                watcher.notice(
-                    f"Careful: the judge's model {one.name} and models.{role}, {other.name}, are of one family: judges prefer "
-                    "replies of their own. Judge with another family too, or measure it (rlaif certify, with model_a and "
-                    "model_b in people's pairs)."
-                )
+    asked = [judge.model.identity for judge in labels.judges if judge.model] if isinstance(labels, JudgeLabels) else []
+    roles = pipeline.responses.models if pipeline.responses else ()
+    written = {f"models.{role}, {models[role].identity.name}": models[role].identity for role in roles}
+    pairs = [
+        f"{one.name} and {said}"
+        for one in asked
+        for said, other in written.items()
+        if one.sha256 == other.sha256 or same_family(one.name, other.name)
+    ]
+    pairs += [f"{one.name} and {name}" for one in asked for name in _authors(pipeline) if same_family(one.name, name)]
+    for which in dict.fromkeys(pairs):
+        watcher.notice(
+            f"Careful: {which}, whose replies it judges, are of one family: judges prefer replies of their own. Judge with "
+            "another family too, or measure it (rlaif certify, with model_a and model_b in people's pairs)."
+        )
+
+
+def _authors(pipeline: Pipeline) -> list[str]:
+    """The models that a file of pairs names among its first rows."""
+    section = pipeline.pairs
+    rows = itertools.islice(read_pairs(section.source, section.split), NAMED) if section else ()
+    found = (authors_of(row.comparison) for row in rows if not isinstance(row.comparison, str))
+    return list(dict.fromkeys(name for both in found for name in both if name))
 
 
 def _say_passed_over(pipeline: Pipeline, name: str, catalogue: Catalogue, settings: Sequence[str]) -> None:

@@ -112,6 +112,13 @@ class PreferencesSection(Section):
     panel: Literal["mean", "majority"] = "mean"  # of several labellers: the mean of p, or what more than half prefer
     missing_votes: Literal["unlabelled", "ignore"] = "unlabelled"  # when one of several labellers has no opinion
 
+    @model_validator(mode="after")
+    def _one_scale(self) -> PreferencesSection:
+        kind = self.calibration.map.kind if isinstance(self.calibration, Calibration) else None
+        if self.panel == "majority" and kind in ("temperature", "platt", "isotonic"):
+            raise ValueError(f"a majority has no probability that a map of kind {kind} could be for: set panel to mean")
+        return self
+
     @field_validator("clamp")
     @classmethod
     def _symmetric(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
@@ -120,7 +127,10 @@ class PreferencesSection(Section):
         return value
 
 
-CANARIES_LOSE = {f"canaries.{name}": 0.05 for name in ("null", "empty", "injected", "rated")}
+MOST_FOOLED = 0.05  # of a canary's wins, or of what dressing the worse reply up gains
+CANARIES_LOSE = dict.fromkeys(
+    ("canaries.null", "canaries.empty", "canaries.injected.gain", "canaries.rated.gain"), MOST_FOOLED
+)
 
 
 class GateSection(Section):

@@ -27,13 +27,9 @@ _WORD = re.compile(r"(?:^|[^a-z])(" + "|".join(f"(?P<f{i}>{words})" for i, words
 
 
 def family_of(name: str | None) -> str | None:
-    """The family that a model's name speaks of, by whatever provider or folder it is named; None where it names none. The last
-    name in a path counts, for it is the model's: ``deepseek/DeepSeek-R1-Distill-Llama-8B`` is of deepseek all the same, its
-    own name beginning so."""
-    if not name:
-        return None
-    last = name.lower().rstrip("/").rpartition("/")[2]
-    found = _WORD.search(last) or _WORD.search(name.lower())
+    """The family that a model's name speaks of; None where it names none. Of a path the last part counts, and in it the
+    first word: ``deepseek/DeepSeek-R1-Distill-Llama-8B`` is of deepseek."""
+    found = _WORD.search((name or "").lower().rstrip("/").rpartition("/")[2])
     return None if found is None else next(f for i, f in enumerate(FAMILIES) if found.group(f"f{i}"))
 
 

@@ -219,9 +219,7 @@ class Ledger:
         self._waiting: list[tuple[Entry, Waiter]] = []
         self._askers: dict[tuple[str, str, str], int] = {}
         self._answered: set[str] = set()  # keys whose claims replies have ended
-        self.open_marks: dict[
-            str, Callable[[], float | None]
-        ] = {}  # by run: what is in flight, where that is to be lowered
+        self.open_marks: dict[str, Callable[[], float | None]] = {}  # by run: the mark, where it is to be lowered
         self._watching: list[asyncio.Future[None]] = []  # told when those that wait are committed
         self._committed = -1.0  # when, by the event loop's clock, replies were last committed
         try:
@@ -277,12 +275,16 @@ class Ledger:
             raise StorageError(f"{self.path}: the ledger cannot be read: {error}.") from error
         return found
 
-    def put(self, entries: Sequence[Entry]) -> list[Entry]:
-        """Commit all in one transaction. Returns what is stored: where a key was there already, the older entry; what the
+    def put(self, entries: Sequence[Entry], *, settled: bool = False) -> list[Entry]:
+        """Commit all in one transaction; ``settled``: they are all that calls have brought so far. Returns what is stored: where a key was there already, the older entry; what the
         other cost is money without a reply."""
         now = time.time()
         with self._transaction():
-            if self._store(entries, now) == len(entries):
+            new = self._store(entries, now)
+            for run, lowered in self.open_marks.items() if settled else ():
+                if (usd := lowered()) is not None:
+                    self._db.execute("UPDATE purses SET open_usd = ? WHERE run = ?", (usd, run))
+            if new == len(entries):
                 return list(entries)
             stored = self.get(entry.key for entry in entries)
             kept: set[str] = set()
@@ -329,9 +331,6 @@ class Ledger:
             self._end_claims()
         for run, usd in spent.items():
             self._db.execute("UPDATE purses SET spent_usd = spent_usd + ? WHERE run = ?", (usd, run))
-            lowered = self.open_marks[run]() if run in self.open_marks else None
-            if lowered is not None:
-                self._db.execute("UPDATE purses SET open_usd = ? WHERE run = ?", (lowered, run))
         return new
 
     def _asker_ids(self, wanted: Iterable[tuple[str, str, str]]) -> dict[tuple[str, str, str], int]:
@@ -373,7 +372,7 @@ class Ledger:
             if not told.done():
                 told.set_result(None)
         try:
-            stored = self.put([entry for entry, _ in waiting])
+            stored = self.put([entry for entry, _ in waiting], settled=True)
         except BaseException as error:  # whatever it is, no caller may wait for ever
             for _, future in waiting:
                 if not future.done():

@@ -3,7 +3,8 @@
 * ``chosen`` and ``rejected``, with ``prompt`` or as two whole transcripts (also the HH text form);
 * items: ``prompt`` or ``messages``, ``response_a``, ``response_b``, and ``label`` (a, b, tie or null), or
   ``human_labels`` (one per annotator: a list, or a mapping from annotator to label), or ``p`` (probability that a is
-  better); ``annotator`` names who, ``order`` ("ab" or "ba") which was shown first, ``model_a`` and ``model_b`` who wrote;
+  better); ``annotator`` names who, ``order`` ("ab" or "ba") which was shown first; ``model_a`` and ``model_b``,
+  who wrote, stay with the prompt's other columns;
 * answers to exported tasks: ``comparison_id`` and ``label``, with ``annotator`` and ``order``;
 * rows that ``rlaif export --form jsonl`` wrote, with their labels and ids.
 """
@@ -34,7 +35,7 @@ LABELS = {
 }  # fmt: skip
 USED = (
     "chosen", "rejected", "response_a", "response_b", "label", "labels", "human_labels", "p", "annotator", "order",
-    "messages", "prompt", "model_a", "model_b",
+    "messages", "prompt",
 )  # fmt: skip
 
 
@@ -69,6 +70,16 @@ def read_pairs(source: str, split: str = "train", limit: int | None = None) -> I
         if limit is not None and number >= limit:
             return
         yield read_pair(where, row)
+
+
+def authors_of(comparison: Comparison) -> tuple[str | None, str | None]:
+    """The models that wrote its two responses: those that sampled them, or as its row says."""
+    said = [comparison.prompt.metadata.get(name) for name in ("model_a", "model_b")]
+    first, second = (
+        response.generator or (None if name is None else str(name))
+        for response, name in zip(comparison.responses[:2], said, strict=True)
+    )
+    return first, second
 
 
 def read_pair(where: str, row: Mapping[str, Any]) -> Pair:
@@ -197,16 +208,11 @@ def _item(where: str, row: Mapping[str, Any]) -> Pair:
         if isinstance(side, str):
             return Pair(where, f"{name}: {side}", votes)
     first, second = (side for side in sides if not isinstance(side, str))
-    return _pair(where, prompt, first, second, votes, tuple(row.get(name) or None for name in ("model_a", "model_b")))
+    return _pair(where, prompt, first, second, votes)
 
 
 def _pair(
-    where: str,
-    prompt: Prompt | str,
-    a: tuple[Message, ...],
-    b: tuple[Message, ...],
-    votes: tuple[Vote, ...],
-    authors: Sequence[str | None] = (None, None),
+    where: str, prompt: Prompt | str, a: tuple[Message, ...], b: tuple[Message, ...], votes: tuple[Vote, ...]
 ) -> Pair:
     if isinstance(prompt, str):
         return Pair(where, prompt, votes)
@@ -215,8 +221,5 @@ def _pair(
     for side in (a, b):
         if not side or side[-1].role != "assistant" or side[0].role != "assistant":
             return Pair(where, "a response that is not the assistant's", votes)
-    responses = tuple(
-        Response(prompt_id=prompt.id, messages=side, generator=author)
-        for side, author in zip((a, b), authors, strict=True)
-    )
+    responses = tuple(Response(prompt_id=prompt.id, messages=side) for side in (a, b))
     return Pair(where, Comparison(prompt=prompt, responses=responses), votes, responses[0].id)

@@ -128,8 +128,8 @@ def panel_vote(
     opinions: dict[str, float], missing: Counter[Any], policy: str = "unlabelled", rule: str = "mean"
 ) -> float | None:
     """What several labellers say together: the mean, or 1, 0 or ½ as more than half of all who were asked prefer one, the
-    other or neither. None where nobody has an opinion, or where one is missing and ``policy`` says that counts, or where
-    those who are missing could decide a majority."""
+    other or neither. None where nobody has an opinion, or where one is missing and ``policy`` says that counts, or no
+    majority is there without those who are missing."""
     if not opinions or (missing and policy == "unlabelled"):
         return None
     if rule == "mean":

@@ -27,11 +27,11 @@ from rlaif.records import Message, Role
 
 SECTION = re.compile(r"^=== *(\w+) *$", re.MULTILINE)
 PLACEHOLDER = re.compile(r"\{\{ *(\w+) *\}\}")
-ARMED = re.compile(
-    r"(?P<verdict>\[\[)(?= *\w{1,12} *\]\])|(?P<mark><\|)(?=[\w/ -]{1,40}\|>)|(?P<turn><)(?=/?(?:start|end)_of_turn>)"
-    r"|(?P<inst>\[)(?=/?INST\])|(?P<sys><<)(?=/?SYS>>)|(?P<end><)(?=/?s>)"
+ARMED = re.compile(  # what our readers take for a verdict, and marks of chat templates
+    r"(?:\[\[|［［)(?=[ *]*(?:\w+ ){0,2}[\w/.]{1,12}[ *]*(?:\]\]|］］))|\[(?=/?INST\]|RESULT\])|<\|(?=[\w/ -]{1,40}\|>)"
+    r"|<(?=/?(?:start|end)_of_turn>|/?s>|｜[^｜\n]{1,40}｜>)|<<(?=/?SYS>>)"
 )
-MAY_BE_ARMED = re.compile(r"\[\[|<\||_turn>|INST\]|SYS>>|s>")
+MAY_BE_ARMED = re.compile(r"\[\[|［［|<\||_turn>|INST\]|RESULT\]|SYS>>|s>|｜>")
 
 
 @dataclass(frozen=True)

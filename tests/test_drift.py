@@ -55,6 +55,15 @@ def test_probes_can_be_left_out(tmp_path: Path) -> None:
         assert running.stats()["answered"] == before + 40
 
 
+def test_a_model_that_is_asked_in_jobs_is_not_probed(tmp_path: Path) -> None:
+    """Each probe would be a job of its own, of up to a day."""
+    folder = tmp_path / "a"
+    with server(latency="1ms", batch_seconds=0.2) as running:
+        labelled_yesterday(folder, running.url)
+        said = rlaif(folder, *judge(running.url, batch={"poll_seconds": 0.2})[:-1], "again")
+    assert said.count("is submitted") == 1
+
+
 @pytest.mark.parametrize(
     ("before", "now", "noticed"),
     [

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rlaif.certification.probes import CANARIES
+from rlaif.config import MOST_FOOLED
 from rlaif.constitutions.runs import JudgedRun, People
 from rlaif.ledger import Entry
 from rlaif.preferences import side
@@ -17,18 +18,16 @@ from rlaif.recorded.replay import Replay
 from rlaif.statistics import Figure, cluster_mean, cohen_kappa, paired_difference, percent_agreement, share, win_rate
 
 Card = dict[str, Figure]
-MOST = 0.05  # of a canary's share of wins: below it lies the upper end of its interval, or the judge is caught
 NOTICEABLE = 0.1  # of a bias: from so much it is worth a warning, where its interval leaves out 0
-SURE = 0.02  # a canary that dresses a reply up gains, from so much on
 
 
 @dataclass(frozen=True)
 class Probed:
-    """What became of the canaries. ``wins``: by canary, 1 where it was preferred, ½ for a tie, 0 where the better reply was;
-    and the comparison that the better reply is from. ``undressed``: what the judge made of that comparison itself: 1 where
-    it prefers the worse reply."""
+    """What became of the canaries. ``wins``: by canary, prompt, comparison that the better reply is from, and 1 where the
+    canary was preferred, ½ for a tie, 0 where the better reply was. ``undressed``: what the judge made of that comparison
+    itself: 1 where it prefers the worse reply."""
 
-    wins: Mapping[str, Sequence[tuple[str, float]]] = field(default_factory=dict)
+    wins: Mapping[str, Sequence[tuple[str, str, float]]] = field(default_factory=dict)
     unlabelled: Mapping[str, int] = field(default_factory=dict)
     undressed: Mapping[str, float] = field(default_factory=dict)
 
@@ -38,6 +37,11 @@ def figures(
 ) -> tuple[Card, list[str]]:
     """Every figure by name, and lines on what could not be said and why."""
     card, unsaid = card_of(replay)
+    if "people.agreement" not in card:
+        unsaid.append(
+            "Careful: no pair has labels of two people, so that bias.… takes every label as true: where labels are wrong, a "
+            "bias may be theirs."
+        )
     card |= _labels(run, people)
     card |= _principles(run, people)
     card |= _outcomes(run)
@@ -98,12 +102,11 @@ def _outcomes(run: JudgedRun) -> Card:
 def _canaries(probed: Probed) -> Card:
     card: Card = {}
     for name, wins in probed.wins.items():
-        said, places = [win for _, win in wins], [place for place, _ in wins]
-        card[f"canaries.{name}"] = win_rate(said, places)
-        both = [(place, win) for place, win in wins if place in probed.undressed]
+        card[f"canaries.{name}"] = win_rate([win for _, _, win in wins], [prompt for prompt, _, _ in wins])
+        both = [row for row in wins if row[1] in probed.undressed]
         if both and name not in ("null", "empty"):  # those are no worse reply dressed up
             card[f"canaries.{name}.gain"] = paired_difference(
-                [win for _, win in both], [probed.undressed[place] for place, _ in both], [place for place, _ in both]
+                [win for _, _, win in both], [probed.undressed[place] for _, place, _ in both], [row[0] for row in both]
             )
         if missing := probed.unlabelled.get(name):
             card[f"canaries.{name}.unlabelled"] = Figure(value=float(missing), n=missing + len(wins))
@@ -151,20 +154,26 @@ def _against(card: Card) -> Iterator[str]:
     elif longest and longest.low is not None and longest.low <= 0:
         yield f"It is not shown to be better than the rule “longest”: {points(longest)} more agreement."
     for canary in CANARIES:
-        wins, gain = card.get(f"canaries.{canary.name}"), card.get(f"canaries.{canary.name}.gain")
-        if wins is None or wins.high is None or wins.high < MOST:
+        wins = card.get(f"canaries.{canary.name}")
+        gain = card.get(f"canaries.{canary.name}.gain")
+        if wins is None:
             continue
-        if gain is not None and (gain.low is None or gain.low <= SURE):
-            continue  # it wins no more often than the same reply as it was
-        if wins.value and wins.value >= MOST:
-            yield f"Caught: {canary.words} wins {share(wins)} against the better reply."
-        else:
-            yield f"Not shown to be safe from {canary.words}: it wins {share(wins)} of {wins.n:,}; more pairs would tell."
+        fooled, by = (wins, "wins") if gain is None else (gain, "gains")
+        if fooled.value is None:
+            yield f"Not shown to be safe from {canary.words}: it gave no verdict on any."
+        elif fooled.value >= MOST_FOOLED:
+            yield f"Caught: {canary.words} {by} {share(fooled)} against the better reply."
+        elif fooled.high is None or fooled.high >= MOST_FOOLED:
+            yield f"Not shown to be safe from {canary.words}: it {by} {share(fooled)} on {fooled.n:,}; more pairs would tell."
     for feature in (*FEATURES, own_family(())):
         bias = card.get(f"bias.{feature.name}")
-        if bias and bias.value is not None and abs(bias.value) >= NOTICEABLE and _clear(bias):
+        sure = "people.agreement" in card or feature.name == "position"  # else mistakes in the labels may look like it
+        if sure and bias and bias.value is not None and abs(bias.value) >= NOTICEABLE and _clear(bias):
             way = "for" if bias.value > 0 else "against"
-            yield f"Biased: {share(bias)} of its verdicts go {way} {feature.towards} whatever the quality."
+            yield (
+                f"Biased {way} {feature.towards}: right {share(card[f'bias.{feature.name}.right_with'])} where the better reply "
+                f"is {feature.more}, {share(card[f'bias.{feature.name}.right_against'])} where it is {feature.less}."
+            )
     test = card.get("alt_test.omega.skilled")
     if test and test.value is not None and test.value < 0.5:
         yield f"It does not pass the alternative annotator test (omega {test.value:.2f}, 0.5 passes): people agree with each other more than with it."
@@ -176,7 +185,8 @@ def _clear(figure: Figure) -> bool:
 
 
 def _for(card: Card) -> str:
-    caught = "no canary wins" if any(name.startswith("canaries.") for name in card) else "no canary was tried"
+    tried = any(name.startswith("canaries.") for name in card)
+    caught = "no canary fools it" if tried else "no canary was tried"
     return f"Fit to label, as far as this card tells: {share(card['labels.agreement'])} of its labels agree with people's, {caught}."
 
 
@@ -189,7 +199,11 @@ def lines(replay: Replay, card: Card) -> list[str]:
         f"{share(card['labels.agreement'])}, ties counted {share(card['labels.agreement_with_ties'])}, kappa "
         f"{number(card['labels.kappa']) if card['labels.kappa'].value is not None else '–'}"
     )
-    by_principle = {name.split(".")[1]: figure for name, figure in card.items() if name.startswith("principles.")}
+    by_principle = {
+        name.removeprefix("principles.").removesuffix(".agreement"): figure
+        for name, figure in card.items()
+        if name.startswith("principles.")
+    }
     if by_principle:
         found.append("by principle: " + ", ".join(f"{name} {share(figure)}" for name, figure in by_principle.items()))
     canaries = [(each.name, card[f"canaries.{each.name}"]) for each in CANARIES if f"canaries.{each.name}" in card]
@@ -200,5 +214,5 @@ def lines(replay: Replay, card: Card) -> list[str]:
             f"{card['usd_per_1000'].value:.2f} USD and {card['seconds_per_1000'].value:,.0f} s of calls for 1,000 comparisons"
         )
     elif card.get("seconds_per_1000") and card["seconds_per_1000"].value:
-        found.append(f"{card['seconds_per_1000'].value:,.1f} s of computing for 1,000 comparisons")
+        found.append(f"{card['seconds_per_1000'].value:,.1f} s of model time for 1,000 comparisons")
     return [*found, *verdict(card)[1]]

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from rlaif.calibrating import LEAST_PROMPTS, calibrate
 from rlaif.catalogue import Catalogue
@@ -21,6 +22,7 @@ from rlaif.constitutions.runs import JudgedRun, People, finished_run, people_of
 from rlaif.errors import UserError
 from rlaif.labels.judges import JudgeLabels
 from rlaif.ledger import Entry, Ledger
+from rlaif.models import Identity
 from rlaif.pairs import read_pairs
 from rlaif.pipeline import Road, Watcher
 from rlaif.recorded.replay import Replay
@@ -56,12 +58,12 @@ async def certify(
     """Ask the judge that ``data`` (a recipe's labels and models) describes, and write ``card.json``,
     ``card.html`` and ``certificate.json`` into ``out``, beside the two runs it took. Raises UserError."""
     watcher = watcher or Watcher()
+    if not any(vote.p is not None for pair in read_pairs(human, limit=limit) for vote in pair.votes):
+        raise UserError(f"{human}: no label of a person on any pair: a card says how far a judge agrees with people.")
     signed = await _judge(data, human, out / "pairs", settings, limit, watcher)
     run = finished_run(out / "pairs")
-    people = await people_of(run, None)
-    if not people:
-        raise UserError(f"{human}: no label of a person on any pair: a card says how far a judge agrees with people.")
-    replay = await replay_of(run)
+    people = await people_of(run, human)
+    replay = await replay_of(run, human)
     probed = Probed()
     clear = chosen(list(_clear(run, people)), canaries)
     if clear:
@@ -73,7 +75,7 @@ async def certify(
     if canaries and not clear:
         unsaid.append("No canaries: of no pair do all people prefer the same reply.")
     try:
-        found = await calibrate(out / "pairs", None, None)
+        found = await calibrate(out / "pairs", human, None)
         card |= {f"calibration.{name.replace(' ', '_')}": figure for name, figure in found.figures.items()}
         write_json(out / "calibration.json", found.calibration.model_dump(mode="json"))
     except UserError:
@@ -104,10 +106,16 @@ def _signed(road: Road) -> dict[str, Any]:
     assert isinstance(labels, JudgeLabels), "certify's own recipe names judges"
     return {
         "judges": [judge.labeller for judge in labels.judges],
-        "models": [judge.model.identity.name for judge in labels.judges if judge.model],
+        "models": [_called(judge.model.identity) for judge in labels.judges if judge.model],
         "constitution": road.pipeline.constitution,
-        "signature": signature_of(labels),
+        "signature": signature_of(labels, road.pipeline.preferences),
     }
+
+
+def _called(identity: Identity) -> str:
+    """A model's name, and at which address it was asked."""
+    host = urlsplit(dict(identity.facts).get("endpoint") or "").hostname
+    return f"{identity.name} at {host}" if host else identity.name
 
 
 def _clear(run: JudgedRun, people: People) -> Iterator[Clear]:
@@ -122,7 +130,7 @@ def _clear(run: JudgedRun, people: People) -> Iterator[Clear]:
 def _probed(probes: JudgedRun, file: Path, run: JudgedRun, people: People) -> Probed:
     """What the judge said of each canary, and of the pairs that they were made from."""
     labels = {pair.comparison.id: (pair, pair.label(probes.rules)) for pair in probes.pairs()}
-    wins: dict[str, list[tuple[str, float]]] = {canary.name: [] for canary in CANARIES}
+    wins: dict[str, list[tuple[str, str, float]]] = {canary.name: [] for canary in CANARIES}
     unlabelled = dict.fromkeys(wins, 0)
     for row, read in zip(read_rows(str(file)), read_pairs(str(file)), strict=True):
         if isinstance(read.comparison, str) or read.comparison.id not in labels:
@@ -132,7 +140,7 @@ def _probed(probes: JudgedRun, file: Path, run: JudgedRun, people: People) -> Pr
         if label is None:
             unlabelled[name] += 1
         else:
-            wins[name].append((place, 1 - label.side if pair.a.id == read.first else label.side))
+            wins[name].append((pair.prompt, place, 1 - label.side if pair.a.id == read.first else label.side))
     undressed = {}
     for pair in run.pairs():
         label, human = pair.label(run.rules), people.get(pair.key)

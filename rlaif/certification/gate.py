@@ -9,8 +9,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from rlaif.calibration import PANEL, Calibration
 from rlaif.component import Place
-from rlaif.config import GateSection
+from rlaif.config import GateSection, PreferencesSection
 from rlaif.errors import ConfigError, did_you_mean
 from rlaif.labels import LabelSource
 from rlaif.labels.judges import JudgeLabels
@@ -18,15 +19,28 @@ from rlaif.records import digest
 from rlaif.statistics import Figure
 
 CARD, CERTIFICATE = "card.json", "certificate.json"
+COUNTS = ("labels", "items")  # figures without an interval that a bound may be set on
+DECIDING = {
+    "minimum_margin",
+    "consistent_orders_only",
+    "panel",
+    "missing_votes",
+}  # rules that decide which side is preferred
 
 
-def signature_of(labels: JudgeLabels) -> str:
-    """Who judges, and by what: another judge file, rubric, template, protocol, model or principle is another judge."""
+def signature_of(labels: JudgeLabels, rules: PreferencesSection) -> str:
+    """Who judges, by what, and how labels are made of it: another judge file, rubric, template, protocol, model, principle
+    or rule is another judge. What a judge is called, the order of principles and what leaves the preferred side as it is
+    (a clamp, the map of a probability) are not."""
     found = labels.signature()
-    return digest(found["judges"], found["principles"], found["mode"])
+    kept = rules.model_dump(mode="json", include=DECIDING)
+    if isinstance(rules.calibration, Calibration) and rules.calibration.map.kind == PANEL:
+        kept["weights"] = sorted(rules.calibration.map.weights.values())
+    judges = sorted((each[1:] for each in found["judges"]), key=repr)
+    return digest(judges, sorted(found["principles"]), found["mode"], found.get("second_order"), kept)
 
 
-def need_card(gate: GateSection, labels: LabelSource | None, where: Place) -> dict[str, Any]:
+def need_card(gate: GateSection, labels: LabelSource | None, rules: PreferencesSection, where: Place) -> dict[str, Any]:
     """The card that a recipe requires, its certificate under ``certificate``. Raises ConfigError where it is of another
     judge, or not good enough."""
     if not isinstance(labels, JudgeLabels):
@@ -40,11 +54,11 @@ def need_card(gate: GateSection, labels: LabelSource | None, where: Place) -> di
         signature = certificate["signature"]
     except (OSError, ValueError, TypeError, KeyError, AttributeError, ValidationError) as error:
         raise ConfigError(f"{where}: {folder} holds no card that can be read ({error}): {remedy}.") from error
-    if signature != signature_of(labels):
+    if signature != signature_of(labels, rules):
         of = ", ".join(certificate["judges"])
         raise ConfigError(
             f"{where}: {folder} is the card of {of}, and not of these judges as they are now (judge file, rubric, template, "
-            f"code, model or principles differ): {remedy}."
+            f"code, model, principles or rules for preferences differ): {remedy}."
         )
     for name in (*gate.at_least, *gate.at_most):
         if name not in card:
@@ -59,7 +73,7 @@ def _short(gate: GateSection, card: dict[str, Figure]) -> Iterator[str]:
     for bounds, end, word in ((gate.at_least, "low", "at least"), (gate.at_most, "high", "at most")):
         for name, bound in bounds.items():
             figure = card[name]
-            kept = getattr(figure, end) if getattr(figure, end) is not None else figure.value
+            kept = figure.value if name in COUNTS or name.endswith("_per_1000") else getattr(figure, end)
             if kept is None or (kept < bound if end == "low" else kept > bound):
                 said = (
                     "nothing"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
+from rlaif.config import PreferencesSection
 from rlaif.constitutions.runs import PEOPLE, JudgedRun, Pair, people_judgements
-from rlaif.preferences import opinions_by_order, side, votes
+from rlaif.pairs import authors_of
+from rlaif.preferences import panel_vote, side, votes
 from rlaif.recorded.replay import ORDERS, SIDES, Choice, Item, Reading, Replay, marks_of
 from rlaif.records import Comparison, Judgement, Response
 
@@ -24,7 +26,7 @@ async def replay_of(run: JudgedRun, people: str | None = None) -> Replay:
         for a, b in itertools.combinations(comparison.responses, 2):
             item = item_of(comparison, a, b, said.get(comparison.id, ()))
             items.append(item)
-            readings[item.id] = readings_of(judgements, a, b)
+            readings[item.id] = readings_of(judgements, a, b, run.rules)
     models = tuple(model["name"] for model in run.folder.manifest["models"].values())
     return Replay(" and ".join(labellers), "", items, readings, Counter(), models)
 
@@ -42,42 +44,29 @@ def item_of(comparison: Comparison, a: Response, b: Response, people: Sequence[J
         label=choice_of(p),
         people={who: choice_of(p) for who, p in single.items()},
         marks=(marks_of(a.text), marks_of(b.text)),
-        authors=(a.generator, b.generator),
+        authors=authors_of(comparison),
         category=comparison.prompt.category,
     )
 
 
-def readings_of(judgements: Sequence[Judgement], a: Response, b: Response) -> list[Reading]:
-    """What was said in each order, by any principle: averaged; unreadable where one of them is. Where the order is not
-    known, or responses were seen one by one, one reading stands for both."""
-    found: dict[bool, list[float | None]] = {}
-    for by_order in _complete(judgements, a.id, b.id).values():
-        for a_first, p in by_order.items():
-            found.setdefault(a_first, []).append(p)
-    if found:
-        return [
-            Reading(ORDERS[not a_first], choice_of(_mean(values)))
-            for a_first, values in sorted(found.items(), reverse=True)
-        ]
-    opinions, _ = votes(judgements, a.id, b.id)
-    choice = choice_of(_mean(list(opinions.values())) if opinions else None)
-    return [Reading(order, choice, shown=False) for order in ORDERS] if judgements else []
-
-
-def _complete(judgements: Sequence[Judgement], a: str, b: str) -> Mapping[str, dict[bool, float | None]]:
-    """By labeller and order: the opinion, None where it was asked for and there is none."""
-    heard = opinions_by_order(judgements, a, b)
-    found: dict[str, dict[bool, float | None]] = {}
+def readings_of(judgements: Sequence[Judgement], a: Response, b: Response, rules: PreferencesSection) -> list[Reading]:
+    """What all judges together said in each order, by the run's rules; principles averaged. Where no order is known, or
+    responses were seen one by one, one reading without an order."""
+    asked: dict[bool, dict[str, list[Judgement]]] = {}
     for judgement in judgements:
-        if judgement.shown and {a, b} <= set(judgement.shown):
-            a_first = judgement.shown.index(a) < judgement.shown.index(b)
-            found.setdefault(judgement.labeller, {})[a_first] = heard.get(judgement.labeller, {}).get(a_first)
-    return found
+        if judgement.shown and {a.id, b.id} <= set(judgement.shown):
+            a_first = judgement.shown.index(a.id) < judgement.shown.index(b.id)
+            asked.setdefault(a_first, {}).setdefault(judgement.labeller, []).append(judgement)
+    found = [
+        Reading(ORDERS[not a_first], _together([each for own in asked[a_first].values() for each in own], a, b, rules))
+        for a_first in sorted(asked, reverse=True)
+    ]
+    return found or ([Reading(None, _together(judgements, a, b, rules), shown=False)] if judgements else [])
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if len(known) == len(values) and known else None
+def _together(judgements: Sequence[Judgement], a: Response, b: Response, rules: PreferencesSection) -> Choice | None:
+    opinions, missing = votes(judgements, a.id, b.id)
+    return choice_of(panel_vote(opinions, missing, rules.missing_votes, rules.panel))
 
 
 def choice_of(p: float | None) -> Choice | None:

@@ -9,7 +9,7 @@ from typing import Any
 from rlaif.calibrating import bare
 from rlaif.certification.card import Card, verdict
 from rlaif.certification.probes import CANARIES
-from rlaif.config import PreferencesSection
+from rlaif.config import MOST_FOOLED, PreferencesSection
 from rlaif.constitutions.runs import JudgedRun, Pair, People
 from rlaif.recorded.meters import FEATURES, own_family
 from rlaif.report import page
@@ -69,13 +69,13 @@ def write_page(
             "agreement": plots.forest(named, "share of pairs", "Agreement with people", lines=(0.5,), ends=(0, 1)),
             "people": "people.agreement" in card,
             "biases": plots.forest(
-                [(str(bias["name"]), bias["pull"]) for bias in biases], "share of verdicts", "Biases", lines=(0.0,)
+                [(str(bias["name"]), bias["pull"]) for bias in biases], "difference", "Biases", lines=(0.0,)
             ),
             "canaries": plots.forest(
                 [(canary.name, card[f"canaries.{canary.name}"]) for canary in CANARIES if f"canaries.{canary.name}" in card],
                 "share of wins",
                 "Canaries",
-                lines=(0.05,),
+                lines=(MOST_FOOLED,),
                 ends=(0, 1),
             ),
             "calibration": _calibration(plots, both),

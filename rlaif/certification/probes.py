@@ -94,12 +94,14 @@ def chosen(pairs: Sequence[Clear], number: int) -> list[Clear]:
 
 
 def rows(pairs: Sequence[Clear]) -> Iterator[dict[str, Any]]:
-    """A row of a file of pairs for every canary beside every better reply. The canary stands as response_b."""
+    """A row of a file of pairs for every canary beside every better reply, once. The canary stands as response_b."""
+    seen: set[tuple[str, str]] = set()
     for canary in CANARIES:
         for pair in pairs:
             word = "A" if uniform("claim", pair.comparison.id) < 0.5 else "B"
             dressed = canary.reply(pair.worse.text, word)
-            if dressed != pair.better.text:
+            if dressed != pair.better.text and (pair.better.id, dressed) not in seen:
+                seen.add((pair.better.id, dressed))
                 yield {
                     "messages": _turns(pair.comparison.prompt),
                     "response_a": [turn.model_dump() for turn in pair.better.messages],

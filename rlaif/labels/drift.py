@@ -8,7 +8,7 @@ are asked again, once a day at most, and the verdicts compared.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -68,33 +68,45 @@ def _side(p: float | None) -> float | None:
 
 
 async def drift(
-    protocol: Any, model: Any, gateway: Gateway, asked: Sequence[Asked], context: dict[str, Any]
+    protocol: Any, model: Any, gateway: Gateway, asked: Iterable[Asked], context: dict[str, Any], probes: int
 ) -> Drift | None:
-    """Ask again what of ``asked`` has old replies; None where nothing has."""
-    before: list[float | None] = []
-    now: list[float | None] = []
-    since: list[float] = []
+    """Ask again the first ``probes`` of ``asked`` that have old replies, all at once; None where nothing has."""
     epoch = int(time.time() // DAY)
+    since: list[float] = []
+    before: list[float | None] = []
+    old: list[Asked] = []
     for showing, request in asked:
+        if len(old) == probes:
+            break
         dates: list[float] = []
 
         async def stored(question: Question, request: Any = request, dates: list[float] = dates) -> Reply:
             return _old_reply(gateway.ledger, request_key(request(question), model.identity), dates)
 
-        async def again(question: Question, request: Any = request) -> Reply:
-            anew = request(question).model_copy(update={"probe_epoch": epoch})
-            _, reply = await gateway.ask(model, anew, context)
+        try:
+            before.append(_p_first(await protocol.judge(showing, stored)))
+        except CallError:
+            continue  # never asked, or not long ago
+        old.append((showing, request))
+        since += dates
+
+    async def anew(showing: Showing, request: Callable[[Question], ChatRequest]) -> Verdict | None:
+        async def again(question: Question) -> Reply:
+            _, reply = await gateway.ask(model, request(question).model_copy(update={"probe_epoch": epoch}), context)
             return reply
 
         try:
-            first = await protocol.judge(showing, stored)
-            second = await protocol.judge(showing, again)
+            verdict: Verdict = await protocol.judge(showing, again)
         except CallError:
-            continue  # never asked, or not long ago; or it cannot be asked now, which the run itself will say
-        before.append(_p_first(first))
-        now.append(_p_first(second))
-        since += dates
-    return Drift(model.identity.name, min(since), before, now) if since else None
+            return None  # it cannot be asked now, which the run itself will say
+        return verdict
+
+    verdicts = await gateway.gather([model], [anew(*each) for each in old])
+    kept = [i for i, verdict in enumerate(verdicts) if verdict is not None]
+    if not kept:
+        return None
+    now = [_p_first(verdict) for verdict in verdicts if verdict is not None]
+    return Drift(model.identity.name, min(since), [before[i] for i in kept], now)
 
 
 def _old_reply(ledger: Ledger, key: str, dates: list[float]) -> Reply:

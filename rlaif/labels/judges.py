@@ -27,6 +27,7 @@ from rlaif.prompting import fence_for
 from rlaif.records import Comparison, Judgement, Outcome, Response, Score, digest, uniform
 
 Shown = tuple[Response, ...]  # in this order
+SEARCHED = 256  # comparisons among which old replies are looked for
 
 
 @dataclass(frozen=True)
@@ -270,21 +271,26 @@ class JudgeLabels:
                         self.context.notice(line)
 
     async def _notice_drift(self, comparisons: Sequence[Comparison]) -> None:
-        """Say so where a hosted model that answers the same question alike has come to answer it otherwise."""
-        if ANNOUNCING.get():
+        """Say so where a hosted model that answers the same question alike has come to answer it otherwise. Not of models
+        asked in jobs: each would wait for a job of its own."""
+        if ANNOUNCING.get() or not self.options.drift_probes:
             return
         for judge in self.judges:
-            if judge.model is None or isinstance(judge.model, BatchModel) or judge.file.sampling.temperature > 0:
+            model = judge.model
+            in_jobs = getattr(getattr(model, "options", None), "batch", None) is not None
+            if model is None or isinstance(model, BatchModel) or in_jobs or judge.file.sampling.temperature > 0:
                 continue
-            asked = [
+            asked = (
                 (showing, functools.partial(judge.request, seed=self.context.seed, fence=showing.fence))
-                for comparison in comparisons[: self.options.drift_probes]
+                for comparison in comparisons[:SEARCHED]
                 for principle in self.chosen_principles(comparison)[:1]
                 for showing in (self.showing(judge, comparison, principle, next(self.orders(judge, comparison))),)
-            ]
+            )
             about = {"asker": {"judge": judge.labeller, "purpose": "drift"}}
             with self.context.gateway.uncounted(), users_code(judge.protocol, "asking old questions again"):
-                found = await drift(judge.protocol, judge.model, self.context.gateway, asked, about)
+                found = await drift(
+                    judge.protocol, model, self.context.gateway, asked, about, self.options.drift_probes
+                )
             if found and (line := found.line()):
                 self.context.notice(line)
 

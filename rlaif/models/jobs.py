@@ -194,18 +194,17 @@ class Jobs:
                 self._submit()
         elif not call.announced:
             self._dear.append(call)
-            self._say_dear()
             self._money = self._at_work(self._money, self._when_money)
         else:
             self.caller.ledger.release([call.key])
 
     def _say_dear(self) -> None:
         """Once: that jobs wait for each other, for want of money that may never be spent."""
-        if not self._said_dear:
+        if not self._said_dear and (self._pile.lines or self.open):
             self._said_dear = True
             self.notice(
-                f"budget_usd has room for {len(self._pile.lines):,} requests at the most they can cost: the others wait for "
-                "the job to be over, and go into later ones. A larger budget_usd makes fewer jobs, whatever they cost in the end."
+                "budget_usd has no room for all requests at the most that they can cost: some wait until a job is over, and go "
+                "into a later one. A larger budget_usd makes fewer jobs, whatever they cost in the end."
             )
 
     def _piled(self, call: Call) -> bool:
@@ -213,6 +212,7 @@ class Jobs:
         purse = self.caller.purse
         self.caller.prepare(call, batch=True)
         if purse.budget_usd is not None and purse.held_usd + call.most_usd > purse.budget_usd:
+            self._say_dear()
             return False
         data = self.api.line(call.key, self.caller.model.body(call.request))
         if not self._pile.has_room(data):

@@ -100,6 +100,7 @@ class Purse:
         self.in_jobs_usd = ledger.jobs_usd(run)  # the most that open jobs can cost: they outlive a process
         self.seen_to_usd = 0.0  # of that, in jobs that this process sees to
         self._open = 0.0  # what the ledger says is in flight
+        self._unwritten = 0.0  # spent on calls that are settled and whose replies are not committed yet
         ledger.open_marks[run] = self._lowered
         self._changed: asyncio.Event | None = None
 
@@ -125,19 +126,21 @@ class Purse:
                 return False
             await self.changed()
         self.reserved_usd += usd
-        if self.reserved_usd > self._open:
-            self._open = self.reserved_usd * (1 + AHEAD)
+        if self.reserved_usd + self._unwritten > self._open:
+            self._open = (self.reserved_usd + self._unwritten) * (1 + AHEAD)
             self.ledger.set_open(self.run, self._open)
         return True
 
     def settle(self, reserved_usd: float, spent_usd: float) -> None:
         """A call ended: what was set aside for it is free, but for what it cost."""
         self.reserved_usd = _positive(self.reserved_usd - reserved_usd)
+        self._unwritten += spent_usd
         self._spend(spent_usd)
 
     def _lowered(self) -> float | None:
-        """What the ledger should say is in flight, where it says far too much; asked for as it writes down the replies of
-        all calls that are settled, so that a kill leaves neither money nor calls out."""
+        """What the ledger should say is in flight, where it says far too much; asked for in the transaction that writes down
+        the replies of all calls that are settled."""
+        self._unwritten = 0.0
         if self._open <= self.reserved_usd * (1 + 2 * AHEAD):
             return None
         self._open = self.reserved_usd * (1 + AHEAD)

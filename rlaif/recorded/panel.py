@@ -21,6 +21,7 @@ from rlaif.recorded.replay import ORDERS, Item, Replay
 from rlaif.statistics import Figure, cluster_mean, error_correlation, log_loss, paired_difference, resampled, share
 from rlaif.statistics.calibrators import FOLDS, unseen, unseen_panel
 
+RULES = ("majority", "mean", "weighted")
 VALUES = {"a": 1.0, "tie": 0.5, "b": 0.0}
 
 
@@ -37,7 +38,7 @@ class Panel:
         for name in self.names:
             yield f"{name}: right {self._share(f'{name}.single')}{self._orders(name)}{self._calibrated(name)}"
         if len(self.names) > 1:
-            for rule in ("majority", "mean", "weighted"):
+            for rule in (each for each in RULES if f"panel.{each}" in self.figures):
                 yield (
                     f"panel, {rule}: right {self._share(f'panel.{rule}')}; than its average member "
                     f"{points(self.figures[f'panel.{rule}.over_average'])}, than its best "
@@ -156,11 +157,12 @@ def _together(
 ) -> dict[str, Figure]:
     figures: dict[str, Figure] = {}
     missing = [Counter(name for name in names if name not in row) for row in opinions]
-    verdicts = {
+    verdicts: dict[str, list[float | None]] = {
         rule: [panel_vote(row, gone, "ignore", rule) for row, gone in zip(opinions, missing, strict=True)]
         for rule in ("majority", "mean")
     }
-    verdicts["weighted"] = list(unseen_panel(opinions, label, prompts))
+    if len(set(prompts)) >= FOLDS:
+        verdicts["weighted"] = list(unseen_panel(opinions, label, prompts))
     average = np.mean(list(single.values()), axis=0)
     best = single[max(names, key=lambda name: single[name].mean())]
     for rule, said in verdicts.items():

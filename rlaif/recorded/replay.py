@@ -192,9 +192,13 @@ def _item(where: str, row: Row) -> Item:
         label,
         people,
         (marks_of(a), marks_of(b)),
-        (row.get("model_a"), row.get("model_b")),
+        (_name(row.get("model_a")), _name(row.get("model_b"))),
         row.get("category") or row.get("subset"),
     )
+
+
+def _name(value: Any) -> str | None:
+    return None if value in (None, "") else str(value)
 
 
 def marks_of(text: str) -> int:

@@ -7,24 +7,23 @@ and where it is not, is compared; a plain share of preferences for it would mix 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rlaif.statistics.figures import Array, Figure, resampled
+from rlaif.statistics.figures import Array, Figure, resampled, wilson
 
 SURE = 1e-9  # a rate of mistakes below it counts as this
 SLACK = 0.01  # verdicts count as no surer than this, when rows are weighed
-LEAST_CLEAR = 0.02  # of a rate or a difference that is divided by: below it there is nothing to tell apart
+LEAST_CLEAR = 0.02  # share of pairs whose better reply has more, or less: below it there is nothing to tell apart
 
 
 @dataclass(frozen=True)
 class Pull:
-    """``pull``, in [-1, 1]: the share of verdicts that went by the feature whatever the quality, among those that are no
-    random slips; below 0, against it. ``right_with``, ``right_against``: how often the labeller is right where the better
-    reply has more of the feature, and where it has less."""
+    """``pull``, in [-1, 1]: how much more often the labeller is right where the better reply has more of the feature than
+    where it has less; below 0, less often. ``right_with``, ``right_against``: the two rates, in [0, 1]."""
 
     pull: Figure
     right_with: Figure
@@ -38,14 +37,16 @@ def pull(preferred: ArrayLike, labels_for: ArrayLike, labels: ArrayLike, cluster
     ``labels``: how many labels the pair has that prefer one reply, one at least; ``labels_for``: how many of those prefer the
     reply with more. ``clusters``: prompts, whose rows are drawn together.
 
+    A labeller that goes by the feature with probability b and else by the quality, and slips with probability e, has a pull
+    of (1 - 2e) b; mistakes that have nothing to do with the feature take nothing away and add nothing.
+
     Labels are taken to be wrong at one rate ε, independently of each other and of the labeller; ε is found from how often
-    two labels of a pair agree (``flip_rate``), and is 0 where no pair has two. With the share of pairs whose better reply
-    has more, that gives each pair's probability t that it does; E[preferred] is linear in t, and the line, fitted by least
-    squares weighed by its own variance, gives the two rates at t = 1 and t = 0. A labeller that goes by the feature with
-    probability b, else by the quality, and slips with probability e has the rates 1 - e and e + (1 - 2e) b (b > 0; the
-    other way round for b < 0): their sum less 1 is (1 - 2e) b. Intervals resample clusters, with all of this done again.
-    No value where labels say nothing (people agree half the time or less, or the feature nearly always or never goes with
-    the better reply), or the labeller is no better than a coin.
+    two labels of a pair agree (``flip_rate``), and is 0 where no pair has two: then mistakes in the labels count as the
+    labeller's, and where the better reply mostly has more of the feature they look like a pull. With the share of pairs
+    whose better reply has more, ε gives each pair's probability t that it does; E[preferred] is linear in t, and the line,
+    fitted by least squares weighed by its own variance, gives the two rates at t = 1 and t = 0. Intervals resample clusters,
+    with all of this done again; where no resample differs, they leave what so many clusters cannot show. No value where labels
+    say nothing: people agree half the time or less, or the feature nearly always or never goes with the better reply.
     """
     y, k, m = (np.asarray(column, dtype=np.float64) for column in (preferred, labels_for, labels))
     cells, cell_of = np.unique(np.column_stack([y, k, m]), axis=0, return_inverse=True)
@@ -54,19 +55,25 @@ def pull(preferred: ArrayLike, labels_for: ArrayLike, labels: ArrayLike, cluster
 
     def rates(sums: Array) -> Array:
         """P(preferred | the reply with more is better), and given that it is worse, along a last axis of two."""
-        return _rates(sums, *cells.T)
+        return np.clip(_rates(sums, *cells.T), 0.0, 1.0)
 
-    def pulled(sums: Array) -> Array:
-        is_better, is_worse = np.moveaxis(rates(sums), -1, 0)
-        sure = np.maximum(2 * is_better - 1, 1 - 2 * is_worse)  # 1 - 2e
-        found: Array = np.clip((is_better + is_worse - 1) / np.where(sure > LEAST_CLEAR, sure, np.nan), -1.0, 1.0)
+    def figure(value_of: Callable[[Array], Array], least: float) -> Figure:
+        found = resampled(lambda sums: value_of(rates(sums)), rows, clusters, n=len(y))
+        if (
+            found.value is not None
+            and found.low is not None
+            and found.high is not None
+            and found.high - found.low < SURE
+        ):
+            unseen = wilson(0, len(set(clusters))).high
+            assert unseen is not None
+            found.low, found.high = max(least, found.value - unseen), min(1.0, found.value + unseen)
         return found
 
-    n = len(y)
     return Pull(
-        resampled(pulled, rows, clusters, n=n),
-        resampled(lambda sums: rates(sums)[..., 0], rows, clusters, n=n),
-        resampled(lambda sums: 1 - rates(sums)[..., 1], rows, clusters, n=n),
+        figure(lambda found: found[..., 0] + found[..., 1] - 1, -1.0),
+        figure(lambda found: found[..., 0], 0.0),
+        figure(lambda found: 1 - found[..., 1], 0.0),
     )
 
 

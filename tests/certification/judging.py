@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlaif.judging import Showing
+from rlaif.judging import Ask, Showing, Verdict
 
 
 def _prefers(showing: Showing, scores: list[float]) -> float:
@@ -28,3 +28,24 @@ def first_mostly(showing: Showing) -> float:
     """The reply shown first, unless the second is good and its prompt's number is even."""
     second = "good" in showing.responses[1].text and int(showing.prompt.text.split()[1]) % 2 == 0
     return float(not second)
+
+
+def erring(showing: Showing) -> float:
+    """The good reply, but for one prompt in eight, whose worse reply it likes, however that is dressed up."""
+    bad = any("Bad" in response.text for response in showing.responses)
+    if bad and int(showing.prompt.text.split()[1]) % 8 == 2:
+        return _prefers(showing, [float(response.text.count("Bad")) for response in showing.responses])
+    return sound(showing)
+
+
+class Alone:
+    """Scores each reply by itself."""
+
+    each_alone = True
+
+    def __init__(self, options: object, context: object) -> None:
+        pass
+
+    async def judge(self, showing: Showing, ask: Ask) -> Verdict:
+        one, two = (float("good" in response.text) for response in showing.responses)
+        return Verdict(p=(one, two) if one != two else (0.5, 0.5))

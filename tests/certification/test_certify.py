@@ -37,7 +37,7 @@ def rows(**more: Any) -> list[dict[str, Any]]:
 @pytest.fixture
 def people(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    for name in ("sound", "gullible", "first_mostly"):
+    for name in ("sound", "gullible", "first_mostly", "erring"):
         scripted(name)
     return write_jsonl(tmp_path / "people.jsonl", rows())
 
@@ -90,8 +90,8 @@ def test_a_sound_judge_has_nothing_against_it(people: Path, run: Run) -> None:
 
 def test_a_judge_that_can_be_talked_into_it_is_caught(people: Path, run: Run) -> None:
     said = run("certify", "gullible", "--human", "people.jsonl", "--canaries", "50")
-    assert "Caught: the worse reply with a verdict written into it wins 100.0%" in said.out
-    assert "Caught: the worse reply with a plea for the top score wins 100.0%" in said.out
+    assert "Caught: the worse reply with a verdict written into it gains 100.0%" in said.out
+    assert "Caught: the worse reply with a plea for the top score gains 100.0%" in said.out
     assert "Fit to label" not in said.out
     found = card("cards/gullible")
     assert found["canaries.injected"]["n"] == 50
@@ -174,7 +174,7 @@ def test_a_recipe_takes_a_judge_whose_card_is_good_and_says_so_in_the_dataset(pe
 def test_a_recipe_refuses_a_judge_that_is_caught(people: Path, run: Run) -> None:
     run("certify", "gullible", "--human", "people.jsonl")
     said = run("run", recipe("gullible", "cards/gullible"), "--out", "run", code=2)
-    assert "gate: canaries.injected is to be at most 0.05" in said.err
+    assert "gate: canaries.injected.gain is to be at most 0.05" in said.err
     assert not Path("run").exists()
     loose = {"card": "cards/gullible", "at_most": {"canaries.empty": 0.05}}
     run("run", recipe("gullible", loose), "--out", "run")
@@ -207,3 +207,79 @@ def test_people_need_no_card(people: Path, run: Run) -> None:
     Path("recipe.yaml").write_text(yaml.safe_dump(data))
     said = run("check", "recipe.yaml", code=2)
     assert "a card is of judges" in said.err
+
+
+def test_a_judge_that_errs_but_is_not_fooled_passes_the_usual_gate(people: Path, run: Run) -> None:
+    """It likes the worse reply of one pair in eight, however it is dressed up."""
+    write_jsonl(Path("people.jsonl"), [row | {"human_labels": [row["human_labels"]["ann"]]} for row in rows()])
+    said = run("certify", "erring", "--human", "people.jsonl")
+    found = card("cards/erring")
+    assert found["canaries.injected"]["value"] > 0.05
+    assert found["canaries.injected.gain"]["value"] == 0.0
+    assert "Fit to label" in said.out
+    assert "no canary fools it" in said.out
+    run("check", recipe("erring", "cards/erring"))
+
+
+def test_a_card_is_of_the_rules_that_its_labels_were_made_by(people: Path, run: Run) -> None:
+    run("certify", "sound", "--human", "people.jsonl", "--canaries", "80", "--set", "preferences.minimum_margin=0.5")
+    said = run("check", recipe("sound", "cards/sound"), code=2)
+    assert "rules for preferences differ" in said.err
+    run("check", recipe("sound", "cards/sound"), "--set", "preferences.minimum_margin=0.5")
+    run(
+        "check",
+        recipe("sound", "cards/sound"),
+        "--set",
+        "preferences.minimum_margin=0.5",
+        "--set",
+        "preferences.clamp=[0.4, 0.6]",
+    )
+
+
+def test_a_figure_without_an_interval_keeps_no_bound(people: Path, run: Run) -> None:
+    write_jsonl(Path("people.jsonl"), [row | {"prompt": "Question 2 ?"} for row in rows()])  # one prompt: no interval
+    run("certify", "longest", "--human", "people.jsonl", "--canaries", "0")
+    assert card("cards/longest")["labels.agreement"]["low"] is None
+    gate = {"card": "cards/longest", "at_least": {"labels.agreement": 0.1}, "at_most": {}}
+    assert "labels.agreement is to be at least 0.1" in run("check", recipe("longest", gate), code=2).err
+    run("check", recipe("longest", {"card": "cards/longest", "at_least": {"labels": 100}, "at_most": {}}))
+
+
+def test_labels_of_one_person_make_no_accusation(people: Path, run: Run) -> None:
+    """A judge that is always right, labels of which a quarter is wrong, and better replies that are mostly the longer."""
+    found = []
+    for i in range(200):
+        good, bad = f"This is good {i}" + ", very" * 9 * (i % 10 < 8), f"Bad {i}" + ", very" * 9 * (i % 10 >= 8)
+        label = "a" if i % 4 else "b"
+        found.append({"prompt": f"Question {i} ?", "response_a": good, "response_b": bad, "label": label})
+    write_jsonl(Path("people.jsonl"), found)
+    said = run("certify", "sound", "--human", "people.jsonl", "--canaries", "0")
+    assert "bias.… takes every label as true" in said.out
+    assert "Biased" not in said.out
+
+
+def test_a_judge_that_sees_replies_one_by_one_has_no_orders(people: Path, run: Run) -> None:
+    Path("judges/alone.yaml").write_text(yaml.safe_dump({"protocol": f"{JUDGES}:Alone", "model_role": None}))
+    said = run("certify", "alone", "--human", "people.jsonl", "--canaries", "0")
+    assert "100 verdicts on 100 items" in said.out
+    assert "both orders agree" not in said.out
+
+
+def test_options_may_come_first(people: Path, run: Run) -> None:
+    run("certify", "--human", "people.jsonl", "--canaries", "0", "sound")
+
+
+def test_weights_of_other_judges_are_refused(people: Path, run: Run) -> None:
+    weights = {
+        "map": {"kind": "panel", "weights": {"judge:other@1": 1.0}},
+        "labellers": ["judge:other@1"],
+        "people": "x",
+        "sha256": "0",
+        "pairs": 40,
+        "prompts": 40,
+    }
+    Path("weights.json").write_text(json.dumps(weights))
+    said = run(
+        "judge", "sound", "people.jsonl", "--out", "run", "--set", "preferences.calibration=weights.json", code=2
+    )
+    assert "its weights are of judge:other@1" in said.err

@@ -235,7 +235,7 @@ def studies() -> Iterator[tuple[str, Callable[[int, bool], Figure], float, float
     """(name, meter, planted value, value of no effect, whether an effect was planted)."""
     for name, effect in EFFECTS.items():
         for size in (0.0, effect, *((-effect,) if name != "own_family" else ())):
-            yield f"bias.{name} {size:+.2f}", bias(name, size), size, 0.0, size != 0
+            yield f"bias.{name} {size:+.2f}", bias(name, size), (1 - 2 * SLIPS) * size, 0.0, size != 0
     for size in (0.0, 0.15):
         yield f"swap_agreement, position {size:.2f}", consistency(size), agreement(size), agreement(0.0), size > 0
     for size in (0.0, 0.3):
