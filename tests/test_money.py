@@ -19,10 +19,12 @@ from rlaif.config import Principle
 from rlaif.errors import CallFailed
 from rlaif.labels import LabelContext
 from rlaif.labels.judges import JudgeLabels
-from rlaif.ledger import Ledger
+from rlaif.ledger import Entry, Ledger
 from rlaif.mock import MockOptions, start
+from rlaif.models import Reply
 from rlaif.models.gateway import Gateway
 from rlaif.models.scripted import ScriptedModel
+from rlaif.models.spending import Purse
 from rlaif.store import RunFolder
 from tests import make
 from tests.models.asking import PROVIDERS, rooted
@@ -240,3 +242,33 @@ def test_after_a_kill_what_was_in_flight_counts_and_no_more(working_folder: Path
         ((open_usd,),) = ledger.execute("SELECT open_usd FROM purses")
     call = 512 * 10.0 / 1e6 + 0.0016  # the most that a short one can cost: its output, and a prompt of some 1,500 bytes
     assert open_usd < 16 * call * 1.6
+
+
+def test_what_is_settled_counts_as_open_until_it_is_written_down(tmp_path: Path) -> None:
+    """Between a reply and its transaction other calls may take the room that it left; a kill in between loses no money."""
+
+    async def scenario() -> None:
+        ledger = Ledger(tmp_path / "ledger.sqlite")
+        purse = Purse(ledger, "run", 10.0)
+
+        def marked() -> float:
+            with sqlite3.connect(tmp_path / "ledger.sqlite") as other:
+                ((spent, open_usd),) = other.execute("SELECT spent_usd, open_usd FROM purses")
+            return float(spent + open_usd)
+
+        for i in range(40):  # one call after the other is answered, at the most that it could cost
+            assert await purse.reserve(0.1)
+            assert marked() >= 0.1 * (i + 1) - 1e-9
+            reply = Entry(f"{i:064x}", "m", Reply(text="a", prompt_tokens=1), "{}", 0.1, run="run")
+            ledger.record(reply, asyncio.get_running_loop().create_future())
+            purse.settle(0.1, 0.1)
+            assert marked() >= 0.1 * (i + 1) - 1e-9
+            if i % 7 == 0:
+                await ledger.committed()
+                assert marked() < 0.1 * (i + 1) + 0.3  # and what is written down is not counted twice
+        await ledger.committed()
+        purse.close()
+        assert marked() == pytest.approx(4.0)
+        ledger.close()
+
+    asyncio.run(scenario())
