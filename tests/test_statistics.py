@@ -167,6 +167,15 @@ def test_means_fed_row_by_row_are_those_of_the_whole_columns(rows: list[tuple[st
     assert means.figures() == expected
 
 
+def test_a_cluster_of_very_many_rows_is_one_cluster() -> None:
+    means = Means()
+    for i in range(150_000):
+        means.add("x", float(i % 4 == 0), "one")
+    means.add("x", 1.0, "another")
+    figure = means.figures()["x"]
+    assert (figure.value, figure.n) == (pytest.approx(37_501 / 150_001), 150_001)
+
+
 # --- paired differences -----------------------------------------------------------------------------------------------
 
 

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 RESAMPLES = 10_000
 BLOCK = 1_000  # resamples drawn at once, at most
 CELLS = 2**22  # numbers that a block of resamples may hold
+MOST_ROWS = 65_535  # of one stretch of a cluster
 ROWS = 65_536  # clusters looked at at once
 KINDS = 512  # kinds of clusters that a resample of a mean tells apart
 LEVEL = 0.95
@@ -86,7 +87,8 @@ def paired_difference(after: ArrayLike, before: ArrayLike, clusters: Sequence[Ha
 class Means:
     """Named means fed row by row, with the figures of ``cluster_mean``.
 
-    Memory grows with stretches of rows that have one cluster: 8 bytes for each, and 12 for each of its names.
+    Memory grows with stretches of rows that have one cluster: 8 bytes for each, and 6 for each of its names. A stretch's sum
+    is kept to seven digits.
     """
 
     def __init__(self) -> None:
@@ -99,7 +101,9 @@ class Means:
         if cluster != self._cluster:
             self._cluster = cluster
             self._stretches.append(_number_of(cluster))
-        sums, counts = self._sums.setdefault(name, (array("d"), array("I")))
+        sums, counts = self._sums.setdefault(name, (array("f"), array("H")))
+        if len(counts) == len(self._stretches) and counts[-1] == MOST_ROWS:
+            self._stretches.append(self._stretches[-1])  # the cluster goes on in another stretch
         if new := len(self._stretches) - len(sums):
             sums.frombytes(bytes(sums.itemsize * new))
             counts.frombytes(bytes(counts.itemsize * new))
@@ -118,7 +122,7 @@ class Means:
             index = np.argsort(np.argsort(first))[index]  # in the order of their first rows
         found = {}
         for name, columns in self._sums.items():
-            sums, counts = np.frombuffer(columns[0]), np.array(columns[1], dtype=np.float64)
+            sums, counts = (np.array(column, dtype=np.float64) for column in columns)
             if returned:
                 sums, counts = (np.bincount(index[: len(x)], x).astype(np.float64) for x in (sums, counts))
             if np.any(counts == 0):
