@@ -10,14 +10,13 @@ from rlaif.config import MOST_FOOLED
 from rlaif.constitutions.runs import JudgedRun, People
 from rlaif.ledger import Entry
 from rlaif.preferences import side
-from rlaif.recorded.card import card_of, number
+from rlaif.recorded.card import Card, card_of, number
 from rlaif.recorded.card import lines_of as recorded_lines
 from rlaif.recorded.meters import FEATURES, own_family
 from rlaif.recorded.panel import points
 from rlaif.recorded.replay import Replay
 from rlaif.statistics import Figure, cluster_mean, cohen_kappa, paired_difference, percent_agreement, share, win_rate
 
-Card = dict[str, Figure]
 NOTICEABLE = 0.1  # of a bias: from so much it is worth a warning, where its interval leaves out 0
 
 
@@ -135,13 +134,13 @@ def _cost(run: JudgedRun, entries: Iterable[Entry]) -> Card:
 # --- in words ---------------------------------------------------------------------------------------------------------
 
 
-def verdict(card: Card) -> tuple[bool, list[str]]:
-    """Whether the judge is fit to label, as far as this card tells, and why: first in a sentence."""
+def verdict(card: Card) -> list[str]:
+    """Whether the judge is fit to label, as far as this card tells, and what speaks against it."""
     against = list(_against(card))
     if not against:
-        return True, [_for(card)]
+        return [_for(card)]
     things = "one thing speaks" if len(against) == 1 else f"{len(against)} things speak"
-    return False, [f"Not fit to label as it is: {things} against it.", *against]
+    return [f"Not fit to label as it is: {things} against it.", *against]
 
 
 def _against(card: Card) -> Iterator[str]:
@@ -215,4 +214,4 @@ def lines(replay: Replay, card: Card) -> list[str]:
         )
     elif card.get("seconds_per_1000") and card["seconds_per_1000"].value:
         found.append(f"{card['seconds_per_1000'].value:,.1f} s of model time for 1,000 comparisons")
-    return [*found, *verdict(card)[1]]
+    return [*found, *verdict(card)]

@@ -63,7 +63,7 @@ def write_page(
         card=card,
         judge=" and ".join(bare(labeller) for labeller in certificate["judges"]),
         pairs=card["labels"].n,
-        verdict=verdict(card)[1],
+        verdict=verdict(card),
         unsaid=unsaid,
         plots={
             "agreement": plots.forest(named, "share of pairs", "Agreement with people", lines=(0.5,), ends=(0, 1)),
