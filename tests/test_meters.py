@@ -114,7 +114,7 @@ def test_mistakes_that_go_together_by_hand() -> None:
         ("Qwen/Qwen2.5-7B-Instruct", "qwen"),
         ("deepseek/DeepSeek-R1-Distill-Llama-8B", "deepseek"),
         ("google/gemma-2-9b-it", "google"),
-        ("/opt/models/my-model", None),
+        ("models/of/mine/my-model", None),
         ("models/yi-34b", "01"),
         ("my-policy", None),
         ("sophia", None),

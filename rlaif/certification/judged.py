@@ -44,7 +44,7 @@ def item_of(comparison: Comparison, a: Response, b: Response, people: Sequence[J
         label=choice_of(p),
         people={who: choice_of(p) for who, p in single.items()},
         marks=(marks_of(a.text), marks_of(b.text)),
-        authors=authors_of(comparison),
+        authors=authors_of(comparison) if len(comparison.responses) == 2 else (a.generator, b.generator),
         category=comparison.prompt.category,
     )
 
