@@ -117,6 +117,30 @@ def panel(
 
 
 @app.command()
+def responses(
+    file: Annotated[str, typer.Option("--recorded", help="Responses, a row each, with a column for each labeller.")],
+    truth: Annotated[str, typer.Option("--truth", help="The column whose classes count as true.")],
+    judge: Annotated[list[str], typer.Option("--judge", help="A judge's column; to be repeated.")],
+    person: Annotated[
+        list[str],
+        typer.Option("--person", help="One person's column, for how far people agree; to be repeated."),
+    ] = [],  # noqa: B006
+    by: Annotated[str | None, typer.Option("--by", help="A column: the same figures for each of its values.")] = None,
+    to: Annotated[Path | None, typer.Option("--to", help="Write the figures to this JSON file.")] = None,
+) -> None:
+    """Judges that put each response into a class (complied, refused) against people: agreement, and classes they over-use."""
+    from rlaif.recorded.classes import classes_card, classes_lines, read_labelled
+    from rlaif.store import write_json
+
+    found = read_labelled(file, truth, judge, person, by)
+    card = classes_card(found)
+    for line in classes_lines(found, card):
+        print(line)
+    if to:
+        write_json(to, {name: figure.model_dump() for name, figure in card.items()})
+
+
+@app.command()
 def readers(
     file: Recorded,
     reader: Annotated[str, typer.Option("--reader", help=f"One way to read raw replies: {READER}.")] = "own",
