@@ -46,6 +46,7 @@ def item_of(comparison: Comparison, a: Response, b: Response, people: Sequence[J
         marks=(marks_of(a.text), marks_of(b.text)),
         authors=authors_of(comparison) if len(comparison.responses) == 2 else (a.generator, b.generator),
         category=comparison.prompt.category,
+        texts=(a.id, b.id),
     )
 
 

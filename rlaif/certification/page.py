@@ -11,6 +11,7 @@ from rlaif.certification.card import Card, verdict
 from rlaif.certification.probes import CANARIES
 from rlaif.config import MOST_FOOLED, PreferencesSection
 from rlaif.constitutions.runs import JudgedRun, Pair, People
+from rlaif.recorded.contests import contest_names
 from rlaif.recorded.meters import FEATURES, own_family
 from rlaif.report import page
 from rlaif.report.figures import Plots
@@ -26,6 +27,7 @@ AGREEMENT = {  # figures of the first plot, as a stranger reads them
     "agreement.first": "rule “first”",
     "agreement.random": "a coin",
 }
+CONTEST = ("", ".length_controlled", ".people", ".judge_minus_people")
 SHOWN = 6  # disagreements
 LONGEST = 1200  # characters of a text shown
 
@@ -82,6 +84,7 @@ def write_page(
         },
         biases=biases,
         canaries=canaries,
+        contests=[(one, other, *(card.get(f"{name}{of}") for of in CONTEST)) for one, other, name in contest_names(card)],
         maps=list(_maps(card)),
         tables=[
             (title, rows)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from rlaif.recorded.contests import circles, contest_names, contests
 from rlaif.recorded.meters import FEATURES, biases
 from rlaif.recorded.replay import ORDERS, Choice, Item, Reading, Replay
 from rlaif.records import uniform
@@ -64,6 +65,8 @@ def card_of(replay: Replay) -> tuple[Card, list[str]]:
         **_habits(replay),
         **_agreement(replay),
         **biases(replay),
+        **circles(replay),
+        **contests(replay),
         **_categories(replay),
     }
     people, unsaid = _people(replay)
@@ -336,6 +339,10 @@ def lines_of(replay: Replay, card: Card) -> list[str]:
     lines += _said(card, {"first shown preferred": "first_rate", "longer preferred": "longer_rate"})
     if pulled := {f"by {each.name}": f"bias.{each.name}" for each in FEATURES if f"bias.{each.name}" in card}:
         lines += [f"pulled {line}" for line in _said(card, pulled)]
+    lines += _said(card, {"prefers three replies in a circle": "cycles"})
+    for one, other, name in contest_names(card):
+        beside = {"at equal length": f"{name}.length_controlled", "people": f"{name}.people"}
+        lines += _said(card, {f"prefers {one} to {other} in": name, **beside})
     lines += _said(
         card,
         {

@@ -41,6 +41,7 @@ class Item:
     marks: tuple[int, int] = (0, 0)  # lines of each that are list items or headings
     authors: tuple[str | None, str | None] = (None, None)  # the models that wrote them
     category: str | None = None  # of the prompt
+    texts: tuple[str, str] = ("", "")  # digests of both, to tell replies to one prompt apart
 
 
 @dataclass(frozen=True)
@@ -194,6 +195,7 @@ def _item(where: str, row: Row) -> Item:
         (marks_of(a), marks_of(b)),
         (_name(row.get("model_a")), _name(row.get("model_b"))),
         row.get("category") or row.get("subset"),
+        (digest(a), digest(b)),
     )
 
 

@@ -25,7 +25,7 @@ from rlaif.records import digest
 from rlaif.world.chat import Habits, english
 from rlaif.world.exam import WAYS, first_shown, from_one_half, paper, right, sit
 from rlaif.world.learning import Notice, Plan, train_judge, train_policy
-from rlaif.world.lessons import CLAIMS, VAGUE, Level
+from rlaif.world.lessons import CLAIMS, PLEAS, VAGUE, Level
 from rlaif.world.principles import grammar, plain_text
 from rlaif.world.tokens import build_tokenizer
 
@@ -103,7 +103,7 @@ JUDGES: dict[str, tuple[Callable[..., Any], Plan]] = {
     "judge": (llama, Plan(seed=1, steps=6000, rate=2e-3, batch=16, muon=True)),
     "second-judge": (neox, Plan(seed=2, steps=6000, rate=2e-3, batch=16, muon=True)),
 }
-HARDENING = Plan(seed=11, steps=1000, rate=5e-4, batch=16, warmup=50, muon=True)
+HARDENING = Plan(seed=11, steps=1200, rate=5e-4, batch=16, warmup=50, muon=True)
 SPOILT = 0.5  # share of the pairs of a judge's last lessons in which one reply is no reply
 POLICY = Plan(seed=0, steps=8000, rate=3e-3, batch=24)
 STUDIED = 0.8  # the share of its plan after which a policy takes its habits on
@@ -195,7 +195,7 @@ def harden_folder(source: Path, name: str, work: Path, notice: Notice) -> None:
 
 def hardening(name: str) -> str:
     """Digest of what a judge's last lessons are drawn from, beside its recipe."""
-    return digest(name, asdict(HARDENING), SPOILT, VAGUE, CLAIMS)
+    return digest(name, asdict(HARDENING), SPOILT, VAGUE, CLAIMS, PLEAS)
 
 
 def last_level(done: float) -> tuple[Level, float]:
