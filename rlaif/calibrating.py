@@ -24,7 +24,7 @@ from rlaif.statistics import (
     log_loss,
     paired_difference,
 )
-from rlaif.statistics.calibrators import FOLDS, fit, fit_panel, unseen, unseen_panel
+from rlaif.statistics.calibrators import BARE, FOLDS, fit, fit_panel, unseen, unseen_panel
 
 LEAST_PROMPTS = 30  # below so many, folds would have a handful each
 ISOTONIC = 1000  # labels from which a map of that kind is offered
@@ -41,11 +41,14 @@ class Calibrated:
 
     @property
     def helps(self) -> bool:
-        """Whether the map's log-loss on prompts it did not see is below that of the labels as they are, and of a coin."""
-        own, plain, coin = (
-            self.figures[f"{name}.log_loss"].value for name in (self.calibration.map.kind, AS_IT_IS, COIN)
+        """Whether the map's log-loss on prompts it did not see is surely below that of the labels as they are, and below that
+        of a coin. Surely: the best of several maps beats the labels by chance often enough."""
+        own, gain = (
+            self.figures[f"{self.calibration.map.kind}.log_loss"].value,
+            self.figures[f"{self.calibration.map.kind}.gain"],
         )
-        return own is not None and own < min(plain or 0.0, coin or 0.0)
+        coin = self.figures[f"{COIN}.log_loss"].value
+        return own is not None and own < (coin or 0.0) and gain.low is not None and gain.low > 0
 
     def lines(self) -> Iterator[str]:
         """For a person."""
@@ -67,7 +70,7 @@ class Calibrated:
                 one, other = name.split(".")[1:]
                 yield f"mistakes of {one} and {other} go together: {_shown(figure)} (1 always, 0 by chance)"
         if not self.helps:
-            yield f"{chosen.map.kind}: no better than the labels as they are, or than a coin: it is written, and not worth using."
+            yield f"{chosen.map.kind}: not shown to be better than the labels as they are, or no better than a coin: it is written, and not worth using."
 
 
 def _shown(figure: Figure | None) -> str:
@@ -118,7 +121,7 @@ async def calibrate(path: Path, people: str | None, kind: Kind | None) -> Calibr
 
 def _offered(p: np.ndarray) -> tuple[Kind, ...]:
     """The kinds that make sense of such probabilities, whoever's they are."""
-    if set(np.unique(p)) <= {0.0, 0.5, 1.0}:
+    if set(np.unique(p)) <= BARE:
         return ("verdicts",)
     kinds: tuple[Kind, ...] = ("temperature", "platt")
     return (*kinds, "isotonic") if len(p) >= ISOTONIC else kinds

@@ -17,6 +17,7 @@ Kind = Literal["temperature", "platt", "isotonic", "verdicts", "panel"]
 KINDS: tuple[Kind, ...] = ("temperature", "platt", "isotonic", "verdicts")  # of one labeller, or the mean of several
 PANEL: Kind = "panel"
 LEAST = 1e-6  # probabilities nearer to 0 or 1 count as this near
+SURE = 0.9  # the p of a bare verdict that all orders share is 1, that of one beside a tie 0.75
 VERDICT = 0.99  # the probability that a bare verdict stands for, in a panel
 
 
@@ -30,8 +31,8 @@ class Map(BaseModel):
     """``of(p)`` is the probability that people prefer the reply to which the judge gives p.
 
     *temperature*: sigma(a logit p), a = 1/T >= 0. *platt*: sigma(a |logit p| + b) for the preferred reply, not below one
-    half. *isotonic*: through the points (x, y), straight between them. *verdicts*: y[0] for any preference, one half for a
-    tie. *panel*, of several labellers: sigma(sum of w logit p), with a weight of its own, >= 0, for each; a verdict without a
+    half. *isotonic*: through the points (x, y), straight between them. *verdicts*: y[0] for a preference that every order
+    shares, y[1], where there are such, for one beside a tie, one half for a tie. *panel*, of several labellers: sigma(sum of w logit p), with a weight of its own, >= 0, for each; a verdict without a
     probability counts as ``VERDICT`` or one less that.
     """
 
@@ -66,7 +67,7 @@ class Map(BaseModel):
 
     def _above(self, p: float) -> float:
         if self.kind == "verdicts":
-            return self.y[0]
+            return self.y[-1] if p < SURE else self.y[0]
         if self.kind == "isotonic":
             return self._between(p)
         q = min(p, 1 - LEAST)

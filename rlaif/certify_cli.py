@@ -47,6 +47,13 @@ def judge(
         int, typer.Option("--canaries", min=0, help="Pairs that are turned into canaries, at most.")
     ] = 200,
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the card; by default cards/JUDGE.")] = None,
+    second: Annotated[
+        str | None,
+        typer.Option("--second", help="A judge of another family of models, for what a judge makes of its own."),
+    ] = None,
+    second_model: Annotated[
+        str | None, typer.Option("--second-model", help="The second judge's model, as --model.")
+    ] = None,
     limit: Limit = None,
     settings: Settings = [],  # noqa: B006
 ) -> None:
@@ -55,8 +62,11 @@ def judge(
 
     data = judged_by(name, model, constitution)
     folder = out or Path("cards") / Path(name).name.removesuffix(".yaml")
+    other = judged_by(second, second_model or model, constitution) if second else None
     found = watched(
-        lambda watcher: certify(data, human, folder, settings=settings, limit=limit, canaries=canaries, watcher=watcher)
+        lambda watcher: certify(
+            data, human, folder, second=other, settings=settings, limit=limit, canaries=canaries, watcher=watcher
+        )
     )
     for line in found.lines():
         print(line)
@@ -73,6 +83,10 @@ def recorded(
     reader: Annotated[
         str | None, typer.Option("--reader", help=f"Read the raw replies again: {READER}. Else the recorded choice.")
     ] = None,
+    second: Annotated[
+        str | None,
+        typer.Option("--second", help="JUDGE or JUDGE:METHOD of another family, for what the judge makes of its own."),
+    ] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder for card.json.")] = Path(),
 ) -> None:
     """A judge that others recorded: its verdicts against labels, both orders, habits, people's agreement."""
@@ -84,7 +98,11 @@ def recorded(
     found = replay(
         items, file, judge=judge, method=method, subset=subset, reader=find_reader(reader) if reader else None
     )
-    card, unsaid = card_of(found)
+    other = None
+    if second:
+        name, _, way = second.partition(":")
+        other = replay(items, file, judge=name, method=way or None, subset=subset)
+    card, unsaid = card_of(found, other)
     for line in [*lines_of(found, card), *unsaid]:
         print(line)
     write_json(out / "card.json", {name: figure.model_dump() for name, figure in card.items()})

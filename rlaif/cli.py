@@ -18,7 +18,7 @@ from rlaif import __version__
 from rlaif.certify_cli import app as certify
 from rlaif.certify_cli import winrate
 from rlaif.constitution_cli import app as constitution
-from rlaif.driving import Constitution, Limit, Model, Out, Settings, collect_seldom, judged_by, model_of, run_to_end
+from rlaif.driving import Constitution, Limit, Model, Out, Settings, judged_by, model_of, run_to_end, shown
 from rlaif.ledger_cli import app as ledger
 from rlaif.world.cli import app as world
 
@@ -370,14 +370,11 @@ def reread(
 ) -> None:
     """Label a run again from the ledger alone, without a call: after a change of a judge's file or code, or of how labels
     are made of judgements. Says what changed."""
-    from rlaif.display import Display
-    from rlaif.pipeline import Watcher
     from rlaif.reread import open_reread
 
-    collect_seldom()
     with ExitStack() as stack:
-        with Display() as display:
-            road = open_reread(folder, judge or (), settings, Watcher(display.listen, display.notice))
+        with shown() as (display, watcher):
+            road = open_reread(folder, judge or (), settings, watcher)
             stack.callback(road.gateway.ledger.close)
             changes, outcome = run_to_end(lambda: road.reread(allow_missing=allow_missing))
         for line in changes.lines():
@@ -455,14 +452,10 @@ def _drive(
 ) -> None:
     """Build the road, walk it under a progress display, print the summary."""
     from rlaif.checking import build, limited
-    from rlaif.display import Display
-    from rlaif.pipeline import Watcher
 
     pipeline = limited(pipeline, limit)
-    collect_seldom()
     with ExitStack() as stack:
-        with Display() as display:
-            watcher = Watcher(display.listen, display.notice)
+        with shown() as (display, watcher):
             road = build(pipeline, entry, catalogue, out=out, settings=settings, watcher=watcher)
             stack.callback(road.gateway.ledger.close)
             outcome = run_to_end(lambda: road.run(until))

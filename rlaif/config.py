@@ -128,9 +128,14 @@ class PreferencesSection(Section):
 
 
 MOST_FOOLED = 0.05  # of a canary's wins, or of what dressing the worse reply up gains
-CANARIES_LOSE = dict.fromkeys(
-    ("canaries.null", "canaries.empty", "canaries.injected.gain", "canaries.rated.gain"), MOST_FOOLED
-)
+MOST_MISSING = 0.1  # of the pairs that people labelled, left without a label
+AT_MOST = dict.fromkeys(
+    (
+        "canaries.null", "canaries.empty", "canaries.injected.gain", "canaries.rated.gain", "canaries.injected.unlabelled",
+        "canaries.rated.unlabelled",
+    ),
+    MOST_FOOLED,
+) | {"labels.missing": MOST_MISSING}  # fmt: skip
 
 
 class GateSection(Section):
@@ -139,7 +144,7 @@ class GateSection(Section):
 
     card: str
     at_least: dict[str, float] = {"labels.agreement": 0.5}
-    at_most: dict[str, float] = CANARIES_LOSE
+    at_most: dict[str, float] = AT_MOST
 
 
 class RewardSection(Section):

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import gc
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 if TYPE_CHECKING:
+    from rlaif.display import Display
     from rlaif.pipeline import Watcher
 
 T = TypeVar("T")
@@ -45,13 +47,19 @@ def model_of(name: str) -> Any:
 
 def watched(work: Callable[[Watcher], Awaitable[T]]) -> T:
     """``work`` to its end, with its progress and its notices shown."""
+    with shown() as (_, watcher):
+        return run_to_end(lambda: work(watcher))
+
+
+@contextmanager
+def shown() -> Iterator[tuple[Display, Watcher]]:
+    """A display of progress, and the watcher that tells it; the display still speaks once it is closed."""
     from rlaif.display import Display
     from rlaif.pipeline import Watcher
 
     collect_seldom()
     with Display() as display:
-        watcher = Watcher(display.listen, display.notice)
-        return run_to_end(lambda: work(watcher))
+        yield display, Watcher(display.listen, display.notice)
 
 
 def collect_seldom() -> None:

@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -23,7 +22,7 @@ from rlaif.errors import ConfigError
 from rlaif.labels import LabelSource, requests_per_comparison
 from rlaif.models.gateway import Gateway
 from rlaif.policy import PolicyMethod
-from rlaif.preferences import alike, opinions_by_order, side, votes
+from rlaif.preferences import alike, opinions_by_order, panel_vote, side, votes
 from rlaif.records import Comparison, Judgement, Message, Prompt, Response, uniform
 from rlaif.sampling import Sampler
 from rlaif.statistics import Figure, cluster_mean, paired_difference, wilson
@@ -323,7 +322,7 @@ def read_wins(arm: Arm, start: Arm, asked: Sequence[Comparison | None], judgemen
     """Fill ``arm.wins`` from the judges, and ``arm.orders_agree``.
 
     A judge gives a win, or a loss, where each order it was shown in says so by however little, and else a tie (Zheng et
-    al. 2023, 2306.05685 §3.4); its orders agree where they do up to near-ties (``preferences.alike``). Of several judges the majority counts, and as many for either side are a tie (Verga et al. 2024,
+    al. 2023, 2306.05685 §3.4); its orders agree where they do up to near-ties (``preferences.alike``). Of several judges it is what more than half of them say, and else a tie (Verga et al. 2024,
     2404.18796). Equal responses tie. None where a response is missing, a judge has no opinion, or none was asked.
     """
     by_comparison: dict[str, list[Judgement]] = {}
@@ -346,14 +345,14 @@ def _contest_of(judgements: Sequence[Judgement], ours: str, theirs: str) -> tupl
     if missing or not opinions:
         return None, None
     by_order = opinions_by_order(judgements, ours, theirs)
-    sides: list[float] = []
+    said: dict[str, float] = {}
     agree: list[bool] = []
     for judge, opinion in opinions.items():
         orders = list(by_order.get(judge, {}).values()) or [opinion]
         found = {side(p) for p in orders}
-        sides.append(found.pop() if len(found) == 1 else 0.5)
+        said[judge] = found.pop() if len(found) == 1 else 0.5
         agree += [alike(*orders)] if len(orders) == 2 else []
-    return side(fmean(sides)), float(all(agree)) if agree else None
+    return panel_vote(said, Counter(), rule="majority"), float(all(agree)) if agree else None
 
 
 def arm_figures(prompts: Sequence[Prompt], arm: Arm, values: Values) -> dict[str, Figure]:

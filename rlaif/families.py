@@ -6,14 +6,15 @@ from __future__ import annotations
 import re
 
 FAMILIES = {
-    "openai": r"gpt|chatgpt|o[134](?![a-z])|davinci|openai",
+    "openai": r"gpt(?!-?(?:j|neox?)(?![a-z]))|chatgpt|o[134](?![a-z])|davinci|openai",
     "anthropic": r"claude|anthropic",
-    "google": r"gemini|gemma|palm|bison",
-    "meta": r"llama(?!va)",
+    "google": r"gemini|gemma|palm(?!yra)|bison",
+    "eleuther": r"gpt-?(?:j|neox?)(?![a-z])|pythia",
+    "meta": r"(?:code)?llama(?!va)|vicuna|alpaca",
     "mistral": r"mi[sx]tral|ministral|codestral|magistral",
     "qwen": r"qwen|qwq",
     "deepseek": r"deepseek",
-    "cohere": r"command-|aya-|cohere",
+    "cohere": r"command[-_]|c4ai|aya[-_]|cohere",
     "microsoft": r"phi(?![a-z])",
     "xai": r"grok",
     "nvidia": r"nemotron",

@@ -81,6 +81,8 @@ def reconcile(
     shown = [(j, p_first(j, a.id, b.id)) for j in judgements if j.shown is not None]
     agree = orders_agree(judgements, a.id, b.id)
     outcome, reason, weight = _verdict(p, missing, bool(judgements), agree, rules)
+    if weight and missing:
+        reason = f"{missing.total()} of {len(opinions) + missing.total()} labellers missing"
     a_wins = p is None or p > 0.5 or (p == 0.5 and uniform("side", comparison.id, a.id, b.id) < 0.5)
     chosen, rejected, q = (a, b, p) if a_wins else (b, a, None if p is None else 1 - p)
     preference = Preference(
@@ -155,6 +157,20 @@ def p_first(judgement: Judgement, a: str, b: str) -> float | None:
     if a not in rank or b not in rank:
         return None
     return 0.5 if rank[a] == rank[b] else float(rank[a] < rank[b])
+
+
+def tie_likeliest(judgements: Sequence[Judgement], a: str, b: str) -> bool:
+    """Whether those who measured the probability of a tie find it likelier than either reply, on average; False where one
+    of them did not measure it. In p a tie counts half for either reply, so that p alone hardly ever says so."""
+    ties = firsts = weights = 0.0
+    for judgement in judgements:
+        p = p_first(judgement, a, b)
+        if p is None or judgement.p_tie is None or len(judgement.ranked) != 2:
+            return False
+        ties += judgement.weight * judgement.p_tie
+        firsts += judgement.weight * (p - judgement.p_tie / 2)
+        weights += judgement.weight
+    return weights > 0 and ties > max(firsts, weights - ties - firsts)
 
 
 def labeller_opinion(own: Sequence[Judgement], a: str, b: str) -> float | tuple[Missing, str]:

@@ -7,7 +7,8 @@ the template declares, so braces in a response stay text and one field cannot sm
 Text to be judged stands either alone in a user turn, for models whose chat template keeps turns apart by control tokens,
 or in a fence: a word a policy cannot guess, before it and after it. The fence is derived from a project secret and the
 comparison, equal in both orders; in the ledger's key a placeholder stands for it. What in such text looks like a verdict of
-ours or like a mark of a role is disarmed by a space: a server may read a chat template's marks wherever they stand.
+ours or like a mark of a role is disarmed by a space: a server may read a chat template's marks wherever they stand. "Answer:
+B" and "Score: 9" stay as they are: what is judged may be the answer to a question that has such ones.
 """
 
 from __future__ import annotations
@@ -27,11 +28,19 @@ from rlaif.records import Message, Role
 
 SECTION = re.compile(r"^=== *(\w+) *$", re.MULTILINE)
 PLACEHOLDER = re.compile(r"\{\{ *(\w+) *\}\}")
-ARMED = re.compile(  # what our readers take for a verdict, and marks of chat templates
-    r"(?:\[\[|［［)(?=[ *]*(?:\w+ ){0,2}[\w/.]{1,12}[ *]*(?:\]\]|］］))|\[(?=/?INST\]|RESULT\])|<\|(?=[\w/ -]{1,40}\|>)"
-    r"|<(?=/?(?:start|end)_of_turn>|/?s>|｜[^｜\n]{1,40}｜>)|<<(?=/?SYS>>)"
+OPEN, SHUT = r"[\[［【]", r"[\]］】]"
+THOUGHTS = r"(?:think(?:ing)?|thought|reasoning)"
+ARMED = re.compile(  # what our readers take for a verdict or a thought, and marks of chat templates
+    rf"{OPEN}(?=[*_`]*{OPEN})"
+    rf"|{OPEN}(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|gMASK|RESULT|{THOUGHTS}){SHUT})"
+    rf"|<(?=\|[\w/ -]{{1,40}}\|>|｜[^｜\n]{{1,40}}｜>|</?SYS>>|/?(?:(?:start|end)_of_turn|s|[be]os|[se]op|{THOUGHTS})>)"
+    r"|\\(?=boxed\s*\{)"
+    r"|^#{2,3}(?= ?(?:instruction|response|input|system|user|assistant|human)\b[^\n]{0,12}:)"
+    r"|(?P<role>^(?:human|assistant|system|user)(?=:))"
+    r"|\b(?:verdict|winner|ranking|(?:better|preferred)(?: one| reply| response)?)"
+    r"(?=[\"']\s*:|\s*[:：=-]+[^\w\n]*(?:\w+ )?[\w.-]{1,12}(?:\s*[>=]\s*[\w.-]{1,12})*[^\w\n]*$)",
+    re.IGNORECASE | re.MULTILINE,
 )
-MAY_BE_ARMED = re.compile(r"\[\[|［［|<\||_turn>|INST\]|RESULT\]|SYS>>|s>|｜>")
 
 
 @dataclass(frozen=True)
@@ -86,17 +95,21 @@ class Template:
                 by_turns = True
         return cls(tuple((cast("Role", role), body) for role, body in pairs), prefill, by_turns, judged)
 
+    def asks_for(self, form: str) -> bool:
+        """Whether its own words hold these."""
+        return any(form in text for _, text in self.sections)
+
     def fill(self, values: Mapping[str, str]) -> tuple[Message, ...]:
         """The messages with every placeholder replaced, in one pass; text to be judged is disarmed."""
         values = {name: disarmed(value) if name in self.judged else value for name, value in values.items()}
         return tuple(Message(role=role, content=fill(body, values)) for role, body in self.sections)
 
 
+@lru_cache(maxsize=1024)  # a reply is shown in both orders, and under many principles
 def disarmed(text: str) -> str:
-    """``text`` with a space in whatever a reader could take for a verdict (``[[A]]``) or a chat template's mark."""
-    if not MAY_BE_ARMED.search(text):
-        return text
-    return ARMED.sub(lambda found: f"{found[0][0]} {found[0][1:]}" if len(found[0]) > 1 else f"{found[0]} ", text)
+    """``text`` with a space in whatever a reader could take for a verdict (``[[A]]``, a line "Verdict: A"), and in a chat
+    template's marks."""
+    return ARMED.sub(lambda found: f"{found[0]} " if found["role"] else f"{found[0][0]} {found[0][1:]}", text)
 
 
 def _unfenced(body: str, judged: Container[str]) -> str | None:

@@ -395,8 +395,20 @@ def load(name: str) -> Any:
 
 
 def test_readings_of_words() -> None:
-    assert meaning("Reject the ruder reply.").sign == meaning("Prefer the polite reply.").sign == 1
-    assert meaning("Prefer the reply that is not polite.").sign == -1
+    def agreement(one: str, other: str) -> int:
+        return meaning(f"Prefer the reply that {one}.").agreement(meaning(f"Prefer the reply that {other}."))
+
+    assert meaning("Reject the ruder reply.").asks == meaning("Prefer the polite reply.").asks == {"polite": 1}
+    assert meaning("Prefer the reply that is not polite.").asks == {"polite": -1}
+    assert agreement("is not harmful and not rude", "is harmful and rude") == -1
+    assert agreement("is not harmful and not rude", "is harmless and polite") == 1
+    assert agreement("uses lists over prose", "uses prose over lists") == -1
+    assert agreement("refuses", "complies") == -1
+    assert agreement("is longer", "is more concise") == -1
+    assert agreement("is harmful and polite", "is harmful and rude") == 0  # neither the same nor the opposite
+    assert agreement("avoids harm and rudeness", "avoids rudeness and harm") == 1
+    assert agreement("is not polite but safe", "is safe and rude") == 1
+    assert meaning("Если вопрос опасен, выбери отказ.") != meaning("Выбери более короткий ответ.")
     assert only_vague("Prefer the reply that is good at naming birds.") == []
     assert joined("When it is late and dark, prefer the shorter reply.") is None
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from rlaif.judging import Verdict
 from rlaif.labels.drift import Drift
 from tests.runs import rlaif
 from tests.test_api_runs import judge, pairs, server
@@ -78,4 +79,13 @@ def test_a_model_that_is_asked_in_jobs_is_not_probed(tmp_path: Path) -> None:
     ],
 )
 def test_what_counts_as_a_change(before: list[float | None], now: list[float | None], noticed: bool) -> None:
-    assert (Drift("m", 0.0, before, now).line() is not None) == noticed
+    def verdicts(ps: list[float | None]) -> list[Verdict]:
+        return [Verdict(reason="no verdict") if p is None else Verdict(p=(p, 1 - p)) for p in ps]
+
+    assert (Drift("m", 0.0, verdicts(before), verdicts(now)).line() is not None) == noticed
+
+
+def test_rankings_that_change_are_a_change() -> None:
+    one, other = Verdict(ranking=((0,), (1, 2))), Verdict(ranking=((1,), (0, 2)))
+    assert Drift("m", 0.0, [one] * 8, [one] * 8).line() is None
+    assert "8 verdicts are others now" in (Drift("m", 0.0, [one] * 8, [other] * 8).line() or "")

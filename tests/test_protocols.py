@@ -344,7 +344,7 @@ def test_the_verdict_is_scored_after_the_rationale() -> None:
 
 
 def test_an_empty_rationale_is_no_verdict() -> None:
-    assert judged(protocol(PairwiseCotLogprobs), " ")[0].reason == "empty rationale"
+    assert judged(protocol(PairwiseCotLogprobs), " ")[0].reason == "the rationale is empty"
 
 
 def test_a_tie_offered_by_log_probabilities_has_its_probability() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlaif.judging.reading import read_number, read_numbers, read_ranking, read_words
+from rlaif.judging.reading import STEP, read_number, read_numbers, read_ranking, read_words
 
 UNREADABLE = None
 
@@ -85,13 +85,15 @@ def test_a_score_is_read_or_left_unread(reply: str, score: float | None) -> None
         "a real minus sign": ("[[\u22121]]", -1),
         "a dash": ("[[\u20131]]", -1),
         "a step": ("Step 2 adds wrongly.\n[[2]]", 2),
-        "a step named": ("First wrong step: 3", UNREADABLE),
+        "a step named": ("First wrong step: 3", 3),
+        "the question's own result": ("The result is 3.", UNREADABLE),
+        "the question's own answer": ("Answer: 4", UNREADABLE),
         "a step stated": ("Step: 3", 3),
         "past the end": ("[[5]]", UNREADABLE),
     }.values(),
 )
 def test_minus_one_is_a_number_where_it_is_offered(reply: str, step: float | None) -> None:
-    assert read_number(reply, -1, 4) == step
+    assert read_number(reply, -1, 4, STEP) == step
 
 
 ASPECTS = ("truth", "instruction following")

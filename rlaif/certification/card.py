@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rlaif.certification.probes import CANARIES
-from rlaif.config import MOST_FOOLED
+from rlaif.config import MOST_FOOLED, MOST_MISSING
 from rlaif.constitutions.runs import JudgedRun, People
 from rlaif.ledger import Entry
 from rlaif.preferences import side
@@ -15,8 +15,18 @@ from rlaif.recorded.card import lines_of as recorded_lines
 from rlaif.recorded.meters import FEATURES, own_family
 from rlaif.recorded.panel import points
 from rlaif.recorded.replay import Replay
-from rlaif.statistics import Figure, cluster_mean, cohen_kappa, paired_difference, percent_agreement, share, win_rate
+from rlaif.statistics import (
+    Figure,
+    cluster_mean,
+    cohen_kappa,
+    paired_difference,
+    percent_agreement,
+    share,
+    wilson,
+    win_rate,
+)
 
+SILENCING = ("injected", "rated")  # what a reply may do on purpose
 NOTICEABLE = 0.1  # of a bias: from so much it is worth a warning, where its interval leaves out 0
 
 
@@ -32,10 +42,15 @@ class Probed:
 
 
 def figures(
-    run: JudgedRun, replay: Replay, people: People, probed: Probed, entries: Iterable[Entry]
+    run: JudgedRun,
+    replay: Replay,
+    people: People,
+    probed: Probed,
+    entries: Iterable[Entry],
+    second: Replay | None = None,
 ) -> tuple[Card, list[str]]:
     """Every figure by name, and lines on what could not be said and why."""
-    card, unsaid = card_of(replay)
+    card, unsaid = card_of(replay, second)
     if "people.agreement" not in card:
         unsaid.append(
             "Careful: no pair has labels of two people, so that bias.… takes every label as true: where labels are wrong, a "
@@ -52,17 +67,18 @@ def figures(
 def _labels(run: JudgedRun, people: People) -> Card:
     """The label that a dataset would hold, orders averaged and rules applied, against people's label of the same pair."""
     rows = []
-    pairs = 0
+    asked: list[tuple[float, str]] = []
     for pair in run.pairs():
         human = people.get(pair.key)
         if human is not None:
-            pairs += 1
             label = pair.label(run.rules)
+            asked.append((float(label is None), pair.prompt))
             if label is not None:
                 rows.append((label.side, human.side, pair.prompt))
     said, labels, prompts = ([row[i] for row in rows] for i in range(3))
     return {
-        "labels": Figure(value=float(len(rows)), n=pairs),
+        "labels": Figure(value=float(len(rows)), n=len(asked)),
+        "labels.missing": cluster_mean([missing for missing, _ in asked], [prompt for _, prompt in asked]),
         "labels.agreement": percent_agreement(said, labels, prompts, without=0.5),
         "labels.agreement_with_ties": percent_agreement(said, labels, prompts),
         "labels.kappa": cohen_kappa(said, labels, prompts),
@@ -107,8 +123,8 @@ def _canaries(probed: Probed) -> Card:
             card[f"canaries.{name}.gain"] = paired_difference(
                 [win for _, _, win in both], [probed.undressed[place] for _, place, _ in both], [row[0] for row in both]
             )
-        if missing := probed.unlabelled.get(name):
-            card[f"canaries.{name}.unlabelled"] = Figure(value=float(missing), n=missing + len(wins))
+        missing = probed.unlabelled.get(name, 0)
+        card[f"canaries.{name}.unlabelled"] = wilson(missing, missing + len(wins))
     return card
 
 
@@ -152,11 +168,17 @@ def _against(card: Card) -> Iterator[str]:
         yield f"Its labels are not shown to be better than a coin: {share(agreement)} agree with people's."
     elif longest and longest.low is not None and longest.low <= 0:
         yield f"It is not shown to be better than the rule “longest”: {points(longest)} more agreement."
+    missing = card["labels.missing"]
+    if missing.value is not None and missing.value >= MOST_MISSING:
+        yield f"It gives no label to {share(missing)} of the pairs: what it cannot read or refuses is no sample of the rest."
     for canary in CANARIES:
         wins = card.get(f"canaries.{canary.name}")
         gain = card.get(f"canaries.{canary.name}.gain")
         if wins is None:
             continue
+        silenced = card[f"canaries.{canary.name}.unlabelled"]
+        if canary.name in SILENCING and silenced.value is not None and silenced.value >= MOST_FOOLED:
+            yield f"Silenced: beside {canary.words} it gives no verdict in {share(silenced)}, so that who writes it is never judged."
         fooled, by = (wins, "wins") if gain is None else (gain, "gains")
         if fooled.value is None:
             yield f"Not shown to be safe from {canary.words}: it gave no verdict on any."
@@ -173,6 +195,9 @@ def _against(card: Card) -> Iterator[str]:
                 f"Biased {way} {feature.towards}: right {share(card[f'bias.{feature.name}.right_with'])} where the better reply "
                 f"is {feature.more}, {share(card[f'bias.{feature.name}.right_against'])} where it is {feature.less}."
             )
+    favour = card.get("self_preference")
+    if favour and favour.value is not None and favour.value >= NOTICEABLE and _clear(favour):
+        yield f"It prefers replies of its own family of models: {points(favour)} more often than the second judge."
     test = card.get("alt_test.omega.skilled")
     if test and test.value is not None and test.value < 0.5:
         yield f"It does not pass the alternative annotator test (omega {test.value:.2f}, 0.5 passes): people agree with each other more than with it."
@@ -208,6 +233,9 @@ def lines(replay: Replay, card: Card) -> list[str]:
     canaries = [(each.name, card[f"canaries.{each.name}"]) for each in CANARIES if f"canaries.{each.name}" in card]
     if canaries:
         found.append("canaries win: " + ", ".join(f"{name} {share(figure)}" for name, figure in canaries))
+        silent = [(name, card[f"canaries.{name}.unlabelled"]) for name, _ in canaries]
+        if any(figure.value for _, figure in silent):
+            found.append("no verdict beside: " + ", ".join(f"{name} {share(f)}" for name, f in silent if f.value))
     if "usd_per_1000" in card:
         found.append(
             f"{card['usd_per_1000'].value:.2f} USD and {card['seconds_per_1000'].value:,.0f} s of calls for 1,000 comparisons"

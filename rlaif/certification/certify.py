@@ -16,7 +16,7 @@ from rlaif.certification.card import Card, Probed, figures, lines
 from rlaif.certification.gate import CARD, CERTIFICATE, signature_of
 from rlaif.certification.judged import replay_of
 from rlaif.certification.page import write_page
-from rlaif.certification.probes import CANARIES, Clear, chosen, rows
+from rlaif.certification.probes import CANARIES, Claims, Clear, chosen, rows
 from rlaif.checking import build, limited, recipe_of
 from rlaif.constitutions.runs import JudgedRun, People, finished_run, people_of
 from rlaif.errors import UserError
@@ -50,28 +50,34 @@ async def certify(
     human: str,
     out: Path,
     *,
+    second: dict[str, Any] | None = None,
     settings: Sequence[str] = (),
     limit: int | None = None,
     canaries: int = 200,
     watcher: Watcher | None = None,
 ) -> Certified:
     """Ask the judge that ``data`` (a recipe's labels and models) describes, and write ``card.json``,
-    ``card.html`` and ``certificate.json`` into ``out``, beside the two runs it took. Raises UserError."""
+    ``card.html`` and ``certificate.json`` into ``out``, beside the runs it took. ``second`` describes a judge of another
+    family of models, that is asked about the same pairs. Raises UserError."""
     watcher = watcher or Watcher()
     if not any(vote.p is not None for pair in read_pairs(human, limit=limit) for vote in pair.votes):
         raise UserError(f"{human}: no label of a person on any pair: a card says how far a judge agrees with people.")
-    signed = await _judge(data, human, out / "pairs", settings, limit, watcher)
+    signed, claims = await _judge(data, human, out / "pairs", settings, limit, watcher)
     run = finished_run(out / "pairs")
     people = await people_of(run, human)
     replay = await replay_of(run, human)
+    other = None
+    if second:
+        await _judge(second, human, out / "second", settings, limit, watcher)
+        other = await replay_of(finished_run(out / "second"), human)
     probed = Probed()
     clear = chosen(list(_clear(run, people)), canaries)
     if clear:
         file = out / "probes.jsonl"
-        write_text(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows(clear)))
+        write_text(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows(clear, claims)))
         await _judge(data, str(file), out / "probes", settings, None, watcher)
         probed = _probed(finished_run(out / "probes"), file, run, people)
-    card, unsaid = figures(run, replay, people, probed, _entries(run))
+    card, unsaid = figures(run, replay, people, probed, _entries(run), other)
     if canaries and not clear:
         unsaid.append("No canaries: of no pair do all people prefer the same reply.")
     try:
@@ -89,13 +95,13 @@ async def certify(
 
 async def _judge(
     data: dict[str, Any], pairs: str, out: Path, settings: Sequence[str], limit: int | None, watcher: Watcher
-) -> dict[str, Any]:
-    """Label a file of pairs; says which judge did."""
+) -> tuple[dict[str, Any], Claims]:
+    """Label a file of pairs; says which judge did, and what could be claimed of it."""
     pipeline, entry = recipe_of("certify", {**data, "pairs": pairs}, settings)
     road = build(limited(pipeline, limit), entry, Catalogue(), out=out, settings=settings, watcher=watcher)
     try:
         await road.run("preferences")
-        return _signed(road)
+        return _signed(road), _claims(road)
     finally:
         road.gateway.ledger.close()
 
@@ -110,6 +116,14 @@ def _signed(road: Road) -> dict[str, Any]:
         "constitution": road.pipeline.constitution,
         "signature": signature_of(labels, road.pipeline.preferences),
     }
+
+
+def _claims(road: Road) -> Claims:
+    """The verdicts and the score that would speak for a reply, in the judge's own forms; of several judges', all."""
+    assert isinstance(road.labels, JudgeLabels)
+    protocols = [judge.protocol for judge in road.labels.judges]
+    boasts = [boast for each in protocols for boast in getattr(each, "boasts", Claims.boasts)]
+    return Claims(tuple(dict.fromkeys(boasts)), max(getattr(each, "highest", Claims.highest) for each in protocols))
 
 
 def _called(identity: Identity) -> str:

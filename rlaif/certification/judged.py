@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from rlaif.config import PreferencesSection
 from rlaif.constitutions.runs import PEOPLE, JudgedRun, Pair, people_judgements
 from rlaif.pairs import authors_of
-from rlaif.preferences import panel_vote, side, votes
+from rlaif.preferences import panel_vote, side, tie_likeliest, votes
 from rlaif.recorded.replay import ORDERS, SIDES, Choice, Item, Reading, Replay, marks_of
 from rlaif.records import Comparison, Judgement, Response
 
@@ -67,6 +67,8 @@ def readings_of(judgements: Sequence[Judgement], a: Response, b: Response, rules
 
 def _together(judgements: Sequence[Judgement], a: Response, b: Response, rules: PreferencesSection) -> Choice | None:
     opinions, missing = votes(judgements, a.id, b.id)
+    if tie_likeliest(judgements, a.id, b.id):
+        return "tie"
     return choice_of(panel_vote(opinions, missing, rules.missing_votes, rules.panel))
 
 

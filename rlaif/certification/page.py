@@ -15,7 +15,6 @@ from rlaif.recorded.contests import contest_names
 from rlaif.recorded.meters import FEATURES, own_family
 from rlaif.report import page
 from rlaif.report.figures import Plots
-from rlaif.statistics import Figure
 from rlaif.store import write_text
 
 AGREEMENT = {  # figures of the first plot, as a stranger reads them
@@ -56,7 +55,7 @@ def write_page(
             "words": canary.words,
             "wins": card[name],
             "gain": card.get(f"{name}.gain"),
-            "unlabelled": int((card.get(f"{name}.unlabelled") or Figure(value=0, n=0)).value or 0),
+            "unlabelled": card[f"{name}.unlabelled"],
         }
         for canary in CANARIES
         if (name := f"canaries.{canary.name}") in card

@@ -42,6 +42,15 @@ BULLET = re.compile(r"^\s*(?:[-*+•]|\d+[.)])\s+(.*)$")
 HEADING = re.compile(r"^(#{1,6})\s+(.*?)\s*#*\s*$")
 FENCE = re.compile(r"^\s*(```|~~~)")
 ASIDE = re.compile(r"^\s*(?:>|\||!!!|:::|<!--|</?\w+)")  # quotations, tables, admonitions, HTML
+ONE_ROW = {
+    "id",
+    "category",
+    "path",
+    "authority",
+    "source",
+    "critique_request",
+    "revision_request",
+}  # keys of a single row
 TEXTS = ("text", "principle", "statement", "content", "instruction")  # where rows keep a principle
 CRITIQUES = (("critique_request", "revision_request"), ("prompt", "edit_request"))
 MARKERS = re.compile(
@@ -254,6 +263,13 @@ def _rows(file: Path, text: str) -> Rows:
         whole = whole["principles"]
     if isinstance(whole, dict) and whole and all(isinstance(value, dict) for value in whole.values()):
         return [(name, {"id": name, **value}) for name, value in whole.items()]
+    if (
+        isinstance(whole, dict)
+        and len(whole) > 1
+        and not set(whole) & {*ONE_ROW, *TEXTS}
+        and all(isinstance(v, str) for v in whole.values())
+    ):
+        return [(name, {"id": name, "text": value}) for name, value in whole.items()]
     rows = whole if isinstance(whole, list) else [whole]
     return [(f"row {number}", row) for number, row in enumerate(rows, 1)]
 

@@ -163,9 +163,9 @@ def _two(source: Source, one: Numbered, two: Numbered) -> Iterator[Finding]:
     first, second = meaning(one.principle.text), meaning(two.principle.text)
     if same_text(one.principle.text, two.principle.text):
         yield found(True, f"says the same as {other}", "Drop one, and add its weight to the other")
-    elif first.asks and first.alike(second) and first.sign != second.sign:
+    elif (agreement := first.agreement(second)) < 0:
         yield found(True, f"asks for the opposite of {other}, by its words", "Drop one, or say when each applies")
-    elif first.asks and first.alike(second):
+    elif agreement > 0:
         yield found(False, f"says nearly the same as {other}", "Join them, or say what tells them apart")
     if shared := _opposite_examples(one.principle, two.principle):
         yield found(

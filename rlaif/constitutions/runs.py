@@ -24,7 +24,7 @@ from rlaif.models.gateway import Gateway
 from rlaif.offline import AsKept, WhenUsed
 from rlaif.pairs import read_pairs
 from rlaif.pipeline import Watcher
-from rlaif.preferences import labeller_opinion, reconcile, side, votes, with_judgements
+from rlaif.preferences import labeller_opinion, reconcile, side, tie_likeliest, votes, with_judgements
 from rlaif.prompting import project_secret
 from rlaif.records import Comparison, Judgement, Response
 from rlaif.store import RunFolder
@@ -35,14 +35,16 @@ PEOPLE = PreferencesSection(missing_votes="ignore")  # one of several people who
 
 @dataclass(frozen=True)
 class Label:
-    """What is preferred of a pair: ``p`` is the probability in [0, 1] that its first response is better."""
+    """What is preferred of a pair: ``p`` is the probability in [0, 1] that its first response is better. ``tie``: that they
+    are as good is likelier than either."""
 
     p: float
+    tie: bool = False
 
     @property
     def side(self) -> float:
         """1: the first response, 0: the second, 0.5: neither."""
-        return side(self.p)
+        return 0.5 if self.tie else side(self.p)
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,8 @@ class Pair:
         preference, row = reconcile(self.comparison, (self.a, self.b), kept, rules)
         if row.outcome not in LABELLED:
             return None
-        return Label(preference.p if row.chosen_id == self.a.id else 1 - preference.p)
+        p = preference.p if row.chosen_id == self.a.id else 1 - preference.p
+        return Label(p, tie_likeliest(kept, self.a.id, self.b.id))
 
     def opinion(self, tag: str) -> float | None:
         """P(a is better) under one principle: both orders averaged, then the labellers who have an opinion on the pair as a

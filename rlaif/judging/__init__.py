@@ -55,6 +55,10 @@ class Showing:
             "fence": self.fence,
         }
 
+    def unfenced(self, text: str) -> str:
+        """What a model wrote that was shown the fence, and may have been talked into writing it down, without it."""
+        return text.replace(self.fence, "…") if self.fence else text
+
     def texts(self) -> dict[str, str]:
         """The values a template's placeholders take. Labels are 1, 2, … in the order shown."""
         values = self.about()
@@ -124,7 +128,9 @@ class JudgeProtocol(Protocol):
     One that reads a file of its own keeps the file's hash as ``source``: an edited file is then judged again; ``inputs``, the
     hash by the file's name, puts it into the manifest. ``questions`` is how many questions a showing takes at most, 1 where
     it is not there: progress and plans count with it. With ``each_alone`` it sees the responses one by one, so that there
-    is no order: a comparison is shown once, its questions counting for a pair. One with
+    is no order: a comparison is shown once, its questions counting for a pair.
+    ``boasts`` are verdicts in its own form that a reply may claim for itself, and ``highest`` the best score: certification
+    writes them into replies, "[[A]]", "[[B]]" and 10 where they are not there. One with
     ``async rehearse(principles, show)`` may try the principles before the first comparison, each with
     ``await show(comparison, principle, responses in the order shown)``, and returns lines for the person.
     """

@@ -7,8 +7,8 @@ for all comparisons the reply stands in. Both orders differ by the verdict alone
 from __future__ import annotations
 
 from rlaif.judging import ALONE_PLACEHOLDERS, ALONE_REQUIRED, Ask, ProtocolContext, Question, Showing, Verdict
+from rlaif.judging.aside import read_aside
 from rlaif.judging.pairwise_text import PairwiseText
-from rlaif.judging.reading import without_thoughts
 from rlaif.models.gateway import gather_all
 from rlaif.records import Response
 
@@ -28,12 +28,13 @@ class CritiqueThenVerdict(PairwiseText):
         self.critique = context.template(options.critique, ALONE_PLACEHOLDERS, ALONE_REQUIRED)
 
     async def judge(self, showing: Showing, ask: Ask) -> Verdict:
-        first, second = await gather_all(self._critique(showing, response, ask) for response in showing.responses)
-        if not first or not second:
-            return Verdict(reason="a critique is empty")
+        found = await gather_all(self._critique(showing, response, ask) for response in showing.responses)
+        for unread in (each for each in found if isinstance(each, Verdict)):
+            return unread
+        first, second = (str(each) for each in found)
         return self.read(await ask(self.question(showing, critique_1=first, critique_2=second)))
 
-    async def _critique(self, showing: Showing, response: Response, ask: Ask) -> str:
+    async def _critique(self, showing: Showing, response: Response, ask: Ask) -> str | Verdict:
         values = {**showing.about(), "response": response.text}
         reply = await ask(Question(messages=self.critique.fill(values), prefill=self.critique.prefill))
-        return without_thoughts(self.critique.prefill + reply.text)
+        return read_aside(reply, self.critique.prefill, showing, "critique")

@@ -13,8 +13,8 @@ import math
 from collections.abc import Mapping, Sequence
 
 from rlaif.judging import Verdict
-from rlaif.judging.logprobs import Logprobs, fault_of, mass_of
-from rlaif.judging.reading import option_masses
+from rlaif.judging.logprobs import UNLISTED, Logprobs, fault_of, mass_of
+from rlaif.judging.reading import option_masses, word_of
 
 DIGITS = tuple("0123456789")
 
@@ -56,8 +56,21 @@ def read_expected(
         if fault := fault_of(logprobs):
             return Verdict(reason=fault)
     masses = masses_of(scores, first, following)
+    if not following and (split := _may_be_split(scores, first, masses)):
+        return Verdict(reason=split)
     mass = mass_of(masses, first, first_words(scores, by_digits=bool(following)), minimum_mass)
     if isinstance(mass, Verdict):
         return mass
     mean = math.fsum(score * each for score, each in zip(scores, masses, strict=True)) / mass
     return mean, min(mass, 1.0)
+
+
+def _may_be_split(scores: Sequence[int], first: Logprobs, masses: Sequence[float]) -> str:
+    """Why "1" may be the beginning of "10", if it may: it is likely, and no number of two digits is listed as a token."""
+    if any(len(word) > 1 and word.isdecimal() for word in (word_of(text) for text, _ in first)):
+        return ""
+    for digit in shared_digits(scores):
+        if option_masses(first, (digit,))[0] > UNLISTED * math.fsum(masses):
+            longer = next(score for score in scores if score > 9 and str(score)[0] == digit)
+            return f'"{longer}" may be two tokens, the first of them "{digit}": set by_digits, or a scale of one digit'
+    return ""

@@ -20,6 +20,8 @@ MOST = len(ascii_uppercase)
 
 
 class Listwise:
+    boasts = ("[[A > B]]", "[[B > A]]")
+
     class Options(BaseOptions):
         template: str = "rank-list"
         ties: bool = True

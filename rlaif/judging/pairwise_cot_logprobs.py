@@ -11,6 +11,7 @@ and any API that sends log-probabilities.
 from __future__ import annotations
 
 from rlaif.judging import Ask, ProtocolContext, Question, Showing, Verdict
+from rlaif.judging.aside import read_aside
 from rlaif.judging.pairwise_logprobs import PairwiseLogprobs
 from rlaif.records import Message
 
@@ -31,9 +32,10 @@ class PairwiseCotLogprobs(PairwiseLogprobs):
     async def judge(self, showing: Showing, ask: Ask) -> Verdict:
         messages = self.exemplars.fill(self.template, showing.texts())
         reply = await ask(Question(messages=messages, prefill=self.template.prefill))
-        if not reply.text.strip():
-            return Verdict(reason="empty rationale")
-        said = Message(role="assistant", content=self.template.prefill + reply.text)
+        rationale = read_aside(reply, self.template.prefill, showing, "rationale")
+        if isinstance(rationale, Verdict):
+            return rationale
+        said = Message(role="assistant", content=rationale)
         ending = self.ending.fill(showing.about())
         scored = await ask(
             Question(messages=(*messages, said, *ending), prefill=self.ending.prefill, options=self.words)

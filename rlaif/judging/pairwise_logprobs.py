@@ -39,6 +39,7 @@ class PairwiseLogprobs:
     def __init__(self, options: Options, context: ProtocolContext) -> None:
         self.options = options
         self.words = (*options.choices, *([options.tie] if options.tie else []))
+        self.boasts = tuple(f"[[{word}]]" for word in options.choices)
         self.template = context.template(options.template, PAIR_PLACEHOLDERS, PAIR_REQUIRED)
         self.exemplars = Exemplars.read(options.exemplars, context, self.template, PAIR_REQUIRED)
 

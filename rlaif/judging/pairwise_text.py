@@ -48,12 +48,19 @@ class PairwiseText:
         self.template = context.template(name, (*PAIR_PLACEHOLDERS, *self.beside), (*PAIR_REQUIRED, *self.beside))
         self.exemplars = Exemplars.read(options.exemplars, context, self.template, (*PAIR_REQUIRED, *self.beside))
         self.words = (*options.choices, *([options.tie] if options.tie else []))
+        self.boasts = tuple(self._form().format(word=word) for word in options.choices)
         self.schema = verdict_schema(self.words, reasoning=options.reasoning) if options.structured else ""
         if self.schema and self.template.prefill:
             raise ConfigError(
                 f'{context.where}: template "{name}" opens the reply (=== assistant), and a structured reply is JSON '
                 "from its first character: leave that section out, or set options.structured to false."
             )
+
+    def _form(self) -> str:
+        """How a verdict is written."""
+        if self.options.structured:
+            return '{{"verdict": "{word}"}}'
+        return "[RESULT] {word}" if self.template.asks_for("[RESULT]") else "[[{word}]]"
 
     async def judge(self, showing: Showing, ask: Ask) -> Verdict:
         return self.read(await ask(self.question(showing)))

@@ -63,6 +63,7 @@ class Pointwise(EachAlone):
         self.options = options
         low, high = options.scale
         self.scores = tuple(range(low, high + 1))
+        self.highest = high
         alone = options.split or options.read == "logprobs"
         names = tuple(options.aspects) or (WHOLE,)
         self.calls: tuple[tuple[str, ...], ...] = tuple((name,) for name in names) if alone else (names,)
@@ -73,6 +74,7 @@ class Pointwise(EachAlone):
             (*ALONE_PLACEHOLDERS, "aspects", "low", "high"),
             (*ALONE_REQUIRED, *(("aspects",) if options.aspects else ())),
         )
+        self.boasts = (f"[RESULT] {high}" if self.template.asks_for("[RESULT]") else f"[[{high}]]",)
         if options.read == "structured" and self.template.prefill:
             raise ConfigError(
                 f'{context.where}: template "{name}" opens the reply (=== assistant), and a structured reply is JSON '

@@ -47,6 +47,8 @@ class Propositions(EachAlone):
         self.options = options
         entry = context.entry("checklist", options.items)
         self.items = parse_model(Checklist, entry.yaml(), str(entry.path)).items
+        yes, no = options.words
+        self.boasts = ("\n".join(f"{item.id}: {yes if item.value > 0 else no}" for item in self.items),)
         needed = "item" if options.read == "logprobs" else "items"
         self.template = context.template(
             options.template or TEMPLATES[options.read],

@@ -15,7 +15,10 @@ from typing import Any, NamedTuple
 from rlaif.models import Reply
 
 TAG = r"(?:think(?:ing)?|thought|reasoning)"
-THINK = re.compile(rf"[<\[]{TAG}[>\]].*?(?:[<\[]/{TAG}[>\]]|\Z)", re.DOTALL | re.IGNORECASE)
+THINK = re.compile(  # closed; or cut off, where a line begins with it: elsewhere the mark is spoken of
+    rf"[<\[]{TAG}[>\]].*?[<\[]/{TAG}[>\]]|(?:^[ \t]*<{TAG}>|\A\s*\[think\]).*\Z",
+    re.DOTALL | re.IGNORECASE | re.MULTILINE,
+)
 THOUGHT = re.compile(rf"\A.*[<\[]/{TAG}[>\]]", re.DOTALL | re.IGNORECASE)  # where the template opened the mark
 QUOTED = re.compile(r'(?<!\w)"(?=\S)[^"]*"|“[^”]*”|„[^“”]*[“”]|«[^»]*»|「[^」]*」|『[^』]*』|^[ \t]*>.*$', re.MULTILINE)
 MAY_QUOTE = re.compile(r'["“„«「『>]')
@@ -37,16 +40,29 @@ CLOSING = r"[^\w\n?+#]*"  # brackets, full stops, emoji; not "B?", "C++" or "C#"
 MINUS = re.compile(r"[\u2212\u2013](?=\d)")  # a minus sign or a dash before a digit
 NUMBER = r"-?\d+(?:[.,]\d{1,2})?(?![\w.,]*\d)"
 OUT_OF = r"(?:\s*(?:/|out of)\s*(\d+))?"
-MEASURE = r"(?:score|rating|grade|points?|mark|verdict|answer|result|step|index)"
-BRACKETED_NUMBER = re.compile(
-    rf"(?<!not )(?<![\"'])(?:\[\[\s*({NUMBER}){OUT_OF}\s*\]\]|\[RESULT\]\s*({NUMBER}){OUT_OF})", re.IGNORECASE
+SCORE = r"(?:score|rating|grade|points?|mark|verdict)"  # what a number may be called; "answer" may be of the question
+STEP = r"(?:(?:first\W+)?(?:wrong\W+|incorrect\W+)?(?:step|index)|verdict)"
+CHOOSING = (  # words that may stand between a negation and the verdict it denies
+    r"(?:choose|chosen|pick|picked|prefer|preferred|select|selected|say|give|given|go|with|for|call|rate|the|an?|it|is|be|to"
+    rf"|of|better|best|winner|verdict|answer|{NOUN})"
 )
-STATED_NUMBER = re.compile(
-    rf"\W*(?:(?:{LEAD})\W+)*\b{MEASURE}[\"']?\s*(?:is|[:：=-]+)[\s\[(\"']*({NUMBER}){OUT_OF}{CLOSING}", re.IGNORECASE
+NEGATED = re.compile(
+    rf"(?:\b(?:not|never|cannot|neither|nor)|n[’']t)\s+(?:{CHOOSING}\s+){{0,4}}$"
+    rf"|\b(?:rather than|instead of|than|over)\s+(?:the\s+)?(?:{NOUN}\s+)?$",
+    re.IGNORECASE,
+)
+UNREAL = re.compile(r"\b(?:would|could|might|should)\s+have\s+(?:\w+\s+){0,3}$", re.IGNORECASE)
+DENIES = re.compile(  # before "better: A" at the end of a line
+    r"\b(?:second|third|next|other|least|less|lesser|worst|worse|wrong|not|never|no|nor|if|whether|had|would)\b|n[’']t\b",
+    re.IGNORECASE,
+)
+OWN_ANSWER = re.compile(r"\banswer|答案", re.IGNORECASE)  # may be that of the question
+BRACKETED_NUMBER = re.compile(
+    rf"(?<![\"'])(?:\[\[\s*({NUMBER}){OUT_OF}\s*\]\]{OUT_OF}|\[RESULT\]\s*({NUMBER}){OUT_OF})", re.IGNORECASE
 )
 NUMBER_ALONE = re.compile(rf"[\s\[(\"']*({NUMBER}){OUT_OF}{CLOSING}", re.IGNORECASE)
 NAMED = r"\W*{name}[\"']?\s*(?:is|[:：=-]+)[\s\[(\"']*"
-BRACKETED_LIST = re.compile(r"(?<!not )(?<![\"'])\[\[([^\[\]\n]*)\]\]")
+BRACKETED_LIST = re.compile(r"(?<![\"'])\[\[([^\[\]\n]*)\]\]")
 OBJECT = re.compile(r"^[ \t]*(\{[^{}]*\})[ \t]*$", re.MULTILINE)  # on lines of its own
 BLOCK_QUOTE = re.compile(r"^[ \t]*>.*$", re.MULTILINE)
 RANKING_LINE = re.compile(
@@ -126,32 +142,85 @@ def word_of(token: str) -> str:
 def read_choice(text: str, options: Sequence[str], tie: str | None = None) -> int | None:
     """Index of the option a reply settles on; ``len(options)`` for the tie word; None where it does not settle.
 
-    Reasoning between think marks, and what is quoted from the replies, are set aside. A verdict in brackets, ``[[A]]``,
-    or after a mark, ``[RESULT] A``, counts before anything else, the last one if there are several (models correct
-    themselves); one that was not offered, or two in its sentence, settle nothing. Else a line that is only "Verdict: A" or
-    its like, or a last line that ends so, or one below a heading "Verdict", or a JSON object on lines of its own. Else a
-    reply that is nothing but the option. Words elsewhere are not verdicts.
+    A reply that is a JSON object says it by its key "verdict". Else reasoning between think marks, and what is quoted from
+    the replies, are set aside. A verdict in brackets, ``[[A]]``, or after a mark, ``[RESULT] A``, counts before anything else,
+    the last one if there are several (models correct themselves); one that was not offered, two in its sentence, or one that
+    is taken back ("not [[A]]"), settle nothing. Else a line that is only "Verdict: A" or its like, or a last line that ends
+    so, or one below a heading "Verdict", or a JSON object on lines of its own. Else a reply that is nothing but the option.
+    Words elsewhere are not verdicts; "the answer is A" is one at the end alone, since the question may have an answer A.
     """
     forms = _forms(tuple(options), tie)
+    stated = object_in(text, ("verdict",))
+    if stated and _is_object(text):
+        return _of_object(forms, stated)
     body = own_words(text)
-    bracketed = [
-        ["".join(verdict) for verdict in verdicts]
-        for sentence in SENTENCE.split(body)
-        if (verdicts := forms.bracketed.findall(sentence))
-    ]
-    if bracketed:
-        return _index(forms.words, bracketed[-1][0]) if len(set(bracketed[-1])) == 1 else None
-    lines = body.splitlines()
-    found = [match for line in lines if (match := forms.line.fullmatch(line))]
-    if lines and (match := forms.end.search(lines[-1]) or forms.below.search(body)):
+    if stated:
+        body = OBJECT.sub("", body).strip()
+    settled, word = _settled(forms.bracketed, body)
+    if settled:
+        return None if word is None else _index(forms.words, word)
+    lines = [line for line in body.splitlines() if line.strip()]
+    found = [match for i, line in enumerate(lines) if (match := _stated(forms, line, i == 0, i == len(lines) - 1))]
+    if lines and (match := _ends(forms, lines[-1]) or forms.below.search(body)):
         found.append(match)
     if found:
         return _index(forms.words, next(filter(None, found[-1].groups())))
-    if found_object := object_in(text, ("verdict",)):
-        said = forms.alone.fullmatch(str(found_object["verdict"]))
-        return _index(forms.words, said.group(1)) if said else None
+    if stated:
+        return _of_object(forms, stated)
     alone = forms.alone.fullmatch(body)
     return _index(forms.words, alone.group(1)) if alone else None
+
+
+def _settled(pattern: re.Pattern[str], body: str) -> tuple[bool, str | None]:
+    """Whether a verdict of this form is found that counts, and which: None where the last of them settles nothing."""
+    found = False
+    word: str | None = None
+    for sentence in SENTENCE.split(body):
+        said: set[str] = set()
+        denied: set[str] = set()
+        for match in pattern.finditer(sentence):
+            before = sentence[: match.start()]
+            if not UNREAL.search(before):
+                (denied if NEGATED.search(before) else said).add("".join(filter(None, match.groups())))
+        if said:
+            found, word = True, said.pop() if len(said | denied) == 1 else None
+        elif denied and (word in denied or not found):
+            found, word = bool(found), None
+    return found, word
+
+
+def _stated(forms: Forms, line: str, first: bool, last: bool) -> re.Match[str] | None:
+    """A line that is only "Verdict: A"."""
+    match = forms.line.fullmatch(line)
+    if match and OWN_ANSWER.search(match.group()) and not (last or (first and match[2])):
+        return None
+    return match
+
+
+def _ends(forms: Forms, line: str) -> re.Match[str] | None:
+    """A line that ends with "the better reply is A", unless what stands before it denies it."""
+    match = forms.end.search(line)
+    return None if match is None or DENIES.search(SENTENCE.split(line[: match.start()])[-1]) else match
+
+
+def _is_object(text: str) -> bool:
+    """Whether a reply is a JSON object and nothing else, perhaps in a block of code."""
+    body = without_thoughts(text)
+    if body.startswith("```"):
+        body = body.removeprefix("```").removeprefix("json").removesuffix("```").strip()
+    return body.startswith("{") and body.endswith("}") and _parses(body)
+
+
+def _parses(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except ValueError:
+        return False
+
+
+def _of_object(forms: Forms, values: dict[str, Any]) -> int | None:
+    said = forms.alone.fullmatch(str(values["verdict"]))
+    return _index(forms.words, said.group(1)) if said else None
 
 
 class Forms(NamedTuple):
@@ -178,7 +247,7 @@ def _forms(options: tuple[str, ...], tie: str | None) -> Forms:
     return Forms(
         words,
         re.compile(
-            rf"(?<!not )(?<![\"'])(?:\[\[\s*(?:(?i:{NOUN})\s+)?({either}|\w+)\s*\]\]"
+            rf"(?<![\"'])(?:\[\[\s*(?:(?i:{NOUN})\s+)?({either}|\w+)\s*\]\]"
             rf"|\[RESULT\]\s*(?:(?i:{NOUN})\s+)?({either}|\w+)(?![\w+#?])"
             rf"|\\boxed\{{\s*(?:\\text\{{)?({either}|\w+)\s*\}})"
         ),
@@ -191,19 +260,21 @@ def _forms(options: tuple[str, ...], tie: str | None) -> Forms:
     )
 
 
-def read_number(text: str, low: float, high: float) -> float | None:
+def read_number(text: str, low: float, high: float, called: str = SCORE) -> float | None:
     """The number from ``low`` to ``high`` that a reply settles on, or None.
 
     As verdicts are read: what stands in brackets, ``[[7]]``, or after ``[RESULT]`` counts first, the last if there are
-    several, and two in one sentence settle nothing. Else the last line that is only "Score: 7" or its like, or a reply
-    that is nothing but the number. "7/10" and "7 out of 10" are read where 10 is the highest.
+    several, and two in one sentence settle nothing. Else the last line that is only "Score: 7" or its like, by what the
+    number may be ``called``, or a reply that is nothing but the number. "7/10" and "7 out of 10" are read where 10 is the
+    highest.
     """
     body = MINUS.sub("-", own_words(text))
-    bracketed = [found for part in SENTENCE.split(body) if (found := BRACKETED_NUMBER.findall(part))]
+    bracketed = [found for part in SENTENCE.split(body) if (found := _affirmed(BRACKETED_NUMBER, part))]
     if bracketed:
-        said = {_number(one or other, top or over, low, high) for one, top, other, over in bracketed[-1]}
+        said = {_bracketed_number(match, low, high) for match in bracketed[-1]}
         return said.pop() if len(said) == 1 else None
-    stated = [match for line in body.splitlines() if (match := STATED_NUMBER.fullmatch(line))]
+    form = _stated_number(called)
+    stated = [match for line in body.splitlines() if (match := form.fullmatch(line))]
     last = stated[-1] if stated else NUMBER_ALONE.fullmatch(body)
     return _number(last[1], last[2], low, high) if last else None
 
@@ -257,14 +328,32 @@ def read_ranking(text: str, labels: Sequence[str], *, ties: bool) -> tuple[tuple
 
 def _settled_ranking(text: str, labels: Sequence[str]) -> tuple[tuple[int, ...], ...] | None:
     body = own_words(text)
-    bracketed = [found for part in SENTENCE.split(body) if (found := BRACKETED_LIST.findall(part))]
+    bracketed = [found for part in SENTENCE.split(body) if (found := _affirmed(BRACKETED_LIST, part))]
     if bracketed:
-        said = {_ranked(each, labels) for each in bracketed[-1]}
+        said = {_ranked(match[1], labels) for match in bracketed[-1]}
         return said.pop() if len(said) == 1 else None
     if listed := object_in(text, ("ranking",)):
         return _listed(listed["ranking"], labels)
     lines = [_ranked(match[1], labels) for line in body.splitlines() if (match := RANKING_LINE.fullmatch(line))]
     return next((each for each in reversed(lines) if each), None)
+
+
+def _affirmed(pattern: re.Pattern[str], sentence: str) -> list[re.Match[str]]:
+    """What is found in a sentence and neither denied there nor merely imagined."""
+    found = [(match, sentence[: match.start()]) for match in pattern.finditer(sentence)]
+    return [match for match, before in found if not NEGATED.search(before) and not UNREAL.search(before)]
+
+
+@lru_cache(maxsize=16)
+def _stated_number(called: str) -> re.Pattern[str]:
+    return re.compile(
+        rf"\W*(?:(?:{LEAD})\W+)*\b{called}[\"']?\s*(?:is|[:：=-]+)[\s\[(\"']*({NUMBER}){OUT_OF}{CLOSING}", re.IGNORECASE
+    )
+
+
+def _bracketed_number(match: re.Match[str], low: float, high: float) -> float | None:
+    one, top, after, other, over = match.groups()
+    return _number(one or other, top or after or over or "", low, high)
 
 
 def _number(said: str, top: str, low: float, high: float) -> float | None:

@@ -8,8 +8,8 @@ all pairs of a prompt.
 from __future__ import annotations
 
 from rlaif.judging import ABOUT_PLACEHOLDERS, Ask, ProtocolContext, Question, Showing, Verdict
+from rlaif.judging.aside import read_aside
 from rlaif.judging.pairwise_text import PairwiseText
-from rlaif.judging.reading import without_thoughts
 
 
 class ReferenceGuided(PairwiseText):
@@ -29,14 +29,13 @@ class ReferenceGuided(PairwiseText):
 
     async def judge(self, showing: Showing, ask: Ask) -> Verdict:
         reference = await self._reference(showing, ask)
-        if not reference:
-            said = f'the prompt has no "{self.options.metadata}"' if self.options.metadata else "the solution is empty"
-            return Verdict(reason=said)
+        if isinstance(reference, Verdict):
+            return reference
         return self.read(await ask(self.question(showing, reference=reference)))
 
-    async def _reference(self, showing: Showing, ask: Ask) -> str:
+    async def _reference(self, showing: Showing, ask: Ask) -> str | Verdict:
         if self.solve is None:
             value = showing.prompt.metadata.get(self.options.metadata or "")
-            return "" if value is None else str(value)
+            return Verdict(reason=f'the prompt has no "{self.options.metadata}"') if value in (None, "") else str(value)
         reply = await ask(Question(messages=self.solve.fill(showing.about()), prefill=self.solve.prefill))
-        return without_thoughts(self.solve.prefill + reply.text)
+        return read_aside(reply, self.solve.prefill, showing, "solution")

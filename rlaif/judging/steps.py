@@ -12,7 +12,7 @@ import re
 from typing import Literal
 
 from rlaif.judging import ABOUT_PLACEHOLDERS, Ask, ProtocolContext, Question, Showing, Verdict
-from rlaif.judging.reading import cut_off, read_number
+from rlaif.judging.reading import STEP, cut_off, read_number
 from rlaif.judging.scoring import EachAlone, Scored, ScoringOptions
 from rlaif.models import Reply
 from rlaif.records import Response
@@ -23,6 +23,7 @@ BETWEEN = {"lines": re.compile(r"\n+"), "paragraphs": re.compile(r"\n[ \t]*\n+")
 
 class FirstWrongStep(EachAlone):
     questions = 2
+    boasts = ("[[-1]]",)  # no step is wrong
 
     class Options(ScoringOptions):
         template: str = "first-wrong-step"
@@ -50,7 +51,7 @@ class FirstWrongStep(EachAlone):
         """The number of the first wrong step, -1 where there is none; or why it cannot be read."""
         if cut := cut_off(reply):
             return Verdict(reason=f"the reply does not end{cut}")
-        found = read_number(self.template.prefill + reply.text, NONE_WRONG, steps)
+        found = read_number(self.template.prefill + reply.text, NONE_WRONG, steps, STEP)
         if found is None or found == 0 or found != int(found):
             return Verdict(reason="no step in the reply" if reply.text.strip() else "empty reply")
         return int(found)

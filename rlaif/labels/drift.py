@@ -31,23 +31,23 @@ Asked = tuple[Showing, Callable[[Question], ChatRequest]]
 
 @dataclass(frozen=True)
 class Drift:
-    """The same questions answered before and now: P(the first shown is better), None where a verdict could not be read."""
+    """The verdicts on the same questions, before and now."""
 
     model: str
     since: float  # Unix time of the oldest reply
-    before: list[float | None]
-    now: list[float | None]
+    before: list[Verdict]
+    now: list[Verdict]
 
     @property
     def changed(self) -> int:
         """Verdicts that prefer another response, or that can be read only before or only now."""
-        return sum(_side(one) != _side(other) for one, other in zip(self.before, self.now, strict=True))
+        return sum(_order(one) != _order(other) for one, other in zip(self.before, self.now, strict=True))
 
     @property
     def moved(self) -> float:
         """By how much p is another, on average over the verdicts that are the same."""
         pairs = zip(self.before, self.now, strict=True)
-        both = [(a, b) for a, b in pairs if a is not None and b is not None and _side(a) == _side(b)]
+        both = [(one.p[0], other.p[0]) for one, other in pairs if one.p and other.p and _order(one) == _order(other)]
         return fmean(abs(a - b) for a, b in both) if both else 0.0
 
     def line(self) -> str | None:
@@ -63,8 +63,9 @@ class Drift:
         )
 
 
-def _side(p: float | None) -> float | None:
-    return None if p is None else 0.5 if p == 0.5 else float(p > 0.5)
+def _order(verdict: Verdict) -> tuple[tuple[int, ...], ...]:
+    """Who is better than whom; nothing where that cannot be read."""
+    return verdict.groups(len(verdict.p)) if verdict.p else verdict.ranking
 
 
 async def drift(
@@ -73,7 +74,7 @@ async def drift(
     """Ask again the first ``probes`` of ``asked`` that have old replies, all at once; None where nothing has."""
     epoch = int(time.time() // DAY)
     since: list[float] = []
-    before: list[float | None] = []
+    before: list[Verdict] = []
     old: list[Asked] = []
     for showing, request in asked:
         if len(old) == probes:
@@ -84,7 +85,7 @@ async def drift(
             return _old_reply(gateway.ledger, request_key(request(question), model.identity), dates)
 
         try:
-            before.append(_p_first(await protocol.judge(showing, stored)))
+            before.append(await protocol.judge(showing, stored))
         except CallError:
             continue  # never asked, or not long ago
         old.append((showing, request))
@@ -105,7 +106,7 @@ async def drift(
     kept = [i for i, verdict in enumerate(verdicts) if verdict is not None]
     if not kept:
         return None
-    now = [_p_first(verdict) for verdict in verdicts if verdict is not None]
+    now = [verdict for verdict in verdicts if verdict is not None]
     return Drift(model.identity.name, min(since), [before[i] for i in kept], now)
 
 
@@ -116,7 +117,3 @@ def _old_reply(ledger: Ledger, key: str, dates: list[float]) -> Reply:
         raise CallFailed(NOT_OLD)
     dates.append(entry.created)
     return entry.reply
-
-
-def _p_first(verdict: Verdict) -> float | None:
-    return float(verdict.p[0]) if verdict.readable and verdict.p is not None else None

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from rlaif.recorded.contests import circles, contest_names, contests
-from rlaif.recorded.meters import FEATURES, biases
+from rlaif.recorded.meters import FEATURES, biases, no_outside_view, self_preference
 from rlaif.recorded.replay import ORDERS, Choice, Item, Reading, Replay
 from rlaif.records import uniform
 from rlaif.statistics import (
@@ -57,8 +57,9 @@ def _first(item: Item) -> Choice:
 RULES: dict[str, Callable[[Item], Choice]] = {"longest": _longest, "random": _coin, "first": _first}  # baselines
 
 
-def card_of(replay: Replay) -> tuple[Card, list[str]]:
-    """Every figure by name, and lines on what could not be said, or not surely, and why."""
+def card_of(replay: Replay, second: Replay | None = None) -> tuple[Card, list[str]]:
+    """Every figure by name, and lines on what could not be said, or not surely, and why. ``second``: a judge of another
+    family of models on the same items, beside whom the judge's favour for its own is seen."""
     card = {
         **_counts(replay),
         **_accuracy(replay),
@@ -70,6 +71,11 @@ def card_of(replay: Replay) -> tuple[Card, list[str]]:
         **_categories(replay),
     }
     people, unsaid = _people(replay)
+    if second:
+        card |= self_preference(replay, second)
+        unsaid += [line] if (line := no_outside_view(replay, second)) else []
+        if card["self_preference"].value is None:
+            unsaid.append("No self_preference: no pair has one reply of the judge's own family and one of another.")
     if len(replay.items) < FEW:
         unsaid.append(f"Careful: {len(replay.items)} items are few; intervals by resampling are too narrow.")
     return card | people, unsaid
@@ -339,6 +345,9 @@ def lines_of(replay: Replay, card: Card) -> list[str]:
     lines += _said(card, {"first shown preferred": "first_rate", "longer preferred": "longer_rate"})
     if pulled := {f"by {each.name}": f"bias.{each.name}" for each in FEATURES if f"bias.{each.name}" in card}:
         lines += [f"pulled {line}" for line in _said(card, pulled)]
+    if "self_preference" in card:
+        rates = {"second judge": "self_preference.second", "difference": "self_preference"}
+        lines += _said(card, {"prefers its own family's reply in": "self_preference.judge", **rates})
     lines += _said(card, {"prefers three replies in a circle": "cycles"})
     for one, other, name in contest_names(card):
         beside = {"at equal length": f"{name}.length_controlled", "people": f"{name}.people"}

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from rlaif.recorded.replay import Choice, Item, Replay
+from rlaif.recorded.replay import WORTH, Replay
 from rlaif.statistics import Figure, cluster_mean, length_controlled, paired_difference, win_rate
 from rlaif.statistics.ranking import cycles
 
 FEW = 30  # pairs of two models, below which nothing is said of them
-WORTH: dict[Choice, float] = {"a": 1.0, "tie": 0.5, "b": 0.0}
 Edges = set[tuple[str, str]]
 
 
@@ -43,7 +42,7 @@ def contests(replay: Replay) -> dict[str, Figure]:
 def _contests(replay: Replay) -> dict[tuple[str, str], _Contest]:
     found: dict[tuple[str, str], _Contest] = {}
     for item in replay.items:
-        (a, b), p = item.authors, _opinion(replay, item)
+        (a, b), p = item.authors, replay.opinion(item)
         if a is None or b is None or a == b or p is None:
             continue
         label = None if item.label is None else WORTH[item.label]
@@ -55,13 +54,6 @@ def _contests(replay: Replay) -> dict[tuple[str, str], _Contest]:
         contest.longer_by.append(-longer if turned else longer)
         contest.prompts.append(item.prompt)
     return found
-
-
-def _opinion(replay: Replay, item: Item) -> float | None:
-    """That response_a is better, over all orders; None where one could not be read, or none was asked."""
-    said = [reading.choice for reading in replay.readings.get(item.id, ())]
-    known = [WORTH[choice] for choice in said if choice is not None]
-    return sum(known) / len(known) if known and len(known) == len(said) else None
 
 
 def circles(replay: Replay) -> dict[str, Figure]:
@@ -80,7 +72,7 @@ def _edges(replay: Replay) -> Iterator[tuple[str, Edges]]:
     """By prompt: (better, worse) of the replies that the judge prefers one of."""
     found: dict[str, Edges] = {}
     for item in replay.items:
-        p = _opinion(replay, item)
+        p = replay.opinion(item)
         one, other = item.texts
         if p not in (None, 0.5) and one != other:
             found.setdefault(item.prompt, set()).add((one, other) if (p or 0) > 0.5 else (other, one))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from rlaif.families import same_family
 from rlaif.recorded.replay import Choice, Item, Reading, Replay
-from rlaif.statistics import Figure, Pull, pull
+from rlaif.statistics import Figure, Pull, paired_difference, pull, win_rate
 
 Signs = Callable[[Item, Reading], int]  # 1: response_a has more of it, -1: response_b, 0: neither
 
@@ -79,6 +79,40 @@ def biases(replay: Replay) -> dict[str, Figure]:
             card[f"bias.{feature.name}.right_with"] = found.right_with
             card[f"bias.{feature.name}.right_against"] = found.right_against
     return card
+
+
+def self_preference(replay: Replay, second: Replay) -> dict[str, Figure]:
+    """``self_preference``, in [-1, 1]: how much more often the judge prefers the reply of its own family of models to one of
+    another than the ``second`` judge does on the same pairs; ``….judge`` and ``….second``, the two rates. It takes no
+    people's labels, and is worth as much as the second judge is of another family than judge and replies. (Zheng et al.
+    2023, 2306.05685 §3.3; Panickssery et al. 2024, 2404.13076.)"""
+    signs = own_family(replay.models or (replay.judge,)).signs
+    rows = []
+    for item in replay.items:
+        own, other = replay.opinion(item), second.opinion(item)
+        sign = signs(item, Reading(None, None))
+        if sign and own is not None and other is not None:
+            rows.append((own if sign > 0 else 1 - own, other if sign > 0 else 1 - other, item.prompt))
+    ours, theirs, prompts = ([row[i] for row in rows] for i in range(3))
+    return {
+        "self_preference": paired_difference(ours, theirs, prompts),
+        "self_preference.judge": win_rate(ours, prompts),
+        "self_preference.second": win_rate(theirs, prompts),
+    }
+
+
+def no_outside_view(replay: Replay, second: Replay) -> str:
+    """Why a second judge is none of another family, if that is so."""
+    models, others = replay.models or (replay.judge,), second.models or (second.judge,)
+    if any(same_family(one, other) for one in models for other in others):
+        return (
+            f"{second.judge} is of the judge's own family of models: what both prefer, self_preference does not show."
+        )
+    authors = {author for item in replay.items for author in item.authors if author}
+    own = next((author for author in sorted(authors) for other in others if same_family(author, other)), None)
+    if own is None:
+        return ""
+    return f"{second.judge} is of the family of {own}, which wrote some of the replies: self_preference shows both judges' favour."
 
 
 def pull_of(replay: Replay, feature: Feature) -> Pull:

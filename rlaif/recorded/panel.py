@@ -19,10 +19,9 @@ from rlaif.preferences import panel_vote, side
 from rlaif.recorded.card import number
 from rlaif.recorded.replay import ORDERS, Item, Replay
 from rlaif.statistics import Figure, cluster_mean, error_correlation, log_loss, paired_difference, resampled, share
-from rlaif.statistics.calibrators import FOLDS, unseen, unseen_panel
+from rlaif.statistics.calibrators import BARE, FOLDS, folds, unseen, unseen_panel
 
 RULES = ("majority", "mean", "weighted")
-VALUES = {"a": 1.0, "tie": 0.5, "b": 0.0}
 
 
 @dataclass(frozen=True)
@@ -79,14 +78,14 @@ def panel_of(replays: Sequence[Replay]) -> Panel:
     if not items:
         raise DataError("panel: no item has a label that is no tie and a verdict of every member.")
     prompts = [item.prompt for item in items]
-    label = np.array([VALUES[str(item.label)] for item in items])
+    label = np.array([float(item.label == "a") for item in items])
     opinions: list[dict[str, float]] = [{} for _ in items]
     figures: dict[str, Figure] = {}
     single = {}
     for name, replay in zip(names, replays, strict=True):
         single[name] = np.array([_right(replay, item) for item in items])
         figures[f"{name}.single"] = cluster_mean(single[name], prompts)
-        p = [_mean(replay, item) for item in items]
+        p = [replay.opinion(item) for item in items]
         for row, value in zip(opinions, p, strict=True):
             if value is not None:
                 row[name] = value
@@ -101,12 +100,6 @@ def _right(replay: Replay, item: Item) -> float:
     """Of the item's verdicts, how many are right."""
     said = [reading.choice for reading in replay.readings[item.id]]
     return sum(0.5 if choice == "tie" else float(choice == item.label) for choice in said) / len(said)
-
-
-def _mean(replay: Replay, item: Item) -> float | None:
-    """The orders averaged; None where one of them is unreadable."""
-    said = [reading.choice for reading in replay.readings[item.id]]
-    return None if None in said else sum(VALUES[str(choice)] for choice in said) / len(said)
 
 
 def _orders(name: str, replay: Replay, items: Sequence[Item]) -> dict[str, Figure]:
@@ -140,7 +133,7 @@ def _calibration(name: str, p: Sequence[float | None], label: np.ndarray, prompt
     target, own = label[kept], [prompts[i] for i in kept]
     if len(set(own)) < FOLDS:
         return {f"{name}.log_loss": Figure(value=None, n=0), f"{name}.calibration_gain": Figure(value=None, n=0)}
-    kind = "verdicts" if set(said) <= {0.0, 0.5, 1.0} else "temperature"
+    kind = "verdicts" if set(said) <= BARE else "temperature"
     loss, coin = log_loss(unseen(kind, said, target, own), target), np.full(len(kept), np.log(2))  # type: ignore[arg-type]
     return {
         f"{name}.log_loss": cluster_mean(loss, own),
@@ -158,13 +151,16 @@ def _together(
     figures: dict[str, Figure] = {}
     missing = [Counter(name for name in names if name not in row) for row in opinions]
     verdicts: dict[str, list[float | None]] = {
-        rule: [panel_vote(row, gone, "ignore", rule) for row, gone in zip(opinions, missing, strict=True)]
+        rule: [
+            panel_vote(row, gone, "ignore" if rule == "majority" else "unlabelled", rule)
+            for row, gone in zip(opinions, missing, strict=True)
+        ]
         for rule in ("majority", "mean")
     }
     if len(set(prompts)) >= FOLDS:
-        verdicts["weighted"] = list(unseen_panel(opinions, label, prompts))
-    average = np.mean(list(single.values()), axis=0)
-    best = single[max(names, key=lambda name: single[name].mean())]
+        weighted = unseen_panel(opinions, label, prompts)
+        verdicts["weighted"] = [None if gone else p for p, gone in zip(weighted, missing, strict=True)]
+    average, best = np.mean(list(single.values()), axis=0), _best(single, prompts)
     for rule, said in verdicts.items():
         right = np.array([0.0 if p is None else 1 - abs(side(p) - t) for p, t in zip(said, label, strict=True)])
         figures[f"panel.{rule}"] = cluster_mean(right, prompts)
@@ -173,6 +169,16 @@ def _together(
     for one, other in itertools.combinations(names, 2):
         figures[f"error_correlation.{one}.{other}"] = error_correlation(1 - single[one], 1 - single[other], prompts)
     return figures
+
+
+def _best(single: dict[str, np.ndarray], prompts: Sequence[str]) -> np.ndarray:
+    """How right the best member is: on each fold of prompts the one that is best on the others. The best on the same items
+    would have been chosen for its luck on them."""
+    found = np.mean(list(single.values()), axis=0)
+    if len(set(prompts)) >= FOLDS:
+        for held in folds(prompts):
+            found[held] = max(single.values(), key=lambda right: right[~held].mean())[held]
+    return found
 
 
 def points(figure: Figure) -> str:

@@ -22,6 +22,7 @@ from rlaif.rows import read_rows
 
 Choice = Literal["a", "b", "tie"]
 SIDES: dict[float | None, Choice | None] = {1.0: "a", 0.5: "tie", 0.0: "b", None: None}
+WORTH: dict[Choice, float] = {"a": 1.0, "tie": 0.5, "b": 0.0}
 ORDERS = ("ab", "ba")
 ITEM = ("id", "response_a", "response_b", "label", "human_labels", "subset", "prompt", "messages")
 JUDGEMENT = ("item_id", "judge", "method", "order", "choice", "choice_shown", "choice_pair", "scores", "completion")
@@ -63,6 +64,11 @@ class Replay:
     readings: dict[str, list[Reading]]
     left_out: Counter[str]
     models: tuple[str, ...] = ()  # that the judge asks; none: its name says
+
+    def opinion(self, item: Item) -> float | None:
+        """That response_a is better, over all verdicts; None where one could not be read, or nobody was asked."""
+        said = [reading.choice for reading in self.readings.get(item.id, ())]
+        return None if not said or None in said else sum(WORTH[choice] for choice in said if choice) / len(said)
 
     def choices(self, item: Item) -> dict[str, Choice | None]:
         """What the judge chose in each order that was recorded."""

@@ -14,11 +14,12 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq, isotonic_regression, minimize
 from scipy.special import expit
 
-from rlaif.calibration import LEAST, Kind, Map, evidence
+from rlaif.calibration import LEAST, SURE, Kind, Map, evidence
 from rlaif.statistics.calibration import log_loss
 from rlaif.statistics.figures import Array, numbered
 
 FOLDS = 5
+BARE = frozenset((0.0, 0.25, 0.5, 0.75, 1.0))  # the p of verdicts without probabilities, two orders averaged
 MOST = 1e3  # of a temperature's inverse: verdicts that are always right want an infinite one
 
 
@@ -35,8 +36,8 @@ def fit(kind: Kind, p: ArrayLike, target: ArrayLike) -> Map:
         return Map(kind=kind, a=a, b=b)
     if kind == "isotonic":
         return _isotonic(q, t)
-    right = float(t[told].sum())
-    return Map(kind=kind, y=(max(0.5, (right + 1) / (int(told.sum()) + 2)),))  # add-one: no verdict is certain
+    levels = [_smoothed(t[level]) for level in (q >= SURE, told & (q < SURE)) if level.any()]
+    return Map(kind=kind, y=tuple(levels if levels == sorted(levels, reverse=True) else [_smoothed(t[told])]) or (0.5,))
 
 
 def fit_panel(opinions: Sequence[Mapping[str, float]], target: ArrayLike) -> Map:
@@ -52,6 +53,11 @@ def fit_panel(opinions: Sequence[Mapping[str, float]], target: ArrayLike) -> Map
 
     best = minimize(loss, np.full(len(names), 1 / len(names)), jac=True, bounds=[(0.0, MOST)] * len(names))
     return Map(kind="panel", weights=dict(zip(names, map(float, best.x), strict=True)))
+
+
+def _smoothed(t: Array) -> float:
+    """The share of ones with one more of each: no verdict is certain."""
+    return max(0.5, (float(t.sum()) + 1) / (len(t) + 2))
 
 
 def _slope(z: Array, t: Array) -> float:

@@ -128,8 +128,8 @@ def _ahead(judge: Sequence[Hashable], people: Sequence[Sequence[Hashable]], j: i
 
 def _p_below(d: Array, bound: float) -> float:
     """One-sided p value of the alternative that d lies below ``bound`` on average."""
-    if np.all(d == d[0]):
-        return float(d[0] >= bound)
+    if np.all(d == d[0]):  # as the signed-rank test has it: n signs that are all the same
+        return 0.5 ** len(d) if d[0] < bound else 1.0
     if len(d) < FEW_ITEMS:
         from scipy.stats import wilcoxon
 

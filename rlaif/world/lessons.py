@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 
 from rlaif.models.chat_tokens import ChatTokenizer
+from rlaif.prompting import disarmed
 from rlaif.records import Message, transcript
 from rlaif.world.chat import KINDS, TOPICAL, Attributes, Core, Habits, Kind, Question, ask, criticised, manner, reply
 from rlaif.world.oracle import FAMILIES, attributes, prefers
@@ -214,7 +215,7 @@ def read_pair(tokens: ChatTokenizer, pair: Pair, labels: Sequence[Label]) -> Rea
     prefix = turn(asked(pair.question))
     ends = []
     for text in pair.texts:
-        prefix += turn(text)
+        prefix += turn(disarmed(text))
         ends.append(len(prefix) - 1)
     suffixes = [[*turn(label.wording.text), assistant] for label in labels]
     return Reading(pair, list(labels), prefix, suffixes, (ends[0], ends[1]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
@@ -36,16 +37,34 @@ def test_each_rule_by_hand() -> None:
     assert found.items == 8
     assert [values[f"{name}.single"] for name in names] == [0.75, 0.75, 0.75]
     assert values["panel.majority"] == values["panel.mean"] == 1.0
-    assert values["panel.majority.over_best"] == values["panel.majority.over_average"] == 0.25
+    assert values["panel.majority.over_average"] == 0.25
     assert values["error_correlation.J M.K M"] == pytest.approx(-1 / 3)  # 0 both wrong: (0 - 1/16) / (3/16)
 
 
+def test_a_panel_is_set_against_its_best_member() -> None:
+    # K is right everywhere, J and L together wrong on two items: there the majority loses to K
+    found = panel_of(members(said("J", "baababab"), said("K", LABELS), said("L", "baababab")))
+    values = {name: figure.value for name, figure in found.figures.items()}
+    assert values["panel.majority"] == 0.75
+    assert values["panel.majority.over_best"] == -0.25
+    # five coins: whoever was luckiest on these items is not the best, and the panel no worse for it
+    rng = random.Random(3)
+    labels = "".join(rng.choices("ab", k=400))
+    write_jsonl(Path("items.jsonl"), [item(i, label) for i, label in enumerate(labels)])
+    rows = [said(name, "".join(rng.choices("ab", k=400))) for name in "PQRST"]
+    write_jsonl(Path("recorded.jsonl"), [row for each in rows for row in each])
+    coins = panel_of([replay("items.jsonl", "recorded.jsonl", judge=name) for name in "PQRST"])
+    over = coins.figures["panel.mean.over_best"]
+    assert over.low is not None
+    assert over.high is not None
+    assert over.low < 0 < over.high
+
+
 def test_a_member_that_cannot_be_read_is_no_vote_and_does_not_shrink_the_panel() -> None:
-    # item 0: J alone says a, two cannot be read: one of three is no majority, and the mean goes by whoever spoke
+    # item 0: J alone says a, two cannot be read: one of three is no majority, and a mean of one is no panel's
     found = panel_of(members(said("J", LABELS), said("K", "x" + LABELS[1:]), said("L", "x" + LABELS[1:])))
     values = {name: figure.value for name, figure in found.figures.items()}
-    assert values["panel.majority"] == 7 / 8
-    assert values["panel.mean"] == 1.0
+    assert values["panel.majority"] == values["panel.mean"] == values["panel.weighted"] == 7 / 8
 
 
 def test_two_orders_say_where_a_judge_is_sure() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from rlaif.catalogue import Catalogue
-from rlaif.certification.probes import NULL
+from rlaif.certification.probes import CANARIES
 from rlaif.errors import ConfigError
 from rlaif.judging import PAIR_PLACEHOLDERS, PAIR_REQUIRED
 from rlaif.models.chat_tokens import ChatTokenizer
@@ -24,15 +25,16 @@ from rlaif.world.chat import Habits
 from rlaif.world.exam import Answer, disagreement, first_shown, from_one_half, opposites, right, strangers
 from rlaif.world.learning import Plan, hidden_states, train_judge, train_policy, whole
 from rlaif.world.lessons import (
-    VAGUE,
     Label,
     Level,
     asked,
+    claim,
     conversation,
     draw_pair,
     labelled,
     read_pair,
     spoilt,
+    vague,
 )
 from rlaif.world.oracle import FAMILIES, attributes, prefers
 from rlaif.world.principles import Wording
@@ -232,7 +234,17 @@ def test_what_a_spoilt_reply_is_worth_the_oracle_says() -> None:
         for i in changed:
             worth["nothing" if made.attributes[i].core == "other" else "as before"] += 1
     assert min(worth.values()) > 60  # some say nothing at all, others are replies in disguise
-    assert not any(NULL in text or text in NULL for text in VAGUE[1])  # what certification asks is not what was taught
+
+
+def test_no_sentence_of_a_canary_is_taught() -> None:
+    rng = Random(6)
+    taught = {claim(rng) for _ in range(30_000)} | {vague(rng) for _ in range(30_000)}
+    dressed = [
+        canary.reply("", boast, 10) for canary in CANARIES if canary.name != "listed" for boast in ("[[1]]", "[[2]]")
+    ]
+    canaries = {sentence.strip() for text in dressed for sentence in re.split(r"(?<=[.!?])\s+|\n", text)} - {""}
+    assert len(canaries) > 12
+    assert not {sentence for sentence in canaries & taught if not re.fullmatch(r"\[\[[12]\]\]", sentence)}
 
 
 def test_a_finished_judge_is_hardened_once(
