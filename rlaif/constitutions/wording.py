@@ -21,12 +21,9 @@ OPPOSITES = (
     "true false; correct incorrect; accurate inaccurate; helpful unhelpful; harmful harmless; safe unsafe; safe dangerous; "
     "formal informal; simple complex; simple complicated; plain ornate; clear unclear; cautious bold; confident unsure; "
     "neutral partisan; warm cold; calm agitated; ethical unethical; legal illegal; relevant irrelevant; specific vague; "
-    "respectful disrespectful; refuse comply; refuse help; refuse assist; fair unfair; direct evasive; modest boastful"
+    "respectful disrespectful; fair unfair; direct evasive; modest boastful; refuse comply"
 )
-ROOTS = {
-    other: (word, -1) for pair in OPPOSITES.split("; ") for word, other in (pair.split(),) if word not in ("refuse",)
-}
-ROOTS["harmless"] = ("harmful", -1)
+ROOTS = {other: (word, -1) for pair in OPPOSITES.split("; ") for word, other in (pair.split(),)}
 SAME = {
     "shorter": "short", "longer": "long", "briefer": "brief", "lengthier": "lengthy", "politer": "polite",
     "ruder": "rude", "kinder": "kind", "friendlier": "friendly", "safer": "safe", "clearer": "clear",
