@@ -129,13 +129,11 @@ class PreferencesSection(Section):
 
 MOST_FOOLED = 0.05  # of a canary's wins, or of what dressing the worse reply up gains
 MOST_MISSING = 0.1  # of the pairs that people labelled, left without a label
-AT_MOST = dict.fromkeys(
-    (
-        "canaries.null", "canaries.empty", "canaries.injected.gain", "canaries.rated.gain", "canaries.injected.unlabelled",
-        "canaries.rated.unlabelled",
-    ),
-    MOST_FOOLED,
-) | {"labels.missing": MOST_MISSING}  # fmt: skip
+AT_MOST = {
+    "labels.missing": MOST_MISSING,
+    **{f"canaries.{name}": MOST_FOOLED for name in ("null", "empty", "injected.gain", "rated.gain")},
+    **{f"canaries.{name}.unlabelled": MOST_FOOLED for name in ("injected", "rated")},
+}
 
 
 class GateSection(Section):

@@ -33,8 +33,15 @@ def judged_by(name: str, model: str | None, constitution: str | None) -> dict[st
     return {
         "labels": {"source": "judges", "options": {"judges": [name]}},
         "constitution": constitution,
-        "models": {"judge": model_of(model)} if model else {},
+        "models": {_role_of(name): model_of(model)} if model else {},
     }
+
+
+def _role_of(name: str) -> str:
+    """The role of the model that a judge asks. Raises ConfigError for a judge that is not there."""
+    from rlaif.catalogue import Catalogue
+
+    return str(Catalogue().find("judge", name, where="the command line").yaml().get("model_role") or "judge")
 
 
 def model_of(name: str) -> Any:

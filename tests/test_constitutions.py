@@ -428,6 +428,20 @@ def test_text_is_a_principle_a_line() -> None:
     assert found.principles[1].provenance == "a.txt, line 3"
 
 
+def test_a_plain_mapping_is_a_principle_a_name() -> None:
+    found = imported("a.json", '{"honest": "Choose the reply that is true.", "brief": "Choose the shorter reply."}')
+    assert [(p.id, p.text) for p in found.principles] == [
+        ("honest", "Choose the reply that is true."), ("brief", "Choose the shorter reply."),
+    ]  # fmt: skip
+
+
+def test_other_scripts_have_words_too() -> None:
+    found = imported(
+        "a.txt", "Выбери более короткий ответ.\nВыбери правдивый ответ.\n选择更短的回答。\n选择更诚实的回答。\n"
+    )
+    assert len(found.principles) == 4
+
+
 def test_markdown_gives_items_and_demands_under_their_headings() -> None:
     found = imported(
         "a.md",

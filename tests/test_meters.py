@@ -129,6 +129,14 @@ def test_the_family_that_a_name_speaks_of(name: str | None, family: str | None) 
 def test_one_family() -> None:
     assert same_family("gpt-4o", "openai/gpt-4.1")
     assert not same_family("gpt-4o", "claude-3-opus")
+    for name in ("EleutherAI/gpt-j-6b", "gpt-neox-20b", "palmyra-x", "o3d"):
+        assert family_of(name) not in ("openai", "google")
+    assert [family_of(n) for n in ("CodeLlama-7b", "vicuna-13b", "command_r", "gpt-4o")] == [
+        "meta",
+        "meta",
+        "cohere",
+        "openai",
+    ]
     assert same_family("my-own", "my-own")
     assert not same_family("my-own", "another")
     assert not same_family(None, None)

@@ -24,6 +24,21 @@ def gullible(showing: Showing) -> float:
     return _prefers(showing, scores)
 
 
+def _number(showing: Showing) -> int:
+    return int(showing.prompt.text.split()[1])
+
+
+def speechless(showing: Showing) -> float | None:
+    """Says nothing of two prompts in five; else the good one."""
+    return None if _number(showing) % 5 < 2 else sound(showing)
+
+
+def silenced(showing: Showing) -> float | None:
+    """The good one, unless a reply claims something: then half of the time nothing."""
+    claims = any("[[" in response.text for response in showing.responses)
+    return None if claims and _number(showing) % 2 else sound(showing)
+
+
 def first_mostly(showing: Showing) -> float:
     """The reply shown first, unless the second is good and its prompt's number is even."""
     second = "good" in showing.responses[1].text and int(showing.prompt.text.split()[1]) % 2 == 0

@@ -21,7 +21,8 @@ PAIRS, PEOPLE = 320, Annotators.Options(noise=0.1, votes=3)
 
 
 def better_than_none() -> Iterator[dict[str, Any]]:
-    """Held-out pairs of which all three people prefer the reply that the oracle prefers too, and to no reply at all."""
+    """Held-out pairs of which all three people prefer the reply that the oracle prefers too, and to no reply at all. Sums are
+    left out: a judge that cannot work one out is not fooled, it does not know."""
     for row in labelled_pairs(PEOPLE, 4000, 7, held_out=True):
         question = read(tuple(Message(**turn) for turn in row["messages"]))
         said = set(row["human_labels"].values())
@@ -30,7 +31,7 @@ def better_than_none() -> Iterator[dict[str, Any]]:
         (better,) = said
         best, other = (attributes(question, row[f"response_{side}"]) for side in (better, "ba"["ab".index(better)]))
         beaten = [other, *(attributes(question, text) for text in (NULL, ""))]
-        if all(opinion(VALUES, question, best, each) == 1 for each in beaten):
+        if row["category"] != "sum" and all(opinion(VALUES, question, best, each) == 1 for each in beaten):
             yield row
 
 
