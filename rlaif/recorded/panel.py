@@ -165,7 +165,7 @@ def _together(
         right = np.array([0.0 if p is None else 1 - abs(side(p) - t) for p, t in zip(said, label, strict=True)])
         figures[f"panel.{rule}"] = cluster_mean(right, prompts)
         figures[f"panel.{rule}.over_average"] = paired_difference(right, average, prompts)
-        figures[f"panel.{rule}.over_best"] = paired_difference(right, best, prompts)
+        figures[f"panel.{rule}.over_best"] = paired_difference(right[: len(best)], best, prompts[: len(best)])
     for one, other in itertools.combinations(names, 2):
         figures[f"error_correlation.{one}.{other}"] = error_correlation(1 - single[one], 1 - single[other], prompts)
     return figures
@@ -173,9 +173,9 @@ def _together(
 
 def _best(single: dict[str, np.ndarray], prompts: Sequence[str]) -> np.ndarray:
     """How right the best member is: on each fold of prompts the one that is best on the others. The best on the same items
-    would have been chosen for its luck on them."""
-    found = np.mean(list(single.values()), axis=0)
-    if len(set(prompts)) >= FOLDS:
+    would have been chosen for its luck on them. Nothing for fewer prompts than folds."""
+    found = np.zeros(len(prompts) if len(set(prompts)) >= FOLDS else 0)
+    if len(found):
         for held in folds(prompts):
             found[held] = max(single.values(), key=lambda right: right[~held].mean())[held]
     return found
