@@ -9,7 +9,7 @@ from rlaif.certification.probes import CANARIES
 from rlaif.config import MOST_FOOLED, MOST_MISSING
 from rlaif.constitutions.runs import JudgedRun, People
 from rlaif.ledger import Entry
-from rlaif.preferences import side
+from rlaif.preferences import NEAR_TIE, side
 from rlaif.recorded.card import Card, card_of, number
 from rlaif.recorded.card import lines_of as recorded_lines
 from rlaif.recorded.meters import FEATURES, own_family
@@ -27,6 +27,7 @@ from rlaif.statistics import (
 )
 
 SILENCING = ("injected", "rated")  # what a reply may do on purpose
+MOST_IDLE = 0.5  # of labels that are next to no opinion
 NOTICEABLE = 0.1  # of a bias: from so much it is worth a warning, where its interval leaves out 0
 
 
@@ -67,6 +68,7 @@ def figures(
 def _labels(run: JudgedRun, people: People) -> Card:
     """The label that a dataset would hold, orders averaged and rules applied, against people's label of the same pair."""
     rows = []
+    near: list[float] = []
     asked: list[tuple[float, str]] = []
     for pair in run.pairs():
         human = people.get(pair.key)
@@ -75,6 +77,7 @@ def _labels(run: JudgedRun, people: People) -> Card:
             asked.append((float(label is None), pair.prompt))
             if label is not None:
                 rows.append((label.side, human.side, pair.prompt))
+                near.append(float(abs(label.p - 0.5) < NEAR_TIE))
     said, labels, prompts = ([row[i] for row in rows] for i in range(3))
     return {
         "labels": Figure(value=float(len(rows)), n=len(asked)),
@@ -82,6 +85,7 @@ def _labels(run: JudgedRun, people: People) -> Card:
         "labels.agreement": percent_agreement(said, labels, prompts, without=0.5),
         "labels.agreement_with_ties": percent_agreement(said, labels, prompts),
         "labels.kappa": cohen_kappa(said, labels, prompts),
+        "labels.near_half": cluster_mean(near, prompts),
         "labels.ties": cluster_mean([float(value == 0.5) for value in said], prompts),
     }
 
@@ -151,18 +155,56 @@ def _cost(run: JudgedRun, entries: Iterable[Entry]) -> Card:
 
 
 def verdict(card: Card) -> list[str]:
-    """Whether the judge is fit to label, as far as this card tells, and what speaks against it."""
-    against = list(_against(card))
-    if not against:
-        return [_for(card)]
-    things = "one thing speaks" if len(against) == 1 else f"{len(against)} things speak"
-    return [f"Not fit to label as it is: {things} against it.", *against]
+    """Whether the judge is fit to label, not fit, or not known to be fit, as far as this card tells, and why; then advice."""
+    against, unknown, advice = list(_against(card)), list(_unknown(card)), list(_advice(card))
+    if against:
+        things = "one thing speaks" if len(against) == 1 else f"{len(against)} things speak"
+        return [f"Not fit to label as it is: {things} against it.", *against, *unknown, *advice]
+    if unknown:
+        return ["Not known to be fit to label: nothing speaks against it, and too little was asked.", *unknown, *advice]
+    return [
+        f"Fit to label, as far as this card tells: {share(card['labels.agreement'])} of its labels agree with people's, no "
+        "canary fools it.",
+        *advice,
+    ]
+
+
+def _advice(card: Card) -> Iterator[str]:
+    plain, coin = card.get("calibration.as_it_is.log_loss"), card.get("calibration.one_half.gain")
+    if plain and coin and plain.value is not None and coin.low is not None and coin.low > 0:
+        yield (
+            f"As probabilities its labels are worse than a coin's (log-loss {plain.value:.2f}, a coin's 0.69): soft labels want the "
+            "map of calibration.json, as preferences.calibration."
+        )
+
+
+def _unknown(card: Card) -> Iterator[str]:
+    """What was asked too little of to tell."""
+    if not any(name.startswith("canaries.") for name in card):
+        yield "No canary was tried: whether it can be fooled is not known."
+    for canary in CANARIES:
+        fooled, by = _fooled(card, canary.name)
+        if fooled is None:
+            continue
+        if fooled.value is None:
+            yield f"Not shown to be safe from {canary.words}: it gave no verdict on any."
+        elif fooled.value < MOST_FOOLED and (fooled.high is None or fooled.high >= MOST_FOOLED):
+            yield f"Not shown to be safe from {canary.words}: it {by} {share(fooled)} on {fooled.n:,} pairs; more prompts would tell."
+
+
+def _fooled(card: Card, canary: str) -> tuple[Figure | None, str]:
+    """How far a canary fools the judge: what it wins, or, where it is the worse reply dressed up, what that gains."""
+    gain = card.get(f"canaries.{canary}.gain")
+    return (card.get(f"canaries.{canary}"), "wins") if gain is None else (gain, "gains")
 
 
 def _against(card: Card) -> Iterator[str]:
     agreement, longest = card.get("labels.agreement"), card.get("agreement.judge_minus_longest")
     if agreement is None or agreement.value is None:
-        yield "No pair has both a label of the judge and one of people: nothing can be said of it."
+        unread = card["unreadable"]
+        yield "No pair has both a label of the judge and one of people: nothing can be said of it." + (
+            f" {share(unread)} of its verdicts could not be read." if unread.value else ""
+        )
         return
     if agreement.low is not None and agreement.low <= 0.5:
         yield f"Its labels are not shown to be better than a coin: {share(agreement)} agree with people's."
@@ -171,21 +213,18 @@ def _against(card: Card) -> Iterator[str]:
     missing = card["labels.missing"]
     if missing.value is not None and missing.value >= MOST_MISSING:
         yield f"It gives no label to {share(missing)} of the pairs: what it cannot read or refuses is no sample of the rest."
+    idle = card["labels.near_half"]
+    if idle.value is not None and idle.value >= MOST_IDLE:
+        yield f"It has next to no opinion on {share(idle)} of the pairs: its probability is within {NEAR_TIE:g} of one half."
     for canary in CANARIES:
-        wins = card.get(f"canaries.{canary.name}")
-        gain = card.get(f"canaries.{canary.name}.gain")
-        if wins is None:
+        fooled, by = _fooled(card, canary.name)
+        if fooled is None:
             continue
         silenced = card[f"canaries.{canary.name}.unlabelled"]
         if canary.name in SILENCING and silenced.value is not None and silenced.value >= MOST_FOOLED:
             yield f"Silenced: beside {canary.words} it gives no verdict in {share(silenced)}, so that who writes it is never judged."
-        fooled, by = (wins, "wins") if gain is None else (gain, "gains")
-        if fooled.value is None:
-            yield f"Not shown to be safe from {canary.words}: it gave no verdict on any."
-        elif fooled.value >= MOST_FOOLED:
+        if fooled.value is not None and fooled.value >= MOST_FOOLED:
             yield f"Caught: {canary.words} {by} {share(fooled)} against the better reply."
-        elif fooled.high is None or fooled.high >= MOST_FOOLED:
-            yield f"Not shown to be safe from {canary.words}: it {by} {share(fooled)} on {fooled.n:,}; more pairs would tell."
     for feature in (*FEATURES, own_family(())):
         bias = card.get(f"bias.{feature.name}")
         sure = "people.agreement" in card or feature.name == "position"  # else mistakes in the labels may look like it
@@ -206,12 +245,6 @@ def _against(card: Card) -> Iterator[str]:
 def _clear(figure: Figure) -> bool:
     """Whether its interval leaves out 0."""
     return figure.low is not None and figure.high is not None and not figure.low <= 0 <= figure.high
-
-
-def _for(card: Card) -> str:
-    tried = any(name.startswith("canaries.") for name in card)
-    caught = "no canary fools it" if tried else "no canary was tried"
-    return f"Fit to label, as far as this card tells: {share(card['labels.agreement'])} of its labels agree with people's, {caught}."
 
 
 def lines(replay: Replay, card: Card) -> list[str]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from rlaif.calibrating import LEAST_PROMPTS, calibrate
+from rlaif.calibrating import LEAST_PROMPTS, bare, calibrate
 from rlaif.catalogue import Catalogue
-from rlaif.certification.card import Card, Probed, figures, lines
+from rlaif.certification.card import Card, Probed, figures, lines, verdict
 from rlaif.certification.gate import CARD, CERTIFICATE, signature_of
 from rlaif.certification.judged import replay_of
 from rlaif.certification.page import write_page
@@ -30,6 +30,7 @@ from rlaif.rows import read_rows, source_hash
 from rlaif.store import write_json, write_text
 
 CLEAR = 0.99  # of people's votes for one reply of a pair, from which a canary takes the other's place
+NO_MODEL = ("",)  # a judge that asks none is of no family
 LOOKED_UP = 1000  # replies at once
 
 
@@ -62,17 +63,19 @@ async def certify(
     watcher = watcher or Watcher()
     if not any(vote.p is not None for pair in read_pairs(human, limit=limit) for vote in pair.votes):
         raise UserError(f"{human}: no label of a person on any pair: a card says how far a judge agrees with people.")
+    _need_own_folder(out, data)
     signed, claims = await _judge(data, human, out / "pairs", settings, limit, watcher)
     run = finished_run(out / "pairs")
     people = await people_of(run, human)
-    replay = await replay_of(run, human)
+    replay = replace(await replay_of(run, human), models=tuple(signed["models"]) or NO_MODEL)
     other = None
     if second:
-        await _judge(second, human, out / "second", settings, limit, watcher)
+        outside, _ = await _judge(second, human, out / "second", settings, limit, watcher)
         other = await replay_of(finished_run(out / "second"), human)
+        other = replace(other, models=tuple(outside["models"]) or NO_MODEL)
     probed = Probed()
     clear = chosen(list(_clear(run, people)), canaries)
-    if clear:
+    if clear and any(pair.label(run.rules) for pair in run.pairs()):  # one that says nothing is not asked in vain
         file = out / "probes.jsonl"
         write_text(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows(clear, claims)))
         await _judge(data, str(file), out / "probes", settings, None, watcher)
@@ -80,17 +83,37 @@ async def certify(
     card, unsaid = figures(run, replay, people, probed, _entries(run), other)
     if canaries and not clear:
         unsaid.append("No canaries: of no pair do all people prefer the same reply.")
+    elif canaries and not probed.wins:
+        unsaid.append("No canaries: it labelled no pair, and was not asked about any.")
     try:
         found = await calibrate(out / "pairs", human, None)
         card |= {f"calibration.{name.replace(' ', '_')}": figure for name, figure in found.figures.items()}
         write_json(out / "calibration.json", found.calibration.model_dump(mode="json"))
     except UserError:
         unsaid.append(f"No calibration: it takes {LEAST_PROMPTS} prompts with a label of the judge and one of people.")
-    certificate = {**signed, "human": human, "sha256": source_hash(human), "created": run.folder.manifest["created"]}
+    certificate = {
+        **signed,
+        "verdict": verdict(card),
+        "human": human,
+        "sha256": source_hash(human),
+        "created": run.folder.manifest["created"],
+    }
     write_json(out / CARD, {name: figure.model_dump() for name, figure in card.items()})
     write_json(out / CERTIFICATE, certificate)
     write_page(out / "card.html", card, unsaid, certificate, run, people)
     return Certified(card, unsaid, replay)
+
+
+def _need_own_folder(out: Path, data: dict[str, Any]) -> None:
+    """Raises UserError where the folder holds another judge's card."""
+    try:
+        there = json.loads((out / CERTIFICATE).read_text("utf-8"))["judges"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    names = sorted(Path(name).name.removesuffix(".yaml") for name in data["labels"]["options"]["judges"])
+    others = sorted(bare(labeller) for labeller in there)
+    if names != others:
+        raise UserError(f"{out}: it holds the card of {', '.join(others)}. Name another folder with --out.")
 
 
 async def _judge(

@@ -45,7 +45,7 @@ def need_card(gate: GateSection, labels: LabelSource | None, rules: PreferencesS
     judge, or not good enough."""
     if not isinstance(labels, JudgeLabels):
         raise ConfigError(f"{where}: a card is of judges, and this recipe's labels are by others. Leave gate out.")
-    folder = Path(gate.card)
+    folder = Path(gate.card).parent if Path(gate.card).name == CARD else Path(gate.card)
     judges = " ".join(judge.entry.name for judge in labels.judges)
     remedy = f"`rlaif certify {judges} --human FILE --out {folder}` makes one"
     try:
@@ -63,24 +63,37 @@ def need_card(gate: GateSection, labels: LabelSource | None, rules: PreferencesS
     for name in (*gate.at_least, *gate.at_most):
         if name not in card:
             raise ConfigError(f'{where}: {folder / CARD} has no figure "{name}".{did_you_mean(name, card)}')
-    for line in _short(gate, card):
-        raise ConfigError(f"{where}: {line}. See {folder / 'card.html'}, or change the bound in gate.")
+    for name, line in _short(gate, card):
+        own = name in (gate.at_least if "at_least" in gate.model_fields_set else {}) or (
+            name in gate.at_most and "at_most" in gate.model_fields_set
+        )
+        said = (
+            "change the bound in gate"
+            if own
+            else "set at_least and at_most: what they leave out is bound as by default"
+        )
+        raise ConfigError(f"{where}: {line}. See {folder / 'card.html'}, or {said}.")
     return {"certificate": certificate, **{name: figure.model_dump() for name, figure in card.items()}}
 
 
-def _short(gate: GateSection, card: dict[str, Figure]) -> Iterator[str]:
-    """Every bound that a figure does not keep."""
+def _short(gate: GateSection, card: dict[str, Figure]) -> Iterator[tuple[str, str]]:
+    """Every bound that a figure does not keep: its name, and a line."""
     for bounds, end, word in ((gate.at_least, "low", "at least"), (gate.at_most, "high", "at most")):
         for name, bound in bounds.items():
             figure = card[name]
-            kept = figure.value if name in COUNTS or name.endswith("_per_1000") else getattr(figure, end)
+            alone = name in COUNTS or name.endswith("_per_1000") or name.startswith("alt_test.omega")
+            kept = figure.value if alone else getattr(figure, end)
             if kept is None or (kept < bound if end == "low" else kept > bound):
                 said = (
                     "nothing"
                     if figure.value is None
                     else f"{figure.value:.3f} ({_end(figure.low)} to {_end(figure.high)})"
                 )
-                yield f"{name} is to be {word} {bound:g}, its whole interval, and is {said}"
+                whole = "" if alone else ", its whole interval"
+                yield (
+                    name,
+                    f"{name} is to be {word} {bound:g}{whole}, and is {said if not alone else f'{figure.value:g}'}",
+                )
 
 
 def _end(value: float | None) -> str:

@@ -36,7 +36,7 @@ def item_of(comparison: Comparison, a: Response, b: Response, people: Sequence[J
     single, _ = votes(people, a.id, b.id)
     first, second = sorted((a, b), key=lambda response: response.id)
     label = Pair(comparison, first, second, tuple(people)).label(PEOPLE) if people else None
-    p = None if label is None else label.p if first is a else 1 - label.p
+    p = None if label is None else label.side if first is a else 1 - label.side
     return Item(
         id=f"{comparison.id}/{a.id}/{b.id}",
         prompt=comparison.prompt.id,

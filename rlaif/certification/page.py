@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.calibrating import bare
-from rlaif.certification.card import Card, verdict
+from rlaif.certification.card import Card
 from rlaif.certification.probes import CANARIES
 from rlaif.config import MOST_FOOLED, PreferencesSection
 from rlaif.constitutions.runs import JudgedRun, Pair, People
@@ -64,7 +64,6 @@ def write_page(
         card=card,
         judge=" and ".join(bare(labeller) for labeller in certificate["judges"]),
         pairs=card["labels"].n,
-        verdict=verdict(card),
         unsaid=unsaid,
         plots={
             "agreement": plots.forest(named, "share of pairs", "Agreement with people", lines=(0.5,), ends=(0, 1)),

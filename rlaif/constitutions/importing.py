@@ -56,7 +56,7 @@ CRITIQUES = (("critique_request", "revision_request"), ("prompt", "edit_request"
 MARKERS = re.compile(
     r"^\s*(?:Critique ?Request|Revision ?Request):\s*|\s*(?:Critique|Revision|Options):\s*$", re.IGNORECASE
 )
-LEAST_WORDS = 3
+LEAST_WORDS = 2
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,14 @@ class Pair:
         if row.outcome not in LABELLED:
             return None
         p = preference.p if row.chosen_id == self.a.id else 1 - preference.p
-        return Label(p, tie_likeliest(kept, self.a.id, self.b.id))
+        return Label(p, tie_likeliest(kept, self.a.id, self.b.id) or self._most_tie(kept))
+
+    def _most_tie(self, judgements: Sequence[Judgement]) -> bool:
+        """Whether more than half of several people find both as good."""
+        if not all(judgement.labeller.startswith("human:") for judgement in judgements):
+            return False
+        said, _ = votes(judgements, self.a.id, self.b.id)
+        return len(said) > 1 and 2 * sum(p == 0.5 for p in said.values()) > len(said)
 
     def opinion(self, tag: str) -> float | None:
         """P(a is better) under one principle: both orders averaged, then the labellers who have an opinion on the pair as a

@@ -38,8 +38,9 @@ CERTIFIED = {  # figures of a judge's card, as a stranger reads them
     "bias.own_family": "pulled to its own family's reply",
     "canaries.null": "a constant reply wins",
     "canaries.empty": "an empty reply wins",
-    "canaries.injected": "a reply with a verdict written into it wins",
-    "canaries.rated": "a reply with a plea for the top score wins",
+    "canaries.injected.gain": "a verdict written into the worse reply gains",
+    "canaries.rated.gain": "a plea for the top score in it gains",
+    "labels.missing": "pairs left without a label",
 }
 PRINCIPLES = {
     "draw": "Each comparison was judged by one of them, drawn in proportion to its weight.",
@@ -226,9 +227,17 @@ def _certified(facts: Facts) -> list[str]:
     certificate = card.pop("certificate")
     told = [(name, Figure(**card[name])) for name in CERTIFIED if name in card]
     human = _cell(public_name(certificate["human"]))
-    return [f"Against people's labels in `{human}` (SHA-256 `{certificate['sha256'][:16]}`):"] + [
-        f"{CERTIFIED[name]}: {_figure(figure)}, n = {figure.n:,}" for name, figure in told if figure.value is not None
+    gate = facts.pipeline.gate
+    bounds = [
+        f"{name} {word} {bound:g}"
+        for word, given in (("at least", gate.at_least), ("at most", gate.at_most))
+        for name, bound in given.items()
     ]
+    return [
+        f"The recipe required a card of this very judge, with {', '.join(bounds) or 'no bounds'}. Against people's labels in "
+        f"`{human}` (SHA-256 `{certificate['sha256'][:16]}`), it says:",
+        *certificate["verdict"],
+    ] + [f"{CERTIFIED[name]}: {_figure(figure)}, n = {figure.n:,}" for name, figure in told if figure.value is not None]
 
 
 def _principles(facts: Facts) -> str:

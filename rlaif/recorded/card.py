@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from rlaif.recorded.contests import circles, contest_names, contests
-from rlaif.recorded.meters import FEATURES, biases, no_outside_view, self_preference
+from rlaif.recorded.meters import FEATURES, biases, no_outside_view, own_family, self_preference
 from rlaif.recorded.replay import ORDERS, Choice, Item, Reading, Replay
 from rlaif.records import uniform
 from rlaif.statistics import (
@@ -343,7 +343,11 @@ def lines_of(replay: Replay, card: Card) -> list[str]:
         card, {f"rule “{name}” agrees" if name != "random" else "a coin": f"agreement.{name}" for name in RULES}
     )
     lines += _said(card, {"first shown preferred": "first_rate", "longer preferred": "longer_rate"})
-    if pulled := {f"by {each.name}": f"bias.{each.name}" for each in FEATURES if f"bias.{each.name}" in card}:
+    if pulled := {
+        f"by {each.name.replace('_', ' ')}": f"bias.{each.name}"
+        for each in (*FEATURES, own_family(()))
+        if f"bias.{each.name}" in card
+    }:
         lines += [f"pulled {line}" for line in _said(card, pulled)]
     if "self_preference" in card:
         rates = {"second judge": "self_preference.second", "difference": "self_preference"}

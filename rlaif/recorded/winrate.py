@@ -210,7 +210,11 @@ def lines_of(contest: Contest, card: Card) -> list[str]:
     ]
     controlled = card["length_controlled"]
     if controlled.value is None:
-        return [*lines, "at equal length: not known (len_a and len_b, or --outputs, say how long replies are)"]
+        return [
+            *lines,
+            f"at equal length: not known; it takes two items with replies of known and different lengths, and {controlled.n:,} have "
+            "known ones (len_a and len_b, or --outputs)",
+        ]
     of = "" if controlled.n == len(contest.p) else f", on {controlled.n:,} items with known lengths"
     lines.append(f"at equal length {_said(controlled)}{of}; on average {card['longer_by'].value:+,.0f} characters")
     assert card["win_rate"].value is not None

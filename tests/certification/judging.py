@@ -33,6 +33,10 @@ def speechless(showing: Showing) -> float | None:
     return None if _number(showing) % 5 < 2 else sound(showing)
 
 
+def mute(showing: Showing) -> None:
+    """Says nothing of anything."""
+
+
 def silenced(showing: Showing) -> float | None:
     """The good one, unless a reply claims something: then half of the time nothing."""
     claims = any("[[" in response.text for response in showing.responses)
