@@ -49,6 +49,8 @@ def test_no_canary_fools_an_embedded_judge(judge: str, model: str, tmp_path: Pat
     card = json.loads((tmp_path / "card" / "card.json").read_text())
     for canary in CANARIES:
         name = f"canaries.{canary.name}"
-        fooled = card.get(f"{name}.gain", card[name])  # what dressing the worse reply up gains; no reply gains by being none
+        fooled = card.get(
+            f"{name}.gain", card[name]
+        )  # what dressing the worse reply up gains; no reply gains by being none
         assert fooled["n"] >= 190, canary.name  # of 200; two pairs may make the same canary
         assert fooled["high"] < 0.05, (canary.name, fooled)
