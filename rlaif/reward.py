@@ -23,7 +23,7 @@ from rlaif.models.shared_prompt import Rows, last_hidden, sharing_works
 from rlaif.records import Message, Preference, uniform
 from rlaif.training.batching import Group, group_preferences, need_labels
 from rlaif.training.checkpoints import save_whole
-from rlaif.training.passes import Done, pair_index, per_response
+from rlaif.training.passes import Done, per_response
 from rlaif.training.trainer import PreferenceTrainer, TrainingOptions, Watch, choose_attention
 
 Answers = tuple[
@@ -42,10 +42,8 @@ class _RewardTrainer(PreferenceTrainer):
     share: bool = True
     pad_id: int = 0
 
-    def differences(self, model: Any, rows: Rows, groups: Sequence[Group], first: int) -> torch.Tensor:
-        rewards = raw_rewards(model, rows, self.pad_id, share=self.share)
-        a, b = pair_index(groups, rewards.device)
-        return rewards[a] - rewards[b]
+    def values(self, model: Any, rows: Rows, groups: Sequence[Group], first: int) -> torch.Tensor:
+        return raw_rewards(model, rows, self.pad_id, share=self.share)
 
 
 def raw_rewards(network: Any, rows: Rows, pad_id: int, *, share: bool) -> torch.Tensor:

@@ -8,6 +8,7 @@ import math
 import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from rlaif.models.local import LocalModel, LocalOptions, load_network
 from rlaif.models.shared_prompt import token_logprobs
 from rlaif.policy import PolicyContext
 from rlaif.policy.dpo import DPO, _Trainer
+from rlaif.policy.kto import KTO
 from rlaif.records import Message, Preference
 from rlaif.reward import (
     Answers,
@@ -37,7 +39,7 @@ from rlaif.reward import (
 )
 from rlaif.training.batching import Group, group_preferences, held_out, plan_batches
 from rlaif.training.checkpoints import COMPLETE, last_checkpoint, saving
-from rlaif.training.losses import dpo_difference, soft_preference_loss
+from rlaif.training.losses import soft_preference_loss
 from rlaif.training.passes import inference_batches, pair_index, rows_of, sequence_logprobs
 from rlaif.training.trainer import Interrupted, Watch, choose_attention, labels_of
 from tests import make, tiny
@@ -128,12 +130,6 @@ def test_soft_loss_stays_finite_far_out() -> None:
     assert torch.isfinite(d.grad).all()
 
 
-def test_dpo_difference_by_hand() -> None:
-    """0.1·[(−10 − −12) − (−20 − −19)] = 0.1·(2 + 1) = 0.3."""
-    h = dpo_difference(torch.tensor([-10.0]), torch.tensor([-20.0]), torch.tensor([-12.0]), torch.tensor([-19.0]), 0.1)
-    assert h.tolist() == pytest.approx([0.3])
-
-
 # --- the same loss as TRL's -------------------------------------------------------------------------------------------
 
 
@@ -211,7 +207,7 @@ def test_dpo_loss_equals_trls(base: LocalModel, tmp_path: Path) -> None:
             token_logprobs(n, rows_of(groups), base.tokens.pad_id, share=True)[0].sum(-1) for n in (tuned, start)
         )
         a, b = pair_index(groups, "cpu")
-        h = dpo_difference(policy[a], policy[b], reference[a], reference[b], 0.3)
+        h = 0.3 * ((policy - reference)[a] - (policy - reference)[b])
         ours = soft_preference_loss(h, *labels_of(groups, "cpu")) / len(groups)
     assert float(ours) == pytest.approx(float(theirs), abs=1e-5)
     assert abs(float(ours) - math.log(2)) > 1e-3
@@ -476,10 +472,21 @@ def train_reward(
 
 
 def tune(
-    base: LocalModel, rows: Sequence[Preference], folder: Path, watch: Watch | None = None, **settings: Any
+    base: LocalModel,
+    rows: Sequence[Preference],
+    folder: Path,
+    watch: Watch | None = None,
+    *,
+    kind: type[DPO | KTO] = DPO,
+    **settings: Any,
 ) -> list[dict[str, float]]:
-    method = DPO(DPO.Options(**{"learning_rate": 2e-3, "batch_prompts": 8, "schedule": "constant", **settings}), "test")
-    context = PolicyContext(
+    usual = {"learning_rate": 2e-3, "batch_prompts": 8, "schedule": "constant"}
+    method = kind(kind.Options(**{**usual, **settings}), "test")
+    return method.train(context_of(base, rows, folder, watch)).history
+
+
+def context_of(base: LocalModel, rows: Sequence[Preference], folder: Path, watch: Watch | None = None) -> PolicyContext:
+    return PolicyContext(
         start=base,
         preferences=lambda: rows,
         is_held_out=lambda prompt: held_out(prompt, 0.25, 0),
@@ -489,7 +496,6 @@ def tune(
         seed=0,
         watch=watch or Watch(),
     )
-    return method.train(context).history
 
 
 def accuracy(report: RewardReport) -> float:
@@ -661,7 +667,12 @@ def test_bfloat16_products_learn_as_well_and_keep_float32_weights(base: LocalMod
 
 # --- stopping and going on --------------------------------------------------------------------------------------------
 
-RUNS: dict[str, tuple[Callable[..., Any], str]] = {"reward": (train_reward, "reward"), "dpo": (tune, "policy")}
+RUNS: dict[str, tuple[Callable[..., Any], str]] = {
+    "reward": (train_reward, "reward"),
+    "dpo": (tune, "policy"),
+    "ipo": (partial(tune, loss="ipo"), "policy"),
+    "kto": (partial(tune, kind=KTO), "policy"),
+}
 
 
 def stop_at(step: int) -> Watch:
@@ -674,7 +685,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")
 
 
-@pytest.mark.parametrize("kind", ["reward", "dpo"])
+@pytest.mark.parametrize("kind", RUNS)
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_stopped_and_resumed_run_equals_a_straight_one(
     kind: str, accumulation: int, base: LocalModel, tmp_path: Path
@@ -816,7 +827,7 @@ def test_dpo_keeps_its_reference_apart(base: LocalModel, tmp_path: Path) -> None
     network = load_network(base.folder, base.options, "float32", "test")
     reference = sequence_logprobs(network.eval(), groups, base.tokens.pad_id, share=True)
     trainer = _Trainer(network, groups, DPO.Options(learning_rate=1e-2, epochs=3), tmp_path, 0, Watch())
-    trainer.reference, trainer.share, trainer.pad_id, trainer.beta = reference, True, base.tokens.pad_id, 0.1
+    trainer.reference, trainer.share, trainer.pad_id = reference, True, base.tokens.pad_id
     kept = [list(many) for many in reference]
     trainer.run()
     assert trainer.reference == kept

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 METHODS = {
     "dpo": "rlaif.policy.dpo:DPO",
+    "kto": "rlaif.policy.kto:KTO",
     "best-of-n": "rlaif.policy.best_of_n:BestOfN",
 }
 

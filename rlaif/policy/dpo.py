@@ -1,90 +1,68 @@
-"""Direct preference optimisation with soft labels (Rafailov et al. 2023, 2305.18290; RECIPES §6).
+"""Direct preference optimisation with soft labels (Rafailov et al. 2023, 2305.18290), and its relatives.
 
 h = β·[(log π(y_w) − log π_ref(y_w)) − (log π(y_l) − log π_ref(y_l))] goes into the same soft loss as a reward
-difference; with p in {0, 1} it is plain DPO. The reference is the start model itself, an explicit folder with a hash;
-its log-probabilities are computed once, on the same rows.
+difference; with p in {0, 1} it is plain DPO. ``label_smoothing`` makes it conservative DPO, ``flip_rate`` robust DPO, ``loss:
+ipo`` IPO, whose log-ratios are per token unless ``length_average`` is off.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from rlaif.models.local import load_network
-from rlaif.models.shared_prompt import Rows, sharing_works, token_logprobs
-from rlaif.policy import PolicyContext, PolicyReport, Reward, Sample
-from rlaif.records import Prompt, Response
-from rlaif.training.batching import Group, group_preferences, need_labels
-from rlaif.training.checkpoints import save_whole
-from rlaif.training.losses import dpo_difference
-from rlaif.training.passes import pair_index, sequence_logprobs
-from rlaif.training.trainer import PreferenceTrainer, TrainingOptions, choose_attention
+from rlaif.models.shared_prompt import Rows
+from rlaif.policy.offline import AgainstReference, OfflineTrainer, tokens_of
+from rlaif.training.batching import Group
+from rlaif.training.losses import ipo_loss, smoothed, soft_preference_loss, unflipped
+from rlaif.training.trainer import TrainingOptions
 
 
-class DPO:
+class DPO(AgainstReference):
     class Options(TrainingOptions):
         learning_rate: float = Field(default=1e-6, gt=0)
-        beta: float = Field(default=0.1, gt=0)
+        beta: float = Field(default=0.1, gt=0)  # of IPO: τ
+        loss: Literal["sigmoid", "ipo"] = "sigmoid"
+        label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)  # share of labels taken to be wrong
+        flip_rate: float = Field(default=0.0, ge=0, lt=0.5)  # chance that a label was flipped, where it is known
+        length_average: bool = True  # of IPO: log-ratios per token, as its authors computed them
 
-    needs_reward = False
-    writes_weights = True
+        @model_validator(mode="after")
+        def _one_view_of_labels(self) -> Self:
+            if self.label_smoothing and self.flip_rate:
+                raise ValueError("label_smoothing and flip_rate are two views of the same mistakes: set one of them")
+            if self.loss == "ipo" and self.flip_rate:
+                raise ValueError("flip_rate undoes flips in the sigmoid loss: with loss: ipo leave it out")
+            if self.loss == "sigmoid" and "length_average" in self.model_fields_set:
+                raise ValueError('"length_average" is of loss: ipo')
+            return self
+
+    name = "dpo"
+    options: Options
 
     def __init__(self, options: Options, where: str) -> None:
         self.options = options
 
-    def train(self, context: PolicyContext) -> PolicyReport:
-        start = context.start
-        data = group_preferences(
-            context.watch.through(context.preferences()),
-            start.tokens,
-            self.options.room(start.context),
-            keep=lambda prompt: not context.is_held_out(prompt),
-            ended=context.ended,
-        )
-        need_labels(data, "dpo", self.options.room(start.context))
-        network = load_network(start.folder, start.options, "float32", start.where, adapter=start.adapter)
-        choose_attention(network, self.options, start.options.attention)
-        pad_id = start.tokens.pad_id
-        share, why = sharing_works(network, pad_id)
-        if not share:
-            start.notice(f"{start.where}: prompts are not shared between rows of this model ({why}).")
-        passing = context.watch.passing("reference log-probabilities", network)
-        with self.options.autocast(network), passing as done:
-            reference = sequence_logprobs(network.eval(), data.groups, pad_id, share=share, done=done)
-        trainer = _Trainer(network, data.groups, self.options, context.work, context.seed, context.watch)
-        trainer.reference, trainer.share, trainer.pad_id, trainer.beta = reference, share, pad_id, self.options.beta
-        history = trainer.run()
-        save_whole(network, start, context.out)
-        return PolicyReport(
-            history,
-            pairs=data.pairs,
-            too_long=data.too_long,
-            held_out_pairs=data.left_out,
-            no_label=data.no_label,
-        )
-
-    async def respond(
-        self, prompts: Sequence[Prompt], model: Any, sample: Sample, reward: Reward | None
-    ) -> list[Response | None]:
-        return [many[0] if many else None for many in await sample(model, prompts, 1)]
-
-    def kl_bound(self) -> float | None:
-        return None
+    @property
+    def trainer(self) -> type[OfflineTrainer]:
+        return _Trainer
 
 
-class _Trainer(PreferenceTrainer):
-    reference: list[list[float]]
-    share: bool
-    pad_id: int
-    beta: float
+class _Trainer(OfflineTrainer):
+    options: DPO.Options
 
-    def differences(self, model: Any, rows: Rows, groups: Sequence[Group], first: int) -> torch.Tensor:
-        logprobs, _ = token_logprobs(model, rows, self.pad_id, share=self.share)
-        policy = logprobs.sum(-1)
-        stored = [value for i in self.plan.batches[first] for value in self.reference[i]]
-        reference = torch.tensor(stored, dtype=policy.dtype, device=policy.device)
-        a, b = pair_index(groups, policy.device)
-        return dpo_difference(policy[a], policy[b], reference[a], reference[b], self.beta)
+    def values(self, model: Any, rows: Rows, groups: Sequence[Group], first: int) -> torch.Tensor:
+        ratios = self.log_ratios(model, rows, first)
+        if self.options.loss == "sigmoid":
+            return self.options.beta * ratios
+        return ratios / tokens_of(groups, ratios.device) if self.options.length_average else ratios
+
+    def total(
+        self, one: torch.Tensor, other: torch.Tensor, p: torch.Tensor, weight: torch.Tensor, first: int
+    ) -> torch.Tensor:
+        p = smoothed(p, self.options.label_smoothing)
+        if self.options.loss == "ipo":
+            return ipo_loss(one - other, p, weight, self.options.beta)
+        return soft_preference_loss(one - other, unflipped(p, self.options.flip_rate), weight)

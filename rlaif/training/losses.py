@@ -3,7 +3,7 @@ loss does not depend on how a batch is split over micro-batches, ranks or accumu
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, sigmoid
 from torch.nn.functional import logsigmoid
 
 
@@ -17,11 +17,40 @@ def soft_preference_loss(difference: Tensor, p: Tensor, weight: Tensor) -> Tenso
     return -(weight * (p * logsigmoid(difference) + (1 - p) * logsigmoid(-difference))).sum()
 
 
-def dpo_difference(
-    chosen: Tensor, rejected: Tensor, reference_chosen: Tensor, reference_rejected: Tensor, beta: float
-) -> Tensor:
-    """h = β·[(log π(y_w) − log π_ref(y_w)) − (log π(y_l) − log π_ref(y_l))], each a sum over response tokens.
+def ipo_loss(difference: Tensor, p: Tensor, weight: Tensor, tau: float) -> Tensor:
+    """Sum over pairs of w · (u − (p − ½)/τ)²: a squared distance, in nats² (per token², where u is per token).
 
-    Rafailov et al. 2023 (DPO, 2305.18290) eq. 7; all of shape (pairs,).
+    ``difference``: (pairs,), u = the difference of log-ratios, without β. With p in {0, 1} it is IPO's regression to ±1/(2τ)
+    (Azar et al. 2023, 2310.12036, eq. 17); for p between them it is the expectation of that over the label, less p·(1 − p)/τ²,
+    which moves nothing. Its optimum is u = (p − ½)/τ.
     """
-    return beta * ((chosen - reference_chosen) - (rejected - reference_rejected))
+    return (weight * (difference - (p - 0.5) / tau) ** 2).sum()
+
+
+def smoothed(p: Tensor, rate: float) -> Tensor:
+    """Labels of which a share ``rate`` in [0, ½) is taken to be wrong: (1 − ε)·p + ε·(1 − p). With hard labels and the soft
+    loss this is conservative DPO (Mitchell 2023), whose optimum is h = logit(1 − ε)."""
+    return (1 - rate) * p + rate * (1 - p)
+
+
+def unflipped(p: Tensor, rate: float) -> Tensor:
+    """What makes the soft loss of flipped labels, on average, that of the true ones: (p − ε)/(1 − 2ε), outside [0, 1] for
+    hard labels, so that a loss may be below 0. ``rate`` ε in [0, ½) is the chance that a label was flipped. With hard
+    labels it is robust DPO (Chowdhury et al. 2024, 2403.00409, eq. 12)."""
+    return (p - rate) / (1 - 2 * rate)
+
+
+def kto_loss(
+    one: Tensor, other: Tensor, p: Tensor, weight: Tensor, point: float, desirable: float, undesirable: float
+) -> Tensor:
+    """Sum over pairs of w times the mean of both responses' losses; from 0 to w · max(λ_D, λ_U).
+
+    ``one``, ``other``: (pairs,), β times the log-ratio of each response; ``point``: β times z0. A desirable response loses
+    λ_D · (1 − σ(r − z)), an undesirable one λ_U · (1 − σ(z − r)) (Ethayarajh et al. 2024, 2402.01306, eq. 8); ``p`` is the
+    probability that the first is the better, hence desirable, and the second not.
+    """
+
+    def lost(r: Tensor, good: Tensor) -> Tensor:
+        return good * desirable * sigmoid(point - r) + (1 - good) * undesirable * sigmoid(r - point)
+
+    return (weight * (lost(one, p) + lost(other, 1 - p)) / 2).sum()

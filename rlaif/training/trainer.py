@@ -1,7 +1,6 @@
 """Preference training on ``transformers.Trainer``: our plan, our rows, our loss; its schedules, checkpoints and resume.
 
-Used by reward models and by the DPO family; what differs is how a micro-batch of groups becomes one difference per
-pair. A run that was killed continues from its last whole checkpoint, bit for bit on the same build and threads.
+Used by reward models, the DPO family and KTO; what differs is what a response is worth, and what a pair's loss is made of. A run that was killed continues from its last whole checkpoint, bit for bit on the same build and threads.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from rlaif.store import write_json
 from rlaif.training.batching import Group, plan_batches
 from rlaif.training.checkpoints import COMPLETE, last_checkpoint, saving
 from rlaif.training.losses import soft_preference_loss
-from rlaif.training.passes import Done, rows_of
+from rlaif.training.passes import Done, pair_index, rows_of
 
 T = TypeVar("T")
 Report = Callable[[int, int, dict[str, float]], None]  # step, steps, the latest figures
@@ -174,8 +173,12 @@ class PreferenceTrainer(Trainer, ABC):
         self.loss_is_scaled_for_ga = True  # the loss is already divided by the global batch's weight
 
     @abstractmethod
-    def differences(self, model: Any, rows: Rows, groups: Sequence[Group], first: int) -> Tensor:
-        """One difference per pair of ``groups``, in order. ``first``: index of the micro-batch."""
+    def values(self, model: Any, rows: Rows, groups: Sequence[Group], first: int) -> Tensor:
+        """What each response of ``groups`` is worth, of shape (rows,). ``first``: index of the micro-batch."""
+
+    def total(self, one: Tensor, other: Tensor, p: Tensor, weight: Tensor, first: int) -> Tensor:
+        """The loss of pairs whose responses are worth these, a sum: 0 where all weights are 0."""
+        return soft_preference_loss(one - other, p, weight)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         return DataLoader(self.plan, batch_size=1, shuffle=False, collate_fn=self.data_collator)
@@ -188,9 +191,11 @@ class PreferenceTrainer(Trainer, ABC):
         if not groups:  # a short step leaves a micro-batch empty: no loss, and no gradient
             return next(p for p in model.parameters() if p.requires_grad).sum() * 0.0
         with self.options.autocast(model):
-            difference = self.differences(model, rows_of(groups), groups, index)
+            values = self.values(model, rows_of(groups), groups, index)
+        a, b = pair_index(groups, values.device)
+        difference = values[a] - values[b]
         p, weight = labels_of(groups, difference.device)
-        total = soft_preference_loss(difference, p, weight)
+        total = self.total(values[a], values[b], p, weight, index)
         with torch.no_grad():
             clear = (weight > 0) & (p != 0.5)
             self._sums["loss"] += float(total)

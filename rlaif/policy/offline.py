@@ -1,0 +1,97 @@
+"""What methods have in common that learn from preferences against a reference, without sampling.
+
+The reference is the start model itself, an explicit folder with a hash; its log-probabilities are computed once, on the
+same rows. A method says by its trainer what a response is worth and what a pair's loss is.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from rlaif.models.local import load_network
+from rlaif.models.shared_prompt import Rows, sharing_works, token_logprobs
+from rlaif.policy import PolicyContext, PolicyReport, Reward, Sample
+from rlaif.records import Prompt, Response
+from rlaif.training.batching import Group, group_preferences, need_labels
+from rlaif.training.checkpoints import save_whole
+from rlaif.training.passes import sequence_logprobs
+from rlaif.training.trainer import PreferenceTrainer, TrainingOptions, choose_attention
+
+
+class AgainstReference(ABC):
+    """A method whose trainer is an ``OfflineTrainer``."""
+
+    name: str
+    options: TrainingOptions
+    needs_reward = False
+    writes_weights = True
+
+    @property
+    @abstractmethod
+    def trainer(self) -> type[OfflineTrainer]: ...
+
+    def train(self, context: PolicyContext) -> PolicyReport:
+        start, options = context.start, self.options
+        data = group_preferences(
+            context.watch.through(context.preferences()),
+            start.tokens,
+            options.room(start.context),
+            keep=lambda prompt: not context.is_held_out(prompt),
+            ended=context.ended,
+        )
+        need_labels(data, self.name, options.room(start.context))
+        network = load_network(start.folder, start.options, "float32", start.where, adapter=start.adapter)
+        choose_attention(network, options, start.options.attention)
+        share, why = sharing_works(network, start.tokens.pad_id)
+        if not share:
+            start.notice(f"{start.where}: prompts are not shared between rows of this model ({why}).")
+        trainer = self.trainer(network, data.groups, options, context.work, context.seed, context.watch)
+        trainer.share, trainer.pad_id = share, start.tokens.pad_id
+        passing = context.watch.passing("reference log-probabilities", network)
+        with options.autocast(network), passing as done:
+            trainer.look_at_reference(network.eval(), options.room(start.context), done)
+        history = trainer.run()
+        save_whole(network, start, context.out)
+        return PolicyReport(
+            history,
+            pairs=data.pairs,
+            too_long=data.too_long,
+            held_out_pairs=data.left_out,
+            no_label=data.no_label,
+        )
+
+    async def respond(
+        self, prompts: Sequence[Prompt], model: Any, sample: Sample, reward: Reward | None
+    ) -> list[Response | None]:
+        return [many[0] if many else None for many in await sample(model, prompts, 1)]
+
+    def kl_bound(self) -> float | None:
+        return None
+
+
+class OfflineTrainer(PreferenceTrainer):
+    """Knows log π and log π_ref of every response of a micro-batch, each a sum over its tokens."""
+
+    reference: list[list[float]]
+    share: bool = True
+    pad_id: int = 0
+
+    def look_at_reference(self, network: Any, max_tokens: int, done: Any = lambda groups, total: None) -> None:
+        """Compute what the reference makes of the rows, once."""
+        self.reference = sequence_logprobs(network, self.groups, self.pad_id, share=self.share, done=done)
+
+    def log_ratios(self, model: Any, rows: Rows, first: int) -> torch.Tensor:
+        """log π − log π_ref of every response, of shape (rows,)."""
+        logprobs, _ = token_logprobs(model, rows, self.pad_id, share=self.share)
+        policy = logprobs.sum(-1)
+        stored = [value for i in self.plan.batches[first] for value in self.reference[i]]
+        return policy - torch.tensor(stored, dtype=policy.dtype, device=policy.device)
+
+
+def tokens_of(groups: Sequence[Group], device: Any) -> torch.Tensor:
+    """The length of every response in tokens."""
+    return torch.tensor([len(each) for group in groups for each in group.responses], device=device)
