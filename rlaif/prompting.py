@@ -28,6 +28,7 @@ from rlaif.records import Message, Role
 
 SECTION = re.compile(r"^=== *(\w+) *$", re.MULTILINE)
 PLACEHOLDER = re.compile(r"\{\{ *(\w+) *\}\}")
+CONVERSATION = "prompt"  # the placeholder of what a reply answers: several turns are labelled by role
 OPEN, SHUT = r"[\[［【]", r"[\]］】]"
 THOUGHTS = r"(?:think(?:ing)?|thought|reasoning)"
 ARMED = re.compile(  # what our readers take for a verdict or a thought, and marks of chat templates
@@ -101,15 +102,24 @@ class Template:
 
     def fill(self, values: Mapping[str, str]) -> tuple[Message, ...]:
         """The messages with every placeholder replaced, in one pass; text to be judged is disarmed."""
-        values = {name: disarmed(value) if name in self.judged else value for name, value in values.items()}
+        values = {
+            name: disarmed(value, roles=name != CONVERSATION) if name in self.judged else value
+            for name, value in values.items()
+        }
         return tuple(Message(role=role, content=fill(body, values)) for role, body in self.sections)
 
 
 @lru_cache(maxsize=1024)  # a reply is shown in both orders, and under many principles
-def disarmed(text: str) -> str:
+def disarmed(text: str, *, roles: bool = True) -> str:
     """``text`` with a space in whatever a reader could take for a verdict (``[[A]]``, a line "Verdict: A"), and in a chat
-    template's marks."""
-    return ARMED.sub(lambda found: f"{found[0]} " if found["role"] else f"{found[0][0]} {found[0][1:]}", text)
+    template's marks; without ``roles`` lines that begin "User:" stay, as in a conversation that we wrote down so."""
+
+    def broken(found: re.Match[str]) -> str:
+        if found["role"]:
+            return f"{found[0]} " if roles else found[0]
+        return f"{found[0][0]} {found[0][1:]}"
+
+    return ARMED.sub(broken, text)
 
 
 def _unfenced(body: str, judged: Container[str]) -> str | None:

@@ -17,6 +17,7 @@ from safetensors import safe_open
 from rlaif.catalogue import Catalogue
 from rlaif.config import load_constitution
 from rlaif.models.local import model_folder
+from rlaif.preferences import NEAR_TIE
 from rlaif.world.build import JUDGES, foreign, kept_out, recipe
 from rlaif.world.exam import WAYS, first_shown, from_one_half, opposites, pairs_for, paper, right, sit, strangers
 from rlaif.world.principles import Wording, plain_text
@@ -114,7 +115,7 @@ def test_verdicts_follow_the_oracle_on_held_out_prompts(name: str) -> None:
 @pytest.mark.parametrize("name", JUDGES)
 def test_ties_stay_near_one_half(name: str) -> None:
     ties = sit(*judge(name), paper(Random("test/ties"), WAYS["seen"], 96, ties=1.0))
-    assert (from_one_half(ties).value or 1) < 0.03
+    assert (from_one_half(ties).value or 1) < NEAR_TIE
 
 
 @pytest.mark.parametrize("name", JUDGES)
