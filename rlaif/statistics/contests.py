@@ -60,17 +60,23 @@ def length_controlled(p: ArrayLike, longer_by: ArrayLike, clusters: Sequence[Has
     released form of the paper's leaderboard also has a difficulty per instruction, two gamed baselines and an L1
     penalty chosen by cross-validation; figures of the two forms are not comparable.
 
-    The interval fits 1,000 resamples of clusters again, Δ's deviation kept. No value for fewer than two rows, or where
-    all Δ are the same and not 0.
+    The interval fits 1,000 resamples of clusters again, Δ's deviation kept; where all rows are won, or all lost, it is
+    Wilson's for so many clusters. No value for fewer than two rows, where all Δ are the same and not 0, or where length alone
+    tells wins from losses: then nothing is known of equal lengths.
     """
     target, difference = np.asarray(p, dtype=np.float64), np.asarray(longer_by, dtype=np.float64)
     if target.size < 2 or (np.all(difference == difference[0]) and difference[0] != 0):
         return Figure(value=None, n=int(target.size))
     x = np.tanh(difference / (difference.std(ddof=1) or 1.0))
+    if _separated(target, x):
+        return Figure(value=None, n=int(target.size))
     value = float(_at_equal_length(target, x, np.ones((1, target.size)))[0])
     index, groups = numbered(clusters)
     if groups < 2:
         return Figure(value=value, n=target.size)
+    if target.min() == target.max() in (0.0, 1.0):
+        bounds = wilson(float(target[0]) * groups, groups)
+        return Figure(value=float(target[0]), low=bounds.low, high=bounds.high, n=target.size)
     random = np.random.default_rng(0)
     draws: list[Array] = []
     block = max(1, min(FITS, CELLS // max(groups, target.size)))
@@ -79,6 +85,14 @@ def length_controlled(p: ArrayLike, longer_by: ArrayLike, clusters: Sequence[Has
         draws.append(_at_equal_length(target, x, times[:, index].astype(np.float64)))
     low, high = np.quantile(np.concatenate(draws), [LEAST, MOST])
     return Figure(value=value, low=min(float(low), value), high=max(float(high), value), n=target.size)
+
+
+def _separated(target: Array, x: Array) -> bool:
+    """Whether every row is won or lost outright, and all that are won are the longer, or all the shorter ones."""
+    won, lost = x[target == 1], x[target == 0]
+    if not len(won) or not len(lost) or len(won) + len(lost) < len(target):
+        return False
+    return bool(won.min() > lost.max() or won.max() < lost.min())
 
 
 def _at_equal_length(target: Array, x: Array, weight: Array) -> Array:
