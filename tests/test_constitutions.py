@@ -428,6 +428,14 @@ def test_text_is_a_principle_a_line() -> None:
     assert found.principles[1].provenance == "a.txt, line 3"
 
 
+def test_what_is_left_out_is_shown() -> None:
+    Path("a.md").write_text("- Be brief.\n- No!\n- Be brief.\n\nManners matter to many people.\n")
+    said = "\n".join(import_constitution(Path("a.md"), "mine").lines())
+    assert [p.text for p in load("mine").principles] == ["Be brief."]
+    for line in ("line 2: No!", "line 3: Be brief.", "line 5: Manners matter to many people."):
+        assert line in said
+
+
 def test_a_plain_mapping_is_a_principle_a_name() -> None:
     found = imported("a.json", '{"honest": "Choose the reply that is true.", "brief": "Choose the shorter reply."}')
     assert [(p.id, p.text) for p in found.principles] == [

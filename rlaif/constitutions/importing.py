@@ -56,6 +56,7 @@ CRITIQUES = (("critique_request", "revision_request"), ("prompt", "edit_request"
 MARKERS = re.compile(
     r"^\s*(?:Critique ?Request|Revision ?Request):\s*|\s*(?:Critique|Revision|Options):\s*$", re.IGNORECASE
 )
+SHOWN, LONGEST = 3, 90  # pieces that were left out, and characters of each
 LEAST_WORDS = 2
 
 
@@ -70,26 +71,42 @@ class Found:
     weight: float | None = None
 
 
-Read = Iterator[Found | str]  # or the reason why a piece of text is no principle
+@dataclass(frozen=True)
+class LeftOut:
+    """A piece of text that is no principle, and why."""
+
+    reason: str
+    text: str
+    place: str
+
+
+Read = Iterator[Found | LeftOut]
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What became of a file; ``left_out`` counts pieces of text by reason, and with ``taken`` adds up to ``pieces``."""
+    """What became of a file; ``left_out`` counts pieces of text by reason, and with ``taken`` adds up to ``pieces``; of each
+    reason the first are shown."""
 
     path: Path
     format: Format
     taken: int
-    left_out: Counter[str]
+    left: list[LeftOut]
+
+    @property
+    def left_out(self) -> Counter[str]:
+        return Counter(each.reason for each in self.left)
 
     @property
     def pieces(self) -> int:
-        return self.taken + self.left_out.total()
+        return self.taken + len(self.left)
 
     def lines(self) -> Iterator[str]:
         yield f"{self.path}: {self.taken} principles of {self.pieces} pieces of text (read as {self.format})"
         for reason, count in self.left_out.most_common():
             yield f"{'':<20}{count:>9,} × {reason}"
+            for each in [each for each in self.left if each.reason == reason][:SHOWN]:
+                yield f"{'':<32}{each.place}: {each.text if len(each.text) <= LONGEST else f'{each.text[:LONGEST]} …'}"
 
 
 def import_constitution(file: Path, name: str, form: str | None = None, folder: Path | None = None) -> Imported:
@@ -100,14 +117,15 @@ def import_constitution(file: Path, name: str, form: str | None = None, folder: 
     if target.exists():
         raise ConfigError(f"{target}: exists already. Give the import another name with --as.")
     format, read = _reader(file, form)
-    principles, left_out = _principles(file, read)
+    principles, left = _principles(file, read)
     if not principles:
-        reasons = ", ".join(f"{count} × {reason}" for reason, count in left_out.most_common()) or "it is empty"
+        counts = Counter(each.reason for each in left)
+        reasons = ", ".join(f"{count} × {reason}" for reason, count in counts.most_common()) or "it is empty"
         raise DataError(f"{file}: read as {format}, it holds no principle ({reasons}). Name another --format.")
     data = {"version": "1", "description": f"Imported from {file.name}.", "principles": principles}
     parse_model(Constitution, data, str(target))
     write_text(target, _yaml(file, data))
-    return Imported(target, format, len(principles), left_out)
+    return Imported(target, format, len(principles), left)
 
 
 def _yaml(file: Path, data: dict[str, Any]) -> str:
@@ -132,24 +150,24 @@ def _reader(file: Path, form: str | None) -> tuple[Format, Read]:
     return "rows", _read_rows(file, rows)
 
 
-def _principles(file: Path, read: Read) -> tuple[list[dict[str, Any]], Counter[str]]:
+def _principles(file: Path, read: Read) -> tuple[list[dict[str, Any]], list[LeftOut]]:
     """What a constitution keeps of each, with ids that differ; repetitions are left out."""
     rows: list[dict[str, Any]] = []
-    left_out: Counter[str] = Counter()
+    left: list[LeftOut] = []
     ids: Counter[str] = Counter()
     seen: set[tuple[str, ...]] = set()
     for one in read:
-        key = tuple(words(one.text)) if isinstance(one, Found) else ()
-        if isinstance(one, str):
-            left_out[one] += 1
+        key = tuple(words(one.text))
+        if isinstance(one, LeftOut):
+            left.append(one)
         elif key in seen:
-            left_out["said before"] += 1
+            left.append(LeftOut("said before", one.text, one.place))
         elif len(key) < LEAST_WORDS:
-            left_out[f"fewer than {LEAST_WORDS} words"] += 1
+            left.append(LeftOut(f"fewer than {LEAST_WORDS} words", one.text, one.place))
         else:
             seen.add(key)
             rows.append(_row(file, one, ids))
-    return rows, left_out
+    return rows, left
 
 
 def _row(file: Path, one: Found, ids: Counter[str]) -> dict[str, Any]:
@@ -241,11 +259,11 @@ def _read_markdown(text: str, category: str | None = None, place: str = "", name
         where = f"{place}, line {block.line}" if place else f"line {block.line}"
         for piece in [block.text] if block.item else sentences(block.text):
             if piece.endswith(":"):
-                yield "announces a list"
+                yield LeftOut("announces a list", piece, where)
             elif block.item or DEMANDS.search(piece):
                 yield Found(piece, where, under, name)
             else:
-                yield "a sentence that demands nothing"
+                yield LeftOut("a sentence that demands nothing", piece, where)
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------

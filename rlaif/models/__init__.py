@@ -19,6 +19,7 @@ from pydantic import ConfigDict, Field
 
 from rlaif.component import Place, construct, load, parse_options
 from rlaif.config import ModelSpec, Sampling
+from rlaif.errors import ConfigError
 from rlaif.prompting import redact
 from rlaif.records import Message, Record, Role, canonical_json, digest
 
@@ -197,6 +198,12 @@ def _sampling_json(sampling: Sampling, fence: str | None) -> bytes:
 
 def open_model(spec: ModelSpec, where: Place, notice: Notice = lambda line: None) -> Any:
     """The model a pipeline's ``models:`` entry names. Raises ConfigError or ModelError before anything is asked."""
+    prefix, colon, rest = spec.model.partition(":")
+    if spec.provider == "local" and colon and prefix in PROVIDERS:
+        raise ConfigError(
+            f'{where}: "{spec.model}" is a model of another provider: write provider: {prefix}, model: {rest} (with --model, '
+            f"{spec.model} is enough)."
+        )
     provider = load(spec.provider, PROVIDERS, "provider", where.at("provider"))
     options = parse_options(provider, spec.options, where.at("options"))
     named = where.at("model")

@@ -110,7 +110,7 @@ def replay(
                 earlier = seen.setdefault((item, reading.order), where)
                 if earlier != where:
                     raise DataError(
-                        f"{where}: a second verdict on item {item!r} in order {reading.order}; the first: {earlier}. "
+                        f"{where}: a second verdict on item {item!r} in {_of_order(reading.order)}; the first: {earlier}. "
                         "Leave one out, or give them methods of their own."
                     )
             readings.setdefault(item, []).extend(found)
@@ -120,6 +120,10 @@ def replay(
             f"{recorded}: no verdict of {' '.join(name)} is on an item of {items}. item_id must be the item's id."
         )
     return Replay(*name, kept, readings, left_out)
+
+
+def _of_order(order: str | None) -> str:
+    return f"order {order}" if order else 'no known order (a column "order" says ab, ba or each-alone)'
 
 
 def judgements(source: str, judge: str | None, method: str | None) -> Iterator[tuple[str, Row, tuple[str, str]]]:
@@ -170,7 +174,7 @@ def _items(source: str, subset: str | None) -> tuple[set[str], list[Item]]:
         if subset is None or row.get("subset") == subset:
             kept.append(item)
     if subset is not None and not kept:
-        raise DataError(f'{source}: no item of subset "{subset}".{did_you_mean(subset, subsets)}')
+        raise DataError(f'{source}: no item of subset "{subset}".{did_you_mean(subset, subsets - {"None"})}')
     return known, kept
 
 
