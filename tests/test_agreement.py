@@ -313,9 +313,21 @@ def test_a_win_rate_that_is_all_length_is_even_at_equal_length() -> None:
     assert length_controlled(p, longer, range(16)).value == pytest.approx(1 / (1 + math.exp(-1)), abs=1e-6)
 
 
-def test_lengths_that_tell_wins_from_losses_leave_a_finite_figure() -> None:
-    figure = length_controlled([1.0, 1.0, 0.0, 0.0], [5.0, 7.0, -5.0, -7.0], range(4))
-    assert figure.value == pytest.approx(0.5, abs=1e-3)
+def test_lengths_that_tell_wins_from_losses_say_nothing_of_equal_length() -> None:
+    assert length_controlled([1.0, 1.0, 0.0, 0.0], [5.0, 7.0, -5.0, -7.0], range(4)) == Figure(value=None, n=4)
+    assert (
+        length_controlled([1.0, 1.0, 0.0, 0.0], [3.0, 3.0, 9.0, 8.0], range(4)).value is None
+    )  # the shorter, likewise
+    soft = length_controlled(
+        [0.9, 1.0, 0.0, 0.0], [5.0, 7.0, -5.0, -7.0], range(4)
+    )  # nobody was surely beaten by length
+    assert soft.value is not None
+
+
+def test_what_is_always_won_has_the_interval_of_so_many_wins() -> None:
+    figure = length_controlled([1.0] * 40, list(range(-20, 20)), range(40))
+    assert (figure.value, figure.high) == (1.0, 1.0)
+    assert figure.low == pytest.approx(wilson(40, 40).low)
 
 
 def test_where_every_reply_is_as_much_longer_length_cannot_be_told_from_worth() -> None:
