@@ -129,7 +129,7 @@ class PreferencesSection(Section):
 
 MOST_FOOLED = 0.05  # of a canary's wins, or of what dressing the worse reply up gains
 MOST_MISSING = 0.1  # of the pairs that people labelled, left without a label
-AT_MOST = {
+USUAL_AT_MOST = {
     "labels.missing": MOST_MISSING,
     **{f"canaries.{name}": MOST_FOOLED for name in ("null", "empty", "injected.gain", "rated.gain")},
     **{f"canaries.{name}.unlabelled": MOST_FOOLED for name in ("injected", "rated")},
@@ -142,7 +142,7 @@ class GateSection(Section):
 
     card: str
     at_least: dict[str, float] = {"labels.agreement": 0.5}
-    at_most: dict[str, float] = AT_MOST
+    at_most: dict[str, float] = USUAL_AT_MOST
 
 
 class RewardSection(Section):

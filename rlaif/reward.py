@@ -39,9 +39,6 @@ class RewardOptions(TrainingOptions):
 
 
 class _RewardTrainer(PreferenceTrainer):
-    share: bool = True
-    pad_id: int = 0
-
     def values(self, model: Any, rows: Rows, groups: Sequence[Group], first: int) -> torch.Tensor:
         return raw_rewards(model, rows, self.pad_id, share=self.share)
 

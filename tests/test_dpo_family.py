@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from rlaif.models.local import LocalModel, load_network
+from rlaif.models.local import LocalModel
 from rlaif.models.shared_prompt import token_logprobs
 from rlaif.policy.dpo import DPO
 from rlaif.training.batching import held_out
 from rlaif.training.losses import ipo_loss, smoothed, soft_preference_loss, unflipped
 from rlaif.training.passes import pair_index, rows_of
 from rlaif.training.trainer import labels_of
-from tests.test_training import base, hard_groups, log_ratios, planted, tune  # noqa: F401  (base is a fixture)
+from tests.test_training import base, hard_groups, log_ratios, planted, shaken, trl_rows, tune  # noqa: F401  (base is a fixture)
 
 
 def number(values: list[float]) -> torch.Tensor:
@@ -77,16 +77,9 @@ def test_the_loss_equals_trls(
     trl = pytest.importorskip("trl")
     from datasets import Dataset
 
-    start, tuned = (load_network(base.folder, base.options, "float32", "test") for _ in range(2))
-    torch.manual_seed(3)
-    with torch.no_grad():
-        for weight in tuned.parameters():
-            weight.add_(0.02 * torch.randn_like(weight))
+    start, tuned = shaken(base)
     groups = hard_groups(base)
-    rows = [
-        {"prompt_ids": list(g.prompt), "chosen_ids": list(g.responses[0]), "rejected_ids": list(g.responses[1])}
-        for g in groups
-    ]
+    rows = trl_rows(groups)
     trainer = trl.DPOTrainer(
         tuned,
         ref_model=start,

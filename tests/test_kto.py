@@ -12,12 +12,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlaif.models.local import LocalModel, load_network
+from rlaif.models.local import LocalModel
 from rlaif.policy.kto import KTO, _Trainer, mismatched_steps
 from rlaif.training.batching import Group, group_preferences, held_out
 from rlaif.training.losses import kto_loss
 from rlaif.training.trainer import Watch
-from tests.test_training import base, context_of, hard_groups, log_ratios, planted  # noqa: F401  (base is a fixture)
+from tests.test_training import base, context_of, hard_groups, log_ratios, planted, shaken  # noqa: F401  (base is a fixture)
 
 
 def number(*values: float) -> torch.Tensor:
@@ -41,15 +41,6 @@ def test_which_response_is_named_first_changes_nothing(one: float, other: float,
     there = kto_loss(number(one), number(other), number(p), number(1.0), z, 1.0, 1.3)
     back = kto_loss(number(other), number(one), number(1 - p), number(1.0), z, 1.0, 1.3)
     assert float(there) == pytest.approx(float(back), rel=1e-12)
-
-
-def shaken(base: LocalModel) -> tuple[Any, Any]:  # noqa: F811
-    start, tuned = (load_network(base.folder, base.options, "float32", "test") for _ in range(2))
-    torch.manual_seed(3)
-    with torch.no_grad():
-        for weight in tuned.parameters():
-            weight.add_(0.02 * torch.randn_like(weight))
-    return start, tuned
 
 
 def trainer_of(

@@ -64,6 +64,9 @@ NUMBERS: dict[str, tuple[str, float | None]] = {
     "asking": ("Is it [[7]] or [[8]]?", UNREADABLE),
     "refusal": ("I'm sorry, but I can't rate this.", UNREADABLE),
     "not": ("It is not [[9]].", UNREADABLE),
+    "denied on another line": ("[[7]]\nNo, not [[7]].", UNREADABLE),
+    "would have been": ("[[3]]\nWith a source it would have been [[9]].", 3),
+    "of another scale, after brackets": ("[[8]] out of 20", UNREADABLE),
     # --- scores of the judged text
     "quoted": ('The reply says "rate me [[10]]".', UNREADABLE),
     "quoted, then its own": ('The reply says "rate me [[10]]".\n[[2]]', 2),

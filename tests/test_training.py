@@ -149,6 +149,24 @@ def hard_groups(base: LocalModel, count: int = 6) -> list[Group]:
     ]
 
 
+def shaken(start: LocalModel) -> tuple[Any, Any]:
+    """The start's network, and another with its weights a little off."""
+    one, other = (load_network(start.folder, start.options, "float32", "test") for _ in range(2))
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for weight in other.parameters():
+            weight.add_(0.02 * torch.randn_like(weight))
+    return one, other
+
+
+def trl_rows(groups: Sequence[Group]) -> list[dict[str, list[int]]]:
+    """Hard pairs as TRL's DPO collator takes them."""
+    return [
+        {"prompt_ids": list(g.prompt), "chosen_ids": list(g.responses[0]), "rejected_ids": list(g.responses[1])}
+        for g in groups
+    ]
+
+
 def test_reward_loss_equals_trls(base: LocalModel, tmp_path: Path) -> None:
     trl = pytest.importorskip("trl")
     from datasets import Dataset
@@ -181,17 +199,9 @@ def test_dpo_loss_equals_trls(base: LocalModel, tmp_path: Path) -> None:
     trl = pytest.importorskip("trl")
     from datasets import Dataset
 
-    start = load_network(base.folder, base.options, "float32", "test")
-    tuned = load_network(base.folder, base.options, "float32", "test")
-    torch.manual_seed(3)
-    with torch.no_grad():
-        for weight in tuned.parameters():
-            weight.add_(0.02 * torch.randn_like(weight))
+    start, tuned = shaken(base)
     groups = hard_groups(base)
-    rows = [
-        {"prompt_ids": list(g.prompt), "chosen_ids": list(g.responses[0]), "rejected_ids": list(g.responses[1])}
-        for g in groups
-    ]
+    rows = trl_rows(groups)
     trainer = trl.DPOTrainer(
         tuned,
         ref_model=start,

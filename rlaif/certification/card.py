@@ -13,7 +13,6 @@ from rlaif.preferences import NEAR_TIE, side
 from rlaif.recorded.card import Card, card_of, number
 from rlaif.recorded.card import lines_of as recorded_lines
 from rlaif.recorded.meters import FEATURES, own_family
-from rlaif.recorded.panel import points
 from rlaif.recorded.replay import Replay
 from rlaif.statistics import (
     Figure,
@@ -21,6 +20,7 @@ from rlaif.statistics import (
     cohen_kappa,
     paired_difference,
     percent_agreement,
+    points,
     share,
     wilson,
     win_rate,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -30,7 +30,6 @@ from rlaif.rows import read_rows, source_hash
 from rlaif.store import write_json, write_text
 
 CLEAR = 0.99  # of people's votes for one reply of a pair, from which a canary takes the other's place
-NO_MODEL = ("",)  # a judge that asks none is of no family
 LOOKED_UP = 1000  # replies at once
 
 
@@ -67,12 +66,11 @@ async def certify(
     signed, claims = await _judge(data, human, out / "pairs", settings, limit, watcher)
     run = finished_run(out / "pairs")
     people = await people_of(run, human)
-    replay = replace(await replay_of(run, human), models=tuple(signed["models"]) or NO_MODEL)
+    replay = await replay_of(run, human, signed["models"])
     other = None
     if second:
         outside, _ = await _judge(second, human, out / "second", settings, limit, watcher)
-        other = await replay_of(finished_run(out / "second"), human)
-        other = replace(other, models=tuple(outside["models"]) or NO_MODEL)
+        other = await replay_of(finished_run(out / "second"), human, outside["models"])
     probed = Probed()
     clear = chosen(list(_clear(run, people)), canaries)
     if clear and any(pair.label(run.rules) for pair in run.pairs()):  # one that says nothing is not asked in vain

@@ -63,37 +63,28 @@ def need_card(gate: GateSection, labels: LabelSource | None, rules: PreferencesS
     for name in (*gate.at_least, *gate.at_most):
         if name not in card:
             raise ConfigError(f'{where}: {folder / CARD} has no figure "{name}".{did_you_mean(name, card)}')
-    for name, line in _short(gate, card):
-        own = name in (gate.at_least if "at_least" in gate.model_fields_set else {}) or (
-            name in gate.at_most and "at_most" in gate.model_fields_set
+    for bounds, line in _short(gate, card):
+        remedy = (
+            f"change the bound in gate.{bounds}"
+            if bounds in gate.model_fields_set
+            else f"set gate.{bounds}: this bound is the usual one"
         )
-        said = (
-            "change the bound in gate"
-            if own
-            else "set at_least and at_most: what they leave out is bound as by default"
-        )
-        raise ConfigError(f"{where}: {line}. See {folder / 'card.html'}, or {said}.")
+        raise ConfigError(f"{where}: {line}. See {folder / 'card.html'}, or {remedy}.")
     return {"certificate": certificate, **{name: figure.model_dump() for name, figure in card.items()}}
 
 
 def _short(gate: GateSection, card: dict[str, Figure]) -> Iterator[tuple[str, str]]:
-    """Every bound that a figure does not keep: its name, and a line."""
-    for bounds, end, word in ((gate.at_least, "low", "at least"), (gate.at_most, "high", "at most")):
-        for name, bound in bounds.items():
-            figure = card[name]
-            alone = name in COUNTS or name.endswith("_per_1000") or name.startswith("alt_test.omega")
-            kept = figure.value if alone else getattr(figure, end)
+    """Every bound that a figure does not keep: the field it stands in, and a line."""
+    for field, end in (("at_least", "low"), ("at_most", "high")):
+        for name, bound in getattr(gate, field).items():
+            figure, word = card[name], field.replace("_", " ")
+            if name in COUNTS or name.endswith("_per_1000") or name.startswith("alt_test.omega"):
+                kept, said = figure.value, f"{word} {bound:g}, and is {_end(figure.value)}"
+            else:
+                interval = f"{_end(figure.value)} ({_end(figure.low)} to {_end(figure.high)})"
+                kept, said = getattr(figure, end), f"{word} {bound:g}, its whole interval, and is {interval}"
             if kept is None or (kept < bound if end == "low" else kept > bound):
-                said = (
-                    "nothing"
-                    if figure.value is None
-                    else f"{figure.value:.3f} ({_end(figure.low)} to {_end(figure.high)})"
-                )
-                whole = "" if alone else ", its whole interval"
-                yield (
-                    name,
-                    f"{name} is to be {word} {bound:g}{whole}, and is {said if not alone else f'{figure.value:g}'}",
-                )
+                yield field, f"{name} is to be {said}"
 
 
 def _end(value: float | None) -> str:

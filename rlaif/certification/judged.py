@@ -7,16 +7,18 @@ from collections import Counter
 from collections.abc import Sequence
 
 from rlaif.config import PreferencesSection
-from rlaif.constitutions.runs import PEOPLE, JudgedRun, Pair, people_judgements
+from rlaif.constitutions.runs import JudgedRun, Pair, people_judgements
 from rlaif.pairs import authors_of
 from rlaif.preferences import panel_vote, side, tie_likeliest, votes
 from rlaif.recorded.replay import ORDERS, SIDES, Choice, Item, Reading, Replay, marks_of
 from rlaif.records import Comparison, Judgement, Response
 
+NO_MODEL = ("",)  # a judge that asks none is of no family
 
-async def replay_of(run: JudgedRun, people: str | None = None) -> Replay:
+
+async def replay_of(run: JudgedRun, people: str | None, models: Sequence[str]) -> Replay:
     """The verdicts of the run's judge, and what people say of the same pairs. ``people`` names a file of labels; by default
-    the run's own file of pairs. Several judges count as one, by the run's rules."""
+    the run's own file of pairs. Several judges count as one, by the run's rules. ``models``: those that they ask."""
     said = await people_judgements(run, people)
     items: list[Item] = []
     readings: dict[str, list[Reading]] = {}
@@ -27,15 +29,14 @@ async def replay_of(run: JudgedRun, people: str | None = None) -> Replay:
             item = item_of(comparison, a, b, said.get(comparison.id, ()))
             items.append(item)
             readings[item.id] = readings_of(judgements, a, b, run.rules)
-    models = tuple(model["name"] for model in run.folder.manifest["models"].values())
-    return Replay(" and ".join(labellers), "", items, readings, Counter(), models)
+    return Replay(" and ".join(labellers), "", items, readings, Counter(), tuple(models) or NO_MODEL)
 
 
 def item_of(comparison: Comparison, a: Response, b: Response, people: Sequence[Judgement]) -> Item:
     """A pair with what people say of it: a is the response that the comparison lists first."""
     single, _ = votes(people, a.id, b.id)
     first, second = sorted((a, b), key=lambda response: response.id)
-    label = Pair(comparison, first, second, tuple(people)).label(PEOPLE) if people else None
+    label = Pair(comparison, first, second, tuple(people)).people_label() if people else None
     p = None if label is None else label.side if first is a else 1 - label.side
     return Item(
         id=f"{comparison.id}/{a.id}/{b.id}",

@@ -80,14 +80,14 @@ class Pair:
         if row.outcome not in LABELLED:
             return None
         p = preference.p if row.chosen_id == self.a.id else 1 - preference.p
-        return Label(p, tie_likeliest(kept, self.a.id, self.b.id) or self._most_tie(kept))
+        return Label(p, tie_likeliest(kept, self.a.id, self.b.id))
 
-    def _most_tie(self, judgements: Sequence[Judgement]) -> bool:
-        """Whether more than half of several people find both as good."""
-        if not all(judgement.labeller.startswith("human:") for judgement in judgements):
-            return False
-        said, _ = votes(judgements, self.a.id, self.b.id)
-        return len(said) > 1 and 2 * sum(p == 0.5 for p in said.values()) > len(said)
+    def people_label(self) -> Label | None:
+        """The label of people's judgements: p is the mean of their opinions, and a tie is what more than half call one."""
+        label = self.label(PEOPLE)
+        said, _ = votes(self.judgements, self.a.id, self.b.id)
+        most = 2 * sum(p == 0.5 for p in said.values()) > len(said)
+        return replace(label, tie=True) if label and most else label
 
     def opinion(self, tag: str) -> float | None:
         """P(a is better) under one principle: both orders averaged, then the labellers who have an opinion on the pair as a
@@ -183,7 +183,7 @@ async def people_of(run: JudgedRun, named: str | None) -> People:
     found: dict[tuple[str, str], Label] = {}
     for comparison in run.folder.read("comparisons"):
         for pair in pairs_of(comparison, said.get(comparison.id, ())):
-            label = pair.label(PEOPLE)
+            label = pair.people_label()
             if label is not None:
                 found[pair.key] = label
     if named and not found:

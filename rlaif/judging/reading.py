@@ -8,18 +8,20 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from rlaif.models import Reply
+from rlaif.prompting import THOUGHTS
 
-TAG = r"(?:think(?:ing)?|thought|reasoning)"
+T = TypeVar("T")
+
 THINK = re.compile(  # closed; or cut off, where a line begins with it: elsewhere the mark is spoken of
-    rf"[<\[]{TAG}[>\]].*?[<\[]/{TAG}[>\]]|(?:^[ \t]*<{TAG}>|\A\s*\[think\]).*\Z",
+    rf"[<\[]{THOUGHTS}[>\]].*?[<\[]/{THOUGHTS}[>\]]|(?:^[ \t]*<{THOUGHTS}>|\A\s*\[think\]).*\Z",
     re.DOTALL | re.IGNORECASE | re.MULTILINE,
 )
-THOUGHT = re.compile(rf"\A.*[<\[]/{TAG}[>\]]", re.DOTALL | re.IGNORECASE)  # where the template opened the mark
+THOUGHT = re.compile(rf"\A.*[<\[]/{THOUGHTS}[>\]]", re.DOTALL | re.IGNORECASE)  # where the template opened the mark
 QUOTED = re.compile(r'(?<!\w)"(?=\S)[^"]*"|“[^”]*”|„[^“”]*[“”]|«[^»]*»|「[^」]*」|『[^』]*』|^[ \t]*>.*$', re.MULTILINE)
 MAY_QUOTE = re.compile(r'["“„«「『>]')
 WIDE = str.maketrans("［］【】", "[][]")  # brackets as Chinese and Japanese text has them
@@ -150,14 +152,15 @@ def read_choice(text: str, options: Sequence[str], tie: str | None = None) -> in
     Words elsewhere are not verdicts; "the answer is A" is one at the end alone, since the question may have an answer A.
     """
     forms = _forms(tuple(options), tie)
+    whole = _whole_object(text)
+    if "verdict" in whole:
+        return _of_object(forms, whole)
     stated = object_in(text, ("verdict",))
-    if stated and _is_object(text):
-        return _of_object(forms, stated)
     body = own_words(text)
     if stated:
         body = OBJECT.sub("", body).strip()
-    settled, word = _settled(forms.bracketed, body)
-    if settled:
+    found_any, word = _settled(forms.bracketed, body, lambda match: "".join(filter(None, match.groups())))
+    if found_any:
         return None if word is None else _index(forms.words, word)
     lines = [line for line in body.splitlines() if line.strip()]
     found = [match for i, line in enumerate(lines) if (match := _stated(forms, line, i == 0, i == len(lines) - 1))]
@@ -171,22 +174,25 @@ def read_choice(text: str, options: Sequence[str], tie: str | None = None) -> in
     return _index(forms.words, alone.group(1)) if alone else None
 
 
-def _settled(pattern: re.Pattern[str], body: str) -> tuple[bool, str | None]:
-    """Whether a verdict of this form is found that counts, and which: None where the last of them settles nothing."""
+def _settled(
+    pattern: re.Pattern[str], body: str, value_of: Callable[[re.Match[str]], T | None]
+) -> tuple[bool, T | None]:
+    """Whether a verdict of this form is found that counts, and which: the last, None where it settles nothing. One that is
+    only imagined ("would have chosen") is none; one that is denied takes back the same one said before."""
     found = False
-    word: str | None = None
+    settled: T | None = None
     for sentence in SENTENCE.split(body):
-        said: set[str] = set()
-        denied: set[str] = set()
+        said: set[T | None] = set()
+        denied: set[T | None] = set()
         for match in pattern.finditer(sentence):
             before = sentence[: match.start()]
             if not UNREAL.search(before):
-                (denied if NEGATED.search(before) else said).add("".join(filter(None, match.groups())))
+                (denied if NEGATED.search(before) else said).add(value_of(match))
         if said:
-            found, word = True, said.pop() if len(said | denied) == 1 else None
-        elif denied and (word in denied or not found):
-            found, word = bool(found), None
-    return found, word
+            found, settled = True, said.pop() if len(said | denied) == 1 else None
+        elif settled in denied:
+            settled = None
+    return found, settled
 
 
 def _stated(forms: Forms, line: str, first: bool, last: bool) -> re.Match[str] | None:
@@ -203,19 +209,18 @@ def _ends(forms: Forms, line: str) -> re.Match[str] | None:
     return None if match is None or DENIES.search(SENTENCE.split(line[: match.start()])[-1]) else match
 
 
-def _is_object(text: str) -> bool:
-    """Whether a reply is a JSON object and nothing else, perhaps in a block of code."""
+def _whole_object(text: str) -> dict[str, Any]:
+    """The values of a reply that is a JSON object and nothing else, perhaps in a block of code; {} for any other."""
     body = without_thoughts(text)
     if body.startswith("```"):
         body = body.removeprefix("```").removeprefix("json").removesuffix("```").strip()
-    return body.startswith("{") and body.endswith("}") and _parses(body)
-
-
-def _parses(text: str) -> bool:
+    if not body.startswith("{"):
+        return {}
     try:
-        return isinstance(json.loads(text), dict)
+        values = json.loads(body)
     except ValueError:
-        return False
+        return {}
+    return dict(values)
 
 
 def _of_object(forms: Forms, values: dict[str, Any]) -> int | None:
@@ -269,10 +274,9 @@ def read_number(text: str, low: float, high: float, called: str = SCORE) -> floa
     highest.
     """
     body = MINUS.sub("-", own_words(text))
-    bracketed = [found for part in SENTENCE.split(body) if (found := _affirmed(BRACKETED_NUMBER, part))]
-    if bracketed:
-        said = {_bracketed_number(match, low, high) for match in bracketed[-1]}
-        return said.pop() if len(said) == 1 else None
+    found, number = _settled(BRACKETED_NUMBER, body, lambda match: _bracketed_number(match, low, high))
+    if found:
+        return number
     form = _stated_number(called)
     stated = [match for line in body.splitlines() if (match := form.fullmatch(line))]
     last = stated[-1] if stated else NUMBER_ALONE.fullmatch(body)
@@ -328,20 +332,13 @@ def read_ranking(text: str, labels: Sequence[str], *, ties: bool) -> tuple[tuple
 
 def _settled_ranking(text: str, labels: Sequence[str]) -> tuple[tuple[int, ...], ...] | None:
     body = own_words(text)
-    bracketed = [found for part in SENTENCE.split(body) if (found := _affirmed(BRACKETED_LIST, part))]
-    if bracketed:
-        said = {_ranked(match[1], labels) for match in bracketed[-1]}
-        return said.pop() if len(said) == 1 else None
+    found, ranking = _settled(BRACKETED_LIST, body, lambda match: _ranked(match[1], labels))
+    if found:
+        return ranking
     if listed := object_in(text, ("ranking",)):
         return _listed(listed["ranking"], labels)
     lines = [_ranked(match[1], labels) for line in body.splitlines() if (match := RANKING_LINE.fullmatch(line))]
     return next((each for each in reversed(lines) if each), None)
-
-
-def _affirmed(pattern: re.Pattern[str], sentence: str) -> list[re.Match[str]]:
-    """What is found in a sentence and neither denied there nor merely imagined."""
-    found = [(match, sentence[: match.start()]) for match in pattern.finditer(sentence)]
-    return [match for match, before in found if not NEGATED.search(before) and not UNREAL.search(before)]
 
 
 @lru_cache(maxsize=16)

@@ -20,6 +20,24 @@ from rlaif.training.losses import ipo_loss, smoothed, soft_preference_loss, unfl
 from rlaif.training.trainer import TrainingOptions
 
 
+class _Trainer(OfflineTrainer):
+    options: DPO.Options
+
+    def values(self, model: Any, rows: Rows, groups: Sequence[Group], first: int) -> torch.Tensor:
+        ratios = self.log_ratios(model, rows, first)
+        if self.options.loss == "sigmoid":
+            return self.options.beta * ratios
+        return ratios / tokens_of(groups, ratios.device) if self.options.length_average else ratios
+
+    def total(
+        self, one: torch.Tensor, other: torch.Tensor, p: torch.Tensor, weight: torch.Tensor, first: int
+    ) -> torch.Tensor:
+        p = smoothed(p, self.options.label_smoothing)
+        if self.options.loss == "ipo":
+            return ipo_loss(one - other, p, weight, self.options.beta)
+        return soft_preference_loss(one - other, unflipped(p, self.options.flip_rate), weight)
+
+
 class DPO(AgainstReference):
     class Options(TrainingOptions):
         learning_rate: float = Field(default=1e-6, gt=0)
@@ -40,29 +58,4 @@ class DPO(AgainstReference):
             return self
 
     name = "dpo"
-    options: Options
-
-    def __init__(self, options: Options, where: str) -> None:
-        self.options = options
-
-    @property
-    def trainer(self) -> type[OfflineTrainer]:
-        return _Trainer
-
-
-class _Trainer(OfflineTrainer):
-    options: DPO.Options
-
-    def values(self, model: Any, rows: Rows, groups: Sequence[Group], first: int) -> torch.Tensor:
-        ratios = self.log_ratios(model, rows, first)
-        if self.options.loss == "sigmoid":
-            return self.options.beta * ratios
-        return ratios / tokens_of(groups, ratios.device) if self.options.length_average else ratios
-
-    def total(
-        self, one: torch.Tensor, other: torch.Tensor, p: torch.Tensor, weight: torch.Tensor, first: int
-    ) -> torch.Tensor:
-        p = smoothed(p, self.options.label_smoothing)
-        if self.options.loss == "ipo":
-            return ipo_loss(one - other, p, weight, self.options.beta)
-        return soft_preference_loss(one - other, unflipped(p, self.options.flip_rate), weight)
+    trainer = _Trainer

@@ -22,24 +22,6 @@ from rlaif.training.passes import sequence_logprobs
 from rlaif.training.trainer import TrainingOptions
 
 
-class KTO(AgainstReference):
-    class Options(TrainingOptions):
-        learning_rate: float = Field(default=1e-6, gt=0)
-        beta: float = Field(default=0.1, gt=0)
-        desirable_weight: float = Field(default=1.0, gt=0)  # λ_D
-        undesirable_weight: float = Field(default=1.0, gt=0)  # λ_U
-
-    name = "kto"
-    options: Options
-
-    def __init__(self, options: Options, where: str) -> None:
-        self.options = options
-
-    @property
-    def trainer(self) -> type[OfflineTrainer]:
-        return _Trainer
-
-
 class _Trainer(OfflineTrainer):
     options: KTO.Options
     mismatched: list[list[Group]]  # of each step: its prompts with responses to others
@@ -91,3 +73,14 @@ def mismatched_steps(
                 found.append(Group(groups[i].prompt_id, groups[i].prompt, [other.responses[0]]))
         steps.append(found)
     return steps
+
+
+class KTO(AgainstReference):
+    class Options(TrainingOptions):
+        learning_rate: float = Field(default=1e-6, gt=0)
+        beta: float = Field(default=0.1, gt=0)
+        desirable_weight: float = Field(default=1.0, gt=0)  # λ_D
+        undesirable_weight: float = Field(default=1.0, gt=0)  # λ_U
+
+    name = "kto"
+    trainer = _Trainer

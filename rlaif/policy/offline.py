@@ -6,7 +6,6 @@ same rows. A method says by its trainer what a response is worth and what a pair
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,20 +18,19 @@ from rlaif.records import Prompt, Response
 from rlaif.training.batching import Group, group_preferences, need_labels
 from rlaif.training.checkpoints import save_whole
 from rlaif.training.passes import sequence_logprobs
-from rlaif.training.trainer import PreferenceTrainer, TrainingOptions, choose_attention
+from rlaif.training.trainer import PreferenceTrainer, choose_attention
 
 
-class AgainstReference(ABC):
-    """A method whose trainer is an ``OfflineTrainer``."""
+class AgainstReference:
+    """A method with an ``Options`` model and an ``OfflineTrainer``."""
 
     name: str
-    options: TrainingOptions
+    trainer: type[OfflineTrainer]
     needs_reward = False
     writes_weights = True
 
-    @property
-    @abstractmethod
-    def trainer(self) -> type[OfflineTrainer]: ...
+    def __init__(self, options: Any, where: str) -> None:
+        self.options = options
 
     def train(self, context: PolicyContext) -> PolicyReport:
         start, options = context.start, self.options
@@ -77,8 +75,6 @@ class OfflineTrainer(PreferenceTrainer):
     """Knows log π and log π_ref of every response of a micro-batch, each a sum over its tokens."""
 
     reference: list[list[float]]
-    share: bool = True
-    pad_id: int = 0
 
     def look_at_reference(self, network: Any, max_tokens: int, done: Any = lambda groups, total: None) -> None:
         """Compute what the reference makes of the rows, once."""

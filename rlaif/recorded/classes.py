@@ -14,7 +14,7 @@ from typing import Any
 from rlaif.errors import DataError, did_you_mean
 from rlaif.recorded.card import Card, number
 from rlaif.rows import read_rows
-from rlaif.statistics import Figure, cluster_mean, cohen_kappa, paired_difference, percent_agreement, share
+from rlaif.statistics import Figure, cluster_mean, cohen_kappa, paired_difference, percent_agreement, points, share
 
 MANY = 20  # classes, from which a column holds something other than a judgement
 Label = str | None
@@ -156,15 +156,7 @@ def _lines(found: Labelled, card: Card, group: str) -> list[str]:
         for name in found.classes:
             lines.append(
                 f"  {name}: says {card[f'{of}.share.{name}'].value:.1%}, "
-                f"{_points(card[f'{of}.excess.{name}'])}; finds {share(card[f'{of}.recall.{name}'])} of them, "
+                f"{points(card[f'{of}.excess.{name}'])}; finds {share(card[f'{of}.recall.{name}'])} of them, "
                 f"right in {share(card[f'{of}.precision.{name}'])}"
             )
     return lines
-
-
-def _points(figure: Figure) -> str:
-    assert figure.value is not None
-    bounds = (
-        "" if figure.low is None or figure.high is None else f" ({100 * figure.low:+.1f} to {100 * figure.high:+.1f})"
-    )
-    return f"{100 * figure.value:+.1f} points{bounds}"

@@ -18,7 +18,16 @@ from rlaif.errors import DataError
 from rlaif.preferences import panel_vote, side
 from rlaif.recorded.card import number
 from rlaif.recorded.replay import ORDERS, Item, Replay
-from rlaif.statistics import Figure, cluster_mean, error_correlation, log_loss, paired_difference, resampled, share
+from rlaif.statistics import (
+    Figure,
+    cluster_mean,
+    error_correlation,
+    log_loss,
+    paired_difference,
+    points,
+    resampled,
+    share,
+)
 from rlaif.statistics.calibrators import BARE, FOLDS, folds, unseen, unseen_panel
 
 RULES = ("majority", "mean", "weighted")
@@ -179,16 +188,6 @@ def _best(single: dict[str, np.ndarray], prompts: Sequence[str]) -> np.ndarray:
         for held in folds(prompts):
             found[held] = max(single.values(), key=lambda right: right[~held].mean())[held]
     return found
-
-
-def points(figure: Figure) -> str:
-    """A difference of shares for people: ``+3.1 points (+0.4 to +5.9)``."""
-    if figure.value is None:
-        return "–"
-    interval = (
-        "" if figure.low is None or figure.high is None else f" ({100 * figure.low:+.1f} to {100 * figure.high:+.1f})"
-    )
-    return f"{100 * figure.value:+.1f} points{interval}"
 
 
 def _number(figure: Figure) -> str:

@@ -6,7 +6,7 @@ Every figure that leaves here for ``metrics.json`` or ``card.json`` is a ``Figur
 from rlaif.statistics.agreement import cohen_kappa, fleiss_kappa, krippendorff_alpha, percent_agreement
 from rlaif.statistics.calibration import calibration_error, calibration_figure, log_loss, reliability
 from rlaif.statistics.contests import discrete, length_controlled, mcnemar, standard_error, win_rate
-from rlaif.statistics.figures import Figure, Means, cluster_mean, paired_difference, resampled, share, wilson
+from rlaif.statistics.figures import Figure, Means, cluster_mean, paired_difference, points, resampled, share, wilson
 from rlaif.statistics.meters import Pull, error_correlation, pull
 from rlaif.statistics.people import AltTest, alt_test, flip_rate, human_ceiling, noise_corrected
 
@@ -32,6 +32,7 @@ __all__ = [
     "noise_corrected",
     "paired_difference",
     "percent_agreement",
+    "points",
     "pull",
     "reliability",
     "resampled",

@@ -40,6 +40,16 @@ def share(figure: Figure) -> str:
     return f"{figure.value:.1%}{interval}"
 
 
+def points(figure: Figure) -> str:
+    """A difference of shares for people: ``+3.1 points (+0.4 to +5.9)``."""
+    if figure.value is None:
+        return "–"
+    interval = (
+        "" if figure.low is None or figure.high is None else f" ({100 * figure.low:+.1f} to {100 * figure.high:+.1f})"
+    )
+    return f"{100 * figure.value:+.1f} points{interval}"
+
+
 def wilson(successes: float, n: int) -> Figure:
     """Wilson (1927) score interval of a share of independent trials."""
     if n == 0:

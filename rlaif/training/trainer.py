@@ -1,6 +1,7 @@
 """Preference training on ``transformers.Trainer``: our plan, our rows, our loss; its schedules, checkpoints and resume.
 
-Used by reward models, the DPO family and KTO; what differs is what a response is worth, and what a pair's loss is made of. A run that was killed continues from its last whole checkpoint, bit for bit on the same build and threads.
+Used by reward models, the DPO family and KTO; what differs is what a response is worth, and what a pair's loss is made
+of. A run that was killed continues from its last whole checkpoint, bit for bit on the same build and threads.
 """
 
 from __future__ import annotations
@@ -128,7 +129,10 @@ class Plan(Dataset[list[int]]):
 
 
 class PreferenceTrainer(Trainer, ABC):
-    """Trains ``model`` on groups of preferences under the soft loss."""
+    """Trains ``model`` on groups of preferences."""
+
+    share: bool = True  # whether a prompt goes through the network once for all its responses
+    pad_id: int = 0
 
     def __init__(
         self, model: Any, groups: Sequence[Group], options: TrainingOptions, folder: Path, seed: int, watch: Watch
