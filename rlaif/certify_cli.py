@@ -61,7 +61,7 @@ def judge(
     from rlaif.certification.certify import certify
 
     data = judged_by(name, model, constitution)
-    folder = out or Path("cards") / Path(name).name.removesuffix(".yaml")
+    folder = out or Path("cards") / Path(name).name.removeprefix("builtin:").removesuffix(".yaml")
     other = judged_by(second, second_model or model, constitution) if second else None
     found = watched(
         lambda watcher: certify(

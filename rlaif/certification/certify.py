@@ -108,10 +108,9 @@ def _need_own_folder(out: Path, data: dict[str, Any]) -> None:
         there = json.loads((out / CERTIFICATE).read_text("utf-8"))["judges"]
     except (OSError, ValueError, KeyError, TypeError):
         return
-    names = sorted(Path(name).name.removesuffix(".yaml") for name in data["labels"]["options"]["judges"])
-    others = sorted(bare(labeller) for labeller in there)
-    if names != others:
-        raise UserError(f"{out}: it holds the card of {', '.join(others)}. Name another folder with --out.")
+    entries = [Catalogue().find("judge", name, where="certify") for name in data["labels"]["options"]["judges"]]
+    if sorted(bare(f"judge:{entry.tag}") for entry in entries) != sorted(map(bare, there)):
+        raise UserError(f"{out}: it holds the card of {', '.join(map(bare, there))}. Name another folder with --out.")
 
 
 async def _judge(

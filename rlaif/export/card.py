@@ -236,7 +236,7 @@ def _certified(facts: Facts) -> list[str]:
     return [
         f"The recipe required a card of this very judge, with {', '.join(bounds) or 'no bounds'}. Against people's labels in "
         f"`{human}` (SHA-256 `{certificate['sha256'][:16]}`), it says:",
-        *certificate["verdict"],
+        *certificate.get("verdict", ()),  # cards of before had none
     ] + [f"{CERTIFIED[name]}: {_figure(figure)}, n = {figure.n:,}" for name, figure in told if figure.value is not None]
 
 

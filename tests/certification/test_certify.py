@@ -236,6 +236,10 @@ def test_a_folder_with_another_judge_s_card_is_left_alone(people: Path, run: Run
     run("certify", "sound", "--human", "people.jsonl", "--canaries", "0", "--out", "card")
     said = run("certify", "erring", "--human", "people.jsonl", "--canaries", "0", "--out", "card", code=2)
     assert "card: it holds the card of sound. Name another folder with --out." in said.err
+    for name in ("longest", "builtin:longest", "judges/sound.yaml"):
+        for _ in range(2):
+            run("certify", name, "--human", "people.jsonl", "--canaries", "0")
+    assert sorted(path.name for path in Path("cards").iterdir()) == ["longest", "sound"]
 
 
 def test_a_second_judge_without_a_model_is_of_no_family(people: Path, run: Run) -> None:
