@@ -25,9 +25,8 @@ class _Trainer(OfflineTrainer):
 
     def values(self, model: Any, rows: Rows, groups: Sequence[Group], first: int) -> torch.Tensor:
         ratios = self.log_ratios(model, rows, first)
-        if self.options.loss == "sigmoid":
-            return self.options.beta * ratios
-        return ratios / tokens_of(groups, ratios.device) if self.options.length_average else ratios
+        per_token = self.options.loss == "ipo" and self.options.length_average
+        return ratios / tokens_of(groups, ratios.device) if per_token else ratios
 
     def total(
         self, one: torch.Tensor, other: torch.Tensor, p: torch.Tensor, weight: torch.Tensor, first: int
@@ -35,7 +34,7 @@ class _Trainer(OfflineTrainer):
         p = smoothed(p, self.options.label_smoothing)
         if self.options.loss == "ipo":
             return ipo_loss(one - other, p, weight, self.options.beta)
-        return soft_preference_loss(one - other, unflipped(p, self.options.flip_rate), weight)
+        return soft_preference_loss(self.options.beta * (one - other), unflipped(p, self.options.flip_rate), weight)
 
 
 class DPO(AgainstReference):
