@@ -604,6 +604,47 @@ def test_examples_stand_before_the_question_each_with_its_principle() -> None:
     assert all("<<f00d reply A>>" in message.content for message in question.messages[::2])
 
 
+@pytest.mark.parametrize(
+    ("kind", "options", "row", "reply", "shown"),
+    [
+        (
+            Listwise,
+            {},
+            {"prompt": "Why?", "responses": ["Because.", "It rained.", "No."], "reply": "[[B > A = C]]"},
+            "[[A > B]]",
+            "<<f00d reply C>>\nNo.",
+        ),
+        (
+            Propositions,
+            {"items": "safe-and-useful"},
+            {"prompt": "Why?", "response": "It rained.", "reply": "answers: yes"},
+            "answers: yes",
+            "It rained.",
+        ),
+        (
+            FirstWrongStep,
+            {},
+            {"prompt": "2 + 3 + 4?", "response": "2 + 3 = 6\n6 + 4 = 10", "reply": "[[1]]"},
+            "[[-1]]",
+            "<<f00d step 2>>\n6 + 4 = 10",
+        ),
+    ],
+)
+def test_every_protocol_takes_examples_in_its_own_form(
+    kind: Any, options: dict[str, Any], row: dict[str, Any], reply: str, shown: str
+) -> None:
+    path = write_jsonl(Path("mine.jsonl"), [row])
+    judge_context = context(Path.cwd())
+    object.__setattr__(judge_context, "from_builtin", False)
+    judge = kind(kind.Options(exemplars=str(path), **options), judge_context)
+    _, questions = asked_by(judge, lambda question: reply)
+    turns = [message for message in questions[0].messages if message.role != "system"]
+    assert [message.role for message in turns] == ["user", "assistant", "user"]
+    assert shown in turns[0].content
+    assert shown not in turns[2].content
+    assert turns[1].content == row["reply"]
+
+
 def test_instructions_in_the_systems_turn_stand_once() -> None:
     path = write_jsonl(Path("mine.jsonl"), [{**EXAMPLE, "reply": "[[B]]"}] * 2)
     judge_context = context(Path.cwd())

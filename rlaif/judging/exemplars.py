@@ -1,8 +1,8 @@
 """Worked examples before the question, as data: zero-shot without, few-shot with them.
 
 A file in ``prompts/sets``, one JSON object a line: the columns of the template's judged text (``prompt``, and
-``response`` or ``response_1`` and ``response_2``), the ``reply`` a good judge gives, and ``principle`` where it is judged
-by one of its own (Bai et al. 2022, Constitutional AI, 2212.08073, §4.1). Each is rendered through the judge's own
+``response``, ``response_1`` and ``response_2``, or ``responses``, a list), the ``reply`` a good judge gives, and
+``principle`` where it is judged by one of its own (Bai et al. 2022, Constitutional AI, 2212.08073, §4.1). Each is rendered through the judge's own
 template, a user turn and its reply; instructions in a system turn stand once, before all of them.
 
 Examples are not free: Lee et al. 2023 (RLAIF, 2309.00267) Table 2 find that they mostly lower agreement with people.
@@ -10,7 +10,7 @@ Examples are not free: Lee et al. 2023 (RLAIF, 2309.00267) Table 2 find that the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,14 +20,15 @@ from rlaif.prompting import Template
 from rlaif.records import Message
 from rlaif.rows import read_rows
 
-REPLY, PRINCIPLE = "reply", "principle"
+REPLY, PRINCIPLE, RESPONSES = "reply", "principle", "responses"
+Row = Mapping[str, Any]  # text by column, and a list of texts as responses
 
 
 @dataclass(frozen=True)
 class Exemplars:
     """Examples by the placeholders they fill, each with its reply."""
 
-    rows: tuple[Mapping[str, str], ...] = ()
+    rows: tuple[Row, ...] = ()
 
     @classmethod
     def read(
@@ -37,29 +38,33 @@ class Exemplars:
         if name is None:
             return cls()
         path = str(context.entry("set", name).path)
-        rows: list[Mapping[str, str]] = []
+        rows: list[Row] = []
         for where, row in read_rows(path):
             rows.append(_checked(where, row, columns, template))
         if not rows:
             raise ConfigError(f"{path}: no example in it.")
         return cls(tuple(rows))
 
-    def fill(self, template: Template, values: Mapping[str, str]) -> tuple[Message, ...]:
-        """The messages of a question: instructions, examples and their replies, then what is asked."""
+    def fill(
+        self, template: Template, values: Mapping[str, str], shown_as: Callable[[Row], Mapping[str, str]] = dict
+    ) -> tuple[Message, ...]:
+        """The messages of a question: instructions, examples and their replies, then what is asked. ``shown_as`` makes the
+        template's placeholders of an example's columns, where they differ."""
         asked = template.fill(values)
         head = next(i for i, message in enumerate(asked) if message.role != "system")
         shown: list[Message] = []
         for row in self.rows:
-            shown += template.fill({**values, **row})[head:]
+            shown += template.fill({**values, **shown_as(row)})[head:]
             shown.append(Message(role="assistant", content=template.prefill + row[REPLY]))
         return (*asked[:head], *shown, *asked[head:])
 
 
-def _checked(where: str, row: Mapping[str, Any], columns: tuple[str, ...], template: Template) -> Mapping[str, str]:
+def _checked(where: str, row: Row, columns: tuple[str, ...], template: Template) -> Row:
     wanted = {*columns, REPLY}
-    if not wanted <= set(row) <= {*wanted, PRINCIPLE} or not all(isinstance(value, str) for value in row.values()):
+    if not wanted <= set(row) <= {*wanted, PRINCIPLE} or not all(_fits(*column) for column in row.items()):
         raise ConfigError(
-            f"{where}: an example has {', '.join(sorted(wanted))} and, if you like, {PRINCIPLE}, all text."
+            f"{where}: an example has {', '.join(sorted(wanted))} and, if you like, {PRINCIPLE}, all text"
+            + (f", {RESPONSES} a list of 2 to 26 texts." if RESPONSES in columns else ".")
         )
     if PRINCIPLE in row and any(role == "system" and "{{principle}}" in body for role, body in template.sections):
         raise ConfigError(
@@ -67,3 +72,9 @@ def _checked(where: str, row: Mapping[str, Any], columns: tuple[str, ...], templ
             "turn, as compare-two-local does: the system turn stands once, before all examples."
         )
     return dict(row)
+
+
+def _fits(name: str, value: Any) -> bool:
+    if name == RESPONSES:
+        return isinstance(value, list) and 2 <= len(value) <= 26 and all(isinstance(each, str) for each in value)
+    return isinstance(value, str)

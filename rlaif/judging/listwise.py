@@ -12,6 +12,7 @@ from string import ascii_uppercase
 from rlaif.component import Options as BaseOptions
 from rlaif.errors import ConfigError
 from rlaif.judging import ABOUT_PLACEHOLDERS, Ask, ProtocolContext, Question, Showing, Verdict
+from rlaif.judging.exemplars import RESPONSES, Exemplars, Row
 from rlaif.judging.reading import cut_off, read_ranking
 from rlaif.judging.structured import VERDICT, ranking_schema, read_text
 from rlaif.models import Reply
@@ -26,12 +27,14 @@ class Listwise:
         template: str = "rank-list"
         ties: bool = True
         structured: bool = False  # reasons and ranking in a JSON object, by a schema
+        exemplars: str | None = None
 
     def __init__(self, options: Options, context: ProtocolContext) -> None:
         self.options = options
         self.template = context.template(
             options.template, (*ABOUT_PLACEHOLDERS, "responses"), ("prompt", "responses", "fence")
         )
+        self.exemplars = Exemplars.read(options.exemplars, context, self.template, ("prompt", RESPONSES))
         if options.structured and self.template.prefill:
             raise ConfigError(f'{context.where}: template "{options.template}" opens the reply, and it is to be JSON.')
 
@@ -39,12 +42,14 @@ class Listwise:
         if len(showing.responses) > MOST:
             return Verdict(reason=f"more than {MOST} replies")
         labels = ascii_uppercase[: len(showing.responses)]
-        shown = [
-            f"<<{showing.fence} reply {label}>>\n{response.text}"
-            for label, response in zip(labels, showing.responses, strict=True)
-        ]
+
+        def listed(row: Row) -> dict[str, str]:
+            shown = (f"<<{showing.fence} reply {ascii_uppercase[i]}>>\n{text}" for i, text in enumerate(row[RESPONSES]))
+            return {**row, RESPONSES: "\n".join(shown)}
+
+        asked = listed({**showing.about(), RESPONSES: [response.text for response in showing.responses]})
         question = Question(
-            messages=self.template.fill({**showing.about(), "responses": "\n".join(shown)}),
+            messages=self.exemplars.fill(self.template, asked, listed),
             prefill=self.template.prefill,
             json_schema=ranking_schema() if self.options.structured else "",
         )

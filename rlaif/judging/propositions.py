@@ -20,6 +20,7 @@ from pydantic import Field, field_validator
 from rlaif.component import parse_model
 from rlaif.config import Checklist
 from rlaif.judging import ALONE_PLACEHOLDERS, ALONE_REQUIRED, Ask, ProtocolContext, Question, Showing, Verdict
+from rlaif.judging.exemplars import Exemplars
 from rlaif.judging.logprobs import shares_of
 from rlaif.judging.reading import cut_off, read_words, two_words
 from rlaif.judging.scoring import EachAlone, Scored, ScoringOptions, ask_all
@@ -38,6 +39,7 @@ class Propositions(EachAlone):
         read: Literal["text", "structured", "logprobs"] = "text"
         words: tuple[str, str] = ("yes", "no")
         minimum_mass: float = Field(default=0.5, ge=0, le=1)  # of log-probabilities
+        exemplars: str | None = None  # by log-probabilities each about one ``item``
 
         _two_words = field_validator("words")(two_words)
 
@@ -55,6 +57,8 @@ class Propositions(EachAlone):
             (*ALONE_PLACEHOLDERS, needed),
             (*ALONE_REQUIRED, needed),
         )
+        columns = ("prompt", "response", *(("item",) if needed == "item" else ()))
+        self.exemplars = Exemplars.read(options.exemplars, context, self.template, columns)
         self.questions = 2 * (len(self.items) if options.read == "logprobs" else 1)
 
     async def score(self, showing: Showing, response: Response, ask: Ask) -> Scored | Verdict:
@@ -71,7 +75,7 @@ class Propositions(EachAlone):
         items = "\n".join(f"{item.id}: {item.text}" for item in self.items)
         names = [item.id for item in self.items]
         schema = words_schema(names, self.options.words) if self.options.read == "structured" else ""
-        messages = self.template.fill({**values, "items": items})
+        messages = self.exemplars.fill(self.template, {**values, "items": items})
         found = self.read(await ask(Question(messages=messages, prefill=self.template.prefill, json_schema=schema)))
         return found if isinstance(found, Verdict) else (found, None)
 
@@ -98,7 +102,7 @@ class Propositions(EachAlone):
         """One question an item, answered by probabilities."""
         questions = [
             Question(
-                messages=self.template.fill({**values, "item": item.text}),
+                messages=self.exemplars.fill(self.template, {**values, "item": item.text}),
                 prefill=self.template.prefill,
                 options=self.options.words,
             )

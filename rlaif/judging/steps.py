@@ -12,6 +12,7 @@ import re
 from typing import Literal
 
 from rlaif.judging import ABOUT_PLACEHOLDERS, Ask, ProtocolContext, Question, Showing, Verdict
+from rlaif.judging.exemplars import Exemplars, Row
 from rlaif.judging.reading import STEP, cut_off, read_number
 from rlaif.judging.scoring import EachAlone, Scored, ScoringOptions
 from rlaif.models import Reply
@@ -28,19 +29,26 @@ class FirstWrongStep(EachAlone):
     class Options(ScoringOptions):
         template: str = "first-wrong-step"
         steps: Literal["lines", "paragraphs"] = "lines"  # blank lines are no steps
+        exemplars: str | None = None
 
     options: Options
 
     def __init__(self, options: Options, context: ProtocolContext) -> None:
         self.options = options
         self.template = context.template(options.template, (*ABOUT_PLACEHOLDERS, "steps"), ("prompt", "steps", "fence"))
+        self.exemplars = Exemplars.read(options.exemplars, context, self.template, ("prompt", "response"))
 
     async def score(self, showing: Showing, response: Response, ask: Ask) -> Scored | Verdict:
         steps = steps_of(response.text, self.options.steps)
         if not steps:
             return Verdict(reason="a reply without steps")
-        shown = [f"<<{showing.fence} step {number}>>\n{step}" for number, step in enumerate(steps, 1)]
-        messages = self.template.fill({**showing.about(), "steps": "\n".join(shown)})
+
+        def numbered(row: Row) -> dict[str, str]:
+            found = enumerate(steps_of(row["response"], self.options.steps), 1)
+            return {**row, "steps": "\n".join(f"<<{showing.fence} step {number}>>\n{step}" for number, step in found)}
+
+        asked = numbered({**showing.about(), "response": response.text})
+        messages = self.exemplars.fill(self.template, asked, numbered)
         first = self.read(await ask(Question(messages=messages, prefill=self.template.prefill)), len(steps))
         if isinstance(first, Verdict):
             return first
