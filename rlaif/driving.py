@@ -38,10 +38,14 @@ def judged_by(name: str, model: str | None, constitution: str | None) -> dict[st
 
 
 def _role_of(name: str) -> str:
-    """The role of the model that a judge asks. Raises ConfigError for a judge that is not there."""
+    """The role of the model that a judge asks. Raises ConfigError for a judge that is not there or asks none."""
     from rlaif.catalogue import Catalogue
+    from rlaif.errors import ConfigError
 
-    return str(Catalogue().find("judge", name, where="the command line").yaml().get("model_role") or "judge")
+    role = Catalogue().find("judge", name, where="the command line").yaml().get("model_role", "judge")
+    if role is None:
+        raise ConfigError(f"judge {name} asks no model (model_role: null): leave --model out.")
+    return str(role)
 
 
 def model_of(name: str) -> Any:

@@ -1411,3 +1411,10 @@ def test_a_metric_that_is_not_made_like_one_is_one_line(
         "--set", f"evaluation.metrics=[{module}:Odd]",
     )  # fmt: skip
     assert (said.code, said.line) == (2, f"rlaif: {message}")
+
+
+def test_a_model_for_a_judge_that_asks_none_is_a_mistake(rlaif: Rlaif) -> None:
+    source = pairs({"prompt": "Hi", "response_a": "one", "response_b": "two"})
+    said = rlaif("judge", "longest", source, "--model", "openai:gpt", "--out", "out")
+    assert said.code == 2
+    assert "judge longest asks no model" in said.err
