@@ -17,7 +17,6 @@ import numpy as np
 from rlaif.config import Pipeline
 from rlaif.errors import StorageError
 from rlaif.labels.human import is_unnamed
-from rlaif.policy import policy_name
 from rlaif.preferences import NEAR_TIE, by_principle, leaning, opinions_by_order, side, votes, with_judgements
 from rlaif.records import Comparison, Judgement, Preference, Provenance, Response, uniform
 from rlaif.sampling import grouped, reference_each
@@ -40,7 +39,7 @@ def accounts_of(run: RunFolder, pipeline: Pipeline, selector: Selector, *, refer
             accounts[stage] = _account(run, stage, pipeline, selector)
     if run.confirmed("reference"):
         accounts["reference"] = _reference_account(run, reference)
-    for stage in ("reward_model", *(f"policies/{policy_name(component.name)}" for component in pipeline.policies)):
+    for stage in ("reward_model", *(f"policies/{section.policy}" for section in pipeline.policies)):
         if report := run.trained(stage):
             accounts[stage] = _training_account(run, report)
     accounts.update(run.evaluated("account") or {})
@@ -94,7 +93,9 @@ def _outcome_account(rows: Iterable[Judgement | Provenance], unit: str, total: i
 
 
 def _training_account(run: RunFolder, report: dict[str, Any]) -> Account:
-    """Pairs that were trained on, held out, too long to be either, or of weight 0; and those a method says nothing of."""
+    """What a method says of what it trained on, or of pairs those that were trained on, held out, too long to be either, or of weight 0; and those a method says nothing of."""
+    if report.get("account"):
+        return dict(report["account"])
     counts = {
         "trained on": report["pairs"],
         "too long": report["too_long"],

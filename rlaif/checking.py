@@ -10,6 +10,7 @@ import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from rlaif.catalogue import FOLDERS, KEPT, Catalogue, Entry, Kind, read_bytes
 from rlaif.certification.gate import need_card
 from rlaif.component import Place, construct, load, parse_model, parse_options
 from rlaif.config import (
+    NEEDS_LABELS,
     Checklist,
     Constitution,
     JudgeFile,
@@ -41,11 +43,12 @@ from rlaif.models import BatchModel, open_model
 from rlaif.models.gateway import Gateway
 from rlaif.models.prices import Prices, is_paid, need_prices
 from rlaif.pairs import authors_of, read_pairs
-from rlaif.pipeline import Road, Watcher
-from rlaif.policy import METHODS, policy_name
+from rlaif.pipeline import Road, Watcher, trained_rewards
+from rlaif.policy import METHODS, PolicyMethod
 from rlaif.progress import Progress
 from rlaif.prompting import project_secret
 from rlaif.prompts import prompt_rows
+from rlaif.rewards import RewardContext, Rewards, open_rewards
 from rlaif.rows import need_source
 from rlaif.selection import open_selector
 from rlaif.store import RECIPE, read_manifest
@@ -222,6 +225,7 @@ def build(
 
         reward_options = parse_model(RewardOptions, pipeline.reward_model.options, where.at("reward_model", "options"))
     methods = _open_methods(pipeline, where)
+    rewards = _open_rewards(pipeline, methods, context, out, where)
     judges, metrics = _open_evaluation(pipeline, context, where)
     if entry.builtin:
         _say_passed_over(pipeline, entry.name, catalogue, settings)
@@ -229,7 +233,7 @@ def build(
         watcher.notice(line)
     return Road(
         pipeline, entry, tuple(settings), catalogue, out, watcher, gateway, secret, models, prompts, selector, labels,
-        reward_options, methods, measured, judges, metrics, card,
+        reward_options, methods, rewards, measured, judges, metrics, card,
     )  # fmt: skip
 
 
@@ -404,13 +408,13 @@ def open_labels(pipeline: Pipeline, context: LabelContext, where: Place) -> Labe
     return source
 
 
-def _open_methods(pipeline: Pipeline, where: Place) -> dict[str, Any]:
+def _open_methods(pipeline: Pipeline, where: Place) -> dict[str, PolicyMethod]:
     methods: dict[str, Any] = {}
     for number, component in enumerate(pipeline.policies):
         place = where.at("policies", number)
-        name = policy_name(component.name)
+        name = component.policy
         if name in methods:
-            raise ConfigError(f'{place}: "{component.name}" is named twice.')
+            raise ConfigError(f'{place}: "{name}" is named twice: call one otherwise (called: NAME).')
         kind = load(component.name, METHODS, "policy method", place.at("name"))
         options = parse_options(kind, component.options, place.at("options"))
         methods[name] = construct(kind, "(options, where)", options, str(where))
@@ -421,7 +425,27 @@ def _open_methods(pipeline: Pipeline, where: Place) -> dict[str, Any]:
             )
         if methods[name].needs_reward and not pipeline.reward_model:
             raise ConfigError(f'{place}: "{component.name}" needs a reward model: set reward_model.')
+        if getattr(methods[name], "needs_labels", True) and not pipeline.labels:
+            raise ConfigError(f"{place}: {NEEDS_LABELS}.")
     return methods
+
+
+def _open_rewards(
+    pipeline: Pipeline, methods: Mapping[str, PolicyMethod], context: LabelContext, out: Path, where: Place
+) -> dict[str, Rewards]:
+    """What each method that learns from rewards is given, by its name."""
+    loads = None
+    if pipeline.reward_model:
+        loads = partial(trained_rewards, out, context.models[pipeline.reward_model.base].options, context.notice)
+    names = [section.policy for section in pipeline.policies]
+    return {
+        name: open_rewards(
+            method.rewards,
+            RewardContext(where.at("policies", names.index(name), "options", "rewards"), context, loads),
+        )
+        for name, method in methods.items()
+        if hasattr(method, "rewards")
+    }
 
 
 def _open_evaluation(

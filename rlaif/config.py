@@ -60,6 +60,20 @@ class Component(Section):
     options: dict[str, Any] = {}
 
 
+NEEDS_LABELS = 'training needs "labels"'
+
+
+class PolicySection(Component):
+    """A policy method, and what its policy is called where not as the method: two of one method need two names."""
+
+    called: str = Field(default="", pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]*)?$")
+
+    @property
+    def policy(self) -> str:
+        """The policy's name in the run folder, the accounts and the figures: of "mine:Tuned" it is "mine.Tuned"."""
+        return self.called or self.name.replace(":", ".").replace("/", "-")
+
+
 class PromptsSection(Section):
     """Prompts from a file, a ``datasets`` hub id (``hub:owner/name``) or the catalogue (``set:name``)."""
 
@@ -191,7 +205,7 @@ class Pipeline(Section):
     preferences: PreferencesSection = PreferencesSection()
     held_out: float = Field(default=0.1, ge=0, lt=1)  # share of prompts kept from training
     reward_model: RewardSection | None = None
-    policies: tuple[Component, ...] = ()
+    policies: tuple[PolicySection, ...] = ()
     evaluation: EvaluationSection | None = None
     failure_tolerance: float = Field(default=0.2, ge=0, le=1)  # share of comparisons that may fail before a run stops
     budget_usd: float | None = Field(default=None, ge=0)  # what calls to models behind APIs may cost, over all restarts
@@ -219,8 +233,8 @@ class Pipeline(Section):
             raise ValueError('"labels" needs responses to compare: set "responses" or "pairs"')
         if self.responses and self.labels and self.responses.samples * len(self.responses.models) < 2:
             raise ValueError("a single response cannot be compared: set responses.samples to 2 or more")
-        if (self.reward_model or self.policies) and not self.labels:
-            raise ValueError('training needs "labels"')
+        if self.reward_model and not self.labels:
+            raise ValueError(NEEDS_LABELS)
         return self
 
     def _missing(self) -> Iterator[str]:

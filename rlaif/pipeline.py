@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import errno
 import heapq
+import inspect
 import json
 import math
 import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -51,6 +52,7 @@ from rlaif.records import (
     digest,
     uniform,
 )
+from rlaif.rewards import Rewards
 from rlaif.rows import source_hash
 from rlaif.sampling import Compare, ReadPairs, Sampler, grouped, reference_each
 from rlaif.selection import Selector
@@ -112,6 +114,7 @@ class Road:
     labels: LabelSource | None
     reward_options: Any
     methods: dict[str, PolicyMethod]
+    rewards: dict[str, Rewards]  # of the methods that learn from them
     measured: PromptsSection | None  # evaluation.source, likewise
     judges: LabelSource | None  # for the win rate
     metrics: list[Metric]
@@ -149,7 +152,8 @@ class Road:
                     if "policy" not in wanted:
                         self._say_trained_before(preferences)
             if "policy" in wanted and (self.pipeline.reward_model or self.methods):
-                self._need_labels()
+                if self.labels:
+                    self._need_labels()
                 if self.pipeline.reward_model:
                     if self.samples_reference:
                         await self._timed("reference", self._reference)
@@ -496,19 +500,23 @@ class Road:
         responses = self.run_folder.read("responses")
         return frozenset(_said(r.prompt_id, r.messages) for r in responses if r.finish_reason == "length")
 
-    def _training_signature(self, stage: str, identity: Identity, cut_off: frozenset[str], *parts: Any) -> str:
+    def _training_signature(
+        self, stage: str, identity: Identity, cut_off: frozenset[str], *parts: Any, learnt: str = "preferences"
+    ) -> str:
         return self._signature(
             stage,
             self.pipeline.seed,
             self.pipeline.held_out,
             identity.sha256,
-            self.run_folder.content("preferences"),
+            self.run_folder.content(learnt),
             sorted(cut_off),
             *parts,
         )
 
-    async def _train(self, stage: str, folder: str, signature: str, train: Callable[[Path, Path, Any], Any]) -> None:
-        """Run a blocking training in the model thread. Ctrl-C stops it after the next step, with a checkpoint."""
+    async def _train(
+        self, stage: str, folder: str, signature: str, train: Callable[[Path, Path, Any], Awaitable[Any]]
+    ) -> None:
+        """Run a training, ``train(work, out, watch)``. Ctrl-C stops it after the next step, with a checkpoint."""
         from rlaif.training.trainer import Watch, quiet_libraries
 
         quiet_libraries()
@@ -527,7 +535,7 @@ class Road:
 
         watch = Watch(report=report, part=part)
         start = time.perf_counter()
-        result = await self.gateway.in_worker(train, work, self.folder / folder, watch, stop=watch.stop.set)
+        result = await train(work, self.folder / folder, watch)
         write_json(self.folder / told, result)
         shutil.rmtree(work, ignore_errors=True)
         self.run_folder.finish(stage, "", time.perf_counter() - start)
@@ -637,7 +645,7 @@ class Road:
             self.run_folder.content(noun) if noun else None,
         )
 
-        def train(work: Path, out: Path, watch: Any) -> Any:
+        def train_it(work: Path, out: Path, watch: Any) -> Any:
             report = train_reward_model(
                 lambda: self.run_folder.read("preferences"),
                 base,
@@ -662,6 +670,9 @@ class Road:
                 "held_out": report.held_out.__dict__,
             }
 
+        async def train(work: Path, out: Path, watch: Any) -> Any:
+            return await self.gateway.in_worker(train_it, work, out, watch, stop=watch.stop.set)
+
         await self._train("reward_model", "reward_model", signature, train)
 
     async def _policy(self, name: str) -> None:
@@ -671,25 +682,45 @@ class Road:
         options = method.options.model_dump(mode="json")
         start = self.models["policy"]
         cut_off = self._cut_off()
-        signature = self._training_signature(f"policies/{name}", start.identity, cut_off, options, code_hash(method))
+        rewards = self.rewards.get(name)
+        rewarded = [rewards.signature(), self._state_signature("reward_model")] if rewards else []
+        labelled = getattr(method, "needs_labels", True)
+        signature = self._training_signature(
+            f"policies/{name}",
+            start.identity,
+            cut_off if labelled else frozenset(),
+            options,
+            code_hash(method),
+            *rewarded,
+            learnt="preferences" if labelled else "prompts",
+        )
 
-        def train(work: Path, out: Path, watch: Any) -> Any:
+        async def train(work: Path, out: Path, watch: Any) -> Any:
             with users_code(method, "training"):
-                report = method.train(
-                    PolicyContext(
-                        start=start,
-                        preferences=lambda: self.run_folder.read("preferences"),
-                        is_held_out=self.is_held_out,
-                        ended=lambda row, response: _said(row.prompt_id, response) not in cut_off,
-                        work=work,
-                        out=out,
-                        seed=self.pipeline.seed,
-                        watch=watch,
-                    )
+                context = PolicyContext(
+                    start=start,
+                    prompts=lambda: self.run_folder.read("prompts"),
+                    preferences=lambda: self.run_folder.read("preferences"),
+                    is_held_out=self.is_held_out,
+                    ended=lambda row, response: _said(row.prompt_id, response) not in cut_off,
+                    work=work,
+                    out=out,
+                    seed=self.pipeline.seed,
+                    watch=watch,
+                    in_worker=partial(self.gateway.in_worker, stop=watch.stop.set),
+                    rewards=rewards,
+                    reward_folder=self.folder / "reward_model" if self.pipeline.reward_model else None,
                 )
+                if inspect.iscoroutinefunction(method.train):
+                    report = await method.train(context)
+                else:
+                    report = await context.in_worker(method.train, context)
                 return report.__dict__
 
         await self._train(f"policies/{name}", f"policies/{name}", signature, train)
+        if rewards:
+            rewards.release()
+            self._release()
 
     # --- evaluation ---------------------------------------------------------------------------------------------------
 
@@ -827,12 +858,9 @@ class Road:
         return model
 
     def _trained_reward(self) -> Any:
-        from rlaif.reward import RewardModel
-
         section = self.pipeline.reward_model
         assert section
-        options = self.models[section.base].options
-        return RewardModel(self.folder / "reward_model", options, where="reward model", notice=self.watcher.notice)
+        return trained_rewards(self.folder, self.models[section.base].options, self.watcher.notice)[0]
 
     # --- accounts and report ------------------------------------------------------------------------------------------
 
@@ -867,6 +895,13 @@ class Road:
             elif constitution:
                 told.append((use, constitution))
         return told
+
+
+def trained_rewards(folder: Path, options: Any, notice: Callable[[str], None]) -> list[Any]:
+    """The reward models of a run folder, the first of which is the one that policies are measured by."""
+    from rlaif.reward import RewardModel
+
+    return [RewardModel(folder / "reward_model", options, where="reward model", notice=notice)]
 
 
 def draw_seed(purpose: str, seed: int) -> int:

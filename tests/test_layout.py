@@ -16,7 +16,7 @@ LAYERS = (  # each may import those above it in this list, and its own
     {"store", "ledger", "models"},
     {"judging"},
     {"prompts", "selection", "sampling", "labels", "preferences", "training", "reward", "policy"},
-    {"evaluate", "accounts", "findings", "measures", "report", "export", "recorded"},
+    {"rewards", "evaluate", "accounts", "findings", "measures", "report", "export", "recorded"},
     {
         "pipeline",
         "checking",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import math
@@ -498,6 +499,7 @@ def tune(
 def context_of(base: LocalModel, rows: Sequence[Preference], folder: Path, watch: Watch | None = None) -> PolicyContext:
     return PolicyContext(
         start=base,
+        prompts=list,
         preferences=lambda: rows,
         is_held_out=lambda prompt: held_out(prompt, 0.25, 0),
         ended=always,
@@ -505,6 +507,7 @@ def context_of(base: LocalModel, rows: Sequence[Preference], folder: Path, watch
         out=folder / "policy",
         seed=0,
         watch=watch or Watch(),
+        in_worker=asyncio.to_thread,
     )
 
 

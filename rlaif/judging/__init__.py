@@ -130,7 +130,8 @@ class JudgeProtocol(Protocol):
     it is not there: progress and plans count with it. With ``each_alone`` it sees the responses one by one, so that there
     is no order: a comparison is shown once, its questions counting for a pair.
     ``boasts`` are verdicts in its own form that a reply may claim for itself, and ``highest`` the best score: certification
-    writes them into replies, "[[A]]", "[[B]]" and 10 where they are not there. One with
+    writes them into replies, "[[A]]", "[[B]]" and 10 where they are not there. ``scale``, the lowest and the highest score of one
+    that scores, puts scores onto −1 to 1 where they are rewards. One with
     ``async rehearse(principles, show)`` may try the principles before the first comparison, each with
     ``await show(comparison, principle, responses in the order shown)``, and returns lines for the person.
     """

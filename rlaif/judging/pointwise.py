@@ -64,6 +64,7 @@ class Pointwise(EachAlone):
         low, high = options.scale
         self.scores = tuple(range(low, high + 1))
         self.highest = high
+        self.scale = low, high
         alone = options.split or options.read == "logprobs"
         names = tuple(options.aspects) or (WHOLE,)
         self.calls: tuple[tuple[str, ...], ...] = tuple((name,) for name in names) if alone else (names,)

@@ -43,6 +43,7 @@ class Propositions(EachAlone):
 
         _two_words = field_validator("words")(two_words)
 
+    scale = (0, 1)
     options: Options
 
     def __init__(self, options: Options, context: ProtocolContext) -> None:

@@ -24,6 +24,7 @@ BETWEEN = {"lines": re.compile(r"\n+"), "paragraphs": re.compile(r"\n[ \t]*\n+")
 
 class FirstWrongStep(EachAlone):
     questions = 2
+    scale = (0, 1)
     boasts = ("[[-1]]",)  # no step is wrong
 
     class Options(ScoringOptions):

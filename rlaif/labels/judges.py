@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -24,7 +24,7 @@ from rlaif.labels.second_order import First, Offset, SecondOrder
 from rlaif.models import BatchModel, ChatRequest, Reply, separates_turns
 from rlaif.models.jobs import ANNOUNCING
 from rlaif.prompting import fence_for
-from rlaif.records import Comparison, Judgement, Outcome, Response, Score, digest, uniform
+from rlaif.records import Comparison, Judgement, Outcome, Prompt, Response, Score, digest, uniform
 
 Shown = tuple[Response, ...]  # in this order
 SEARCHED = 256  # comparisons among which old replies are looked for
@@ -204,7 +204,7 @@ class JudgeLabels:
                     await self._notice_drift(comparisons)
                 yield comparisons
 
-        async for judgements in self.context.gateway.in_order(self._models, rehearsed(), self._judge_all):
+        async for judgements in self.context.gateway.in_order(self._models, rehearsed(), self.judge_all):
             yield judgements
 
     @property
@@ -214,7 +214,21 @@ class JudgeLabels:
     async def _all(self, showings: Iterator[tuple[Judge, Comparison, Principle | None, Shown]]) -> list[Judgement]:
         return await self.context.gateway.gather(self._models, (self.judge(*showing) for showing in showings))
 
-    async def _judge_all(self, comparisons: list[Comparison]) -> list[Judgement]:
+    async def judge_alone(self, judge: Judge, asked: Iterable[tuple[Prompt, Response]]) -> list[Judgement]:
+        """Of a judge that sees responses one by one: each one's judgements, one for every principle it is judged under, with
+        the response's id in the place of a comparison's."""
+
+        def one(prompt: Prompt, response: Response, principle: Principle | None) -> Coroutine[Any, Any, Judgement]:
+            fence = fence_for(self.context.secret, response.id, [prompt.text, response.text])
+            return self._put(
+                judge, Showing(prompt, (response,), principle, judge.rubric, fence), principle, response.id
+            )
+
+        return await self.context.gateway.gather(
+            self._models, (one(p, r, principle) for p, r in asked for principle in self.principles_of(r.id))
+        )
+
+    async def judge_all(self, comparisons: list[Comparison]) -> list[Judgement]:
         if self.options.second_order:
             return await self._judge_sparingly(comparisons, self.options.second_order.margin)
         return await self._all(
@@ -295,10 +309,14 @@ class JudgeLabels:
                 self.context.notice(line)
 
     def chosen_principles(self, comparison: Comparison) -> tuple[Principle | None, ...]:
+        return self.principles_of(comparison.id)
+
+    def principles_of(self, item: str) -> tuple[Principle | None, ...]:
+        """The principles that what has this id is judged under."""
         if not self.principles:
             return (None,)
         if self.options.principles == "draw":
-            return (draw_principle(self.principles, comparison.id, self.context.seed),)
+            return (draw_principle(self.principles, item, self.context.seed),)
         return self.principles
 
     def orders(self, judge: Judge, comparison: Comparison) -> Iterator[Shown]:
@@ -333,13 +351,17 @@ class JudgeLabels:
 
     async def judge(self, judge: Judge, comparison: Comparison, principle: Principle | None, shown: Shown) -> Judgement:
         """One showing put to one judge. Whatever goes wrong with the call becomes the judgement's outcome."""
+        return await self._put(judge, self.showing(judge, comparison, principle, shown), principle, comparison.id)
+
+    async def _put(self, judge: Judge, showing: Showing, principle: Principle | None, of: str) -> Judgement:
+        """A judge's judgement on what it is shown, stored as ``of`` a comparison or, seen alone, of a response."""
         keys: list[str] = []
-        showing = self.showing(judge, comparison, principle, shown)
+        shown = showing.responses
         ids = tuple(response.id for response in shown)
         order = sorted(ids)
         about = {
             "asker": {"judge": judge.labeller, "principle": principle.tag if principle else None},
-            "comparison": comparison.id,
+            "comparison": of,
             "shown": [order.index(each) for each in ids],  # not by the file's order, which another file may not share
         }
 
@@ -360,7 +382,7 @@ class JudgeLabels:
         outcome: Outcome = "ranked"
         retryable = False
         try:
-            with users_code(judge.protocol, lambda: f"judging replies to {comparison.prompt.excerpt}"):
+            with users_code(judge.protocol, lambda: f"judging replies to {showing.prompt.excerpt}"):
                 verdict = await judge.protocol.judge(showing, ask)
                 groups = verdict.groups(len(shown)) if verdict.readable else ()
         except CallError as error:
@@ -371,7 +393,7 @@ class JudgeLabels:
             outcome = "unreadable"
         ranked = outcome == "ranked"
         return Judgement(
-            comparison_id=comparison.id,
+            comparison_id=of,
             labeller=judge.labeller,
             principle_id=principle.tag if principle else None,
             weight=principle.weight if principle and self.options.principles == "average" else 1.0,

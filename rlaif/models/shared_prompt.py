@@ -269,20 +269,32 @@ def last_hidden(model: Any, rows: Rows, pad_id: int, *, share: bool) -> Tensor:
     return forward(network, model, rows, pad_id, lambda part: part.at_last(part.output.last_hidden_state), share=share)
 
 
-def token_logprobs(model: Any, rows: Rows, pad_id: int, *, share: bool) -> tuple[Tensor, Tensor]:
+def token_logprobs(
+    model: Any, rows: Rows, pad_id: int, *, share: bool, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
     """Log-probability of each continuation token and its mask, both (rows, longest continuation).
 
-    The first token of a suffix is the prompt's last and is not predicted here.
+    The first token of a suffix is the prompt's last and is not predicted here. ``temperature``: at which it was sampled.
     """
     ids, mask = pad(rows.suffixes, pad_id, model.device)
 
     def read(part: Part) -> Tensor:
         logits = part.suffix(part.output.logits)[:, :-1]
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if temperature != 1.0:
+            logits = logits / temperature
         targets = ids[part.members, 1 : logits.shape[1] + 1]
         return logits.gather(-1, targets[..., None])[..., 0] - logits.logsumexp(-1)
 
     return forward(model, model, rows, pad_id, read, share=share) * mask[:, 1:], mask[:, 1:]
+
+
+def token_hidden(model: Any, rows: Rows, pad_id: int, *, share: bool) -> Tensor:
+    """Hidden states (rows, longest continuation, width) from which each continuation token is predicted."""
+    network = model.base_model
+    return forward(network, model, rows, pad_id, lambda part: part.suffix(part.output.last_hidden_state), share=share)[
+        :, :-1
+    ]
 
 
 def _test_rows(model: Any) -> Rows:

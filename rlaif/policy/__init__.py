@@ -1,17 +1,21 @@
 """Policy methods: preferences or rewards to a policy.
 
 A method is a class with an ``Options`` model, built with (options, where). One that writes weights has ``train``, which
-blocks, runs in the model thread and writes a Hugging Face folder; ``respond`` answers prompts as the resulting policy
-does. Name it here or write ``package.module:Class`` under ``policies``.
+blocks, runs in the model thread and writes a Hugging Face folder, or, where it waits for others meanwhile, is a coroutine;
+``respond`` answers prompts as the resulting policy does. One that learns from rewards has ``rewards``, the sources it wants.
+Name it here or write ``package.module:Class`` under ``policies``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pydantic import Field
+
+from rlaif.component import Options as BaseOptions
 from rlaif.records import Message, Preference, Prompt, Response
 
 if TYPE_CHECKING:
@@ -22,16 +26,32 @@ METHODS = {
     "dpo": "rlaif.policy.dpo:DPO",
     "kto": "rlaif.policy.kto:KTO",
     "best-of-n": "rlaif.policy.best_of_n:BestOfN",
+    "rloo": "rlaif.policy.rloo:RLOO",
+    "grpo": "rlaif.policy.grpo:GRPO",
+    "reinforce": "rlaif.policy.reinforce:Reinforce",
+    "ppo": "rlaif.policy.ppo:PPO",
 }
-
-
-def policy_name(method: str) -> str:
-    """What a policy is called in the run folder, the accounts and the figures: "mine:Tuned" is "mine.Tuned"."""
-    return method.replace(":", ".").replace("/", "-")
 
 
 Reward = Callable[[Sequence[tuple[Prompt, Sequence[Response]]]], Awaitable[list[list[float]]]]
 Sample = Callable[[Any, Sequence[Prompt], int], Awaitable[list[list[Response]]]]  # model, prompts, K each
+Items = Sequence[tuple[Prompt, Sequence[Response]]]
+
+
+class RewardSpec(BaseOptions):
+    """A source of rewards, and how much it counts in their sum."""
+
+    source: str = "reward_model"
+    options: dict[str, Any] = Field(default_factory=dict)
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Rewarded:
+    """What a response is worth, None where a source of rewards failed on it; and the parts that make the sum."""
+
+    total: float | None
+    parts: Mapping[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -39,6 +59,7 @@ class PolicyContext:
     """What the road offers a method."""
 
     start: LocalModel
+    prompts: Callable[[], Iterable[Prompt]]
     preferences: Callable[[], Iterable[Preference]]
     is_held_out: Callable[[str], bool]
     ended: Callable[[Preference, Sequence[Message]], bool]
@@ -46,6 +67,9 @@ class PolicyContext:
     out: Path
     seed: int
     watch: Watch
+    in_worker: Callable[..., Awaitable[Any]]  # runs a function in the model thread
+    rewards: Callable[[Items], Awaitable[list[list[Rewarded]]]] | None = None  # of a method that has ``rewards``
+    reward_folder: Path | None = None  # of the run's reward model
 
 
 @dataclass(frozen=True)
@@ -57,17 +81,22 @@ class PolicyReport:
     too_long: int | None = None
     held_out_pairs: int | None = None
     no_label: int | None = None  # of weight 0: nothing to learn from
+    account: dict[str, Any] | None = (
+        None  # of what was trained on, in the place of those counts, where that is no pairs
+    )
+    samples: list[dict[str, Any]] = field(default_factory=list)  # conversations along the way, for eyes
+    seconds: dict[str, float] = field(default_factory=dict)  # by what they were spent on
 
 
 class PolicyMethod(Protocol):
     """What the road needs of a method. One that draws several answers to each prompt has ``samples``, their number, for
-    plans."""
+    plans. ``needs_labels`` is true unless it says otherwise."""
 
     options: Any
     needs_reward: bool
     writes_weights: bool
 
-    def train(self, context: PolicyContext) -> PolicyReport:
+    def train(self, context: PolicyContext) -> PolicyReport | Awaitable[PolicyReport]:
         """Only called, and only needed, where ``writes_weights`` is true."""
 
     async def respond(

@@ -24,6 +24,13 @@ from rlaif.statistics import Figure, reliability
 
 INK, ACCENT, MUTED = "#1f2933", "#2563a8", "#9aa5b1"
 WIDTH = 3.0  # inches; 96 CSS pixels each
+CURVES = (
+    ("loss", "loss, nats"),
+    ("accuracy", "share in right order"),
+    ("reward", "mean reward"),
+    ("kl", "nats from the start"),
+    ("length", "tokens a response"),
+)
 FLAT = 0.1  # nats: a loss that moves by less is drawn as flat as it is
 LABEL = 18  # characters to a line of a row's name
 STYLE: Any = {
@@ -73,12 +80,14 @@ class Plots:
             return _svg(canvas, title)
 
     def curves(self, history: list[dict[str, float]], title: str) -> list[str]:
-        """Loss, then accuracy, per step."""
+        """Per step what the history holds: loss and accuracy, or of a method that samples reward, KL and length."""
         if len(history) < 2:
             return []
         steps = [row["step"] for row in history]
         found = []
-        for name, label in (("loss", "loss, nats"), ("accuracy", "share in right order")):
+        for name, label in CURVES:
+            if name not in history[0] or (name == "loss" and "reward" in history[0]):
+                continue  # a policy gradient's loss says nothing
             values = np.array([row[name] for row in history])
             with plt.rc_context(STYLE):
                 canvas, axes = _panel(2.4)

@@ -32,6 +32,13 @@ def last_checkpoint(folder: Path) -> Path | None:
     return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
+def prune_checkpoints(folder: Path, kept: int) -> None:
+    """Remove all but the newest ``kept``."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    for path in found[:-kept]:
+        shutil.rmtree(path)
+
+
 @contextmanager
 def saving(path: Path) -> Iterator[None]:
     """While weights are written: what the disk has against it becomes one StorageError."""

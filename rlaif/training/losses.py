@@ -3,6 +3,7 @@ loss does not depend on how a batch is split over micro-batches, ranks or accumu
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, sigmoid
 from torch.nn.functional import logsigmoid
 
@@ -54,3 +55,24 @@ def kto_loss(
         return good * desirable * sigmoid(point - r) + (1 - good) * undesirable * sigmoid(r - point)
 
     return (weight * (lost(one, p) + lost(other, 1 - p)) / 2).sum()
+
+
+def policy_loss(logratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
+    """−min(ρA, clip(ρ, 1 − ε, 1 + ε)·A), elementwise, ρ = exp(logratio) (Schulman et al. 2017, PPO, 1707.06347, eq. 7).
+
+    ``logratio``: log π − log π_old of tokens or of whole responses; where it is 0 the gradient is that of −A·log π.
+    """
+    ratio = logratio.exp()
+    return -torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+
+
+def k3(logprobs: Tensor, reference: Tensor) -> Tensor:
+    """π_ref/π − log(π_ref/π) − 1 of each token, at least 0: its mean under π is KL(π || π_ref) (Schulman 2020; GRPO eq. 4)."""
+    gap = reference - logprobs
+    return gap.exp() - gap - 1
+
+
+def value_loss(values: Tensor, old: Tensor, returns: Tensor, clip: float) -> Tensor:
+    """½·max((V − G)², (clip(V, V_old ± ε) − G)²), elementwise (Huang et al. 2024, 2403.17031)."""
+    near = old + (values - old).clamp(-clip, clip)
+    return 0.5 * torch.maximum((values - returns).square(), (near - returns).square())

@@ -1,0 +1,262 @@
+"""What methods have in common that learn from rewards for what the policy itself says.
+
+A step: K responses to each of its prompts by the policy as it is; rewards for them; what the reference makes of them; a
+gradient; an update. With ``accumulation`` a step is split into micro-batches, and while the rewards of one are on their
+way (a judge behind an API is slow), the next is sampled, and those that have theirs are learnt from. What each is learnt
+from does not depend on who came first: micro-batches are learnt from in their order.
+
+Training ends early where the policy has gone further from its start than ``max_kl`` nats a response, or says more than
+``max_length_ratio`` times as much; the policy is then the last checkpoint before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rlaif.errors import RlaifError
+from rlaif.policy import PolicyContext, PolicyReport, Reward, Sample
+from rlaif.records import Prompt, Response
+from rlaif.training.batching import plan_batches
+from rlaif.training.checkpoints import save_whole
+from rlaif.training.online import OnlineOptions, OnlineTrainer
+from rlaif.training.rollouts import Rollouts
+from rlaif.training.trainer import Interrupted
+
+SHOWN = 3  # conversations kept of a step that has some
+
+
+class Online:
+    """A method with an ``Options`` model and an ``OnlineTrainer``."""
+
+    name: str
+    trainer: type[OnlineTrainer]
+    needs_reward = False  # to answer prompts
+    needs_labels = False
+    writes_weights = True
+
+    def __init__(self, options: OnlineOptions, where: str) -> None:
+        self.options = options
+        self.rewards = options.rewards
+
+    async def train(self, context: PolicyContext) -> PolicyReport:
+        return await _Training(self, context).run()
+
+    async def respond(
+        self, prompts: Sequence[Prompt], model: Any, sample: Sample, reward: Reward | None
+    ) -> list[Response | None]:
+        return [many[0] if many else None for many in await sample(model, prompts, 1)]
+
+    def kl_bound(self) -> float | None:
+        return None
+
+
+class _Training:
+    """One method's training, from its first step or from a checkpoint to its end."""
+
+    def __init__(self, method: Online, context: PolicyContext) -> None:
+        self.method, self.context, self.options = method, context, method.options
+        self.idle = self.seconds = 0.0  # waiting for rewards with nothing else to do, and in all
+
+    async def run(self) -> PolicyReport:
+        context = self.context
+        prompts, account = await context.in_worker(self._prompts)
+        plan = await context.in_worker(self._plan, prompts)
+        trainer = self.trainer = await context.in_worker(self._open, len(plan))
+        await context.in_worker(trainer.load)
+        every = max(1, len(plan) // self.options.checkpoints)
+        ended = ""
+        try:
+            while trainer.step < len(plan) and not ended:
+                ended = await self._step([prompts[i] for i in plan[trainer.step]])
+                if not ended and (trainer.step % every == 0 or trainer.step == len(plan)):
+                    await context.in_worker(trainer.save)
+                if context.watch.stop.is_set():
+                    raise Interrupted
+        except (asyncio.CancelledError, Interrupted):
+            if not trainer.updated:  # weights are those of the last finished step
+                await context.in_worker(trainer.save)
+            raise
+        if ended:
+            await context.in_worker(self._go_back, ended)
+        await context.in_worker(save_whole, trainer.network, context.start, context.out)
+        return PolicyReport(trainer.history, samples=trainer.samples, account=account, seconds=self._seconds())
+
+    def _prompts(self) -> tuple[list[Prompt], dict[str, Any]]:
+        """Training prompts, without those that leave no room for a response; and the account of all."""
+        context = self.context
+        used: list[Prompt] = []
+        held_out = too_long = 0
+        room = context.start.context - self.options.max_new_tokens
+        for prompt in context.watch.through(context.prompts()):
+            if context.is_held_out(prompt.id):
+                held_out += 1
+            elif len(context.start.tokens.prompt_ids(prompt.messages)) > room:
+                too_long += 1
+            else:
+                used.append(prompt)
+        if not used:
+            raise RlaifError(
+                f"{self.method.name}: no prompt is left to train on ({held_out} held out, {too_long} that leave no room for "
+                f"{self.options.max_new_tokens} new tokens). What would do: more prompts, or a smaller max_new_tokens."
+            )
+        outcomes = {"trained on": len(used), "held out": held_out, "too long": too_long}
+        return used, {"unit": "prompts", "in": len(used) + held_out + too_long, "outcomes": outcomes, "reasons": {}}
+
+    def _plan(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """The prompts of every step; it never looks at a reward."""
+        sizes = [len(self.context.start.tokens.prompt_ids(prompt.messages)) for prompt in prompts]
+        plan = plan_batches(sizes, self.options.batch_prompts, self.options.epochs, self.context.seed)
+        return plan[: self.options.steps]
+
+    def _open(self, steps: int) -> OnlineTrainer:
+        context = self.context
+        return self.method.trainer(
+            context.start,
+            self.options,
+            steps=steps,
+            work=context.work,
+            seed=context.seed,
+            watch=context.watch,
+            value_folder=context.reward_folder,
+        )
+
+    async def _step(self, prompts: list[Prompt]) -> str:
+        """One step; why training ends before it, or "" where it does not."""
+        began = time.perf_counter()
+        trainer, options, work = self.trainer, self.options, self.context.in_worker
+        size = -(-len(prompts) // options.accumulation)
+        parts: list[Rollouts] = []
+        async with _Tasks() as rewards:
+            for start in range(0, len(prompts), size):
+                part = await work(trainer.sample, prompts[start : start + size])
+                parts.append(part)
+                rewards.start(self._reward(part))
+            if options.once and trainer.by_group:
+                for part, task in zip(parts, rewards.tasks, strict=True):
+                    await self._wait(task)
+                    await work(trainer.learn, part)
+                ended = self._check(parts)
+                if not ended:
+                    await work(trainer.update)
+            else:
+                for task in rewards.tasks:
+                    await self._wait(task)
+                ended = self._check(parts)
+                if not ended:
+                    await work(trainer.prepare, parts)
+                    await self._updates(parts)
+        if ended:
+            trainer.drop()
+            return ended
+        figures = await work(trainer.figures, parts)
+        trainer.start_length = trainer.start_length or figures["length"]
+        trainer.samples += _shown(parts, trainer.step + 1)
+        await work(trainer.finish, figures, sum(len(part.lengths) for part in parts))
+        self.seconds += time.perf_counter() - began
+        self.context.watch.report(
+            trainer.step, trainer.steps, {name: figures[name] for name in ("reward", "kl", "length")}
+        )
+        return ""
+
+    async def _updates(self, parts: list[Rollouts]) -> None:
+        """Several updates from one sample: micro-batches in an order drawn for each pass, some to each minibatch."""
+        options, trainer = self.options, self.trainer
+        for epoch in range(options.inner_epochs):
+            (order,) = plan_batches([1] * len(parts), len(parts), 1, _key(self.context.seed, trainer.step, epoch))
+            size = -(-len(parts) // options.minibatches)
+            for start in range(0, len(order), size):
+                for i in order[start : start + size]:
+                    await self.context.in_worker(trainer.learn, parts[i])
+                await self.context.in_worker(trainer.update)
+
+    async def _reward(self, part: Rollouts) -> None:
+        assert self.context.rewards
+        part.rewarded = await self.context.rewards(part.items())
+
+    async def _wait(self, task: asyncio.Task[None]) -> None:
+        began = time.perf_counter()
+        await task
+        self.idle += time.perf_counter() - began
+
+    def _check(self, parts: Sequence[Rollouts]) -> str:
+        """Why training must not go on with this step, or "". Raises RlaifError where nothing got a reward."""
+        rows = [reward for part in parts for many in part.rewarded for reward in many]
+        if all(reward.total is None for reward in rows):
+            raise RlaifError(
+                f"{self.method.name}, step {self.trainer.step + 1}: not one of {len(rows)} responses got a reward. Run it "
+                "again once its source answers: training goes on from its last checkpoint."
+            )
+        figures = self.trainer.figures(parts)
+        if figures["kl"] > self.options.max_kl:
+            return f"the policy is {figures['kl']:.1f} nats a response from its start (max_kl {self.options.max_kl:g})"
+        start = self.trainer.start_length
+        if start and figures["length"] > self.options.max_length_ratio * start:
+            return (
+                f"responses have {figures['length']:.0f} tokens on average, the start's {start:.0f} (max_length_ratio "
+                f"{self.options.max_length_ratio:g})"
+            )
+        return ""
+
+    def _go_back(self, why: str) -> None:
+        """The policy before what ended the training: its last checkpoint, made by fewer steps."""
+        trainer, stopped = self.trainer, self.trainer.step
+        history = trainer.history
+        before = [path for path in self.context.work.glob("checkpoint-*") if _steps(path) < stopped]
+        if before:
+            trainer.load(max(before, key=_steps))
+        self.context.start.notice(
+            f"{self.method.name}: training ended after {stopped} of {trainer.steps} steps: {why}. "
+            + (f"The policy is that after {trainer.step} steps." if before else "No checkpoint was before it.")
+        )
+        trainer.history = history
+
+    def _seconds(self) -> dict[str, float]:
+        return {"training": self.seconds, "waiting for rewards": self.idle}
+
+
+class _Tasks:
+    """Rewards under way; whatever ends the step ends them."""
+
+    def __init__(self) -> None:
+        self.tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> _Tasks:
+        return self
+
+    def start(self, coroutine: Any) -> None:
+        self.tasks.append(asyncio.create_task(coroutine))
+
+    async def __aexit__(self, *_: Any) -> None:
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+
+
+def _steps(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def _key(*numbers: int) -> int:
+    from rlaif.records import digest
+
+    return int(digest("inner", *numbers, length=8), 16)
+
+
+def _shown(parts: Sequence[Rollouts], step: int) -> list[dict[str, Any]]:
+    """The first conversations of a step, for eyes: of steps 1, 2, 4, 8, …"""
+    if step & (step - 1):
+        return []
+    rows = [
+        (prompt, response, reward)
+        for part in parts
+        for prompt, many, rewards in zip(part.prompts, part.responses, part.rewarded, strict=True)
+        for response, reward in list(zip(many, rewards, strict=True))[:1]
+    ]
+    return [
+        {"step": step, "prompt": p.text, "response": r.text, "reward": w.total, "parts": dict(w.parts)}
+        for p, r, w in rows[:SHOWN]
+    ]

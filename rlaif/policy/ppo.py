@@ -1,0 +1,80 @@
+"""Proximal policy optimisation (Schulman et al. 2017, 1707.06347) on language (Ziegler et al. 2019, 1909.08593; Stiennon et al.
+2020, 2009.01325; the details by Huang et al. 2024, 2403.17031).
+
+Each token brings −β·(log π_old − log π_ref), the last one the reward besides; advantages are generalised estimates over a value
+network, whitened over the step; policy and value losses are clipped, and both are means over tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from rlaif.policy.online import Online
+from rlaif.training.advantages import gae, whitened
+from rlaif.training.losses import policy_loss, value_loss
+from rlaif.training.rollouts import Rollouts
+from rlaif.training.values import ValueOptions, ValueTrainer
+
+
+class _Trainer(ValueTrainer):
+    options: PPO.Options
+
+    def prepare(self, parts: Sequence[Rollouts]) -> None:
+        masks = [self.mask_of(part) * self.known(part)[:, None] for part in parts]
+        rewards = [self._by_token(part, mask) for part, mask in zip(parts, masks, strict=True)]
+        if self.options.whiten_rewards:
+            rewards = _whitened_together(rewards, masks, keep_mean=True)
+        for part, reward, mask in zip(parts, rewards, masks, strict=True):
+            assert part.values is not None
+            part.advantages = gae(reward, part.values, mask, self.options.gamma, self.options.lam)
+            part.returns = part.advantages + part.values * mask
+        found = [part.advantages for part in parts if part.advantages is not None]
+        for part, advantages in zip(parts, _whitened_together(found, masks), strict=True):
+            part.advantages = advantages
+
+    def _by_token(self, rollouts: Rollouts, mask: Tensor) -> Tensor:
+        assert rollouts.old is not None
+        assert rollouts.reference is not None
+        found = -self.controller.beta * (rollouts.old - rollouts.reference) * mask
+        last = torch.tensor(rollouts.lengths, device=found.device) - 1
+        rows = torch.arange(len(found), device=found.device)
+        return found.index_put((rows, last), self.shaped(rollouts)[0].flatten(), accumulate=True) * mask
+
+    def loss(self, logprobs: Tensor, mask: Tensor, rollouts: Rollouts) -> Tensor:
+        assert rollouts.old is not None
+        assert rollouts.values is not None
+        assert rollouts.advantages is not None
+        assert rollouts.returns is not None
+        real = mask * self.known(rollouts)[:, None]
+        policy = policy_loss(logprobs - rollouts.old, rollouts.advantages, self.options.clip)
+        value = value_loss(self.values(rollouts), rollouts.values, rollouts.returns, self.options.value_clip)
+        return ((policy + self.options.value_weight * value) * real).sum()
+
+    def count(self, rollouts: Rollouts) -> float:
+        known = self.known(rollouts)
+        return float((torch.tensor(rollouts.lengths, device=known.device) * known).sum())
+
+
+def _whitened_together(values: Sequence[Tensor], masks: Sequence[Tensor], *, keep_mean: bool = False) -> list[Tensor]:
+    """``whitened`` over all parts of a step."""
+    real = [mask.bool() for mask in masks]
+    flat = torch.cat([value[places] for value, places in zip(values, real, strict=True)])
+    scaled = whitened(flat, torch.ones_like(flat), keep_mean=keep_mean).split([int(places.sum()) for places in real])
+    return [torch.zeros_like(v).masked_scatter(places, s) for v, places, s in zip(values, real, scaled, strict=True)]
+
+
+class PPO(Online):
+    class Options(ValueOptions):
+        samples: int = Field(default=1, ge=1)
+        inner_epochs: int = Field(default=4, ge=1)
+        gamma: float = Field(default=1.0, gt=0, le=1)
+        lam: float = Field(default=0.95, ge=0, le=1)
+        value_clip: float = Field(default=0.2, gt=0)
+        whiten_rewards: bool = False  # to variance 1 over the step: makes responses shorter
+
+    name = "ppo"
+    trainer = _Trainer

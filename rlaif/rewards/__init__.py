@@ -1,0 +1,100 @@
+"""Rewards: what sampled responses are worth while a policy is tuned on them.
+
+A source is a class with an ``Options`` model, built with (options, context). It is called with prompts and their
+responses and gives a number for each, or None where there is none: a judge that failed is no zero. Name it here or write
+``package.module:Class`` as ``source``. A policy method adds its sources up by weight; the parts stay apart in its log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from rlaif.component import Place, code_hash, construct, load, parse_options, users_code
+from rlaif.labels import LabelContext
+from rlaif.models.gateway import gather_all
+from rlaif.policy import Items, Rewarded, RewardSpec
+
+REWARDS = {
+    "reward_model": "rlaif.rewards.trained:TrainedReward",
+    "judge": "rlaif.rewards.judged:JudgedReward",
+}
+Values = list[list[float | None]]  # aligned to the prompts and their responses
+
+
+@dataclass(frozen=True)
+class RewardContext:
+    """What a source may use."""
+
+    where: Place
+    labels: LabelContext  # for judges: models, catalogue, gateway
+    reward_model: Callable[[], Any] | None  # loads the run's, in the model thread; None: the recipe has none
+
+
+class RewardSource(Protocol):
+    """``signature`` says what its numbers depend on besides its code. One that loads networks may have ``release``, which
+    gives their memory back."""
+
+    async def __call__(self, items: Items) -> Values: ...
+
+    def signature(self) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Part:
+    name: str
+    source: RewardSource
+    weight: float
+
+
+@dataclass(frozen=True)
+class Rewards:
+    """A weighted sum of sources. A response that one of them has no number for has none."""
+
+    parts: tuple[Part, ...]
+
+    async def __call__(self, items: Items) -> list[list[Rewarded]]:
+        found = await gather_all(self._of(part, items) for part in self.parts)
+        return [
+            [self._sum([values[i][k] for values in found]) for k in range(len(responses))]
+            for i, (_, responses) in enumerate(items)
+        ]
+
+    async def _of(self, part: Part, items: Items) -> Values:
+        with users_code(part.source, "rewarding replies"):
+            values = await part.source(items)
+        shape, wanted = [len(row) for row in values], [len(responses) for _, responses in items]
+        if shape != wanted:
+            raise ValueError(f"reward {part.name}: expected numbers for {wanted} responses, got {shape}")
+        return values
+
+    def _sum(self, values: Sequence[float | None]) -> Rewarded:
+        parts = {part.name: value for part, value in zip(self.parts, values, strict=True)}
+        known = [part.weight * value for part, value in zip(self.parts, values, strict=True) if value is not None]
+        return Rewarded(sum(known) if len(known) == len(values) else None, parts)
+
+    def release(self) -> None:
+        """Give back the memory of networks that were loaded for it."""
+        for part in self.parts:
+            if hasattr(part.source, "release"):
+                part.source.release()
+
+    def signature(self) -> Any:
+        return [[p.name, p.weight, code_hash(p.source), p.source.signature()] for p in self.parts]
+
+
+def open_rewards(specs: Sequence[RewardSpec], context: RewardContext) -> Rewards:
+    """The sources a recipe names, checked. Raises ConfigError."""
+    parts: list[Part] = []
+    for number, spec in enumerate(specs):
+        where = context.where.at(number)
+        kind = load(spec.source, REWARDS, "reward", where.at("source"))
+        options = parse_options(kind, spec.options, where.at("options"))
+        source = construct(
+            kind, "(options, context)", options, RewardContext(where, context.labels, context.reward_model)
+        )
+        name = getattr(source, "name", spec.source)
+        taken = {part.name for part in parts}
+        parts.append(Part(name if name not in taken else f"{name} {number + 1}", source, spec.weight))
+    return Rewards(tuple(parts))

@@ -1,0 +1,348 @@
+"""Tuning a policy on what it says itself: the part that holds networks. What a step does, and in which order, is
+``rlaif.policy.online``; what a response's reward is made into, and the loss of it, each method's module.
+
+Gradients of a step add up over micro-batches as sums, and are divided at its end by what the whole step counts, so that a
+loss does not depend on how a step is split, and a micro-batch can be learnt from while others still wait for their rewards.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, field_validator, model_validator
+from torch import Tensor
+from transformers import get_scheduler
+
+from rlaif.component import Options as BaseOptions
+from rlaif.config import Sampling
+from rlaif.errors import RlaifError
+from rlaif.models.local import LocalModel, load_network
+from rlaif.models.shared_prompt import sharing_works, token_logprobs
+from rlaif.policy import RewardSpec
+from rlaif.store import write_json
+from rlaif.training.advantages import KLController
+from rlaif.training.checkpoints import COMPLETE, last_checkpoint, prune_checkpoints, saving
+from rlaif.training.passes import rows_of
+from rlaif.training.rollouts import Rollouts, Sampler
+from rlaif.training.trainer import Watch
+
+STATE, TENSORS = "state.json", "state.pt"
+KEPT_CHECKPOINTS = 2
+
+
+class OnlineOptions(BaseOptions):
+    """Settings that every method shares which samples what it learns from."""
+
+    rewards: tuple[RewardSpec, ...] = (RewardSpec(),)
+    learning_rate: float = Field(default=1e-6, gt=0)
+    epochs: int = Field(default=1, ge=1)  # passes over the prompts
+    steps: int | None = Field(default=None, ge=1)  # at most so many; None: as the epochs take
+    batch_prompts: int = Field(default=32, ge=1)  # to a step
+    samples: int = Field(default=4, ge=1)  # responses to each prompt
+    accumulation: int = Field(default=1, ge=1)  # micro-batches a step is split into
+    inner_epochs: int = Field(default=1, ge=1)  # passes over what a step has sampled
+    minibatches: int = Field(default=1, ge=1)  # updates in such a pass
+    clip: float = Field(default=0.2, gt=0, lt=1)  # of the ratio to the policy that sampled
+    max_new_tokens: int = Field(default=256, ge=1)
+    temperature: float = Field(default=1.0, gt=0)  # of sampling, and of the probabilities learnt from
+    beta: float = Field(default=0.05, ge=0)  # weight of the KL from the start
+    kl_target: float | None = Field(default=None, gt=0)  # nats a response: beta is steered towards it
+    kl_horizon: int = Field(default=10_000, ge=1)  # responses, in which it is
+    missing_end_reward: (
+        float | None
+    ) = -1.0  # in place of the reward, of a response cut off at max_new_tokens; None: its own
+    length_penalty: float = Field(
+        default=0.0, ge=0
+    )  # off the reward of a response of max_new_tokens; less by its share
+    max_kl: float = Field(default=25.0, gt=0)  # nats a response: training stops above
+    max_length_ratio: float = Field(default=2.0, gt=1)  # to the start's responses: likewise
+    warmup: float = Field(default=0.05, ge=0, lt=1)  # share of steps
+    schedule: str = "constant_with_warmup"
+    weight_decay: float = Field(default=0.0, ge=0)
+    adam_epsilon: float = Field(default=1e-5, gt=0)
+    max_gradient_norm: float = Field(default=1.0, gt=0)
+    checkpoints: int = Field(default=10, ge=1)  # written along the way
+    precision: Literal["float32", "bfloat16"] = "float32"  # of matrix products; weights and optimiser stay float32
+
+    @field_validator("rewards", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        many = value if isinstance(value, list | tuple) else [value]
+        return [{"source": each} if isinstance(each, str) else each for each in many]
+
+    @model_validator(mode="after")
+    def _whole_parts(self) -> OnlineOptions:
+        if not self.rewards:
+            raise ValueError("rewards: name at least one source")
+        if self.batch_prompts % self.accumulation:
+            raise ValueError(
+                f"batch_prompts {self.batch_prompts} is not a multiple of accumulation {self.accumulation}"
+            )
+        if self.accumulation % self.minibatches:
+            raise ValueError(f"accumulation {self.accumulation} is not a multiple of minibatches {self.minibatches}")
+        return self
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(temperature=self.temperature, max_output_tokens=self.max_new_tokens)
+
+    @property
+    def once(self) -> bool:
+        """Whether a step makes one update, by the policy that sampled: then every ratio is 1."""
+        return self.inner_epochs == self.minibatches == 1
+
+
+class OnlineTrainer(ABC):
+    """The networks of a method, and what is done with them. Everything here runs in the model thread."""
+
+    by_group = True  # whether a response's advantage depends on its own prompt's responses alone
+
+    def __init__(
+        self,
+        start: LocalModel,
+        options: Any,
+        *,
+        steps: int,
+        work: Path,
+        seed: int,
+        watch: Watch,
+        value_folder: Path | None,
+    ) -> None:
+        self.start, self.options, self.steps, self.work, self.seed, self.watch = (
+            start,
+            options,
+            steps,
+            work,
+            seed,
+            watch,
+        )
+        self.network = load_network(start.folder, start.options, "float32", start.where, adapter=start.adapter).eval()
+        self.reference = self._frozen()
+        self.pad_id = start.tokens.pad_id
+        self.share, why = sharing_works(self.network, self.pad_id)
+        if not self.share:
+            start.notice(f"{start.where}: prompts are not shared between rows of this model ({why}).")
+        self.sampler = Sampler(
+            start, self.network, share=self.share, sampling=options.sampling, samples=options.samples, seed=seed
+        )
+        self.open_more(value_folder)
+        self.optimizer = torch.optim.AdamW(
+            self.parameter_groups(),
+            lr=options.learning_rate,
+            eps=options.adam_epsilon,
+            weight_decay=options.weight_decay,
+        )
+        updates = steps * options.inner_epochs * options.minibatches
+        self.schedule: Any = get_scheduler(options.schedule, self.optimizer, int(options.warmup * updates), updates)
+        self.controller = KLController(options.beta, options.kl_target, options.kl_horizon)
+        self.step = 0  # finished ones: the policy's version
+        self.updated = False  # whether weights have moved since the last finished step
+        self.start_length: float | None = None
+        self.history: list[dict[str, float]] = []
+        self.samples: list[dict[str, Any]] = []
+        self._sums: dict[str, float] = defaultdict(float)
+
+    # --- what differs -------------------------------------------------------------------------------------------------
+
+    def open_more(self, value_folder: Path | None) -> None:  # noqa: B027  (most have none)
+        """Load further networks."""
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return [{"params": [p for p in self.network.parameters() if p.requires_grad]}]
+
+    @abstractmethod
+    def prepare(self, parts: Sequence[Rollouts]) -> None:
+        """Set the ``advantages`` of a step's micro-batches, all of them or, ``by_group``, of one; their ``old`` is there."""
+
+    @abstractmethod
+    def loss(self, logprobs: Tensor, mask: Tensor, rollouts: Rollouts) -> Tensor:
+        """The loss of a micro-batch, a sum; 0, and no gradient, from what has no reward."""
+
+    @abstractmethod
+    def count(self, rollouts: Rollouts) -> float:
+        """What such sums are divided by, once added up over an update."""
+
+    # --- a step -------------------------------------------------------------------------------------------------------
+
+    def sample(self, prompts: Sequence[Any]) -> Rollouts:
+        """Responses of the policy as it is, and what the reference makes of them."""
+        with self._autocast():
+            rollouts = self.sampler.sample(prompts, self.step)
+            with torch.no_grad():
+                rollouts.reference = self.logprobs(self.reference, rollouts)[0]
+                if not (self.options.once and self.by_group):
+                    rollouts.old = self.logprobs(self.network, rollouts)[0]
+                self.look(rollouts)
+        return rollouts
+
+    def look(self, rollouts: Rollouts) -> None:  # noqa: B027
+        """What further networks make of what was sampled."""
+
+    def logprobs(self, network: Any, rollouts: Rollouts) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and mask by token, at the temperature of sampling."""
+        rows = rows_of(rollouts.groups)
+        return token_logprobs(network, rows, self.pad_id, share=self.share, temperature=self.options.temperature)
+
+    def mask_of(self, rollouts: Rollouts) -> Tensor:
+        lengths = torch.tensor(rollouts.lengths, device=self.network.device)
+        return (torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]).long()
+
+    def learn(self, rollouts: Rollouts) -> None:
+        """Add the gradient of one micro-batch."""
+        self.watch.look()
+        with self._autocast():
+            logprobs, mask = self.logprobs(self.network, rollouts)
+            first = rollouts.old is None
+            if rollouts.old is None:
+                rollouts.old = logprobs.detach()
+            if rollouts.advantages is None:
+                self.prepare([rollouts])
+            loss = self.loss(logprobs, mask, rollouts)
+        if loss.requires_grad:
+            loss.backward()
+        self._sums["loss"] += float(loss.detach())
+        self._sums["count"] += self.count(rollouts)
+        clipped = (logprobs.detach() - rollouts.old).exp().sub(1).abs() > self.options.clip
+        self._sums["clipped"] += 0 if first else int((clipped & mask.bool()).sum())
+        self._sums["learnt"] += int(mask.sum())
+
+    def update(self) -> None:
+        """One step of the optimiser with the gradients that have added up."""
+        count = max(self._sums.pop("count", 0.0), 1e-12)
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        for parameter in parameters:
+            parameter.grad /= count
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.options.max_gradient_norm))
+        if not math.isfinite(norm):
+            raise RlaifError(
+                f"step {self.step + 1}: the gradient is {norm}. What would do: a lower learning_rate, or precision: float32."
+            )
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.updated = True
+        self._sums["norm"] += norm
+        self._sums["updates"] += 1
+        self._sums["mean loss"] += self._sums.pop("loss", 0.0) / count
+
+    def figures(self, parts: Sequence[Rollouts]) -> dict[str, float]:
+        """What the step's responses were like, means over those that have a reward where it is one's."""
+        rows = [reward for part in parts for many in part.rewarded for reward in many]
+        lengths = [length for part in parts for length in part.lengths]
+        found = {
+            "step": float(self.step + 1),
+            "reward": _mean([reward.total for reward in rows]),
+            "length": _mean(lengths),
+            "ended": _mean([float(ended) for part in parts for ended in part.ended]),
+            "no_reward": _mean([float(reward.total is None) for reward in rows]),
+            "beta": self.controller.beta,
+            "kl": _mean([float(kl) for part in parts for kl in self.kl(part)]),
+        }
+        tokens = sum(lengths)
+        found["entropy"] = -sum(float(part.old.sum()) for part in parts if part.old is not None) / tokens
+        if len(rows[0].parts) > 1:
+            found |= {f"reward.{name}": _mean([reward.parts[name] for reward in rows]) for name in rows[0].parts}
+        return found
+
+    def kl(self, rollouts: Rollouts) -> Tensor:
+        """log π − log π_ref of every row: an unbiased estimate of its KL, in nats."""
+        assert rollouts.old is not None
+        assert rollouts.reference is not None
+        return (rollouts.old - rollouts.reference).sum(1)
+
+    def shaped(self, rollouts: Rollouts) -> tuple[Tensor, Tensor]:
+        """Rewards of shape (groups, K), with what the options put in their place or take off; and which there are."""
+        options = self.options
+        totals, known = rollouts.totals()
+        shape = totals.shape
+        if options.length_penalty:
+            totals = (
+                totals - options.length_penalty * torch.tensor(rollouts.lengths).reshape(shape) / options.max_new_tokens
+            )
+        if options.missing_end_reward is not None:
+            totals = totals.where(
+                torch.tensor(rollouts.ended).reshape(shape), totals.new_tensor(options.missing_end_reward)
+            )
+        return totals.to(self.network.device), known.to(self.network.device)
+
+    def finish(self, figures: dict[str, float], responses: int) -> None:
+        """Close a step whose updates are made."""
+        sums, self._sums = self._sums, defaultdict(float)
+        updates = max(1, sums["updates"])
+        figures |= {"loss": sums["mean loss"] / updates, "gradient": sums["norm"] / updates}
+        if not self.options.once:
+            figures["clipped"] = sums["clipped"] / max(1, sums["learnt"])
+        self.controller.update(figures["kl"], responses)
+        self.step += 1
+        self.updated = False
+        self.history.append(figures)
+
+    def drop(self) -> None:
+        """Forget gradients that have added up."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self._sums = defaultdict(float)
+
+    # --- state --------------------------------------------------------------------------------------------------------
+
+    def networks(self) -> dict[str, Any]:
+        """Those that learn, by name."""
+        return {"policy": self.network}
+
+    def save(self) -> None:
+        """A checkpoint after the last finished step, whole or not there."""
+        folder = self.work / f"checkpoint-{self.step}"
+        with saving(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            learnt = {name: _trainable(network) for name, network in self.networks().items()}
+            tensors = {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(), **learnt}
+            torch.save(tensors, folder / TENSORS)
+            state = {
+                "step": self.step,
+                "beta": self.controller.beta,
+                "start_length": self.start_length,
+                "history": self.history,
+                "samples": self.samples,
+            }
+            write_json(folder / STATE, state)
+            write_json(folder / COMPLETE, self.step)
+        prune_checkpoints(self.work, KEPT_CHECKPOINTS)
+
+    def load(self, folder: Path | None = None) -> None:
+        """Go on from a checkpoint, the last whole one where none is named; from the start where there is none."""
+        folder = folder or last_checkpoint(self.work)
+        if folder is None:
+            return
+        tensors = torch.load(folder / TENSORS, map_location=self.network.device, weights_only=True)
+        for name, network in self.networks().items():
+            network.load_state_dict(tensors[name], strict=False)
+        self.optimizer.load_state_dict(tensors["optimizer"])
+        self.schedule.load_state_dict(tensors["schedule"])
+        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        self.step, self.controller.beta, self.start_length = state["step"], state["beta"], state["start_length"]
+        self.history, self.samples = state["history"], state["samples"]
+
+    def _frozen(self) -> Any:
+        start = self.start
+        network = load_network(start.folder, start.options, "float32", start.where, adapter=start.adapter).eval()
+        return network.requires_grad_(requires_grad=False)
+
+    def _autocast(self) -> Any:
+        bfloat16 = self.options.precision == "bfloat16"
+        return torch.autocast(self.network.device.type, torch.bfloat16, enabled=bfloat16)
+
+
+def _trainable(network: Any) -> dict[str, Tensor]:
+    return {name: p.detach() for name, p in network.named_parameters() if p.requires_grad}
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    """The mean of those that are there; 0 where none is."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else 0.0

@@ -1,0 +1,105 @@
+"""What a policy says while it is tuned: sampled with the weights as they are, kept token for token.
+
+A draw is keyed by seed, prompt, sample index and the policy's version (how many steps it has made), so that a training that goes
+on from a checkpoint samples again what it had sampled.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlaif.config import Sampling
+from rlaif.models import ChatRequest, Reply
+from rlaif.models.local import LocalModel
+from rlaif.policy import Rewarded
+from rlaif.records import Message, Prompt, Response, digest
+from rlaif.training.batching import Group
+
+
+@dataclass
+class Rollouts:
+    """Prompts of one step that go through the network together, each with the responses it was given.
+
+    Tensors by token are of shape (rows, longest response), rows in the order of the responses, 0 past a row's end.
+    """
+
+    prompts: list[Prompt]
+    groups: list[Group]  # token ids
+    responses: list[list[Response]]
+    rewarded: list[list[Rewarded]] = field(default_factory=list)
+    old: Tensor | None = None  # log π of each token as it was sampled
+    reference: Tensor | None = None  # log π_ref of each
+    values: Tensor | None = None  # V before each
+    advantages: Tensor | None = None  # (rows,) or by token
+    returns: Tensor | None = None  # what V should have been
+
+    @property
+    def ended(self) -> list[bool]:
+        """Of each row whether it ended by itself."""
+        return [response.finish_reason != "length" for many in self.responses for response in many]
+
+    @property
+    def lengths(self) -> list[int]:
+        return [len(ids) for group in self.groups for ids in group.responses]
+
+    def items(self) -> list[tuple[Prompt, list[Response]]]:
+        return list(zip(self.prompts, self.responses, strict=True))
+
+    def totals(self) -> tuple[Tensor, Tensor]:
+        """Rewards of shape (groups, K) as float32, 0 where there is none, and which there are."""
+        values = [[reward.total for reward in many] for many in self.rewarded]
+        known = torch.tensor([[value is not None for value in many] for many in values])
+        return torch.tensor([[value or 0.0 for value in many] for many in values]), known
+
+
+class Sampler:
+    """Samples from a network that is being tuned, as ``LocalModel`` does from one that is not."""
+
+    def __init__(
+        self, start: LocalModel, network: Any, *, share: bool, sampling: Sampling, samples: int, seed: int
+    ) -> None:
+        self.model = copy.copy(start)
+        self.model._network, self.model.share = network, share
+        self.sampling, self.samples, self.seed = sampling, samples, seed
+
+    def fits(self, prompt: Prompt) -> bool:
+        """Whether the prompt leaves room for a response of the longest length."""
+        return self.model.objection(self._request(prompt, 0, 0)) is None
+
+    def _request(self, prompt: Prompt, version: int, index: int) -> ChatRequest:
+        seed = int(digest("rollout", self.seed, version, length=12), 16)
+        return ChatRequest(messages=prompt.messages, sampling=self.sampling, seed=seed, sample_index=index)
+
+    def sample(self, prompts: Sequence[Prompt], version: int, samples: int | None = None) -> Rollouts:
+        """So many responses to each prompt (None: as many as a step takes), by the policy's present version."""
+        count = samples or self.samples
+        requests = [self._request(prompt, version, index) for prompt in prompts for index in range(count)]
+        replies: dict[int, Reply] = {}
+        for batch in self.model.plan(requests):
+            replies.update(zip(batch, self.model.complete_batch([requests[i] for i in batch]), strict=True))
+        responses = [
+            [self._response(prompt, index, version, replies[n * count + index]) for index in range(count)]
+            for n, prompt in enumerate(prompts)
+        ]
+        groups = [
+            Group(prompt.id, tuple(self.model.tokens.prompt_ids(prompt.messages)), [r.token_ids or () for r in many])
+            for prompt, many in zip(prompts, responses, strict=True)
+        ]
+        return Rollouts(list(prompts), groups, responses)
+
+    def _response(self, prompt: Prompt, index: int, version: int, reply: Reply) -> Response:
+        return Response(
+            prompt_id=prompt.id,
+            messages=(Message(role="assistant", content=reply.text),),
+            generator=f"policy after {version} steps",
+            sample_index=index,
+            output_tokens=reply.output_tokens,
+            token_ids=reply.token_ids,
+            finish_reason="length" if reply.finish_reason == "length" else "stop",
+        )

@@ -1,0 +1,71 @@
+"""A value network beside the policy: what reward is still to be expected before each token.
+
+It begins as the reward model, where that reads the policy's tokens, else as the start model, with a head of zeros (Ouyang et
+al. 2022, 2203.02155 App. C.4; Huang et al. 2024, 2403.17031), and shares no weights with the policy.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from rlaif.models.chat_tokens import ChatTokenizer
+from rlaif.models.local import load_network
+from rlaif.models.shared_prompt import token_hidden
+from rlaif.training.online import OnlineOptions, OnlineTrainer
+from rlaif.training.passes import rows_of
+from rlaif.training.rollouts import Rollouts
+
+
+class ValueOptions(OnlineOptions):
+    value_learning_rate: float | None = Field(default=None, gt=0)  # None: the policy's
+    value_weight: float = Field(default=0.1, gt=0)  # of its loss beside the policy's
+
+
+class ValueTrainer(OnlineTrainer):
+    by_group = False
+    options: ValueOptions
+
+    def open_more(self, value_folder: Path | None) -> None:
+        start = self.start
+        folder = value_folder if value_folder and _same_tokens(value_folder, start.tokens) else None
+        network = load_network(
+            folder or start.folder,
+            start.options,
+            "float32",
+            start.where,
+            adapter=None if folder else start.adapter,
+            head=True,
+        )
+        torch.nn.init.zeros_(network.score.weight)
+        self.value: Any = network.eval()
+
+    def networks(self) -> dict[str, Any]:
+        return {**super().networks(), "value": self.value}
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        rate = self.options.value_learning_rate or self.options.learning_rate
+        return [*super().parameter_groups(), {"params": list(self.value.parameters()), "lr": rate}]
+
+    def look(self, rollouts: Rollouts) -> None:
+        rollouts.values = self.values(rollouts)
+
+    def values(self, rollouts: Rollouts) -> Tensor:
+        """V before each token, of shape (rows, longest response)."""
+        hidden = token_hidden(self.value, rows_of(rollouts.groups), self.pad_id, share=self.share)
+        return self.value.score(hidden.to(self.value.score.weight.dtype))[..., 0].float()
+
+    def known(self, rollouts: Rollouts) -> Tensor:
+        """Which rows have a reward, of shape (rows,)."""
+        return rollouts.totals()[1].flatten().to(self.network.device)
+
+
+def _same_tokens(folder: Path, tokens: ChatTokenizer) -> bool:
+    from transformers import AutoTokenizer
+
+    own = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    return own.get_vocab() == tokens.hf.get_vocab()

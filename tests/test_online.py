@@ -1,0 +1,465 @@
+"""Methods that learn from rewards for what the policy says: their mathematics by hand and beside TRL's, failures that reach no
+gradient, steps that may be split, runs that were stopped, and guards."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from rlaif.errors import RlaifError
+from rlaif.models.local import LocalModel
+from rlaif.policy import Items, PolicyContext, PolicyReport, Rewarded
+from rlaif.policy.grpo import GRPO
+from rlaif.policy.online import Online, _Training
+from rlaif.policy.ppo import PPO
+from rlaif.policy.reinforce import Reinforce
+from rlaif.policy.rloo import RLOO
+from rlaif.records import Prompt
+from rlaif.training.advantages import KLController, batch_relative, gae, group_relative, leave_one_out, whitened
+from rlaif.training.losses import k3, policy_loss, value_loss
+from rlaif.training.rollouts import Rollouts
+from rlaif.training.trainer import Interrupted, Watch
+from tests import make, tiny
+from tests.test_training import base, shaken  # noqa: F401  (base is a fixture)
+
+SETTINGS: dict[str, Any] = {"batch_prompts": 4, "samples": 4, "max_new_tokens": 8, "missing_end_reward": None}
+METHODS = [
+    (RLOO, {}),
+    (GRPO, {}),
+    (GRPO, {"standardise": False, "average": "constant"}),
+    (GRPO, {"average": "tokens", "inner_epochs": 2}),
+    (Reinforce, {}),
+    (Reinforce, {"baseline": "value", "value_learning_rate": 1e-3}),
+    (PPO, {"value_learning_rate": 1e-3, "accumulation": 2, "minibatches": 2, "inner_epochs": 2}),
+]
+NAMES = [f"{kind.name} {' '.join(map(str, options.values()))}".strip() for kind, options in METHODS]
+
+
+def number(*values: Any) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+# --- advantages and losses, by hand -----------------------------------------------------------------------------------
+
+
+def test_leave_one_out_by_hand() -> None:
+    """Of 1, 2, 6 the others' means are 4, 3.5, 1.5."""
+    known = torch.tensor([[True, True, True]])
+    assert leave_one_out(number([1, 2, 6]), known).tolist() == [[-3.0, -1.5, 4.5]]
+
+
+def test_a_reward_that_is_missing_is_nobodys_baseline() -> None:
+    rewards = number([1, 100, 3], [5, 100, 100])
+    known = torch.tensor([[True, False, True], [True, False, False]])
+    assert leave_one_out(rewards, known).tolist() == [[-2.0, 0.0, 2.0], [0.0, 0.0, 0.0]]
+    assert group_relative(rewards, known, standardise=False).tolist() == [[-1.0, 0.0, 1.0], [0.0, 0.0, 0.0]]
+    assert batch_relative(rewards, known).tolist() == [[1 - 4.0, 0.0, 3 - 3.0], [5 - 2.0, 0.0, 0.0]]
+
+
+def test_group_relative_by_hand() -> None:
+    """Mean 3, deviations −2, −1, 3, variance 14/2 = 7."""
+    found = group_relative(number([1, 2, 6]), torch.ones(1, 3, dtype=torch.bool), standardise=True)
+    spread = math.sqrt(7) + 1e-4
+    assert found.tolist()[0] == pytest.approx([-2 / spread, -1 / spread, 3 / spread])
+
+
+@given(st.lists(st.floats(-10, 10), min_size=2, max_size=6), st.floats(-5, 5))
+def test_a_constant_added_to_all_rewards_changes_no_advantage(rewards: list[float], constant: float) -> None:
+    known = torch.ones(1, len(rewards), dtype=torch.bool)
+    one, other = (leave_one_out(number([r + c for r in rewards]), known) for c in (0.0, constant))
+    assert torch.allclose(one, other, atol=1e-9)
+    count = len(rewards)
+    centred = group_relative(number(rewards), known, standardise=False)
+    assert torch.allclose(centred * count / (count - 1), one, atol=1e-9)  # Dr. GRPO is RLOO but for a factor
+
+
+def test_generalised_advantages_by_hand() -> None:
+    """γ 0.9, λ 0.5; rewards 0, 1 and values 0.5, 0.2: δ_2 = 1 − 0.2 = 0.8, δ_1 = 0.9·0.2 − 0.5 = −0.32,
+    A_2 = 0.8, A_1 = −0.32 + 0.45·0.8 = 0.04. What stands past a row's end is not looked at."""
+    found = gae(number([0, 1, 9]), number([0.5, 0.2, 9]), torch.tensor([[1, 1, 0]]), 0.9, 0.5)
+    assert found.tolist()[0] == pytest.approx([0.04, 0.8, 0.0])
+
+
+@given(st.lists(st.tuples(st.floats(-3, 3), st.floats(-3, 3)), min_size=1, max_size=6))
+def test_without_discount_an_advantage_is_what_is_to_come_less_the_value(steps: list[tuple[float, float]]) -> None:
+    rewards, values = number([r for r, _ in steps]), number([v for _, v in steps])
+    found = gae(rewards, values, torch.ones_like(rewards), 1.0, 1.0)
+    assert torch.allclose(found, rewards.flip(1).cumsum(1).flip(1) - values, atol=1e-9)
+
+
+def test_whitening_by_hand() -> None:
+    found = whitened(number(1, 3, 50), torch.tensor([1, 1, 0]))
+    assert found.tolist() == pytest.approx([-1 / math.sqrt(2), 1 / math.sqrt(2), 0.0], rel=1e-6)
+    kept = whitened(number(1, 3, 50), torch.tensor([1, 1, 0]), keep_mean=True)
+    assert kept.tolist() == pytest.approx([2 - 1 / math.sqrt(2), 2 + 1 / math.sqrt(2), 0.0], rel=1e-6)
+
+
+def test_the_clipped_loss_by_hand() -> None:
+    """Ratios 2 and 0.5, clip 0.2: a good action gains from at most 1.2, a bad one loses from all of 2."""
+    ratios = torch.log(number(2, 2, 0.5, 0.5))
+    found = policy_loss(ratios, number(1, -1, 1, -1), 0.2)
+    assert found.tolist() == pytest.approx([-1.2, 2.0, -0.5, 0.8])
+
+
+def test_where_nothing_has_moved_the_gradient_is_that_of_the_log_probability() -> None:
+    logprobs = number(-1.0, -2.0).requires_grad_()
+    policy_loss(logprobs - logprobs.detach(), number(3, -0.5), 0.2).sum().backward()
+    assert logprobs.grad is not None
+    assert logprobs.grad.tolist() == [-3.0, 0.5]
+
+
+def test_k3_by_hand_is_the_divergence_on_average() -> None:
+    p, q = number(0.7, 0.3), number(0.5, 0.5)
+    found = k3(p.log(), q.log())
+    assert found.tolist() == pytest.approx([5 / 7 - math.log(5 / 7) - 1, 5 / 3 - math.log(5 / 3) - 1])
+    assert float((p * found).sum()) == pytest.approx(float((p * (p / q).log()).sum()))
+
+
+def test_the_value_loss_by_hand() -> None:
+    """V 1.5, before 1.0, aim 2.0: unclipped ½·0.25; held at 1.2 it is ½·0.64, and the larger counts."""
+    assert float(value_loss(number(1.5), number(1.0), number(2.0), 0.2)) == pytest.approx(0.32)
+
+
+def test_beta_is_steered_towards_its_target_by_at_most_a_fifth_of_the_horizon() -> None:
+    control = KLController(0.1, 6.0, 100)
+    control.update(60.0, 50)  # far above: e = 0.2
+    assert control.beta == pytest.approx(0.1 * 1.1)
+    control.update(5.4, 100)  # a tenth below
+    assert control.beta == pytest.approx(0.1 * 1.1 * 0.9)
+    fixed = KLController(0.1, None, 100)
+    fixed.update(60.0, 50)
+    assert fixed.beta == 0.1
+
+
+# --- trainers ---------------------------------------------------------------------------------------------------------
+
+
+def prompts(count: int) -> list[Prompt]:
+    words = tiny.WORDS
+    return [make.prompt(f"{' '.join(words[i % 7 : i % 7 + 1 + i % 5])} {i}") for i in range(count)]
+
+
+def reward_of(text: str) -> float:
+    """Vowels at the beginning of words: something that every response has a share of."""
+    said = text.split()
+    return sum(word[0] in "aeiouAEIOU" for word in said) / max(1, len(said))
+
+
+class Given:
+    """Rewards by a rule; those of ``failed``, by prompt and place, are missing."""
+
+    def __init__(self, failed: set[tuple[str, int]] = frozenset(), delay: float = 0.0) -> None:  # type: ignore[assignment]
+        self.failed, self.delay = failed, delay
+        self.asked: list[list[str]] = []
+
+    async def __call__(self, items: Items) -> list[list[Rewarded]]:
+        self.asked.append([prompt.id for prompt, _ in items])
+        await asyncio.sleep(self.delay)
+
+        def one(prompt: Prompt, place: int, text: str) -> Rewarded:
+            value = None if (prompt.id, place) in self.failed else reward_of(text)
+            return Rewarded(value, {"vowels": value})
+
+        return [[one(p, k, r.text) for k, r in enumerate(many)] for p, many in items]
+
+
+def context_of(start: LocalModel, folder: Path, rewards: Any = None, count: int = 12, **changes: Any) -> PolicyContext:
+    rows = prompts(count)
+    context = PolicyContext(
+        start=start,
+        prompts=lambda: rows,
+        preferences=list,
+        is_held_out=lambda prompt: False,
+        ended=lambda row, response: True,
+        work=folder / "work",
+        out=folder / "policy",
+        seed=0,
+        watch=Watch(),
+        in_worker=asyncio.to_thread,
+        rewards=rewards or Given(),
+    )
+    return replace(context, **changes)
+
+
+def method_of(kind: Any, **options: Any) -> Online:
+    return kind(kind.Options(**{**SETTINGS, "learning_rate": 1e-3, **options}), "policies.0")  # type: ignore[no-any-return]
+
+
+def train(method: Online, context: PolicyContext) -> PolicyReport:
+    return asyncio.run(method.train(context))
+
+
+def trainer_of(kind: Any, start: LocalModel, folder: Path, **options: Any) -> Any:
+    method = method_of(kind, **options)
+    return method.trainer(start, method.options, steps=3, work=folder, seed=0, watch=Watch(), value_folder=None)
+
+
+def rolled(trainer: Any, rewards: Given, count: int = 4) -> Rollouts:
+    part: Rollouts = trainer.sample(prompts(count))
+    part.rewarded = asyncio.run(rewards(part.items()))
+    return part
+
+
+def gradients(trainer: Any) -> dict[str, torch.Tensor]:
+    return {
+        f"{name}.{key}": p.grad.clone()
+        for name, network in trainer.networks().items()
+        for key, p in network.named_parameters()
+        if p.grad is not None
+    }
+
+
+@pytest.mark.parametrize(("kind", "options"), METHODS, ids=NAMES)
+def test_a_reward_that_is_missing_reaches_no_gradient(
+    kind: Any,
+    options: Any,
+    base: LocalModel,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    """What a response without a reward says, and what number might stand in the reward's place, changes nothing."""
+    found = []
+    for other in (False, True):
+        trainer = trainer_of(kind, base, tmp_path, **options)
+        part = rolled(trainer, Given())
+        lost = part.rewarded[1][2]
+        part.rewarded[1][2] = Rewarded(None, lost.parts)
+        if other:  # another response of the same length in its place, with other probabilities
+            ids = part.groups[1].responses[2]
+            part.groups[1].responses[2] = tuple((i + 1) % 50 for i in ids)
+            for name in ("old", "reference"):
+                values = getattr(part, name)
+                if values is not None:
+                    values[1 * 4 + 2] -= 0.7 * trainer.mask_of(part)[6]
+        trainer.prepare([part]) if part.old is not None else None
+        trainer.learn(part)
+        found.append(gradients(trainer))
+    assert found[0].keys() == found[1].keys()
+    assert any(float(value.abs().max()) > 0 for value in found[0].values())
+    for name, value in found[0].items():
+        assert torch.allclose(value, found[1][name], atol=1e-7), name
+
+
+@pytest.mark.parametrize(("kind", "options"), METHODS, ids=NAMES)
+def test_a_step_may_be_split(kind: Any, options: Any, base: LocalModel, tmp_path: Path) -> None:  # noqa: F811
+    """The same policy after two steps, however many micro-batches they were split into."""
+    if options.get("minibatches"):
+        pytest.skip("minibatches are made of micro-batches")
+    after = []
+    for parts in (1, 2, 4):
+        folder = tmp_path / str(parts)
+        train(method_of(kind, **options, accumulation=parts, steps=2), context_of(base, folder))
+        after.append(load_file(folder / "policy" / "model.safetensors"))
+    moved = load_file(Path(base.folder) / "model.safetensors")
+    assert max(float((after[0][name] - moved[name]).abs().max()) for name in moved) > 1e-4
+    for other in after[1:]:
+        for name, value in after[0].items():
+            assert torch.allclose(value, other[name], atol=2e-6), name
+
+
+@pytest.mark.parametrize(("kind", "options"), METHODS, ids=NAMES)
+def test_a_stopped_run_that_goes_on_equals_a_straight_one(
+    kind: Any,
+    options: Any,
+    base: LocalModel,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    straight = train(method_of(kind, **options, epochs=2, kl_target=0.1), context_of(base, tmp_path / "straight"))
+    watch = Watch()
+
+    def stop(step: int, steps: int, figures: dict[str, float]) -> None:
+        if step == 4:
+            watch.stop.set()
+
+    watch.report = stop
+    method = method_of(kind, **options, epochs=2, kl_target=0.1)
+    with pytest.raises(Interrupted):
+        train(method, context_of(base, tmp_path / "stopped", watch=watch))
+    resumed = train(method, context_of(base, tmp_path / "stopped"))
+    assert resumed.history == straight.history
+    assert resumed.samples == straight.samples
+    one, other = (load_file(tmp_path / name / "policy" / "model.safetensors") for name in ("straight", "stopped"))
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+@pytest.mark.parametrize(("kind", "options"), METHODS, ids=NAMES)
+def test_it_learns_what_is_rewarded(kind: Any, options: Any, base: LocalModel, tmp_path: Path) -> None:  # noqa: F811
+    settings = {**options, "learning_rate": 3e-3, "samples": 8, "epochs": 8, "beta": 0.01}
+    report = train(method_of(kind, **settings), context_of(base, tmp_path))
+    rewards = [figures["reward"] for figures in report.history]
+    assert sum(rewards[-4:]) / 4 > sum(rewards[:4]) / 4 + 0.08
+    assert report.history[0]["kl"] == pytest.approx(0.0, abs=1e-5)
+    assert report.history[-1]["kl"] > 0.05
+    assert report.account == {
+        "unit": "prompts", "in": 12, "outcomes": {"trained on": 12, "held out": 0, "too long": 0}, "reasons": {},
+    }  # fmt: skip
+
+
+# --- beside TRL -------------------------------------------------------------------------------------------------------
+
+
+def trl_inputs(part: Rollouts, pad: int) -> dict[str, Any]:
+    rows = [(group.prompt, ids) for group in part.groups for ids in group.responses]
+    long, wide = max(len(p) for p, _ in rows), max(len(r) for _, r in rows)
+    return {
+        "prompt_ids": torch.tensor([[pad] * (long - len(p)) + list(p) for p, _ in rows]),
+        "prompt_mask": torch.tensor([[0] * (long - len(p)) + [1] * len(p) for p, _ in rows]),
+        "completion_ids": torch.tensor([list(r) + [pad] * (wide - len(r)) for _, r in rows]),
+        "completion_mask": torch.tensor([[1] * len(r) + [0] * (wide - len(r)) for _, r in rows]),
+        "num_items_in_batch": torch.tensor(float(sum(len(r) for _, r in rows))),
+    }
+
+
+def trls(kind: str, start: LocalModel, network: Any, folder: Path, **options: Any) -> Any:
+    trl = pytest.importorskip("trl")
+    from datasets import Dataset
+
+    trainer = getattr(trl, f"{kind}Trainer")(
+        model=network,
+        reward_funcs=lambda completions, **_: [0.0] * len(completions),
+        args=getattr(trl, f"{kind}Config")(
+            output_dir=str(folder), bf16=False, gradient_checkpointing=False, use_cpu=True, report_to="none",
+            per_device_train_batch_size=4, num_generations=4, max_completion_length=8, **options,
+        ),
+        train_dataset=Dataset.from_list([{"prompt": f"hi {i}"} for i in range(4)]),
+        processing_class=start.tokens.hf,
+    )  # fmt: skip
+    trainer.current_gradient_accumulation_steps = 1
+    trainer.model.eval()
+    return trainer
+
+
+def moved_rollouts(kind: Any, start: LocalModel, folder: Path, **options: Any) -> tuple[Any, Rollouts, Any]:
+    """What the start said, with rewards, learnt from by a policy that has moved: (trainer, rollouts, the moved network)."""
+    trainer = trainer_of(kind, start, folder, clip=0.01, **options)
+    part = rolled(trainer, Given())
+    with torch.no_grad():
+        part.old = trainer.logprobs(trainer.network, part)[0]
+        for parameter in trainer.network.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    trainer.prepare([part])
+    return trainer, part, trainer.network
+
+
+def test_the_rloo_loss_equals_trls(base: LocalModel, tmp_path: Path) -> None:  # noqa: F811
+    trainer, part, network = moved_rollouts(RLOO, base, tmp_path, beta=0.05)
+    theirs = trls("RLOO", base, network, tmp_path / "trl", epsilon=0.01, beta=0.0)
+    inputs = trl_inputs(part, base.tokens.pad_id)
+    assert part.old is not None
+    inputs |= {"old_logps": part.old.sum(1), "advantages": part.advantages}
+    with torch.no_grad():
+        expected = theirs._compute_loss(network, inputs)
+        logprobs, mask = trainer.logprobs(network, part)
+        found = trainer.loss(logprobs, mask, part) / trainer.count(part)
+    assert float(expected) != pytest.approx(0, abs=1e-3)
+    assert float(found) == pytest.approx(float(expected), rel=1e-4)
+
+
+@pytest.mark.parametrize(("average", "theirs"), [("response", "grpo"), ("tokens", "dapo"), ("constant", "dr_grpo")])
+def test_the_grpo_loss_equals_trls(average: str, theirs: str, base: LocalModel, tmp_path: Path) -> None:  # noqa: F811
+    trainer, part, network = moved_rollouts(GRPO, base, tmp_path, beta=0.04, average=average)
+    other = trls(
+        "GRPO", base, network, tmp_path / "trl", epsilon=0.01, beta=0.04, loss_type=theirs, use_bias_correction_kl=False
+    )
+    inputs = trl_inputs(part, base.tokens.pad_id)
+    inputs |= {
+        "old_per_token_logps": part.old, "ref_per_token_logps": part.reference, "advantages": part.advantages,
+    }  # fmt: skip
+    with torch.no_grad():
+        expected = other._compute_loss(network, inputs)
+        logprobs, mask = trainer.logprobs(network, part)
+        found = trainer.loss(logprobs, mask, part) / trainer.count(part)
+    assert float(expected) != pytest.approx(0, abs=1e-3)
+    assert float(found) == pytest.approx(float(expected), rel=1e-4)
+
+
+# --- guards and order -------------------------------------------------------------------------------------------------
+
+
+def noticing(start: LocalModel, said: list[str]) -> LocalModel:
+    import copy
+
+    own = copy.copy(start)
+    own.notice = said.append
+    return own
+
+
+def test_training_ends_before_the_policy_is_too_far_from_its_start(base: LocalModel, tmp_path: Path) -> None:  # noqa: F811
+    said: list[str] = []
+    method = method_of(RLOO, learning_rate=1e-2, epochs=10, max_kl=0.5, checkpoints=30)
+    report = train(method, context_of(noticing(base, said), tmp_path))
+    assert 1 < len(report.history) < 30
+    assert all(figures["kl"] <= 0.5 for figures in report.history)
+    (line,) = said
+    assert "nats a response from its start (max_kl 0.5)" in line
+    assert f"The policy is that after {len(report.history) - 1} steps." in line
+
+
+def test_training_ends_where_responses_grow_too_long(base: LocalModel, tmp_path: Path) -> None:  # noqa: F811
+    method = method_of(RLOO, max_length_ratio=1.5)
+    training = _Training(method, context_of(base, tmp_path))
+    training.trainer = trainer_of(RLOO, base, tmp_path, max_length_ratio=1.5)
+    part = rolled(training.trainer, Given())
+    training.trainer.prepare([part]) if part.old is not None else training.trainer.learn(part)
+    mean = sum(part.lengths) / len(part.lengths)
+    assert training._check([part]) == ""  # nothing to compare with yet
+    training.trainer.start_length = mean / 1.4
+    assert training._check([part]) == ""
+    training.trainer.start_length = mean / 1.6
+    assert "(max_length_ratio 1.5)" in training._check([part])
+
+
+def test_a_step_without_any_reward_stops_the_training(base: LocalModel, tmp_path: Path) -> None:  # noqa: F811
+    everything = {(prompt.id, place) for prompt in prompts(12) for place in range(4)}
+    with pytest.raises(RlaifError, match="rloo, step 1: not one of 16 responses got a reward"):
+        train(method_of(RLOO), context_of(base, tmp_path, Given(everything)))
+
+
+def test_a_response_that_does_not_end_gets_the_reward_of_none(base: LocalModel, tmp_path: Path) -> None:  # noqa: F811
+    trainer = trainer_of(RLOO, base, tmp_path, missing_end_reward=-1.0, length_penalty=0.5, max_new_tokens=8)
+    part = rolled(trainer, Given())
+    shaped, known = trainer.shaped(part)
+    assert known.all()
+    rows = list(zip(part.ended, part.lengths, [r.total for many in part.rewarded for r in many], strict=True))
+    assert {ended for ended, _, _ in rows} == {True, False}
+    expected = [reward - 0.5 * length / 8 if ended else -1.0 for ended, length, reward in rows if reward is not None]
+    assert shaped.flatten().tolist() == pytest.approx(expected)
+
+
+def test_rewards_are_waited_for_while_others_are_sampled(base: LocalModel, tmp_path: Path) -> None:  # noqa: F811
+    """A reward that takes as long as a step: of four micro-batches all are asked for before the first is learnt from."""
+    rewards = Given(delay=0.3)
+    method = method_of(RLOO, batch_prompts=12, accumulation=4, steps=1)
+    report = train(method, context_of(base, tmp_path, rewards))
+    assert [len(asked) for asked in rewards.asked] == [3, 3, 3, 3]
+    assert report.seconds["waiting for rewards"] < 0.6  # one after the other they would take 1.2
+
+
+def test_prompts_without_room_are_counted(base: LocalModel, tmp_path: Path) -> None:  # noqa: F811
+    report = train(
+        method_of(RLOO, max_new_tokens=200, steps=1, batch_prompts=2),
+        context_of(base, tmp_path, prompts=lambda: [*prompts(3), make.prompt("how " * 60)]),
+    )
+    assert report.account
+    assert report.account["outcomes"] == {"trained on": 3, "held out": 0, "too long": 1}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_prompts": 5, "accumulation": 2}, "batch_prompts 5 is not a multiple of accumulation 2"),
+        ({"accumulation": 2, "minibatches": 4}, "accumulation 2 is not a multiple of minibatches 4"),
+        ({"rewards": []}, "name at least one source"),
+    ],
+)
+def test_options_that_do_not_go_together(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RLOO.Options(**options)
