@@ -36,7 +36,7 @@ from rlaif.measures import Measures, normalised
 from rlaif.models import TOO_LONG, Identity
 from rlaif.models.gateway import Gateway
 from rlaif.pairs import read_pairs
-from rlaif.policy import PolicyContext, PolicyMethod
+from rlaif.policy import PolicyContext, PolicyMethod, PolicyReport
 from rlaif.preferences import Reconcile, with_judgements
 from rlaif.progress import Listener, Progress, silent
 from rlaif.prompts import ReadPrompts, prompt_rows
@@ -715,12 +715,23 @@ class Road:
                     report = await method.train(context)
                 else:
                     report = await context.in_worker(method.train, context)
-                return report.__dict__
+                return self._told_of(name, report)
 
         await self._train(f"policies/{name}", f"policies/{name}", signature, train)
         if rewards:
             rewards.release()
             self._release()
+
+    def _told_of(self, name: str, report: PolicyReport) -> dict[str, Any]:
+        """What is kept of a training, the same in two equal runs; how long it waited for rewards is said."""
+        told = dict(report.__dict__)
+        spent = told.pop("seconds")
+        if spent:
+            share = spent["waiting for rewards"] / max(spent["training"], 1e-9)
+            self.watcher.notice(
+                f"{name}: of {spent['training']:.0f} s of training {100 * share:.0f}% were waiting for rewards."
+            )
+        return told
 
     # --- evaluation ---------------------------------------------------------------------------------------------------
 

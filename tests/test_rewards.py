@@ -1,0 +1,297 @@
+"""Rewards: what judges say of single replies or of pairs becomes a number, a failure stays none, parts add up by weight; and
+whole runs that tune on them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from rlaif.component import Place
+from rlaif.mock import MockOptions, start
+from rlaif.models import ChatRequest, Reply
+from rlaif.policy import RewardSpec
+from rlaif.records import Prompt, Response
+from rlaif.rewards import RewardContext, Rewards, open_rewards
+from rlaif.rewards.trained import TrainedReward
+from tests import make, tiny
+from tests.runs import kill_when, rlaif
+from tests.runs import start as start_cli
+from tests.test_judging import labels, write_constitution, write_judge
+from tests.tiny import write_jsonl
+
+QUESTION = make.prompt("Why is the sky blue?")
+
+
+def replies(*texts: str, prompt: Prompt = QUESTION) -> tuple[Prompt, list[Response]]:
+    found = [
+        Response(prompt_id=prompt.id, messages=(make.assistant(text),), sample_index=i, generator="policy")
+        for i, text in enumerate(texts)
+    ]
+    return prompt, found
+
+
+def rewards_of(
+    answer: Callable[[ChatRequest], Reply | str],
+    *items: tuple[Prompt, list[Response]],
+    constitution: str = "",
+    **options: Any,
+) -> tuple[list[list[float | None]], int]:
+    """What the judge ``mine`` makes of the items, and how many questions it was asked."""
+    source, model = labels(answer, constitution=constitution or None)
+    context = RewardContext(Place("recipe"), source.context, None)
+    rewards = open_rewards([RewardSpec(source="judge", options={"judge": "mine", **options})], context)
+    found = asyncio.run(rewards(items))
+    return [[reward.total for reward in many] for many in found], len(model.requests)
+
+
+def said_of(request: ChatRequest) -> str:
+    return request.messages[-1].content
+
+
+# --- judges that score ------------------------------------------------------------------------------------------------
+
+
+def test_a_score_is_put_from_its_scale_onto_minus_one_to_one() -> None:
+    write_judge("mine", protocol="pointwise")
+
+    def answer(request: ChatRequest) -> str:
+        return next(f"[[{n}]]" for word, n in (("best", 10), ("middling", 5), ("worst", 1)) if word in said_of(request))
+
+    found, asked = rewards_of(answer, replies("the best", "the middling", "the worst", "the best"))
+    assert found == [[1.0, pytest.approx(-1 / 9), -1.0, 1.0]]
+    assert asked == 3  # equal replies are asked about once
+
+
+def test_a_score_that_cannot_be_read_is_no_reward() -> None:
+    write_judge("mine", protocol="pointwise")
+    found, _ = rewards_of(
+        lambda request: "I cannot say." if "odd" in said_of(request) else "[[10]]",
+        replies("even", "odd"),
+        replies("odd"),
+    )
+    assert found == [[1.0, None], [None]]
+
+
+def test_scores_under_principles_are_averaged_by_weight_and_one_missing_leaves_none() -> None:
+    write_judge("mine", protocol="pointwise")
+    write_constitution({"kind": ("Be kind.", 3.0), "true": ("Be true.", 1.0)})
+
+    def answer(request: ChatRequest) -> str:
+        whole = " ".join(message.content for message in request.messages)
+        if "odd" in whole and "Be true." in whole:
+            return "Hm."
+        return "[[10]]" if "Be kind." in whole else "[[1]]"
+
+    found, asked = rewards_of(answer, replies("even", "odd"), constitution="mine")
+    assert found == [[pytest.approx((3 * 1.0 + 1 * -1.0) / 4), None]]
+    assert asked == 4
+
+
+# --- judges that compare ----------------------------------------------------------------------------------------------
+
+
+def by_length(request: ChatRequest) -> str:
+    """The reply with more stars is the better one."""
+    first, second = said_of(request).split("reply B", 1)
+    one, other = first.count("*"), second.count("*")
+    return "[[A]]" if one > other else "[[B]]" if other > one else "[[C]]"
+
+
+def test_of_replies_that_are_compared_each_gets_its_mean_chance_of_winning() -> None:
+    write_judge("mine")
+    found, asked = rewards_of(by_length, replies("*", "***", "**", "***"))
+    assert found == [[-1.0, 1.0, 0.0, 1.0]]
+    assert asked == 6  # three pairs of different replies, both orders
+
+
+def test_a_pair_that_cannot_be_read_counts_for_neither() -> None:
+    write_judge("mine")
+
+    def answer(request: ChatRequest) -> str:
+        return "Hm." if "odd" in said_of(request) else by_length(request)
+
+    found, _ = rewards_of(answer, replies("*", "** odd", "***"), replies("* odd", "**"), replies("same", "same"))
+    assert found == [[-1.0, None, 1.0], [None, None], [0.0, 0.0]]
+
+
+def test_a_judge_that_always_says_the_first_rewards_nobody() -> None:
+    write_judge("mine")
+    found, _ = rewards_of(lambda request: "[[A]]", replies("*", "**", "***"))
+    assert found == [[0.0, 0.0, 0.0]]
+
+
+def test_a_list_is_ranked_side_by_side() -> None:
+    write_judge("mine", protocol="listwise")
+
+    def answer(request: ChatRequest) -> str:
+        parts = said_of(request).split("reply ")[1:]
+        order = sorted(parts, key=lambda part: -part.count("*"))
+        return "[[" + " > ".join(part[0] for part in order) + "]]"
+
+    found, asked = rewards_of(answer, replies("*", "***", "**"), comparisons="list")
+    assert found == [[-1.0, 1.0, 0.0]]
+    assert asked == 2
+
+
+# --- sums and ensembles -----------------------------------------------------------------------------------------------
+
+
+class Stars:
+    name = "stars"
+
+    def __init__(self, options: Any, context: Any) -> None:
+        pass
+
+    async def __call__(self, items: Any) -> list[list[float | None]]:
+        return [[None if "odd" in r.text else float(r.text.count("*")) for r in many] for _, many in items]
+
+    def signature(self) -> object:
+        return 1
+
+
+class Short(Stars):
+    name = "short"
+
+    async def __call__(self, items: Any) -> list[list[float | None]]:
+        return [[0.0 for _ in many][:-1] for _, many in items]
+
+
+def opened(*specs: dict[str, Any]) -> Rewards:
+    source, _ = labels()
+    found = [RewardSpec(**spec) for spec in specs]
+    return open_rewards(found, RewardContext(Place("recipe"), source.context, None))
+
+
+def test_parts_add_up_by_weight_and_stay_apart() -> None:
+    own = f"{__name__}:Stars"
+    rewards = opened({"source": own}, {"source": own, "weight": -0.5})
+    ((one, two, odd),) = asyncio.run(rewards([replies("*", "***", "odd")]))
+    assert (one.total, two.total, odd.total) == (0.5, 1.5, None)
+    assert two.parts == {"stars": 3.0, "stars 2": 3.0}
+
+
+def test_a_source_that_loses_a_response_is_told() -> None:
+    with pytest.raises(Exception, match=r"reward short: expected numbers for \[2\] responses, got \[1\]"):
+        asyncio.run(opened({"source": f"{__name__}:Short"})([replies("*", "**")]))
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [({}, 2.0), ({"combine": "worst"}, 1.0), ({"combine": "uncertainty", "penalty": 0.5}, 2 - 0.5 * (2 / 3) ** 0.5)],
+)
+def test_an_ensemble_is_put_together(options: dict[str, Any], expected: float) -> None:
+    source, _ = labels()
+
+    class Member:
+        def __init__(self, value: float) -> None:
+            self.value = value
+
+        def __call__(self, items: Any) -> list[list[float]]:
+            return [[self.value for _ in many] for _, many in items]
+
+    context = RewardContext(Place("recipe"), source.context, lambda: [Member(1.0), Member(2.0), Member(3.0)])
+    reward = TrainedReward(TrainedReward.Options(**options), context)
+    assert asyncio.run(reward([replies("*")])) == [[pytest.approx(expected)]]
+
+
+# --- whole runs -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def policy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.build(tmp_path_factory.mktemp("models") / "start", "llama", hidden=32, context=256)
+
+
+def recipe(folder: Path, policy: Path, url: str, **options: Any) -> Path:
+    """Direct RLAIF: prompts, a judge behind an API, a method; no labels."""
+    folder.mkdir(exist_ok=True)
+    write_jsonl(
+        folder / "prompts.jsonl", [{"prompt": f"{' '.join(tiny.WORDS[i % 9 : i % 9 + 3])} {i}"} for i in range(24)]
+    )
+    data = {
+        "models": {
+            "policy": str(policy),
+            "judge": {"provider": "openai", "model": "mock-judge", "options": {"base_url": f"{url}/v1"}},
+        },
+        "prompts": "prompts.jsonl",
+        "policies": [
+            {
+                "name": "rloo",
+                "options": {
+                    "rewards": [{"source": "judge", "options": {"judge": "score-text"}}],
+                    "learning_rate": 1e-3, "batch_prompts": 4, "max_new_tokens": 8, "checkpoints": 3, **options,
+                },
+            }
+        ],
+    }  # fmt: skip
+    (folder / "direct.yaml").write_text(json.dumps(data))
+    return folder
+
+
+def trained(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "run" / "training" / "policies-rloo.json").read_text()))
+
+
+def test_a_judge_behind_an_api_rewards_directly_and_its_failures_move_nothing(
+    tmp_path: Path, policy_folder: Path
+) -> None:
+    """The server withholds or empties some replies, and breaks off others, which are asked for again."""
+    with start(
+        MockOptions(fault=("empty=0.05", "content-filter=0.05", "500=0.05", "reset=0.02"), latency="5ms")
+    ) as server:
+        folder = recipe(tmp_path, policy_folder, server.url)
+        said = rlaif(folder, "run", "direct.yaml", "--out", "run")
+    report = trained(folder)
+    lost = [figures["no_reward"] for figures in report["history"]]
+    assert 0.02 < sum(lost) / len(lost) < 0.3
+    assert "waiting for rewards" in said
+    assert "policies/rloo" in said
+    moved, before = (load_file(f / "model.safetensors") for f in (folder / "run" / "policies" / "rloo", policy_folder))
+    assert any(not torch.equal(value, before[name]) for name, value in moved.items())
+
+
+def test_a_run_that_was_killed_ends_as_one_that_was_not(tmp_path: Path, policy_folder: Path) -> None:
+    with start(MockOptions(latency="5ms")) as server:
+        straight = recipe(tmp_path / "straight", policy_folder, server.url)
+        rlaif(straight, "run", "direct.yaml", "--out", "run")
+        stopped = recipe(tmp_path / "stopped", policy_folder, server.url)
+        work = stopped / "run" / "training" / "policies" / "rloo"
+        process = start_cli(stopped, "run", "direct.yaml", "--out", "run")
+        assert kill_when(process, lambda: (work / "checkpoint-2" / "rlaif-complete").exists())
+        rlaif(stopped, "run", "direct.yaml", "--out", "run")
+    assert trained(stopped) == trained(straight)
+    one, other = (load_file(f / "run" / "policies" / "rloo" / "model.safetensors") for f in (straight, stopped))
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+@pytest.mark.parametrize(
+    ("policies", "message"),
+    [
+        (["rloo"], "policies.0.options.rewards.0: rewards come from the reward model: set reward_model."),
+        ([{"name": "rloo", "options": {"rewards": "judge"}}], '"judge" is missing'),
+        (
+            [{"name": "rloo", "options": {"rewards": [{"source": "judge", "options": {"judge": "score-txt"}}]}}],
+            'judge "score-txt" not found',
+        ),
+        (["dpo"], 'training needs "labels"'),
+        (
+            [{"name": "best-of-n"}, {"name": "best-of-n", "options": {"n": 3}}],
+            '"best-of-n" needs a reward model',
+        ),
+    ],
+)
+def test_what_a_method_lacks_is_one_line(
+    policies: list[Any], message: str, tmp_path: Path, policy_folder: Path
+) -> None:
+    folder = recipe(tmp_path, policy_folder, "http://127.0.0.1:9")
+    data = json.loads((folder / "direct.yaml").read_text()) | {"policies": policies}
+    (folder / "direct.yaml").write_text(json.dumps(data))
+    said = rlaif(folder, "check", "direct.yaml", code=2)
+    assert message in said
