@@ -629,6 +629,13 @@ class Road:
                 total += len(said)
         return answers
 
+    def _source_of(self) -> Callable[[Preference], str] | None:
+        """Which kind of labeller a preference's label is from, where they are of several kinds; None where of one."""
+        kinds = {row.comparison_id: _kind_of(row) for row in self.run_folder.read("provenance")}
+        if len(set(kinds.values())) < 2:
+            return None
+        return lambda row: kinds[row.comparison_id]
+
     async def _reward_model(self) -> None:
         from rlaif.reward import train_reward_model
 
@@ -657,6 +664,7 @@ class Road:
                 is_held_out=self.is_held_out,
                 ended=lambda row, response: _said(row.prompt_id, response) not in cut_off,
                 watch=watch,
+                source_of=self._source_of(),
             )
             return {
                 "history": report.history,
@@ -707,6 +715,7 @@ class Road:
                     out=out,
                     seed=self.pipeline.seed,
                     watch=watch,
+                    source_of=self._source_of() if labelled else None,
                     in_worker=partial(self.gateway.in_worker, stop=watch.stop.set),
                     rewards=rewards,
                     reward_folder=self.folder / "reward_model" if self.pipeline.reward_model else None,
@@ -918,6 +927,11 @@ def trained_rewards(folder: Path, options: Any, notice: Callable[[str], None]) -
 def draw_seed(purpose: str, seed: int) -> int:
     """The seed of the samples for a purpose: none of the draws for another, nor of those that are trained on."""
     return int(digest(purpose, seed, length=12), 16)
+
+
+def _kind_of(row: Provenance) -> str:
+    """Which kinds of labellers a preference is by: "human", "judge", "human+judge"; "nobody"."""
+    return "+".join(sorted({labeller.partition(":")[0] for labeller in row.labellers})) or "nobody"
 
 
 def _said(prompt_id: str, messages: Sequence[Message]) -> str:

@@ -86,6 +86,7 @@ def train_reward_model(
     is_held_out: Callable[[str], bool],
     ended: Callable[[Preference, Sequence[Message]], bool],
     watch: Watch,
+    source_of: Callable[[Preference], str] | None = None,
 ) -> RewardReport:
     """Train on the prompts that are not held out and write the model to ``out``, whole or not at all.
 
@@ -96,7 +97,12 @@ def train_reward_model(
     """
     rows = watch.through(preferences())
     train = group_preferences(
-        rows, base.tokens, options.room(base.context), keep=lambda prompt: not is_held_out(prompt), ended=ended
+        rows,
+        base.tokens,
+        options.room(base.context),
+        keep=lambda prompt: not is_held_out(prompt),
+        ended=ended,
+        source_of=source_of,
     )
     need_labels(train, "reward_model", options.room(base.context))
     test = group_preferences(

@@ -21,6 +21,7 @@ from rlaif.policy import Items, PolicyContext, PolicyReport, Rewarded
 from rlaif.policy.grpo import GRPO
 from rlaif.policy.online import Online, _Training
 from rlaif.policy.ppo import PPO
+from rlaif.policy.raft import RAFT
 from rlaif.policy.reinforce import Reinforce
 from rlaif.policy.rloo import RLOO
 from rlaif.records import Prompt
@@ -38,6 +39,8 @@ METHODS = [
     (GRPO, {"standardise": False, "average": "constant"}),
     (GRPO, {"average": "tokens", "inner_epochs": 2}),
     (Reinforce, {}),
+    (RAFT, {"beta": 0.0}),
+    (RAFT, {"beta": 0.0, "accumulation": 2, "minibatches": 2, "inner_epochs": 2}),
     (Reinforce, {"baseline": "value", "value_learning_rate": 1e-3}),
     (PPO, {"value_learning_rate": 1e-3, "accumulation": 2, "minibatches": 2, "inner_epochs": 2}),
 ]
@@ -292,7 +295,7 @@ def test_a_stopped_run_that_goes_on_equals_a_straight_one(
 
 @pytest.mark.parametrize(("kind", "options"), METHODS, ids=NAMES)
 def test_it_learns_what_is_rewarded(kind: Any, options: Any, base: LocalModel, tmp_path: Path) -> None:  # noqa: F811
-    settings = {**options, "learning_rate": 3e-3, "samples": 8, "epochs": 8, "beta": 0.01}
+    settings = {"beta": 0.01, **options, "learning_rate": 3e-3, "samples": 8, "epochs": 8}
     report = train(method_of(kind, **settings), context_of(base, tmp_path))
     rewards = [figures["reward"] for figures in report.history]
     assert sum(rewards[-4:]) / 4 > sum(rewards[:4]) / 4 + 0.08

@@ -26,6 +26,8 @@ METHODS = {
     "dpo": "rlaif.policy.dpo:DPO",
     "kto": "rlaif.policy.kto:KTO",
     "best-of-n": "rlaif.policy.best_of_n:BestOfN",
+    "sft": "rlaif.policy.sft:SFT",
+    "raft": "rlaif.policy.raft:RAFT",
     "rloo": "rlaif.policy.rloo:RLOO",
     "grpo": "rlaif.policy.grpo:GRPO",
     "reinforce": "rlaif.policy.reinforce:Reinforce",
@@ -68,6 +70,7 @@ class PolicyContext:
     seed: int
     watch: Watch
     in_worker: Callable[..., Awaitable[Any]]  # runs a function in the model thread
+    source_of: Callable[[Preference], str] | None = None  # who labelled, where there are several: for logs alone
     rewards: Callable[[Items], Awaitable[list[list[Rewarded]]]] | None = None  # of a method that has ``rewards``
     reward_folder: Path | None = None  # of the run's reward model
 

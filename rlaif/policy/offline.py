@@ -40,6 +40,7 @@ class AgainstReference:
             options.room(start.context),
             keep=lambda prompt: not context.is_held_out(prompt),
             ended=context.ended,
+            source_of=context.source_of,
         )
         need_labels(data, self.name, options.room(start.context))
         network = load_network(start.folder, start.options, "float32", start.where, adapter=start.adapter)

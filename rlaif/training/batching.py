@@ -30,6 +30,9 @@ class Group:
     pairs: list[tuple[int, int]] = field(default_factory=list)
     p: list[float] = field(default_factory=list)
     weight: list[float] = field(default_factory=list)
+    sources: list[str] = field(
+        default_factory=list
+    )  # of each pair's label, where they are of several: to be told apart in logs
 
     @property
     def tokens(self) -> int:
@@ -57,6 +60,7 @@ def group_preferences(
     *,
     keep: Callable[[str], bool] = lambda prompt_id: True,
     ended: Callable[[Preference, Sequence[Message]], bool] = lambda row, response: True,
+    source_of: Callable[[Preference], str] | None = None,
 ) -> Grouped:
     """Tokenise and group. Pairs whose prompt and longer response exceed ``max_tokens`` are left out, and counted where they have a label.
 
@@ -95,6 +99,8 @@ def group_preferences(
         group.pairs.append((known[sides[0]], known[sides[1]]))
         group.p.append(1 - row.p if flipped else row.p)
         group.weight.append(row.weight)
+        if source_of:
+            group.sources.append(source_of(row))
     return Grouped(list(groups.values()), pairs, too_long, left_out, no_label)
 
 

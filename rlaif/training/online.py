@@ -103,6 +103,7 @@ class OnlineTrainer(ABC):
     """The networks of a method, and what is done with them. Everything here runs in the model thread."""
 
     by_group = True  # whether a response's advantage depends on its own prompt's responses alone
+    keeps_best = False  # whether one response of each prompt is learnt from, the others only looked at
 
     def __init__(
         self,
@@ -177,7 +178,7 @@ class OnlineTrainer(ABC):
             rollouts = self.sampler.sample(prompts, self.step)
             with torch.no_grad():
                 rollouts.reference = self.logprobs(self.reference, rollouts)[0]
-                if not (self.options.once and self.by_group):
+                if not (self.options.once and self.by_group) or self.keeps_best:
                     rollouts.old = self.logprobs(self.network, rollouts)[0]
                 self.look(rollouts)
         return rollouts
@@ -197,6 +198,9 @@ class OnlineTrainer(ABC):
     def learn(self, rollouts: Rollouts) -> None:
         """Add the gradient of one micro-batch."""
         self.watch.look()
+        if self.keeps_best:
+            self.prepare([rollouts])
+            rollouts = rollouts.best()
         with self._autocast():
             logprobs, mask = self.logprobs(self.network, rollouts)
             first = rollouts.old is None

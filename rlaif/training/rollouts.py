@@ -51,6 +51,28 @@ class Rollouts:
     def items(self) -> list[tuple[Prompt, list[Response]]]:
         return list(zip(self.prompts, self.responses, strict=True))
 
+    def best(self) -> Rollouts:
+        """Of each prompt the response of the highest advantage alone."""
+        assert self.advantages is not None
+        places = self.advantages.reshape(len(self.groups), -1).argmax(1)
+        rows = places + torch.arange(len(self.groups), device=places.device) * (
+            len(self.advantages) // len(self.groups)
+        )
+        each = list(enumerate(places.tolist()))
+        groups = [
+            Group(self.groups[i].prompt_id, self.groups[i].prompt, [self.groups[i].responses[k]]) for i, k in each
+        ]
+        width = max(len(group.responses[0]) for group in groups)
+        return Rollouts(
+            self.prompts,
+            groups,
+            [[self.responses[i][k]] for i, k in each],
+            [[self.rewarded[i][k]] for i, k in each],
+            old=None if self.old is None else self.old[rows, :width],
+            reference=None if self.reference is None else self.reference[rows, :width],
+            advantages=self.advantages[rows],
+        )
+
     def totals(self) -> tuple[Tensor, Tensor]:
         """Rewards of shape (groups, K) as float32, 0 where there is none, and which there are."""
         values = [[reward.total for reward in many] for many in self.rewarded]

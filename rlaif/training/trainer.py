@@ -1,6 +1,6 @@
-"""Preference training on ``transformers.Trainer``: our plan, our rows, our loss; its schedules, checkpoints and resume.
+"""Training on groups, of preferences above all, on ``transformers.Trainer``: our plan, our rows, our loss; its schedules, checkpoints and resume.
 
-Used by reward models, the DPO family and KTO; what differs is what a response is worth, and what a pair's loss is made
+Used by reward models, the DPO family, KTO and fine-tuning; what differs is what a response is worth, and what a loss is made
 of. A run that was killed continues from its last whole checkpoint, bit for bit on the same build and threads.
 """
 
@@ -11,7 +11,8 @@ import os
 import threading
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -128,8 +129,8 @@ class Plan(Dataset[list[int]]):
         return [index]
 
 
-class PreferenceTrainer(Trainer, ABC):
-    """Trains ``model`` on groups of preferences."""
+class GroupTrainer(Trainer, ABC):
+    """Trains ``model`` on groups, by a loss that is a sum of what each group's weights weigh."""
 
     share: bool = True  # whether a prompt goes through the network once for all its responses
     pad_id: int = 0
@@ -142,7 +143,7 @@ class PreferenceTrainer(Trainer, ABC):
         batches = plan_batches(sizes, options.batch_prompts, options.epochs, seed, accumulation=options.accumulation)
         self.plan = Plan(groups, batches, options.accumulation)
         steps = -(-len(batches) // options.accumulation)
-        self._sums = {"loss": 0.0, "right": 0.0, "weight": 0.0}
+        self.sums: dict[str, float] = defaultdict(float)  # of the step that is being made
         self.history: list[dict[str, float]] = []
         super().__init__(
             model=model,
@@ -177,12 +178,13 @@ class PreferenceTrainer(Trainer, ABC):
         self.loss_is_scaled_for_ga = True  # the loss is already divided by the global batch's weight
 
     @abstractmethod
-    def values(self, model: Any, rows: Rows, groups: Sequence[Group], first: int) -> Tensor:
-        """What each response of ``groups`` is worth, of shape (rows,). ``first``: index of the micro-batch."""
+    def loss_of(self, model: Any, groups: Sequence[Group], first: int) -> Tensor:
+        """The loss of a micro-batch, a sum: 0 where all weights are 0. ``first``: its index. What the step's figures need
+        goes into ``sums``."""
 
-    def total(self, one: Tensor, other: Tensor, p: Tensor, weight: Tensor, first: int) -> Tensor:
-        """The loss of pairs whose responses are worth these, a sum: 0 where all weights are 0."""
-        return soft_preference_loss(one - other, p, weight)
+    def figures(self, sums: Mapping[str, float]) -> dict[str, float]:
+        """What is told of a step beside its loss."""
+        return {}
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         return DataLoader(self.plan, batch_size=1, shuffle=False, collate_fn=self.data_collator)
@@ -194,20 +196,11 @@ class PreferenceTrainer(Trainer, ABC):
         groups = [self.groups[i] for i in self.plan.batches[index]]
         if not groups:  # a short step leaves a micro-batch empty: no loss, and no gradient
             return next(p for p in model.parameters() if p.requires_grad).sum() * 0.0
-        with self.options.autocast(model):
-            values = self.values(model, rows_of(groups), groups, index)
-        a, b = pair_index(groups, values.device)
-        difference = values[a] - values[b]
-        p, weight = labels_of(groups, difference.device)
-        total = self.total(values[a], values[b], p, weight, index)
-        with torch.no_grad():
-            clear = (weight > 0) & (p != 0.5)
-            self._sums["loss"] += float(total)
-            self._sums["weight"] += float(weight.sum())
-            self._sums["right"] += float((((difference > 0) == (p > 0.5)) & clear).sum())
-            self._sums["clear"] = self._sums.get("clear", 0.0) + float(clear.sum())
+        total = self.loss_of(model, groups, index)
+        self.sums["loss"] += float(total.detach())
+        self.sums["weight"] += sum(sum(group.weight) for group in groups)
         loss = total / max(self.plan.weight[index], 1e-12)
-        return (loss, difference) if return_outputs else loss
+        return (loss, {}) if return_outputs else loss
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         with saving(Path(str(self.args.output_dir)) / "checkpoint"):
@@ -228,21 +221,66 @@ class PreferenceTrainer(Trainer, ABC):
         return self.history
 
     def close_step(self, step: int, steps: int) -> None:
-        sums = self._sums
-        figures = {
-            "step": float(step),
-            "loss": sums["loss"] / sums["weight"] if sums["weight"] else 0.0,
-            "accuracy": sums["right"] / sums["clear"] if sums.get("clear") else 0.5,
-        }
+        sums, self.sums = self.sums, defaultdict(float)
+        loss = sums["loss"] / sums["weight"] if sums["weight"] else 0.0
+        figures = {"step": float(step), "loss": loss, **self.figures(sums)}
         self.history.append(figures)
-        self._sums = {"loss": 0.0, "right": 0.0, "weight": 0.0}
         self.watch.report(step, steps, figures)
+
+
+class PreferenceTrainer(GroupTrainer):
+    """Trains ``model`` on groups of preferences."""
+
+    @abstractmethod
+    def values(self, model: Any, rows: Rows, groups: Sequence[Group], first: int) -> Tensor:
+        """What each response of ``groups`` is worth, of shape (rows,). ``first``: index of the micro-batch."""
+
+    def total(self, one: Tensor, other: Tensor, p: Tensor, weight: Tensor, first: int) -> Tensor:
+        """The loss of pairs whose responses are worth these, a sum: 0 where all weights are 0."""
+        return soft_preference_loss(one - other, p, weight)
+
+    def loss_of(self, model: Any, groups: Sequence[Group], first: int) -> Tensor:
+        with self.options.autocast(model):
+            values = self.values(model, rows_of(groups), groups, first)
+        a, b = pair_index(groups, values.device)
+        one, other = values[a], values[b]
+        p, weight = labels_of(groups, values.device)
+        total = self.total(one, other, p, weight, first)
+        with torch.no_grad():
+            clear = (weight > 0) & (p != 0.5)
+            right = ((one > other) == (p > 0.5)) & clear
+            self.sums["right"] += float(right.sum())
+            self.sums["clear"] += float(clear.sum())
+            self._by_source(groups, (one, other, p, weight), right, clear, first)
+        return total
+
+    def _by_source(
+        self, groups: Sequence[Group], pairs: Sequence[Tensor], right: Tensor, clear: Tensor, first: int
+    ) -> None:
+        """The same sums apart for each source of labels, of a blend; nothing is learnt from them."""
+        sources = [source for group in groups for source in group.sources]
+        one, other, p, weight = pairs
+        for name in sorted(set(sources)):
+            own = torch.tensor([source == name for source in sources], device=weight.device)
+            self.sums[f"loss {name}"] += float(self.total(one, other, p, weight * own, first))
+            self.sums[f"weight {name}"] += float((weight * own).sum())
+            self.sums[f"right {name}"] += float((right & own).sum())
+            self.sums[f"clear {name}"] += float((clear & own).sum())
+
+    def figures(self, sums: Mapping[str, float]) -> dict[str, float]:
+        found = {"accuracy": sums["right"] / sums["clear"] if sums["clear"] else 0.5}
+        for name in [key.removeprefix("weight ") for key in sums if key.startswith("weight ")]:
+            weight, clear = sums[f"weight {name}"], sums[f"clear {name}"]
+            found[f"weight.{name}"] = weight
+            found |= {f"loss.{name}": sums[f"loss {name}"] / weight} if weight else {}
+            found |= {f"accuracy.{name}": sums[f"right {name}"] / clear} if clear else {}
+        return found
 
 
 class _Follow(TrainerCallback):
     """Progress, the stop request, and the mark on whole checkpoints."""
 
-    def __init__(self, trainer: PreferenceTrainer, steps: int) -> None:
+    def __init__(self, trainer: GroupTrainer, steps: int) -> None:
         self.trainer, self.steps = trainer, steps
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

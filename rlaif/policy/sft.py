@@ -1,0 +1,150 @@
+"""Supervised fine-tuning on demonstrations, or on the preferred responses of the preferences.
+
+With ``demonstrations``, a file of prompts and what is to be said to them, the preferences are not looked at. Without, each
+response is learnt with the weight that its labels give it as the better one: Σ w·p where it is *chosen*, Σ w·(1 − p) where it
+is *rejected*, less one half of each, where above 0: so a tie teaches nothing, and labels of either source the same
+way. The baseline of preference learning (Rafailov et al. 2023, 2305.18290, §6, "Preferred-FT").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pydantic import Field
+
+from rlaif.conversations import prompt_column, read_messages, read_prompt
+from rlaif.errors import DataError, RlaifError
+from rlaif.models.local import load_network
+from rlaif.models.shared_prompt import sharing_works
+from rlaif.policy import PolicyContext, PolicyReport, Reward, Sample
+from rlaif.records import Message, Prompt, Response
+from rlaif.rows import need_source, read_rows, source_hash
+from rlaif.training.batching import Group, group_preferences, need_labels
+from rlaif.training.checkpoints import save_whole
+from rlaif.training.finetuning import FineTuner, demonstrated
+from rlaif.training.trainer import TrainingOptions, choose_attention
+
+ANSWERS = ("response", "completion", "answer", "output", "chosen")
+
+
+class SFT:
+    class Options(TrainingOptions):
+        learning_rate: float = Field(default=1e-5, gt=0)
+        demonstrations: str | None = None  # a file of prompts, each with a response; None: the preferred ones
+        column: str | None = None  # of the response; found by itself where the name is usual
+
+    name = "sft"
+    needs_reward = False
+    writes_weights = True
+
+    def __init__(self, options: Options, where: str) -> None:
+        self.options = options
+        self.needs_labels = options.demonstrations is None
+        if options.demonstrations:
+            need_source(options.demonstrations, f"{where}: {self.name}.demonstrations")
+            next(_demonstrations(options), None)
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """The file it reads, with its hash."""
+        name = self.options.demonstrations
+        return {name: source_hash(name)} if name else {}
+
+    def train(self, context: PolicyContext) -> PolicyReport:
+        start, options = context.start, self.options
+        groups, account = self._demonstrated(context) if options.demonstrations else self._preferred(context)
+        network = load_network(start.folder, start.options, "float32", start.where, adapter=start.adapter)
+        choose_attention(network, options, start.options.attention)
+        trainer = FineTuner(network, groups, options, context.work, context.seed, context.watch)
+        trainer.pad_id = start.tokens.pad_id
+        trainer.share, why = sharing_works(network, start.tokens.pad_id)
+        if not trainer.share:
+            start.notice(f"{start.where}: prompts are not shared between rows of this model ({why}).")
+        history = trainer.run()
+        save_whole(network, start, context.out)
+        return PolicyReport(history, **account)
+
+    def _preferred(self, context: PolicyContext) -> tuple[list[Group], dict[str, Any]]:
+        start, room = context.start, self.options.room(context.start.context)
+        rows = context.watch.through(context.preferences())
+        data = group_preferences(
+            rows, start.tokens, room, keep=lambda prompt: not context.is_held_out(prompt), ended=context.ended
+        )
+        need_labels(data, self.name, room)
+        groups = []
+        for group in data.groups:
+            worth = [0.0] * len(group.responses)
+            for (a, b), p, weight in zip(group.pairs, group.p, group.weight, strict=True):
+                worth[a] += weight * (p - 0.5)
+                worth[b] += weight * (0.5 - p)
+            better = [(ids, w) for ids, w in zip(group.responses, worth, strict=True) if w > 0]
+            if better:
+                groups.append(demonstrated(group.prompt_id, group.prompt, better))
+        if not groups:
+            raise RlaifError("sft: no response is preferred to another: every label is a tie.")
+        told = {
+            "pairs": data.pairs,
+            "too_long": data.too_long,
+            "held_out_pairs": data.left_out,
+            "no_label": data.no_label,
+        }
+        return groups, told
+
+    def _demonstrated(self, context: PolicyContext) -> tuple[list[Group], dict[str, Any]]:
+        start, room = context.start, self.options.room(context.start.context)
+        groups: dict[str, tuple[tuple[int, ...], list[tuple[tuple[int, ...], float]]]] = {}
+        counts = dict.fromkeys(("trained on", "held out", "too long", "repeated"), 0)
+        for prompt, response in context.watch.through(_demonstrations(self.options)):
+            ids = tuple(start.tokens.prompt_ids(prompt.messages))
+            said = tuple(start.tokens.response_ids(prompt.messages, response))
+            _, known = groups.get(prompt.id, (ids, []))
+            if context.is_held_out(prompt.id):
+                counts["held out"] += 1
+            elif len(ids) + len(said) > room:
+                counts["too long"] += 1
+            elif any(said == other for other, _ in known):
+                counts["repeated"] += 1
+            else:
+                counts["trained on"] += 1
+                groups.setdefault(prompt.id, (ids, known))[1].append((said, 1.0))
+        if not groups:
+            found = ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "no rows"
+            raise RlaifError(f"sft: {self.options.demonstrations}: nothing is left to train on ({found}).")
+        account = {"unit": "demonstrations", "in": sum(counts.values()), "outcomes": counts, "reasons": {}}
+        return [demonstrated(name, *rows) for name, rows in groups.items()], {"account": account}
+
+    async def respond(
+        self, prompts: Sequence[Prompt], model: Any, sample: Sample, reward: Reward | None
+    ) -> list[Response | None]:
+        return [many[0] if many else None for many in await sample(model, prompts, 1)]
+
+    def kl_bound(self) -> float | None:
+        return None
+
+
+def _demonstrations(options: SFT.Options) -> Iterator[tuple[Prompt, tuple[Message, ...]]]:
+    """Prompts with what is to be said to them: of a ``messages`` column its last assistant turn, else a column of its own.
+    Raises DataError."""
+    assert options.demonstrations
+    for where, row in read_rows(options.demonstrations):
+        yield _demonstration(row, options.column, where)
+
+
+def _demonstration(row: Mapping[str, Any], column: str | None, where: str) -> tuple[Prompt, tuple[Message, ...]]:
+    name = column or next((each for each in ANSWERS if each in row), None)
+    turns = row.get("messages")
+    if name is None and isinstance(turns, list) and turns and turns[-1].get("role") == "assistant":
+        row, said = {**row, "messages": turns[:-1]}, [turns[-1]]
+    elif name is None or name not in row:
+        raise DataError(
+            f"{where}: no response: expected messages that end with an assistant turn, or a column "
+            f"{column or ', '.join(ANSWERS)}."
+        )
+    else:
+        said = row[name]
+    prompt = read_prompt(row, prompt_column(row, None, where, None))
+    response = read_messages(said, "assistant")
+    if isinstance(prompt, str) or isinstance(response, str):
+        raise DataError(f"{where}: {prompt if isinstance(prompt, str) else response}.")
+    return prompt, response
