@@ -39,7 +39,7 @@ def accounts_of(run: RunFolder, pipeline: Pipeline, selector: Selector, *, refer
             accounts[stage] = _account(run, stage, pipeline, selector)
     if run.confirmed("reference"):
         accounts["reference"] = _reference_account(run, reference)
-    for stage in ("reward_model", *(f"policies/{section.policy}" for section in pipeline.policies)):
+    for stage in (*reward_stages(pipeline), *(f"policies/{section.policy}" for section in pipeline.policies)):
         if report := run.trained(stage):
             accounts[stage] = _training_account(run, report)
     accounts.update(run.evaluated("account") or {})
@@ -47,6 +47,12 @@ def accounts_of(run: RunFolder, pipeline: Pipeline, selector: Selector, *, refer
         if account["in"] != sum(account["outcomes"].values()):
             raise StorageError(f"{run.path}: the account of {stage} does not add up: {account}.")
     return accounts
+
+
+def reward_stages(pipeline: Pipeline) -> list[str]:
+    """The stages that train reward models: the one that policies are measured by, then the further members of an ensemble."""
+    members = pipeline.reward_model.members if pipeline.reward_model else 0
+    return ["reward_model", *(f"reward_members/{number}" for number in range(2, members + 1))][:members]
 
 
 def _account(run: RunFolder, stage: str, pipeline: Pipeline, selector: Selector) -> Account:

@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from rlaif.accounts import reward_stages
 from rlaif.calibration import PANEL, Calibration
 from rlaif.catalogue import FOLDERS, KEPT, Catalogue, Entry, Kind, read_bytes
 from rlaif.certification.gate import need_card
@@ -436,7 +437,8 @@ def _open_rewards(
     """What each method that learns from rewards is given, by its name."""
     loads = None
     if pipeline.reward_model:
-        loads = partial(trained_rewards, out, context.models[pipeline.reward_model.base].options, context.notice)
+        folders = [out / stage for stage in reward_stages(pipeline)]
+        loads = partial(trained_rewards, folders, context.models[pipeline.reward_model.base].options, context.notice)
     names = [section.policy for section in pipeline.policies]
     return {
         name: open_rewards(

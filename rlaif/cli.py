@@ -20,6 +20,7 @@ from rlaif.certify_cli import winrate
 from rlaif.constitution_cli import app as constitution
 from rlaif.driving import Constitution, Limit, Model, Out, Settings, judged_by, model_of, run_to_end, shown
 from rlaif.ledger_cli import app as ledger
+from rlaif.reward_cli import app as reward
 from rlaif.world.cli import app as world
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ app = typer.Typer(
 
 app.add_typer(world, name="world")
 app.add_typer(ledger, name="ledger")
+app.add_typer(reward, name="reward")
 app.add_typer(certify, name="certify")
 app.command()(winrate)
 app.add_typer(constitution, name="constitution")

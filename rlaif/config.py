@@ -163,6 +163,7 @@ class RewardSection(Section):
     """A scalar head on the model of role ``base``; ``options`` are those of ``rlaif.reward:RewardOptions``."""
 
     base: str = "policy"
+    members: int = Field(default=1, ge=1, le=16)  # trained alike but for their seeds: an ensemble
     options: dict[str, Any] = {}
     sampling: Sampling | None = None  # of the policy's samples that rewards are normalised on; None: as for responses
 

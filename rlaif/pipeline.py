@@ -24,7 +24,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
-from rlaif.accounts import accounts_of, metrics_of
+from rlaif.accounts import accounts_of, metrics_of, reward_stages
 from rlaif.catalogue import KEPT, Catalogue, Entry
 from rlaif.component import code_hash, users_code
 from rlaif.config import Constitution, PairsSection, Pipeline, PromptsSection, Sampling
@@ -157,7 +157,8 @@ class Road:
                 if self.pipeline.reward_model:
                     if self.samples_reference:
                         await self._timed("reference", self._reference)
-                    await self._timed("reward_model", self._reward_model)
+                    for stage in reward_stages(self.pipeline):
+                        await self._timed(stage, self._reward_model, stage)
                 for name in self.methods:
                     await self._timed(f"policies/{name}", self._policy, name)
             if "report" in wanted and self.pipeline.evaluation:
@@ -466,10 +467,13 @@ class Road:
         """Which trained models belong to ``earlier`` preferences, where those were others."""
         now = self.run_folder.state("preferences")
         trained = [
-            name for name in self.run_folder.manifest["stages"] if name.startswith(("reward_model", "policies/"))
+            name
+            for name in self.run_folder.manifest["stages"]
+            if name.startswith(("reward_model", "reward_members/", "policies/"))
         ]
         if trained and earlier and now and earlier.content != now.content:
-            methods = [name.removeprefix("policies/").removesuffix("_model") for name in trained]
+            named = ("reward" if name.startswith("reward_") else name.removeprefix("policies/") for name in trained)
+            methods = dict.fromkeys(named)
             ways = ", ".join(f"rlaif train {method} --out {self.folder}" for method in methods)
             self.watcher.notice(
                 f"preferences: trained on the labels before these: {', '.join(trained)}. To train on these: {ways}."
@@ -636,7 +640,7 @@ class Road:
             return None
         return lambda row: kinds[row.comparison_id]
 
-    async def _reward_model(self) -> None:
+    async def _reward_model(self, stage: str) -> None:
         from rlaif.reward import train_reward_model
 
         section = self.pipeline.reward_model
@@ -644,8 +648,9 @@ class Road:
         base = self.models[section.base]
         noun = self._reference_noun()
         cut_off = self._cut_off()
+        seed = self.pipeline.seed if stage == "reward_model" else draw_seed(stage, self.pipeline.seed) % 2**32
         signature = self._training_signature(
-            "reward_model",
+            stage,
             base.identity,
             cut_off,
             self.reward_options.model_dump(mode="json"),
@@ -660,7 +665,7 @@ class Road:
                 reference=self._reference_answers(),
                 work=work,
                 out=out,
-                seed=self.pipeline.seed,
+                seed=seed,
                 is_held_out=self.is_held_out,
                 ended=lambda row, response: _said(row.prompt_id, response) not in cut_off,
                 watch=watch,
@@ -681,7 +686,7 @@ class Road:
         async def train(work: Path, out: Path, watch: Any) -> Any:
             return await self.gateway.in_worker(train_it, work, out, watch, stop=watch.stop.set)
 
-        await self._train("reward_model", "reward_model", signature, train)
+        await self._train(stage, stage, signature, train)
 
     async def _policy(self, name: str) -> None:
         method = self.methods[name]
@@ -691,7 +696,8 @@ class Road:
         start = self.models["policy"]
         cut_off = self._cut_off()
         rewards = self.rewards.get(name)
-        rewarded = [rewards.signature(), self._state_signature("reward_model")] if rewards else []
+        members = [self._state_signature(stage) for stage in reward_stages(self.pipeline)]
+        rewarded = [rewards.signature(), members] if rewards else []
         labelled = getattr(method, "needs_labels", True)
         signature = self._training_signature(
             f"policies/{name}",
@@ -880,7 +886,9 @@ class Road:
     def _trained_reward(self) -> Any:
         section = self.pipeline.reward_model
         assert section
-        return trained_rewards(self.folder, self.models[section.base].options, self.watcher.notice)[0]
+        return trained_rewards([self.folder / "reward_model"], self.models[section.base].options, self.watcher.notice)[
+            0
+        ]
 
     # --- accounts and report ------------------------------------------------------------------------------------------
 
@@ -917,11 +925,11 @@ class Road:
         return told
 
 
-def trained_rewards(folder: Path, options: Any, notice: Callable[[str], None]) -> list[Any]:
-    """The reward models of a run folder, the first of which is the one that policies are measured by."""
+def trained_rewards(folders: Sequence[Path], options: Any, notice: Callable[[str], None]) -> list[Any]:
+    """The reward models of these folders, loaded."""
     from rlaif.reward import RewardModel
 
-    return [RewardModel(folder / "reward_model", options, where="reward model", notice=notice)]
+    return [RewardModel(folder, options, where="reward model", notice=notice) for folder in folders]
 
 
 def draw_seed(purpose: str, seed: int) -> int:

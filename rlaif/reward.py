@@ -12,10 +12,10 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rlaif.models.chat_tokens import ChatTokenizer
 from rlaif.models.local import LocalModel, LocalOptions, load_network
@@ -23,6 +23,7 @@ from rlaif.models.shared_prompt import Rows, last_hidden, sharing_works
 from rlaif.records import Message, Preference, uniform
 from rlaif.training.batching import Group, group_preferences, need_labels
 from rlaif.training.checkpoints import save_whole
+from rlaif.training.losses import plackett_luce_loss, soft_preference_loss, with_margin
 from rlaif.training.passes import Done, per_response
 from rlaif.training.trainer import PreferenceTrainer, TrainingOptions, Watch, choose_attention
 
@@ -36,11 +37,76 @@ SAME = 1e-5  # of their mean, at least of 1: a standard deviation below it is fl
 
 class RewardOptions(TrainingOptions):
     normalise_on: int = Field(default=1024, ge=2)  # reference responses behind gain and bias, at most
+    loss: Literal["pairs", "plackett-luce"] = "pairs"  # the soft loss of each pair, or of a prompt's whole ranking
+    margin: float = Field(default=0.0, ge=0)  # of pairs: the gap that a sure label asks for
+
+    @model_validator(mode="after")
+    def _margin_of_pairs(self) -> Self:
+        if self.margin and self.loss != "pairs":
+            raise ValueError('"margin" is of loss: pairs')
+        return self
 
 
 class _RewardTrainer(PreferenceTrainer):
+    options: RewardOptions
+
     def values(self, model: Any, rows: Rows, groups: Sequence[Group], first: int) -> torch.Tensor:
         return raw_rewards(model, rows, self.pad_id, share=self.share)
+
+    def total(
+        self, one: torch.Tensor, other: torch.Tensor, p: torch.Tensor, weight: torch.Tensor, first: int
+    ) -> torch.Tensor:
+        return soft_preference_loss(with_margin(one - other, p, self.options.margin), p, weight)
+
+
+class _RankingTrainer(_RewardTrainer):
+    """Whole rankings: a prompt's responses in the order of their mean p against the others, by Plackett–Luce.
+
+    A prompt counts with the weight of its pairs. One whose labels do not compare every two of its responses has no ranking:
+    its pairs are learnt as pairs.
+    """
+
+    def total(
+        self, one: torch.Tensor, other: torch.Tensor, p: torch.Tensor, weight: torch.Tensor, first: int
+    ) -> torch.Tensor:
+        groups = [self.groups[i] for i in self.plan.batches[first]]
+        parts: list[torch.Tensor] = []
+        start = 0
+        for group in groups:
+            own = slice(start, start + len(group.pairs))
+            start = own.stop
+            if places := ranked_places(group, weight[own].tolist()):
+                rewards = _rewards_of(group, one[own], other[own])
+                found = plackett_luce_loss(rewards, torch.tensor(places, device=rewards.device)) * weight[own].sum()
+            else:
+                found = soft_preference_loss(one[own] - other[own], p[own], weight[own])
+            parts.append(found)
+        return torch.stack(parts).sum()
+
+
+def ranked_places(group: Group, weight: Sequence[float]) -> list[int]:
+    """The place of each response, 0 for the best, by its summed p against the others; equal sums share one. Empty where not
+    every two responses are compared, with a weight."""
+    count = len(group.responses)
+    known = {frozenset(pair) for pair, w in zip(group.pairs, weight, strict=True) if w > 0}
+    if count < 2 or len(known) < count * (count - 1) // 2:
+        return []
+    wins = [0.0] * count
+    for (a, b), p, w in zip(group.pairs, group.p, weight, strict=True):
+        if w > 0:
+            wins[a] += p
+            wins[b] += 1 - p
+    levels = sorted({round(value, 9) for value in wins}, reverse=True)
+    return [levels.index(round(value, 9)) for value in wins]
+
+
+def _rewards_of(group: Group, one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Each response's reward, from those of the pairs it stands in."""
+    where: dict[int, tuple[torch.Tensor, int]] = {}
+    for n, (a, b) in enumerate(group.pairs):
+        where.setdefault(a, (one, n))
+        where.setdefault(b, (other, n))
+    return torch.stack([side[n] for side, n in (where[i] for i in range(len(group.responses)))])
 
 
 def raw_rewards(network: Any, rows: Rows, pad_id: int, *, share: bool) -> torch.Tensor:
@@ -116,7 +182,8 @@ def train_reward_model(
     share, why = sharing_works_for_head(network, pad_id)
     if not share:
         base.notice(f"{base.where}: prompts are not shared between rows of this model ({why}).")
-    trainer = _RewardTrainer(network, train.groups, options, work, seed, watch)
+    kind = _RankingTrainer if options.loss == "plackett-luce" else _RewardTrainer
+    trainer = kind(network, train.groups, options, work, seed, watch)
     trainer.share, trainer.pad_id = share, pad_id
     history = trainer.run()
     network.eval()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,3 +47,13 @@ def recorded() -> Path:
     if not RECORDED.is_dir():
         pytest.skip("no recorded data beside this checkout")
     return RECORDED
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A ``LocalModel`` that is quick to train."""
+    from rlaif.models.local import LocalModel, LocalOptions
+    from tests.tiny import build
+
+    folder = build(tmp_path_factory.mktemp("models") / "start", "llama", hidden=32, context=256)
+    return LocalModel(str(folder), LocalOptions(device="cpu"), where="models.policy", notice=lambda line: None)

@@ -19,7 +19,7 @@ from rlaif.training.batching import held_out
 from rlaif.training.losses import ipo_loss, smoothed, soft_preference_loss, unflipped
 from rlaif.training.passes import pair_index, rows_of
 from rlaif.training.trainer import labels_of
-from tests.test_training import base, hard_groups, log_ratios, planted, shaken, trl_rows, tune  # noqa: F401  (base is a fixture)
+from tests.test_training import hard_groups, log_ratios, planted, shaken, trl_rows, tune
 
 
 def number(values: list[float]) -> torch.Tensor:
@@ -68,7 +68,7 @@ def test_robust_labels_undo_flips_on_average(h: float, p: float, rate: float) ->
     ],
 )
 def test_the_loss_equals_trls(
-    base: LocalModel,  # noqa: F811
+    base: LocalModel,
     tmp_path: Path,
     theirs: str,
     loss: str,
@@ -116,14 +116,14 @@ def test_the_loss_equals_trls(
         {"flip_rate": 0.1},
     ],
 )
-def test_each_learns_a_planted_rule(base: LocalModel, tmp_path: Path, options: dict[str, Any]) -> None:  # noqa: F811
+def test_each_learns_a_planted_rule(base: LocalModel, tmp_path: Path, options: dict[str, Any]) -> None:
     rows = planted(64)
     tune(base, rows, tmp_path, **{"epochs": 4, "beta": 0.3, **options})
     margins = log_ratios(base, tmp_path / "policy", [row for row in rows if held_out(row.prompt_id, 0.25, 0)])
     assert sum(m > 0 for m in margins) / len(margins) >= 0.85
 
 
-def test_the_first_loss_is_that_of_a_policy_that_is_its_reference(base: LocalModel, tmp_path: Path) -> None:  # noqa: F811
+def test_the_first_loss_is_that_of_a_policy_that_is_its_reference(base: LocalModel, tmp_path: Path) -> None:
     # u = 0: ((1 - 0.5) / 0.4)^2
     history = tune(base, planted(8), tmp_path, loss="ipo", beta=0.4)
     assert history[0]["loss"] == pytest.approx((0.5 / 0.4) ** 2, rel=1e-4)
@@ -143,7 +143,7 @@ def test_options_that_do_not_go_together(options: dict[str, Any], says: str) -> 
         DPO.Options(**options)
 
 
-def test_smoothing_bounds_what_is_learnt(base: LocalModel, tmp_path: Path) -> None:  # noqa: F811
+def test_smoothing_bounds_what_is_learnt(base: LocalModel, tmp_path: Path) -> None:
     """The optimum of h is logit(1 - eps): with smoothing the policy goes less far from its reference."""
     rows = planted(32)
     far = {}

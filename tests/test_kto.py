@@ -17,7 +17,7 @@ from rlaif.policy.kto import KTO, _Trainer, mismatched_steps
 from rlaif.training.batching import Group, group_preferences, held_out
 from rlaif.training.losses import kto_loss
 from rlaif.training.trainer import Watch
-from tests.test_training import base, context_of, hard_groups, log_ratios, planted, shaken  # noqa: F401  (base is a fixture)
+from tests.test_training import context_of, hard_groups, log_ratios, planted, shaken
 
 
 def number(*values: float) -> torch.Tensor:
@@ -52,7 +52,7 @@ def trainer_of(
     return found
 
 
-def test_the_loss_equals_trls(base: LocalModel, tmp_path: Path) -> None:  # noqa: F811
+def test_the_loss_equals_trls(base: LocalModel, tmp_path: Path) -> None:
     trl = pytest.importorskip("trl")
     from datasets import Dataset
 
@@ -85,7 +85,7 @@ def test_the_loss_equals_trls(base: LocalModel, tmp_path: Path) -> None:  # noqa
     assert ours.point[1] >= 0
 
 
-def test_the_loss_and_its_point_do_not_depend_on_how_a_step_is_split(base: LocalModel, tmp_path: Path) -> None:  # noqa: F811
+def test_the_loss_and_its_point_do_not_depend_on_how_a_step_is_split(base: LocalModel, tmp_path: Path) -> None:
     start, tuned = shaken(base)
     groups = hard_groups(base, 8)
     losses, points = [], []
@@ -98,7 +98,7 @@ def test_the_loss_and_its_point_do_not_depend_on_how_a_step_is_split(base: Local
     assert points == pytest.approx([points[0]] * 3, rel=1e-6)
 
 
-def test_mismatched_rows_are_prompts_with_others_responses_whatever_the_labels(base: LocalModel) -> None:  # noqa: F811
+def test_mismatched_rows_are_prompts_with_others_responses_whatever_the_labels(base: LocalModel) -> None:
     groups = hard_groups(base, 5)
     steps = mismatched_steps(groups, [[0, 1], [2], [3], [4]], 2, 256)
     assert [[group.prompt_id for group in step] for step in steps] == [
@@ -111,7 +111,7 @@ def test_mismatched_rows_are_prompts_with_others_responses_whatever_the_labels(b
     assert mismatched_steps(groups, [[0, 1]], 1, 3) == [[]]  # too long
 
 
-def test_it_learns_a_planted_rule(base: LocalModel, tmp_path: Path) -> None:  # noqa: F811
+def test_it_learns_a_planted_rule(base: LocalModel, tmp_path: Path) -> None:
     rows = planted(64)
     report = KTO(KTO.Options(learning_rate=3e-3, epochs=4, beta=0.3, batch_prompts=8), "test").train(
         context_of(base, rows, tmp_path)
@@ -121,7 +121,7 @@ def test_it_learns_a_planted_rule(base: LocalModel, tmp_path: Path) -> None:  # 
     assert sum(m > 0 for m in margins) / len(margins) >= 0.85
 
 
-def test_a_pair_of_no_weight_changes_nothing_but_the_point(base: LocalModel, tmp_path: Path) -> None:  # noqa: F811
+def test_a_pair_of_no_weight_changes_nothing_but_the_point(base: LocalModel, tmp_path: Path) -> None:
     start, tuned = shaken(base)
     rows = planted(6)
     some = [row.model_copy(update={"weight": 0.0}) if i % 3 == 0 else row for i, row in enumerate(rows)]

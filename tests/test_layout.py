@@ -16,7 +16,7 @@ LAYERS = (  # each may import those above it in this list, and its own
     {"store", "ledger", "models"},
     {"judging"},
     {"prompts", "selection", "sampling", "labels", "preferences", "training", "reward", "policy"},
-    {"rewards", "evaluate", "accounts", "findings", "measures", "report", "export", "recorded"},
+    {"rewards", "scoring", "evaluate", "accounts", "findings", "measures", "report", "export", "recorded"},
     {
         "pipeline",
         "checking",
@@ -32,7 +32,7 @@ LAYERS = (  # each may import those above it in this list, and its own
     },
     {"world"},
     {"driving"},
-    {"cli", "certify_cli", "constitution_cli", "ledger_cli"},
+    {"cli", "certify_cli", "constitution_cli", "ledger_cli", "reward_cli"},
 )
 STAGES = {"prompts", "sampling", "labels", "preferences", "reward", "policy"}
 TORCH = {

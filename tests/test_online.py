@@ -30,7 +30,6 @@ from rlaif.training.losses import k3, policy_loss, value_loss
 from rlaif.training.rollouts import Rollouts
 from rlaif.training.trainer import Interrupted, Watch
 from tests import make, tiny
-from tests.test_training import base, shaken  # noqa: F401  (base is a fixture)
 
 SETTINGS: dict[str, Any] = {"batch_prompts": 4, "samples": 4, "max_new_tokens": 8, "missing_end_reward": None}
 METHODS = [
@@ -225,7 +224,7 @@ def gradients(trainer: Any) -> dict[str, torch.Tensor]:
 def test_a_reward_that_is_missing_reaches_no_gradient(
     kind: Any,
     options: Any,
-    base: LocalModel,  # noqa: F811
+    base: LocalModel,
     tmp_path: Path,
 ) -> None:
     """What a response without a reward says, and what number might stand in the reward's place, changes nothing."""
@@ -252,7 +251,7 @@ def test_a_reward_that_is_missing_reaches_no_gradient(
 
 
 @pytest.mark.parametrize(("kind", "options"), METHODS, ids=NAMES)
-def test_a_step_may_be_split(kind: Any, options: Any, base: LocalModel, tmp_path: Path) -> None:  # noqa: F811
+def test_a_step_may_be_split(kind: Any, options: Any, base: LocalModel, tmp_path: Path) -> None:
     """The same policy after two steps, however many micro-batches they were split into."""
     if options.get("minibatches"):
         pytest.skip("minibatches are made of micro-batches")
@@ -272,7 +271,7 @@ def test_a_step_may_be_split(kind: Any, options: Any, base: LocalModel, tmp_path
 def test_a_stopped_run_that_goes_on_equals_a_straight_one(
     kind: Any,
     options: Any,
-    base: LocalModel,  # noqa: F811
+    base: LocalModel,
     tmp_path: Path,
 ) -> None:
     straight = train(method_of(kind, **options, epochs=2, kl_target=0.1), context_of(base, tmp_path / "straight"))
@@ -294,7 +293,7 @@ def test_a_stopped_run_that_goes_on_equals_a_straight_one(
 
 
 @pytest.mark.parametrize(("kind", "options"), METHODS, ids=NAMES)
-def test_it_learns_what_is_rewarded(kind: Any, options: Any, base: LocalModel, tmp_path: Path) -> None:  # noqa: F811
+def test_it_learns_what_is_rewarded(kind: Any, options: Any, base: LocalModel, tmp_path: Path) -> None:
     settings = {"beta": 0.01, **options, "learning_rate": 3e-3, "samples": 8, "epochs": 8}
     report = train(method_of(kind, **settings), context_of(base, tmp_path))
     rewards = [figures["reward"] for figures in report.history]
@@ -352,7 +351,7 @@ def moved_rollouts(kind: Any, start: LocalModel, folder: Path, **options: Any) -
     return trainer, part, trainer.network
 
 
-def test_the_rloo_loss_equals_trls(base: LocalModel, tmp_path: Path) -> None:  # noqa: F811
+def test_the_rloo_loss_equals_trls(base: LocalModel, tmp_path: Path) -> None:
     trainer, part, network = moved_rollouts(RLOO, base, tmp_path, beta=0.05)
     theirs = trls("RLOO", base, network, tmp_path / "trl", epsilon=0.01, beta=0.0)
     inputs = trl_inputs(part, base.tokens.pad_id)
@@ -367,7 +366,7 @@ def test_the_rloo_loss_equals_trls(base: LocalModel, tmp_path: Path) -> None:  #
 
 
 @pytest.mark.parametrize(("average", "theirs"), [("response", "grpo"), ("tokens", "dapo"), ("constant", "dr_grpo")])
-def test_the_grpo_loss_equals_trls(average: str, theirs: str, base: LocalModel, tmp_path: Path) -> None:  # noqa: F811
+def test_the_grpo_loss_equals_trls(average: str, theirs: str, base: LocalModel, tmp_path: Path) -> None:
     trainer, part, network = moved_rollouts(GRPO, base, tmp_path, beta=0.04, average=average)
     other = trls(
         "GRPO", base, network, tmp_path / "trl", epsilon=0.01, beta=0.04, loss_type=theirs, use_bias_correction_kl=False
@@ -395,7 +394,7 @@ def noticing(start: LocalModel, said: list[str]) -> LocalModel:
     return own
 
 
-def test_training_ends_before_the_policy_is_too_far_from_its_start(base: LocalModel, tmp_path: Path) -> None:  # noqa: F811
+def test_training_ends_before_the_policy_is_too_far_from_its_start(base: LocalModel, tmp_path: Path) -> None:
     said: list[str] = []
     method = method_of(RLOO, learning_rate=1e-2, epochs=10, max_kl=0.5, checkpoints=30)
     report = train(method, context_of(noticing(base, said), tmp_path))
@@ -406,7 +405,7 @@ def test_training_ends_before_the_policy_is_too_far_from_its_start(base: LocalMo
     assert f"The policy is that after {len(report.history) - 1} steps." in line
 
 
-def test_training_ends_where_responses_grow_too_long(base: LocalModel, tmp_path: Path) -> None:  # noqa: F811
+def test_training_ends_where_responses_grow_too_long(base: LocalModel, tmp_path: Path) -> None:
     method = method_of(RLOO, max_length_ratio=1.5)
     training = _Training(method, context_of(base, tmp_path))
     training.trainer = trainer_of(RLOO, base, tmp_path, max_length_ratio=1.5)
@@ -420,13 +419,13 @@ def test_training_ends_where_responses_grow_too_long(base: LocalModel, tmp_path:
     assert "(max_length_ratio 1.5)" in training._check([part])
 
 
-def test_a_step_without_any_reward_stops_the_training(base: LocalModel, tmp_path: Path) -> None:  # noqa: F811
+def test_a_step_without_any_reward_stops_the_training(base: LocalModel, tmp_path: Path) -> None:
     everything = {(prompt.id, place) for prompt in prompts(12) for place in range(4)}
     with pytest.raises(RlaifError, match="rloo, step 1: not one of 16 responses got a reward"):
         train(method_of(RLOO), context_of(base, tmp_path, Given(everything)))
 
 
-def test_a_response_that_does_not_end_gets_the_reward_of_none(base: LocalModel, tmp_path: Path) -> None:  # noqa: F811
+def test_a_response_that_does_not_end_gets_the_reward_of_none(base: LocalModel, tmp_path: Path) -> None:
     trainer = trainer_of(RLOO, base, tmp_path, missing_end_reward=-1.0, length_penalty=0.5, max_new_tokens=8)
     part = rolled(trainer, Given())
     shaped, known = trainer.shaped(part)
@@ -437,7 +436,7 @@ def test_a_response_that_does_not_end_gets_the_reward_of_none(base: LocalModel, 
     assert shaped.flatten().tolist() == pytest.approx(expected)
 
 
-def test_rewards_are_waited_for_while_others_are_sampled(base: LocalModel, tmp_path: Path) -> None:  # noqa: F811
+def test_rewards_are_waited_for_while_others_are_sampled(base: LocalModel, tmp_path: Path) -> None:
     """A reward that takes as long as a step: of four micro-batches all are asked for before the first is learnt from."""
     rewards = Given(delay=0.3)
     method = method_of(RLOO, batch_prompts=12, accumulation=4, steps=1)
@@ -446,7 +445,7 @@ def test_rewards_are_waited_for_while_others_are_sampled(base: LocalModel, tmp_p
     assert report.seconds["waiting for rewards"] < 0.6  # one after the other they would take 1.2
 
 
-def test_prompts_without_room_are_counted(base: LocalModel, tmp_path: Path) -> None:  # noqa: F811
+def test_prompts_without_room_are_counted(base: LocalModel, tmp_path: Path) -> None:
     report = train(
         method_of(RLOO, max_new_tokens=200, steps=1, batch_prompts=2),
         context_of(base, tmp_path, prompts=lambda: [*prompts(3), make.prompt("how " * 60)]),

@@ -295,3 +295,46 @@ def test_what_a_method_lacks_is_one_line(
     (folder / "direct.yaml").write_text(json.dumps(data))
     said = rlaif(folder, "check", "direct.yaml", code=2)
     assert message in said
+
+
+def test_an_ensemble_is_trained_with_seeds_of_its_own_and_rewards_together(tmp_path: Path, policy_folder: Path) -> None:
+    folder = tmp_path
+    write_jsonl(
+        folder / "pairs.jsonl",
+        [
+            {
+                "prompt": f"how are you {i}",
+                "response_a": f"I am well {i}",
+                "response_b": f"no {i}",
+                "label": "ab"[i % 2],
+            }
+            for i in range(24)
+        ],
+    )
+    data = {
+        "models": {"policy": str(policy_folder)},
+        "pairs": "pairs.jsonl",
+        "labels": "human",
+        "reward_model": {"members": 3, "sampling": {"max_output_tokens": 8}, "options": {"batch_prompts": 4, "learning_rate": 1e-3}},
+        "policies": [
+            {
+                "name": "rloo",
+                "called": "careful",
+                "options": {
+                    "rewards": [{"source": "reward_model", "options": {"combine": "worst"}}],
+                    "batch_prompts": 8, "max_new_tokens": 8, "steps": 2,
+                },
+            }
+        ],
+    }  # fmt: skip
+    (folder / "ensemble.yaml").write_text(json.dumps(data))
+    said = rlaif(folder, "run", "ensemble.yaml", "--out", "run")
+    assert "reward_members/3" in said
+    assert "policies/careful" in said
+    members = [
+        load_file(folder / "run" / name / "model.safetensors")
+        for name in ("reward_model", "reward_members/2", "reward_members/3")
+    ]
+    heads = {tuple(member["score.weight"].flatten().tolist()) for member in members}
+    assert len(heads) == 3
+    assert (folder / "run" / "policies" / "careful" / "model.safetensors").exists()

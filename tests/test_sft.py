@@ -21,7 +21,6 @@ from rlaif.training.passes import rows_of
 from rlaif.training.trainer import Interrupted, Watch
 from tests.test_training import (
     always,
-    base,  # noqa: F401  (a fixture)
     context_of,
     hard_groups,
     planted,
@@ -45,7 +44,7 @@ def tuner(network: Any, start: LocalModel, groups: list[Group], folder: Path, **
     return found
 
 
-def test_the_loss_equals_trls(base: LocalModel, tmp_path: Path) -> None:  # noqa: F811
+def test_the_loss_equals_trls(base: LocalModel, tmp_path: Path) -> None:
     trl = pytest.importorskip("trl")
     from datasets import Dataset
 
@@ -73,7 +72,7 @@ def test_the_loss_equals_trls(base: LocalModel, tmp_path: Path) -> None:  # noqa
     assert float(found) == pytest.approx(float(expected), rel=1e-5)
 
 
-def test_the_loss_does_not_depend_on_how_a_step_is_split(base: LocalModel, tmp_path: Path) -> None:  # noqa: F811
+def test_the_loss_does_not_depend_on_how_a_step_is_split(base: LocalModel, tmp_path: Path) -> None:
     groups = [
         demonstrated(g.prompt_id, g.prompt, [(ids, 0.5 + n) for n, ids in enumerate(g.responses)])
         for g in hard_groups(base, 8)
@@ -86,7 +85,7 @@ def test_the_loss_does_not_depend_on_how_a_step_is_split(base: LocalModel, tmp_p
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-6)
 
 
-def mean_logprob(base: LocalModel, folder: Path, groups: list[Group]) -> float:  # noqa: F811
+def mean_logprob(base: LocalModel, folder: Path, groups: list[Group]) -> float:
     from rlaif.models.local import load_network
 
     network = load_network(folder, base.options, "float32", "test").eval()
@@ -95,7 +94,7 @@ def mean_logprob(base: LocalModel, folder: Path, groups: list[Group]) -> float: 
     return float(logprobs.sum() / mask.sum())
 
 
-def test_preferred_responses_become_likelier_and_a_tie_teaches_nothing(base: LocalModel, tmp_path: Path) -> None:  # noqa: F811
+def test_preferred_responses_become_likelier_and_a_tie_teaches_nothing(base: LocalModel, tmp_path: Path) -> None:
     rows = [*planted(24), *(preference(f"tie {i}", f"one {i}", f"two {i}", p=0.5) for i in range(8))]
     report = SFT(SFT.Options(learning_rate=3e-3, epochs=4, batch_prompts=8), "test").train(
         context_of(base, rows, tmp_path)
@@ -127,7 +126,7 @@ def demonstrations(folder: Path, count: int = 16) -> str:
     return str(write_jsonl(folder / "said.jsonl", rows))
 
 
-def test_demonstrations_are_learnt_and_accounted_for(base: LocalModel, tmp_path: Path) -> None:  # noqa: F811
+def test_demonstrations_are_learnt_and_accounted_for(base: LocalModel, tmp_path: Path) -> None:
     method = SFT(
         SFT.Options(demonstrations=demonstrations(tmp_path), learning_rate=3e-3, epochs=3, batch_prompts=4), "test"
     )
@@ -140,7 +139,7 @@ def test_demonstrations_are_learnt_and_accounted_for(base: LocalModel, tmp_path:
     assert report.history[-1]["loss"] < report.history[0]["loss"] - 0.5
 
 
-def test_a_stopped_run_that_goes_on_equals_a_straight_one(base: LocalModel, tmp_path: Path) -> None:  # noqa: F811
+def test_a_stopped_run_that_goes_on_equals_a_straight_one(base: LocalModel, tmp_path: Path) -> None:
     said = demonstrations(tmp_path)
 
     def run(folder: Path, watch: Watch) -> Any:

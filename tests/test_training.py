@@ -48,12 +48,6 @@ from tests import make, tiny
 WORDS = tiny.WORDS[:24]
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> LocalModel:
-    folder = tiny.build(tmp_path_factory.mktemp("models") / "start", "llama", hidden=32, context=256)
-    return LocalModel(str(folder), LocalOptions(device="cpu"), where="models.policy", notice=lambda line: None)
-
-
 def user(text: str) -> tuple[Message, ...]:
     return (make.user(text),)
 

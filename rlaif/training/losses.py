@@ -18,6 +18,25 @@ def soft_preference_loss(difference: Tensor, p: Tensor, weight: Tensor) -> Tenso
     return -(weight * (p * logsigmoid(difference) + (1 - p) * logsigmoid(-difference))).sum()
 
 
+def with_margin(difference: Tensor, p: Tensor, margin: float) -> Tensor:
+    """The difference less what is asked for beyond being greater: d − m·(2p − 1), so that a sure label wants a gap of m and a tie
+    none (Touvron et al. 2023, Llama 2, 2307.09288, eq. 2, whose margin grows with the rating as this one does with p)."""
+    return difference - margin * (2 * p - 1)
+
+
+def plackett_luce_loss(rewards: Tensor, places: Tensor) -> Tensor:
+    """−log of the probability that a Plackett–Luce model of these rewards ranks as given, over the number of choices, K − 1.
+
+    ``rewards``: (K,); ``places``: (K,), 0 for the best; equal places are a tie, whose members are chosen one after another
+    from the same set (Breslow 1974). Σ_i [log Σ_{j not before i} exp r_j − r_i]; of two responses the pairwise loss.
+    """
+    left = places[None, :] >= places[:, None]
+    remaining = rewards.expand(len(rewards), -1).masked_fill(~left, -torch.inf).logsumexp(1)
+    last = places == places.max()
+    kept = ~last if int(last.sum()) == 1 else torch.ones_like(last)  # one that is left alone is no choice
+    return ((remaining - rewards) * kept).sum() / (len(rewards) - 1)
+
+
 def ipo_loss(difference: Tensor, p: Tensor, weight: Tensor, tau: float) -> Tensor:
     """Sum over pairs of w · (u − (p − ½)/τ)²: a squared distance, in nats² (per token², where u is per token).
 

@@ -1,0 +1,221 @@
+"""Reward models beyond pairs: margins and whole rankings, by hand and as they learn; rewards for files, and accuracy on sets of
+chosen and rejected responses."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlaif.errors import DataError
+from rlaif.models.local import LocalModel
+from rlaif.reward import RewardOptions, _RankingTrainer, ranked_places
+from rlaif.scoring import accuracies, rightness, rows_to_score, rows_to_test, score, scores_row
+from rlaif.training.batching import Group, group_preferences
+from rlaif.training.losses import plackett_luce_loss, soft_preference_loss, with_margin
+from rlaif.training.trainer import Watch
+from tests.runs import rlaif
+from tests.test_training import accuracy, always, planted, preference, train_reward
+from tests.tiny import write_jsonl
+
+
+def number(*values: Any) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+# --- losses -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_margin_by_hand() -> None:
+    """A sure label asks for a gap of 2, one of 0.75 for one of 1, a tie for none; the other way round the same."""
+    found = with_margin(number(1, 1, 1, -1), number(1, 0.75, 0.5, 0), 2.0)
+    assert found.tolist() == [-1.0, 0.0, 1.0, 1.0]
+    loss = soft_preference_loss(found[:1], number(1.0), number(1.0))
+    assert float(loss) == pytest.approx(math.log(1 + math.e))
+
+
+def test_the_ranking_loss_by_hand() -> None:
+    """Rewards 2, 1, 0 in that order: two choices, among three and among two."""
+    first = math.log(math.exp(2) + math.exp(1) + 1) - 2
+    second = math.log(math.exp(1) + 1) - 1
+    found = plackett_luce_loss(number(2, 1, 0), torch.tensor([0, 1, 2]))
+    assert float(found) == pytest.approx((first + second) / 2)
+    tied = plackett_luce_loss(number(2, 1, 0), torch.tensor([0, 0, 1]))
+    both = 2 * math.log(math.exp(2) + math.exp(1) + 1) - 3
+    assert float(tied) == pytest.approx(both / 2)
+
+
+@given(st.floats(-4, 4), st.floats(-4, 4))
+def test_of_two_it_is_the_loss_of_the_pair(one: float, other: float) -> None:
+    found = plackett_luce_loss(number(one, other), torch.tensor([0, 1]))
+    assert float(found) == pytest.approx(
+        float(soft_preference_loss(number(one - other), number(1.0), number(1.0))), abs=1e-12
+    )
+
+
+@given(st.permutations(range(4)), st.lists(st.floats(-3, 3), min_size=4, max_size=4))
+def test_the_probabilities_of_all_rankings_add_up_to_one(order: list[int], rewards: list[float]) -> None:
+    total = 0.0
+    for places in itertools.permutations(range(4)):
+        total += math.exp(-3 * float(plackett_luce_loss(number(*rewards), torch.tensor(places))))
+    assert total == pytest.approx(1.0)
+    shuffled = plackett_luce_loss(number(*[rewards[i] for i in order]), torch.tensor(order))
+    assert float(shuffled) == pytest.approx(float(plackett_luce_loss(number(*rewards), torch.tensor([0, 1, 2, 3]))))
+
+
+def group(p: dict[tuple[int, int], float], weight: float = 1.0) -> Group:
+    return Group("x", (1,), [(2,), (3,), (4,)], list(p), list(p.values()), [weight] * len(p))
+
+
+def test_the_place_of_a_response_is_by_its_wins() -> None:
+    whole = group({(0, 1): 0.9, (2, 0): 1.0, (1, 2): 0.2})
+    assert ranked_places(whole, whole.weight) == [1, 2, 0]  # wins 0.9, 0.3, 1.8
+    level = group({(0, 1): 0.5, (0, 2): 1.0, (1, 2): 1.0})
+    assert ranked_places(level, level.weight) == [0, 0, 1]
+    assert ranked_places(whole, [1.0, 1.0, 0.0]) == []
+    assert ranked_places(group({(0, 1): 1.0}), [1.0]) == []  # the third is compared with nobody
+
+
+def ranked(count: int) -> list[Any]:
+    """Three responses a prompt, better the more often they speak of water; every two compared."""
+    rows = []
+    for i in range(count):
+        said = [f"one {'water ' * k}two {i}" for k in (2, 1, 0)]
+        rows += [preference(f"question {i}", a, b, p=0.9) for a, b in itertools.combinations(said, 2)]
+    return rows
+
+
+@pytest.mark.parametrize("settings", [{"loss": "plackett-luce"}, {"margin": 1.0}])
+def test_it_learns_a_planted_rule(settings: dict[str, Any], base: LocalModel, tmp_path: Path) -> None:
+    report = train_reward(base, ranked(40), tmp_path, epochs=5, **settings)
+    assert accuracy(report) >= 0.9
+    assert report.history[-1]["loss"] < report.history[0]["loss"]
+
+
+def test_the_loss_of_rankings_does_not_depend_on_how_a_step_is_split(base: LocalModel, tmp_path: Path) -> None:
+    rows = [*ranked(6), *planted(2)]  # of the last two not every pair is compared
+    groups = group_preferences(rows, base.tokens, 256, ended=always).groups
+    losses = []
+    from rlaif.models.local import load_network
+    from rlaif.reward import initialise_head
+
+    network = load_network(base.folder, base.options, "float32", "test", head=True).eval()
+    initialise_head(network, 0)
+    network.config.pad_token_id = base.tokens.pad_id
+    for parts in (1, 2, 4):
+        options = RewardOptions(loss="plackett-luce", batch_prompts=8, accumulation=parts)
+        trainer = _RankingTrainer(network, groups, options, tmp_path / str(parts), 0, Watch())
+        trainer.pad_id = base.tokens.pad_id
+        with torch.no_grad():
+            losses.append(sum(float(trainer.compute_loss(network, {"micro_batch": i})) for i in range(parts)))
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-6)
+
+
+def test_a_margin_is_of_pairs() -> None:
+    with pytest.raises(ValueError, match='"margin" is of loss: pairs'):
+        RewardOptions(loss="plackett-luce", margin=1.0)
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rewards", "chosen", "expected"),
+    [
+        ([2.0, 1.0], 1, 1.0),
+        ([1.0, 2.0], 1, 0.0),
+        ([1.0, 1.0], 1, 0.5),
+        ([2.0, 1.0, 0.0, 1.5], 1, 1.0),
+        ([2.0, 2.0, 0.0, 2.0], 1, 1 / 3),
+        ([3.0, 2.0, 1.0], 2, 1.0),
+        ([3.0, 1.0, 2.0], 2, 0.0),
+        ([2.0, 2.0, 2.0], 2, 1 / 3),
+    ],
+)
+def test_a_row_is_right_where_every_chosen_response_has_more(
+    rewards: list[float], chosen: int, expected: float
+) -> None:
+    assert rightness(rewards, chosen) == pytest.approx(expected)
+
+
+def by_length(items: Any) -> list[list[float]]:
+    return [[float(len(turns[-1].content)) for turns, _ in many] for _, many in items]
+
+
+def upside_down(items: Any) -> list[list[float]]:
+    return [[-value for value in many] for many in by_length(items)]
+
+
+ROWS: list[dict[str, Any]] = [
+    {"prompt": "hi", "chosen": "hello there", "rejected": "no", "subset": "chat", "id": 7},
+    {"prompt": "hi", "chosen": "ok", "rejected": "a long refusal", "subset": "chat"},
+    {"prompt": "2 + 2", "chosen": ["four!"], "rejected": ["5", "6", "7"], "subset": "sums"},
+    {"prompt": [{"role": "user", "content": "hey"}],
+     "chosen": [{"role": "user", "content": "hey"}, {"role": "assistant", "content": "good day"}],
+     "rejected": [{"role": "user", "content": "hey"}, {"role": "assistant", "content": "bye"}], "subset": "sums"},
+]  # fmt: skip
+
+
+def test_accuracy_by_category(tmp_path: Path) -> None:
+    path = str(write_jsonl(tmp_path / "set.jsonl", ROWS))
+    found = accuracies(score(rows_to_test(path), [by_length]))
+    assert found["accuracy"].value == pytest.approx(0.75)
+    assert (found["accuracy.chat"].value, found["accuracy.sums"].value) == (0.5, 1.0)
+    assert found["mean_of_categories"].value == pytest.approx(0.75)
+    assert found["chance"].value == pytest.approx((0.5 + 0.5 + 0.25 + 0.5) / 4)
+
+
+def test_rows_keep_what_they_had_and_get_their_rewards(tmp_path: Path) -> None:
+    path = str(
+        write_jsonl(
+            tmp_path / "set.jsonl",
+            [ROWS[0], {"prompt": "hi", "response": "yes"}, {"prompt": "a", "responses": ["b", "cc"]}],
+        )
+    )
+    pair, single, several = (scores_row(*found) for found in score(rows_to_score(path), [by_length, upside_down]))
+    assert pair["id"] == 7
+    assert (pair["reward_chosen"], pair["reward_chosen_std"]) == (0.0, 11.0)
+    assert (single["reward"], single["reward_std"]) == (0.0, 3.0)
+    assert (several["rewards"], several["rewards_std"]) == ([0.0, 0.0], [1.0, 2.0])
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": "hi", "chosen": "a"}, "expected prompt, chosen and rejected; found prompt, chosen"),
+        ({"prompt": "hi", "chosen": "a", "rejected": []}, "rejected: expected responses"),
+        ({"prompt": "", "chosen": "a", "rejected": "b"}, "empty prompt"),
+        ({"prompt": "hi", "chosen": None, "rejected": "b"}, "chosen: no response"),
+    ],
+)
+def test_a_row_that_does_not_fit_is_one_line(row: dict[str, Any], message: str, tmp_path: Path) -> None:
+    path = str(write_jsonl(tmp_path / "set.jsonl", [row]))
+    with pytest.raises(DataError, match=message):
+        list(rows_to_test(path))
+
+
+def test_the_commands_score_and_test_a_trained_model(base: LocalModel, tmp_path: Path) -> None:
+    train_reward(base, ranked(30), tmp_path / "trained", epochs=4)
+    folder = next(path.parent for path in (tmp_path / "trained").rglob("config.json"))
+    rows = [
+        {"prompt": f"question {i}", "chosen": f"one water two {i}", "rejected": f"one two {i}", "subset": "ab"[i % 2]}
+        for i in range(20)
+    ]
+    write_jsonl(tmp_path / "set.jsonl", rows)
+    said = rlaif(tmp_path, "reward", "test", str(folder), "--file", "set.jsonl", "--out", "figures.json")
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["accuracy"]["value"] >= 0.9
+    assert "accuracy.a" in said
+    rlaif(tmp_path, "reward", "score", str(folder), "--file", "set.jsonl", "--out", "scored.jsonl")
+    scored = [json.loads(line) for line in (tmp_path / "scored.jsonl").read_text().splitlines()]
+    right = [row["reward_chosen"] > row["reward_rejected"] for row in scored]
+    assert sum(right) / len(right) == pytest.approx(figures["accuracy"]["value"])
+    said = rlaif(tmp_path, "reward", "test", "nowhere", "--file", "set.jsonl", code=2)
+    assert "nowhere: no reward model: expected a model folder, or a run folder with reward_model/." in said
