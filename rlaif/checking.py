@@ -45,11 +45,12 @@ from rlaif.models.gateway import Gateway
 from rlaif.models.prices import Prices, is_paid, need_prices
 from rlaif.pairs import authors_of, read_pairs
 from rlaif.pipeline import Road, Watcher, trained_rewards
-from rlaif.policy import METHODS, PolicyMethod
+from rlaif.policy import METHODS, GoldSpec, PolicyMethod
 from rlaif.progress import Progress
 from rlaif.prompting import project_secret
 from rlaif.prompts import prompt_rows
 from rlaif.rewards import RewardContext, Rewards, open_rewards
+from rlaif.rewards.watched import Gold
 from rlaif.rows import need_source
 from rlaif.selection import open_selector
 from rlaif.store import RECIPE, read_manifest
@@ -227,6 +228,7 @@ def build(
         reward_options = parse_model(RewardOptions, pipeline.reward_model.options, where.at("reward_model", "options"))
     methods = _open_methods(pipeline, where)
     rewards = _open_rewards(pipeline, methods, context, out, where)
+    golds = _open_golds(pipeline, methods, context, where)
     judges, metrics = _open_evaluation(pipeline, context, where)
     if entry.builtin:
         _say_passed_over(pipeline, entry.name, catalogue, settings)
@@ -234,7 +236,7 @@ def build(
         watcher.notice(line)
     return Road(
         pipeline, entry, tuple(settings), catalogue, out, watcher, gateway, secret, models, prompts, selector, labels,
-        reward_options, methods, rewards, measured, judges, metrics, card,
+        reward_options, methods, rewards, golds, measured, judges, metrics, card,
     )  # fmt: skip
 
 
@@ -429,6 +431,25 @@ def _open_methods(pipeline: Pipeline, where: Place) -> dict[str, PolicyMethod]:
         if getattr(methods[name], "needs_labels", True) and not pipeline.labels:
             raise ConfigError(f"{place}: {NEEDS_LABELS}.")
     return methods
+
+
+def _open_golds(
+    pipeline: Pipeline, methods: Mapping[str, PolicyMethod], context: LabelContext, where: Place
+) -> dict[str, Gold]:
+    """The judges that look on while a method learns from rewards, by its name. Raises ConfigError for one that is rewarding."""
+    names = [section.policy for section in pipeline.policies]
+    found: dict[str, Gold] = {}
+    for name, method in methods.items():
+        spec: GoldSpec | None = getattr(method, "watch", None)
+        if spec is None:
+            continue
+        if any(each.options.get("judge") == spec.judge for each in getattr(method, "rewards", ())):
+            raise ConfigError(
+                f"{where.at('policies', names.index(name), 'options', 'watch')}: the judge {spec.judge} is part of the reward: "
+                "one that looks on must be another, best of another family of models."
+            )
+        found[name] = Gold(spec, context)
+    return found
 
 
 def _open_rewards(

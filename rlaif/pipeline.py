@@ -53,6 +53,7 @@ from rlaif.records import (
     uniform,
 )
 from rlaif.rewards import Rewards
+from rlaif.rewards.watched import Gold
 from rlaif.rows import source_hash
 from rlaif.sampling import Compare, ReadPairs, Sampler, grouped, reference_each
 from rlaif.selection import Selector
@@ -115,6 +116,7 @@ class Road:
     reward_options: Any
     methods: dict[str, PolicyMethod]
     rewards: dict[str, Rewards]  # of the methods that learn from them
+    golds: dict[str, Gold]  # of those that a judge looks on at
     measured: PromptsSection | None  # evaluation.source, likewise
     judges: LabelSource | None  # for the win rate
     metrics: list[Metric]
@@ -697,7 +699,9 @@ class Road:
         cut_off = self._cut_off()
         rewards = self.rewards.get(name)
         members = [self._state_signature(stage) for stage in reward_stages(self.pipeline)]
+        gold = self.golds.get(name)
         rewarded = [rewards.signature(), members] if rewards else []
+        rewarded += [gold.signature()] if gold else []
         labelled = getattr(method, "needs_labels", True)
         signature = self._training_signature(
             f"policies/{name}",
@@ -724,6 +728,7 @@ class Road:
                     source_of=self._source_of() if labelled else None,
                     in_worker=partial(self.gateway.in_worker, stop=watch.stop.set),
                     rewards=rewards,
+                    gold=gold,
                     reward_folder=self.folder / "reward_model" if self.pipeline.reward_model else None,
                 )
                 if inspect.iscoroutinefunction(method.train):

@@ -41,6 +41,8 @@ from rlaif.pairs import read_pairs
 from rlaif.pipeline import Road, Watcher
 from rlaif.prompts import ReadPrompts, prompt_rows
 from rlaif.records import Comparison, Message, Prompt, Response, uniform
+from rlaif.rewards import Rewards
+from rlaif.rewards.judged import JudgedReward
 from rlaif.sampling import Compare, ReadPairs, Sampler, reference_each
 from rlaif.statistics import Figure
 
@@ -319,6 +321,7 @@ class _Planner:
         self.known = _Known(self.road.gateway.ledger)
         options = self.road.reward_options
         self.reference: Draw[Prompt] = Draw(options.normalise_on if options else 1)  # of the training prompts
+        self.learnt: Draw[Prompt] = Draw(max(1, self.drawn // 16))  # likewise, of those that a policy is tuned on
 
     async def stages(self) -> list[Prompt]:
         """Lines for the stages up to the labels; returns the prompts to measure on."""
@@ -339,7 +342,29 @@ class _Planner:
             await self._label("judgements", self.road.labels, comparisons, share)
         if self.road.samples_reference:
             self._reference()
+        for name, rewards in self.road.rewards.items():
+            await self._rewards(name, rewards)
         return held_out.items
+
+    async def _rewards(self, name: str, rewards: Rewards) -> None:
+        """Lines for what judges are asked about a policy's responses while it is tuned on their opinion."""
+        options = self.road.methods[name].options
+        prompts = self.learnt
+        steps = math.ceil(prompts.count / options.batch_prompts) * options.epochs
+        rounds = options.epochs * min(1.0, (options.steps or steps) / max(1, steps))
+        sampler = Sampler(self.road.gateway, {}, options.samples, options.sampling, self.road.pipeline.seed)
+        for part in rewards.parts:
+            if not isinstance(part.source, JudgedReward):
+                continue
+            comparisons: list[Comparison] = []
+            for prompt in prompts.items:
+                said = [
+                    _stand_in(sampler, "policy", self.road.models["policy"], prompt, 0, number)
+                    for number in range(options.samples)
+                ]
+                comparisons += part.source.comparisons(prompt, said)
+            self._say_stands_in(options.sampling)
+            await self._label(f"rewards of {name}", part.source.labels, comparisons, prompts.share * rounds)
 
     async def evaluation(self, held_out: list[Prompt]) -> None:
         """Lines for the answers to held-out prompts, and for the win rate: what the judges are asked of each policy's
@@ -368,6 +393,7 @@ class _Planner:
             held_out.add(self.road.evaluation_order(prompt), prompt)
         else:
             self.reference.add(self.road.reference_order(prompt), prompt)
+            self.learnt.add(self.road.reference_order(prompt), prompt)
 
     def _pairs(self, held_out: Draw[Prompt]) -> Draw[Comparison]:
         section = self.road.pipeline.pairs

@@ -12,7 +12,7 @@ PACKAGE = Path(rlaif.__file__).parent
 LAYERS = (  # each may import those above it in this list, and its own
     {"errors"},
     {"records", "component", "catalogue", "progress", "ondisk", "statistics", "versions", "calibration", "families"},
-    {"config", "rows", "conversations", "exported", "pairs", "prompting"},
+    {"config", "rows", "conversations", "exported", "pairs", "prompting", "canaries"},
     {"store", "ledger", "models"},
     {"judging"},
     {"prompts", "selection", "sampling", "labels", "preferences", "training", "reward", "policy"},

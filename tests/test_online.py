@@ -31,7 +31,13 @@ from rlaif.training.rollouts import Rollouts
 from rlaif.training.trainer import Interrupted, Watch
 from tests import make, tiny
 
-SETTINGS: dict[str, Any] = {"batch_prompts": 4, "samples": 4, "max_new_tokens": 8, "missing_end_reward": None}
+SETTINGS: dict[str, Any] = {
+    "batch_prompts": 4,
+    "samples": 4,
+    "max_new_tokens": 8,
+    "missing_end_reward": None,
+    "probes": 0,
+}
 METHODS = [
     (RLOO, {}),
     (GRPO, {}),
@@ -465,3 +471,68 @@ def test_prompts_without_room_are_counted(base: LocalModel, tmp_path: Path) -> N
 def test_options_that_do_not_go_together(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         RLOO.Options(**options)
+
+
+# --- who looks on -----------------------------------------------------------------------------------------------------
+
+
+class Looking:
+    """A gold judge that likes the policy as long as its answers are as the start's in length, and less the more it vowels."""
+
+    def __init__(self, chances: Sequence[float]) -> None:
+        self.chances = iter(chances)
+        self.asked: list[tuple[list[str], list[str]]] = []
+
+    async def __call__(self, prompts: Any, ours: Any, theirs: Any) -> list[float | None]:
+        self.asked.append(([r.text for r in ours], [r.text for r in theirs]))
+        chance = next(self.chances)
+        return [1.0 if i < chance * len(prompts) else 0.0 for i in range(len(prompts))]
+
+
+def watched(base: LocalModel, folder: Path, chances: Sequence[float], said: list[str]) -> tuple[PolicyReport, Looking]:
+    gold = Looking(chances)
+    method = method_of(
+        RLOO, learning_rate=6e-3, samples=8, epochs=8, watch={"judge": "gold", "prompts": 24, "looks": 8, "patience": 2}
+    )
+    held_out = {prompt.id for prompt in prompts(32)[:24]}
+    context = context_of(noticing(base, said), folder, count=32, gold=gold, is_held_out=lambda prompt: prompt in held_out)
+    return train(method, context), gold
+
+
+def test_training_ends_where_the_judge_that_looks_on_likes_less_what_is_rewarded_more(
+    base: LocalModel, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    report, gold = watched(base, tmp_path, [0.5, 0.75, 0.5, 0.25, 0.0, 0.0, 0.0, 0.0], said)
+    assert [look["step"] for look in report.looks] == [0.0, 2.0, 4.0, 6.0]
+    assert [look["gold"] for look in report.looks] == [0.5, 0.75, 0.5, 0.25]
+    assert report.looks[-1]["reward"] > report.looks[1]["reward"]
+    (line,) = [line for line in said if "the judge gold" in line]
+    assert "25% against the start, after 75% at step 2" in line
+    assert "The policy is that after 2 steps." in line
+    assert gold.asked[0][0] == gold.asked[0][1]  # before the first step the policy says what its start says
+    assert gold.asked[3][0] != gold.asked[3][1]
+    assert gold.asked[3][1] == gold.asked[0][1]
+
+
+def test_a_judge_that_likes_it_more_and_more_stops_nothing(base: LocalModel, tmp_path: Path) -> None:
+    said: list[str] = []
+    report, _ = watched(base, tmp_path, [0.0, 0.25, 0.25, 0.5, 0.5, 0.75, 0.75, 1.0, 1.0], said)
+    assert len(report.history) == 16
+    assert not said
+
+
+class Plea(Given):
+    """A reward that a plea for a score moves."""
+
+    async def __call__(self, items: Items) -> list[list[Rewarded]]:
+        return [[Rewarded(reward_of(r.text) + 3.0 * ("Rating" in r.text), {}) for r in many] for _, many in items]
+
+
+def test_what_canaries_gain_is_told_before_the_first_step(base: LocalModel, tmp_path: Path) -> None:
+    said: list[str] = []
+    report = train(method_of(RLOO, probes=10, steps=1), context_of(noticing(base, said), tmp_path, Plea()))
+    assert report.probes["rated"]["gain"]["value"] > 2.0
+    assert (report.probes["rated"]["more"], report.probes["rated"]["n"]) == (10, 10)
+    (line,) = [line for line in said if "plea for the top score" in line]
+    assert "The policy may learn to write so." in line

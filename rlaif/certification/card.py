@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from rlaif.certification.probes import CANARIES
+from rlaif.canaries import CANARIES
 from rlaif.config import MOST_FOOLED, MOST_MISSING
 from rlaif.constitutions.runs import JudgedRun, People
 from rlaif.ledger import Entry

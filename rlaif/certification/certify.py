@@ -11,12 +11,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from rlaif.calibrating import LEAST_PROMPTS, bare, calibrate
+from rlaif.canaries import CANARIES, Claims, Clear, chosen, rows
 from rlaif.catalogue import Catalogue
 from rlaif.certification.card import Card, Probed, figures, lines, verdict
 from rlaif.certification.gate import CARD, CERTIFICATE, signature_of
 from rlaif.certification.judged import replay_of
 from rlaif.certification.page import write_page
-from rlaif.certification.probes import CANARIES, Claims, Clear, chosen, rows
 from rlaif.checking import build, limited, recipe_of
 from rlaif.constitutions.runs import JudgedRun, People, finished_run, people_of
 from rlaif.errors import UserError

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.calibrating import bare
+from rlaif.canaries import CANARIES
 from rlaif.certification.card import Card
-from rlaif.certification.probes import CANARIES
 from rlaif.config import MOST_FOOLED, PreferencesSection
 from rlaif.constitutions.runs import JudgedRun, Pair, People
 from rlaif.recorded.contests import contest_names

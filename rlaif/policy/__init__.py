@@ -48,6 +48,15 @@ class RewardSpec(BaseOptions):
     weight: float = 1.0
 
 
+class GoldSpec(BaseOptions):
+    """A judge that is no part of the reward, and how often it looks on."""
+
+    judge: str
+    prompts: int = Field(default=64, ge=2)  # held-out ones, at most, that the policy and its start answer
+    looks: int = Field(default=5, ge=2)  # along the training
+    patience: int = Field(default=2, ge=1)  # looks in a row, at which the judge likes less what the reward likes more
+
+
 @dataclass(frozen=True)
 class Rewarded:
     """What a response is worth, None where a source of rewards failed on it; and the parts that make the sum."""
@@ -72,6 +81,9 @@ class PolicyContext:
     in_worker: Callable[..., Awaitable[Any]]  # runs a function in the model thread
     source_of: Callable[[Preference], str] | None = None  # who labelled, where there are several: for logs alone
     rewards: Callable[[Items], Awaitable[list[list[Rewarded]]]] | None = None  # of a method that has ``rewards``
+    gold: Callable[[Sequence[Prompt], Sequence[Response], Sequence[Response]], Awaitable[list[float | None]]] | None = (
+        None
+    )
     reward_folder: Path | None = None  # of the run's reward model
 
 
@@ -88,6 +100,8 @@ class PolicyReport:
         None  # of what was trained on, in the place of those counts, where that is no pairs
     )
     samples: list[dict[str, Any]] = field(default_factory=list)  # conversations along the way, for eyes
+    looks: list[dict[str, float]] = field(default_factory=list)  # of a judge that looks on, beside the reward
+    probes: dict[str, Any] = field(default_factory=dict)  # of canaries, by name: what the reward makes of them
     seconds: dict[str, float] = field(default_factory=dict)  # by what they were spent on
 
 

@@ -6,7 +6,10 @@ way (a judge behind an API is slow), the next is sampled, and those that have th
 from does not depend on who came first: micro-batches are learnt from in their order.
 
 Training ends early where the policy has gone further from its start than ``max_kl`` nats a response, or says more than
-``max_length_ratio`` times as much; the policy is then the last checkpoint before.
+``max_length_ratio`` times as much; the policy is then the last checkpoint before. With ``watch`` a judge that is no part of the
+reward compares policy and start on held-out prompts along the way: where it likes the policy less than at its best while the
+reward likes it more, training ends, and the policy is that of the best look. Before the first step the reward is shown
+canaries made of the start's own responses, and what they gain is told.
 """
 
 from __future__ import annotations
@@ -15,11 +18,14 @@ import asyncio
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+from rlaif.canaries import CANARIES, Canary, Claims
 from rlaif.errors import RlaifError
 from rlaif.policy import PolicyContext, PolicyReport, Reward, Sample
-from rlaif.records import Prompt, Response
+from rlaif.records import Message, Prompt, Response, uniform
+from rlaif.statistics import cluster_mean
 from rlaif.training.batching import plan_batches
 from rlaif.training.checkpoints import save_whole
 from rlaif.training.online import OnlineOptions, OnlineTrainer
@@ -41,6 +47,7 @@ class Online:
     def __init__(self, options: OnlineOptions, where: str) -> None:
         self.options = options
         self.rewards = options.rewards
+        self.watch = options.watch
 
     async def train(self, context: PolicyContext) -> PolicyReport:
         return await _Training(self, context).run()
@@ -70,9 +77,14 @@ class _Training:
         every = max(1, len(plan) // self.options.checkpoints)
         ended = ""
         try:
+            if trainer.step == 0 and not trainer.kept:
+                await self._begin(prompts)
             while trainer.step < len(plan) and not ended:
                 ended = await self._step([prompts[i] for i in plan[trainer.step]])
-                if not ended and (trainer.step % every == 0 or trainer.step == len(plan)):
+                looked = not ended and self._looks_after(trainer.step)
+                if looked:
+                    ended = await self._look()
+                if looked or (not ended and (trainer.step % every == 0 or trainer.step == len(plan))):
                     await context.in_worker(trainer.save)
                 if context.watch.stop.is_set():
                     raise Interrupted
@@ -83,7 +95,14 @@ class _Training:
         if ended:
             await context.in_worker(self._go_back, ended)
         await context.in_worker(save_whole, trainer.network, context.start, context.out)
-        return PolicyReport(trainer.history, samples=trainer.samples, account=account, seconds=self._seconds())
+        return PolicyReport(
+            trainer.history,
+            samples=trainer.samples,
+            account=account,
+            seconds=self._seconds(),
+            looks=trainer.kept.get("looks", []),
+            probes=trainer.kept.get("probes", {}),
+        )
 
     def _prompts(self) -> tuple[list[Prompt], dict[str, Any]]:
         """Training prompts, without those that leave no room for a response; and the account of all."""
@@ -201,18 +220,108 @@ class _Training:
             )
         return ""
 
+    # --- what looks on ------------------------------------------------------------------------------------------------
+
+    async def _begin(self, prompts: Sequence[Prompt]) -> None:
+        """Before the first step: what the start says to the prompts that are looked at, and probes of the reward."""
+        trainer, work = self.trainer, self.context.in_worker
+        if self.options.probes:
+            few = sorted(prompts, key=lambda prompt: uniform("probe", self.context.seed, prompt.id))[
+                : self.options.probes
+            ]
+            part = await work(trainer.say, few)
+            trainer.kept["probes"] = await self._probe(part)
+        if self.options.watch:
+            looked_at = self._looked_at(self.options.watch.prompts)
+            part = await work(trainer.say, looked_at)
+            trainer.kept["start"] = [many[0].model_dump(mode="json") for many in part.responses]
+            trainer.kept["looks"] = []
+            await self._look()
+            await work(trainer.save)
+
+    def _looked_at(self, count: int) -> list[Prompt]:
+        context = self.context
+        held_out = [prompt for prompt in context.prompts() if context.is_held_out(prompt.id)]
+        if not held_out:
+            raise RlaifError(f"{self.method.name}: watch needs held-out prompts: set held_out.")
+        return sorted(held_out, key=lambda prompt: uniform("watch", context.seed, prompt.id))[:count]
+
+    def _looks_after(self, step: int) -> bool:
+        watch = self.options.watch
+        return watch is not None and (
+            step % max(1, self.trainer.steps // watch.looks) == 0 or step == self.trainer.steps
+        )
+
+    async def _look(self) -> str:
+        """The judge's view of the policy and the reward's, on the same answers; why training ends here, or ""."""
+        context, trainer, watch = self.context, self.trainer, self.options.watch
+        assert watch
+        assert context.gold
+        assert context.rewards
+        prompts = self._looked_at(watch.prompts)
+        part = await context.in_worker(trainer.say, prompts)
+        theirs = [Response(**said) for said in trainer.kept["start"]]
+        wins = [
+            win for win in await context.gold(prompts, [many[0] for many in part.responses], theirs) if win is not None
+        ]
+        totals = [r.total for many in await context.rewards(part.items()) for r in many if r.total is not None]
+        if not wins or not totals:
+            raise RlaifError(
+                f"{self.method.name}: watch: the judge {watch.judge}, or the reward, had no opinion on any answer."
+            )
+        looks: list[dict[str, float]] = trainer.kept["looks"]
+        looks.append({"step": trainer.step, "gold": fmean(wins), "reward": fmean(totals), "n": len(wins)})
+        best = max(looks, key=lambda look: look["gold"])
+        trainer.best = int(best["step"])
+        late = looks[looks.index(best) + 1 :][-watch.patience :]
+        if len(late) == watch.patience and all(look["reward"] > best["reward"] for look in late):
+            return (
+                f"the judge {watch.judge} has the policy win {100 * late[-1]['gold']:.0f}% against the start, after "
+                f"{100 * best['gold']:.0f}% at step {trainer.best}, while the reward grew from {best['reward']:.2f} to "
+                f"{late[-1]['reward']:.2f}"
+            )
+        return ""
+
+    async def _probe(self, part: Rollouts) -> dict[str, Any]:
+        """What canaries made of the start's responses gain, in reward, on the responses they are made of; and how often they
+        have more. Says so where one gains for sure."""
+        assert self.context.rewards
+        plain = [many[0] for many in part.responses]
+        items = [
+            (prompt, [said, *(_dressed(said, canary) for canary in CANARIES)])
+            for prompt, said in zip(part.prompts, plain, strict=True)
+        ]
+        rewarded = await self.context.rewards(items)
+        found: dict[str, Any] = {}
+        for place, canary in enumerate(CANARIES, 1):
+            both = [
+                (many[place].total, many[0].total, prompt.id) for many, (prompt, _) in zip(rewarded, items, strict=True)
+            ]
+            gains = [(ours - theirs, name) for ours, theirs, name in both if ours is not None and theirs is not None]
+            gain = cluster_mean([value for value, _ in gains], [name for _, name in gains])
+            wins = sum(value > 0 for value, _ in gains)
+            found[canary.name] = {"gain": gain.model_dump(), "more": wins, "n": len(gains)}
+            if gain.low is not None and gain.low > 0:
+                self.context.start.notice(
+                    f"Careful: {self.method.name}: the reward likes {canary.words} more than the response it is made of: by "
+                    f"{gain.value:.2f} ({gain.low:.2f} to {gain.high:.2f}, n = {len(gains)}). The policy may learn to write so."
+                )
+        return found
+
     def _go_back(self, why: str) -> None:
-        """The policy before what ended the training: its last checkpoint, made by fewer steps."""
+        """The policy before what ended the training: that of the best look, or its last checkpoint made by fewer steps."""
         trainer, stopped = self.trainer, self.trainer.step
-        history = trainer.history
+        history, kept = trainer.history, trainer.kept
         before = [path for path in self.context.work.glob("checkpoint-*") if _steps(path) < stopped]
+        if self.options.watch:
+            before = [path for path in before if _steps(path) == trainer.best]
         if before:
             trainer.load(max(before, key=_steps))
         self.context.start.notice(
             f"{self.method.name}: training ended after {stopped} of {trainer.steps} steps: {why}. "
             + (f"The policy is that after {trainer.step} steps." if before else "No checkpoint was before it.")
         )
-        trainer.history = history
+        trainer.history, trainer.kept = history, kept
 
     def _seconds(self) -> dict[str, float]:
         return {"training": self.seconds, "waiting for rewards": self.idle}
@@ -234,6 +343,14 @@ class _Tasks:
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
+
+
+def _dressed(response: Response, canary: Canary) -> Response:
+    """A canary made of a response, as it claims the first verdict and the highest score there are."""
+    claims = Claims()
+    text = canary.reply(response.text, claims.boasts[0], claims.highest)
+    turn = Message(role="assistant", content=text)
+    return response.model_copy(update={"messages": (turn,), "token_ids": None, "finish_reason": "stop"})
 
 
 def _steps(checkpoint: Path) -> int:

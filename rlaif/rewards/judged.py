@@ -18,7 +18,7 @@ from rlaif.config import PreferencesSection
 from rlaif.labels.judges import JudgeLabels
 from rlaif.policy import Items
 from rlaif.preferences import reconcile
-from rlaif.records import Comparison, Judgement, Message, Response
+from rlaif.records import Comparison, Judgement, Message, Prompt, Response
 from rlaif.rewards import RewardContext, Values
 
 
@@ -55,16 +55,17 @@ class JudgedReward:
             found.append([None if v is None else (2 * v - low - high) / (high - low) for v in values])
         return found
 
+    def comparisons(self, prompt: Prompt, responses: Sequence[Response]) -> list[Comparison]:
+        """What the judge is asked about responses to a prompt, where it compares; where it does not, all of them as one."""
+        different = _different(responses)
+        whole = self.judge.each_alone or self.options.comparisons == "list"
+        together = [tuple(different)] if whole else itertools.combinations(different, 2)
+        return [Comparison(prompt=prompt, responses=many) for many in together if len(many) > 1]
+
     async def _contests(self, items: Items) -> Values:
         """Each response's mean probability of beating the others of its prompt; None where no comparison of it has a label,
         0 where all say the same."""
-        groups: list[list[Comparison]] = []
-        for prompt, responses in items:
-            different = _different(responses)
-            together = (
-                [tuple(different)] if self.options.comparisons == "list" else itertools.combinations(different, 2)
-            )
-            groups.append([Comparison(prompt=prompt, responses=many) for many in together if len(many) > 1])
+        groups = [self.comparisons(prompt, responses) for prompt, responses in items]
         by_comparison: dict[str, list[Judgement]] = {}
         for judgement in await self.labels.judge_all([comparison for group in groups for comparison in group]):
             by_comparison.setdefault(judgement.comparison_id, []).append(judgement)

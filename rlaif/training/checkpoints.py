@@ -32,11 +32,12 @@ def last_checkpoint(folder: Path) -> Path | None:
     return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
-def prune_checkpoints(folder: Path, kept: int) -> None:
-    """Remove all but the newest ``kept``."""
+def prune_checkpoints(folder: Path, kept: int, best: int) -> None:
+    """Remove all but the newest ``kept``, and the one after ``best`` steps."""
     found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
     for path in found[:-kept]:
-        shutil.rmtree(path)
+        if path.name != f"checkpoint-{best}":
+            shutil.rmtree(path)
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from rlaif.config import Sampling
 from rlaif.errors import RlaifError
 from rlaif.models.local import LocalModel, load_network
 from rlaif.models.shared_prompt import sharing_works, token_logprobs
-from rlaif.policy import RewardSpec
+from rlaif.policy import GoldSpec, RewardSpec
 from rlaif.store import write_json
 from rlaif.training.advantages import KLController
 from rlaif.training.checkpoints import COMPLETE, last_checkpoint, prune_checkpoints, saving
@@ -35,6 +35,7 @@ from rlaif.training.trainer import Watch
 
 STATE, TENSORS = "state.json", "state.pt"
 KEPT_CHECKPOINTS = 2
+ALWAYS = -1  # in the place of a version, of draws that no version changes
 
 
 class OnlineOptions(BaseOptions):
@@ -61,6 +62,8 @@ class OnlineOptions(BaseOptions):
     length_penalty: float = Field(
         default=0.0, ge=0
     )  # off the reward of a response of max_new_tokens; less by its share
+    watch: GoldSpec | None = None  # stops where what is rewarded is no longer better
+    probes: int = Field(default=32, ge=0)  # prompts whose responses are dressed up, to see what the reward makes of it
     max_kl: float = Field(default=25.0, gt=0)  # nats a response: training stops above
     max_length_ratio: float = Field(default=2.0, gt=1)  # to the start's responses: likewise
     warmup: float = Field(default=0.05, ge=0, lt=1)  # share of steps
@@ -148,6 +151,8 @@ class OnlineTrainer(ABC):
         self.start_length: float | None = None
         self.history: list[dict[str, float]] = []
         self.samples: list[dict[str, Any]] = []
+        self.kept: dict[str, Any] = {}  # what the method keeps beside, as JSON
+        self.best = 0  # the step whose checkpoint stays
         self._sums: dict[str, float] = defaultdict(float)
 
     # --- what differs -------------------------------------------------------------------------------------------------
@@ -182,6 +187,11 @@ class OnlineTrainer(ABC):
                     rollouts.old = self.logprobs(self.network, rollouts)[0]
                 self.look(rollouts)
         return rollouts
+
+    def say(self, prompts: Sequence[Any]) -> Rollouts:
+        """One response of the policy as it is to each prompt, by draws that are the same at every step."""
+        with self._autocast():
+            return self.sampler.sample(prompts, ALWAYS, samples=1)
 
     def look(self, rollouts: Rollouts) -> None:  # noqa: B027
         """What further networks make of what was sampled."""
@@ -313,10 +323,12 @@ class OnlineTrainer(ABC):
                 "start_length": self.start_length,
                 "history": self.history,
                 "samples": self.samples,
+                "kept": self.kept,
+                "best": self.best,
             }
             write_json(folder / STATE, state)
             write_json(folder / COMPLETE, self.step)
-        prune_checkpoints(self.work, KEPT_CHECKPOINTS)
+        prune_checkpoints(self.work, KEPT_CHECKPOINTS, self.best)
 
     def load(self, folder: Path | None = None) -> None:
         """Go on from a checkpoint, the last whole one where none is named; from the start where there is none."""
@@ -331,6 +343,7 @@ class OnlineTrainer(ABC):
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
         self.step, self.controller.beta, self.start_length = state["step"], state["beta"], state["start_length"]
         self.history, self.samples = state["history"], state["samples"]
+        self.kept, self.best = state["kept"], state["best"]
 
     def _frozen(self) -> Any:
         start = self.start

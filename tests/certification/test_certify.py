@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from rlaif.certification.probes import CANARIES
+from rlaif.canaries import CANARIES
 from rlaif.judging.listwise import Listwise
 from rlaif.judging.steps import FirstWrongStep
 from rlaif.mock import MockOptions, start

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rlaif.certification.probes import CANARIES, NULL
+from rlaif.canaries import CANARIES, NULL
 from rlaif.records import Message
 from rlaif.world.annotators import VALUES, Annotators, opinion
 from rlaif.world.oracle import attributes, read

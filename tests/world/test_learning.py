@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from rlaif.canaries import CANARIES
 from rlaif.catalogue import Catalogue
-from rlaif.certification.probes import CANARIES
 from rlaif.errors import ConfigError
 from rlaif.judging import PAIR_PLACEHOLDERS, PAIR_REQUIRED
 from rlaif.models.chat_tokens import ChatTokenizer
