@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -495,7 +496,9 @@ def watched(base: LocalModel, folder: Path, chances: Sequence[float], said: list
         RLOO, learning_rate=6e-3, samples=8, epochs=8, watch={"judge": "gold", "prompts": 24, "looks": 8, "patience": 2}
     )
     held_out = {prompt.id for prompt in prompts(32)[:24]}
-    context = context_of(noticing(base, said), folder, count=32, gold=gold, is_held_out=lambda prompt: prompt in held_out)
+    context = context_of(
+        noticing(base, said), folder, count=32, gold=gold, is_held_out=lambda prompt: prompt in held_out
+    )
     return train(method, context), gold
 
 

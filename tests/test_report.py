@@ -106,7 +106,7 @@ def test_every_figure_fits_a_phone_at_its_natural_size() -> None:
     plots = Plots()
     svgs = [
         plots.rates({name: figure(0.5, 0.4, 0.6) for name in RATES}),
-        *plots.curves(history, "dpo"),
+        *(svg for _, svg in plots.curves(history, "dpo")),
         plots.calibration(held_out),
         *plots.arms(ARMS, ["start", "dpo", "best-of-n"]),
     ]
@@ -115,7 +115,7 @@ def test_every_figure_fits_a_phone_at_its_natural_size() -> None:
 
 
 def test_training_steps_are_whole_numbers() -> None:
-    loss, _ = Plots().curves([{"step": float(i), "loss": 0.7, "accuracy": 0.5} for i in range(1, 4)], "dpo")
+    (_, loss), _ = Plots().curves([{"step": float(i), "loss": 0.7, "accuracy": 0.5} for i in range(1, 4)], "dpo")
     ticks = re.findall(r'id="xtick_\d+".*?<text[^>]*>([^<]*)</text>', loss, re.DOTALL)
     assert ticks
     assert all(tick.isdigit() for tick in ticks)

@@ -54,7 +54,9 @@ class GoldSpec(BaseOptions):
     judge: str
     prompts: int = Field(default=64, ge=2)  # held-out ones, at most, that the policy and its start answer
     looks: int = Field(default=5, ge=2)  # along the training
-    patience: int = Field(default=2, ge=1)  # looks in a row, at which the judge likes less what the reward likes more
+    patience: int = Field(
+        default=1, ge=1
+    )  # looks in a row, at which the judge surely likes less what the reward likes more
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from does not depend on who came first: micro-batches are learnt from in their o
 
 Training ends early where the policy has gone further from its start than ``max_kl`` nats a response, or says more than
 ``max_length_ratio`` times as much; the policy is then the last checkpoint before. With ``watch`` a judge that is no part of the
-reward compares policy and start on held-out prompts along the way: where it likes the policy less than at its best while the
-reward likes it more, training ends, and the policy is that of the best look. Before the first step the reward is shown
+reward compares policy and start on held-out prompts along the way: where it likes the policy less than at its best, by a paired
+difference whose 95% interval lies below 0, while the reward likes it more, training ends, and the policy is that of the best look. Before the first step the reward is shown
 canaries made of the start's own responses, and what they gain is told.
 """
 
@@ -25,7 +25,7 @@ from rlaif.canaries import CANARIES, Canary, Claims
 from rlaif.errors import RlaifError
 from rlaif.policy import PolicyContext, PolicyReport, Reward, Sample
 from rlaif.records import Message, Prompt, Response, uniform
-from rlaif.statistics import cluster_mean
+from rlaif.statistics import cluster_mean, paired_difference
 from rlaif.training.batching import plan_batches
 from rlaif.training.checkpoints import save_whole
 from rlaif.training.online import OnlineOptions, OnlineTrainer
@@ -235,7 +235,7 @@ class _Training:
             looked_at = self._looked_at(self.options.watch.prompts)
             part = await work(trainer.say, looked_at)
             trainer.kept["start"] = [many[0].model_dump(mode="json") for many in part.responses]
-            trainer.kept["looks"] = []
+            trainer.kept |= {"looks": [], "wins": []}
             await self._look()
             await work(trainer.save)
 
@@ -261,26 +261,38 @@ class _Training:
         prompts = self._looked_at(watch.prompts)
         part = await context.in_worker(trainer.say, prompts)
         theirs = [Response(**said) for said in trainer.kept["start"]]
-        wins = [
-            win for win in await context.gold(prompts, [many[0] for many in part.responses], theirs) if win is not None
-        ]
+        wins = await context.gold(prompts, [many[0] for many in part.responses], theirs)
+        known = [win for win in wins if win is not None]
         totals = [r.total for many in await context.rewards(part.items()) for r in many if r.total is not None]
-        if not wins or not totals:
+        if not known or not totals:
             raise RlaifError(
                 f"{self.method.name}: watch: the judge {watch.judge}, or the reward, had no opinion on any answer."
             )
         looks: list[dict[str, float]] = trainer.kept["looks"]
-        looks.append({"step": trainer.step, "gold": fmean(wins), "reward": fmean(totals), "n": len(wins)})
+        looks.append({"step": trainer.step, "gold": fmean(known), "reward": fmean(totals), "n": len(known)})
+        trainer.kept["wins"].append(wins)
         best = max(looks, key=lambda look: look["gold"])
         trainer.best = int(best["step"])
-        late = looks[looks.index(best) + 1 :][-watch.patience :]
-        if len(late) == watch.patience and all(look["reward"] > best["reward"] for look in late):
+        late = range(len(looks) - watch.patience, len(looks))
+        at_best = looks.index(best)
+        if all(i > at_best and looks[i]["reward"] > best["reward"] and self._surely_less(i, at_best) for i in late):
             return (
-                f"the judge {watch.judge} has the policy win {100 * late[-1]['gold']:.0f}% against the start, after "
+                f"the judge {watch.judge} has the policy win {100 * looks[-1]['gold']:.0f}% against the start, after "
                 f"{100 * best['gold']:.0f}% at step {trainer.best}, while the reward grew from {best['reward']:.2f} to "
-                f"{late[-1]['reward']:.2f}"
+                f"{looks[-1]['reward']:.2f}"
             )
         return ""
+
+    def _surely_less(self, look: int, best: int) -> bool:
+        """Whether the judge likes the policy less at one look than at another, on the same prompts."""
+        wins: list[list[float | None]] = self.trainer.kept["wins"]
+        both = [
+            (i, a, b)
+            for i, (a, b) in enumerate(zip(wins[look], wins[best], strict=True))
+            if a is not None and b is not None
+        ]
+        gap = paired_difference([a for _, a, _ in both], [b for _, _, b in both], [i for i, _, _ in both])
+        return gap.high is not None and gap.high < 0
 
     async def _probe(self, part: Rollouts) -> dict[str, Any]:
         """What canaries made of the start's responses gain, in reward, on the responses they are made of; and how often they

@@ -63,11 +63,15 @@ def write_report(
         told=told,
         examples=_examples(run),
         findings=findings(metrics, measures),
+        methods={section.policy: section.name for section in pipeline.policies},
+        trainings=[(arm, plots.curves(_history(run, f"policies/{arm}"), arm)) for arm in arms],
+        conversations={arm: _told(run, arm, "samples") for arm in arms},
+        probes={arm: _told(run, arm, "probes") for arm in arms},
         plots={
             "labels": plots.rates(metrics),
             "reward_curves": plots.curves(_history(run, "reward_model"), "reward model"),
             "calibration": plots.calibration(_held_out(run)),
-            "policy_curves": [(arm, plots.curves(_history(run, f"policies/{arm}"), arm)) for arm in arms],
+            "looks": {arm: plots.looks(_told(run, arm, "looks"), arm) for arm in arms},
             "arms": plots.arms(metrics, arms),
         },
     )
@@ -144,6 +148,11 @@ def _others(
 
 def _history(run: RunFolder, stage: str) -> list[dict[str, float]]:
     return (run.trained(stage) or {}).get("history", [])
+
+
+def _told(run: RunFolder, arm: str, name: str) -> Any:
+    """What a policy's training told beside its history; nothing where it told nothing."""
+    return (run.trained(f"policies/{arm}") or {}).get(name) or []
 
 
 def _held_out(run: RunFolder) -> dict[str, Any] | None:

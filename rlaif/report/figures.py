@@ -79,8 +79,9 @@ class Plots:
             axes.set_xlabel(label)
             return _svg(canvas, title)
 
-    def curves(self, history: list[dict[str, float]], title: str) -> list[str]:
-        """Per step what the history holds: loss and accuracy, or of a method that samples reward, KL and length."""
+    def curves(self, history: list[dict[str, float]], title: str) -> list[tuple[str, str]]:
+        """Per step what the history holds, each by its name: loss and accuracy, or of a method that samples reward, KL and
+        length."""
         if len(history) < 2:
             return []
         steps = [row["step"] for row in history]
@@ -100,8 +101,26 @@ class Plots:
                     middle = (values.min() + values.max()) / 2
                     axes.set_ylim(middle - 0.55 * FLAT, middle + 0.55 * FLAT)
                 axes.set(xlabel="step", ylabel=label)
-                found.append(_svg(canvas, f"Training of {title}: {name} by step"))
+                found.append((name, _svg(canvas, f"Training of {title}: {name} by step")))
         return found
+
+    def looks(self, looks: list[dict[str, float]], title: str) -> str:
+        """A judge that looks on beside the reward: its win rate above, the mean reward of the same answers below."""
+        if len(looks) < 2:
+            return ""
+        steps = [look["step"] for look in looks]
+        with plt.rc_context(STYLE):
+            canvas, axes = _panel(2.8)
+            axes.plot(
+                steps, [look["gold"] for look in looks], "o-", color=ACCENT, markersize=3, linewidth=1.4, label="judge"
+            )
+            axes.axhline(0.5, color=MUTED, linewidth=0.8, linestyle=":")
+            axes.set(xlabel="step", ylabel="win rate", ylim=(0, 1))
+            other = axes.twinx()
+            other.plot(steps, [look["reward"] for look in looks], "s--", color=MUTED, markersize=3, linewidth=1)
+            other.set_ylabel("mean reward (dashed)")
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+            return _svg(canvas, f"Training of {title}: a judge that looks on, and the reward, by step")
 
     def calibration(self, held_out: dict[str, Any] | None) -> str:
         """Predicted probability against labels on held-out pairs."""
