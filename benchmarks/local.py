@@ -45,7 +45,8 @@ from rlaif.records import Message
 from rlaif.reward import RewardOptions, _RewardTrainer, initialise_head
 from rlaif.training.batching import Group
 from rlaif.training.losses import soft_preference_loss
-from rlaif.training.trainer import Watch, choose_attention, quiet_libraries
+from rlaif.training.networks import choose_attention
+from rlaif.training.trainer import Watch, quiet_libraries
 
 VOCABULARY = 2547
 SAMPLES = 4  # responses to each prompt

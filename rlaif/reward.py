@@ -22,10 +22,10 @@ from rlaif.models.local import LocalModel, LocalOptions, load_network
 from rlaif.models.shared_prompt import Rows, last_hidden, sharing_works
 from rlaif.records import Message, Preference, uniform
 from rlaif.training.batching import Group, group_preferences, need_labels
-from rlaif.training.checkpoints import save_whole
 from rlaif.training.losses import plackett_luce_loss, soft_preference_loss, with_margin
+from rlaif.training.networks import Trained
 from rlaif.training.passes import Done, per_response
-from rlaif.training.trainer import PreferenceTrainer, TrainingOptions, Watch, choose_attention
+from rlaif.training.trainer import PreferenceTrainer, TrainingOptions, Watch
 
 Answers = tuple[
     tuple[Message, ...], Sequence[tuple[tuple[Message, ...], bool]]
@@ -174,8 +174,8 @@ def train_reward_model(
     test = group_preferences(
         watch.through(preferences()), base.tokens, options.room(base.context), keep=is_held_out, ended=ended
     )
-    network = load_network(base.folder, base.options, "float32", base.where, adapter=base.adapter, head=True)
-    choose_attention(network, options, base.options.attention)
+    trained = Trained(base, options, seed=seed, head=True)
+    network = trained.network
     initialise_head(network, seed)
     pad_id = base.tokens.pad_id
     network.config.pad_token_id = pad_id = padding_of(base)
@@ -197,7 +197,7 @@ def train_reward_model(
     found = normalisation(values)
     gain, bias = found or (1.0, 0.0)
     network.config.rlaif_gain, network.config.rlaif_bias = gain, bias
-    save_whole(network, base, out, pad_id=pad_id)
+    trained.save(out, pad_id=pad_id)
     with watch.passing("held-out rewards", network) as done:
         scored = score_groups(network, test.groups, pad_id, share=share, done=done)
     held = held_out_differences(test.groups, scored)

@@ -41,8 +41,9 @@ from rlaif.reward import (
 from rlaif.training.batching import Group, group_preferences, held_out, plan_batches
 from rlaif.training.checkpoints import COMPLETE, last_checkpoint, saving
 from rlaif.training.losses import soft_preference_loss
+from rlaif.training.networks import choose_attention
 from rlaif.training.passes import inference_batches, pair_index, rows_of, sequence_logprobs
-from rlaif.training.trainer import Interrupted, Watch, choose_attention, labels_of
+from rlaif.training.trainer import Interrupted, Watch, labels_of
 from tests import make, tiny
 
 WORDS = tiny.WORDS[:24]

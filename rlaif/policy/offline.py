@@ -11,14 +11,13 @@ from typing import Any
 
 import torch
 
-from rlaif.models.local import load_network
 from rlaif.models.shared_prompt import Rows, sharing_works, token_logprobs
 from rlaif.policy import PolicyContext, PolicyReport, Reward, Sample
 from rlaif.records import Prompt, Response
 from rlaif.training.batching import Group, group_preferences, need_labels
-from rlaif.training.checkpoints import save_whole
+from rlaif.training.networks import Trained
 from rlaif.training.passes import sequence_logprobs
-from rlaif.training.trainer import PreferenceTrainer, choose_attention
+from rlaif.training.trainer import PreferenceTrainer
 
 
 class AgainstReference:
@@ -43,8 +42,8 @@ class AgainstReference:
             source_of=context.source_of,
         )
         need_labels(data, self.name, options.room(start.context))
-        network = load_network(start.folder, start.options, "float32", start.where, adapter=start.adapter)
-        choose_attention(network, options, start.options.attention)
+        trained = Trained(start, options, seed=context.seed)
+        network = trained.network
         share, why = sharing_works(network, start.tokens.pad_id)
         if not share:
             start.notice(f"{start.where}: prompts are not shared between rows of this model ({why}).")
@@ -54,7 +53,7 @@ class AgainstReference:
         with options.autocast(network), passing as done:
             trainer.look_at_reference(network.eval(), options.room(start.context), done)
         history = trainer.run()
-        save_whole(network, start, context.out)
+        trained.save(context.out)
         return PolicyReport(
             history,
             pairs=data.pairs,

@@ -27,7 +27,6 @@ from rlaif.policy import PolicyContext, PolicyReport, Reward, Sample
 from rlaif.records import Message, Prompt, Response, uniform
 from rlaif.statistics import cluster_mean, paired_difference
 from rlaif.training.batching import plan_batches
-from rlaif.training.checkpoints import save_whole
 from rlaif.training.online import OnlineOptions, OnlineTrainer
 from rlaif.training.rollouts import Rollouts
 from rlaif.training.trainer import Interrupted
@@ -94,7 +93,7 @@ class _Training:
             raise
         if ended:
             await context.in_worker(self._go_back, ended)
-        await context.in_worker(save_whole, trainer.network, context.start, context.out)
+        await context.in_worker(trainer.trained.save, context.out)
         return PolicyReport(
             trainer.history,
             samples=trainer.samples,

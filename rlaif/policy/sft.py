@@ -15,15 +15,14 @@ from pydantic import Field
 
 from rlaif.conversations import prompt_column, read_messages, read_prompt
 from rlaif.errors import DataError, RlaifError
-from rlaif.models.local import load_network
 from rlaif.models.shared_prompt import sharing_works
 from rlaif.policy import PolicyContext, PolicyReport, Reward, Sample
 from rlaif.records import Message, Prompt, Response
 from rlaif.rows import need_source, read_rows, source_hash
 from rlaif.training.batching import Group, group_preferences, need_labels
-from rlaif.training.checkpoints import save_whole
 from rlaif.training.finetuning import FineTuner, demonstrated
-from rlaif.training.trainer import TrainingOptions, choose_attention
+from rlaif.training.networks import Trained
+from rlaif.training.trainer import TrainingOptions
 
 ANSWERS = ("response", "completion", "answer", "output", "chosen")
 
@@ -54,15 +53,15 @@ class SFT:
     def train(self, context: PolicyContext) -> PolicyReport:
         start, options = context.start, self.options
         groups, account = self._demonstrated(context) if options.demonstrations else self._preferred(context)
-        network = load_network(start.folder, start.options, "float32", start.where, adapter=start.adapter)
-        choose_attention(network, options, start.options.attention)
+        trained = Trained(start, options, seed=context.seed)
+        network = trained.network
         trainer = FineTuner(network, groups, options, context.work, context.seed, context.watch)
         trainer.pad_id = start.tokens.pad_id
         trainer.share, why = sharing_works(network, start.tokens.pad_id)
         if not trainer.share:
             start.notice(f"{start.where}: prompts are not shared between rows of this model ({why}).")
         history = trainer.run()
-        save_whole(network, start, context.out)
+        trained.save(context.out)
         return PolicyReport(history, **account)
 
     def _preferred(self, context: PolicyContext) -> tuple[list[Group], dict[str, Any]]:

@@ -6,9 +6,10 @@ import copy
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from safetensors import SafetensorError
@@ -63,8 +64,16 @@ def _of_the_disk(path: Path, error: Exception) -> OSError | None:
     return OSError(errno.EIO, str(error)) if written else None
 
 
-def save_whole(network: Any, base: LocalModel, out: Path, *, pad_id: int | None = None) -> None:
-    """Weights and tokenizer as an ordinary model folder, renamed into place when complete."""
+def save_whole(
+    network: Any,
+    base: LocalModel,
+    out: Path,
+    *,
+    pad_id: int | None = None,
+    beside: Mapping[str, Path] = MappingProxyType({}),
+) -> None:
+    """Weights and tokenizer as an ordinary model folder, renamed into place when complete; ``beside``: folders that are moved
+    into it, by their names there."""
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     with saving(out):
@@ -78,5 +87,7 @@ def save_whole(network: Any, base: LocalModel, out: Path, *, pad_id: int | None 
         generation = base.folder / "generation_config.json"
         if generation.is_file() and not (partial / "generation_config.json").exists():
             shutil.copy(generation, partial)
+        for name, folder in beside.items():
+            folder.rename(partial / name)
         shutil.rmtree(out, ignore_errors=True)
         partial.rename(out)

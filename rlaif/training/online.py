@@ -12,15 +12,15 @@ import math
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 from transformers import get_scheduler
 
-from rlaif.component import Options as BaseOptions
 from rlaif.config import Sampling
 from rlaif.errors import RlaifError
 from rlaif.models.local import LocalModel, load_network
@@ -29,6 +29,7 @@ from rlaif.policy import GoldSpec, RewardSpec
 from rlaif.store import write_json
 from rlaif.training.advantages import KLController
 from rlaif.training.checkpoints import COMPLETE, last_checkpoint, prune_checkpoints, saving
+from rlaif.training.networks import NetworkOptions, Trained, learning
 from rlaif.training.passes import rows_of
 from rlaif.training.rollouts import Rollouts, Sampler
 from rlaif.training.trainer import Watch
@@ -38,7 +39,7 @@ KEPT_CHECKPOINTS = 2
 ALWAYS = -1  # in the place of a version, of draws that no version changes
 
 
-class OnlineOptions(BaseOptions):
+class OnlineOptions(NetworkOptions):
     """Settings that every method shares which samples what it learns from."""
 
     rewards: tuple[RewardSpec, ...] = (RewardSpec(),)
@@ -72,7 +73,6 @@ class OnlineOptions(BaseOptions):
     adam_epsilon: float = Field(default=1e-5, gt=0)
     max_gradient_norm: float = Field(default=1.0, gt=0)
     checkpoints: int = Field(default=10, ge=1)  # written along the way
-    precision: Literal["float32", "bfloat16"] = "float32"  # of matrix products; weights and optimiser stay float32
 
     @field_validator("rewards", mode="before")
     @classmethod
@@ -127,8 +127,9 @@ class OnlineTrainer(ABC):
             seed,
             watch,
         )
-        self.network = load_network(start.folder, start.options, "float32", start.where, adapter=start.adapter).eval()
-        self.reference = self._frozen()
+        self.trained = Trained(start, options, seed=seed)
+        self.network = self.trained.network.eval()
+        self.reference = None if options.lora else self._frozen()
         self.pad_id = start.tokens.pad_id
         self.share, why = sharing_works(self.network, self.pad_id)
         if not self.share:
@@ -182,7 +183,8 @@ class OnlineTrainer(ABC):
         with self._autocast():
             rollouts = self.sampler.sample(prompts, self.step)
             with torch.no_grad():
-                rollouts.reference = self.logprobs(self.reference, rollouts)[0]
+                with self.trained.as_before() if self.reference is None else nullcontext():
+                    rollouts.reference = self.logprobs(self.reference or self.network, rollouts)[0]
                 if not (self.options.once and self.by_group) or self.keeps_best:
                     rollouts.old = self.logprobs(self.network, rollouts)[0]
                 self.look(rollouts)
@@ -211,7 +213,7 @@ class OnlineTrainer(ABC):
         if self.keeps_best:
             self.prepare([rollouts])
             rollouts = rollouts.best()
-        with self._autocast():
+        with self._autocast(), learning(self.network, self.options):
             logprobs, mask = self.logprobs(self.network, rollouts)
             first = rollouts.old is None
             if rollouts.old is None:
@@ -219,8 +221,8 @@ class OnlineTrainer(ABC):
             if rollouts.advantages is None:
                 self.prepare([rollouts])
             loss = self.loss(logprobs, mask, rollouts)
-        if loss.requires_grad:
-            loss.backward()
+            if loss.requires_grad:
+                loss.backward()
         self._sums["loss"] += float(loss.detach())
         self._sums["count"] += self.count(rollouts)
         clipped = (logprobs.detach() - rollouts.old).exp().sub(1).abs() > self.options.clip
@@ -351,8 +353,7 @@ class OnlineTrainer(ABC):
         return network.requires_grad_(requires_grad=False)
 
     def _autocast(self) -> Any:
-        bfloat16 = self.options.precision == "bfloat16"
-        return torch.autocast(self.network.device.type, torch.bfloat16, enabled=bfloat16)
+        return self.options.autocast(self.network)
 
 
 def _trainable(network: Any) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 from pydantic import Field, model_validator
@@ -26,13 +26,13 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from rlaif.component import Options as BaseOptions
 from rlaif.errors import ModelError
 from rlaif.models.shared_prompt import Rows
 from rlaif.store import write_json
 from rlaif.training.batching import Group, plan_batches
 from rlaif.training.checkpoints import COMPLETE, last_checkpoint, saving
 from rlaif.training.losses import soft_preference_loss
+from rlaif.training.networks import NetworkOptions
 from rlaif.training.passes import Done, pair_index, rows_of
 
 T = TypeVar("T")
@@ -44,7 +44,7 @@ class Interrupted(Exception):
     """Training was asked to stop; a checkpoint was written first."""
 
 
-class TrainingOptions(BaseOptions):
+class TrainingOptions(NetworkOptions):
     """Settings every preference trainer shares. Batch sizes count prompts, with all their responses and pairs."""
 
     learning_rate: float = Field(default=1e-5, gt=0)
@@ -57,15 +57,10 @@ class TrainingOptions(BaseOptions):
     weight_decay: float = Field(default=0.0, ge=0)
     max_gradient_norm: float = Field(default=1.0, gt=0)
     checkpoints: int = Field(default=10, ge=1)  # written along the way
-    precision: Literal["float32", "bfloat16"] = "float32"  # of matrix products; weights and optimiser stay float32
 
     def room(self, context: int) -> int:
         """Tokens that prompt and response may have together: ``max_tokens``, or fewer where the model reads fewer."""
         return min(self.max_tokens, context)
-
-    def autocast(self, network: Any) -> Any:
-        """The context in which passes run at this precision."""
-        return torch.autocast(network.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
 
     @model_validator(mode="after")
     def _whole_micro_batches(self) -> Self:
@@ -291,18 +286,6 @@ class _Follow(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         write_json(folder / COMPLETE, self.trainer.history)
-
-
-def choose_attention(network: Any, options: TrainingOptions, asked: str | None) -> None:
-    """Plain attention for bfloat16 on a CPU, unless another was ``asked`` for: torch's fused one is the slower there,
-    its backward pass above all."""
-    if (
-        asked is None
-        and options.precision == "bfloat16"
-        and network.device.type == "cpu"
-        and network.config._attn_implementation == "sdpa"
-    ):
-        network.set_attn_implementation("eager")
 
 
 def labels_of(groups: Sequence[Group], device: Any) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,142 @@
+"""The network that a training moves: opened whole or with low-rank adapters, and written down as an ordinary model folder.
+
+With ``lora`` the base is frozen and small matrices beside its linear layers learn (Hu et al. 2022, 2106.09685). The start model
+is then the same network with its adapters off, so that a reference costs no memory. What is written is the whole model with
+the adapters merged in, and ``adapter/`` beside it, which ``peft`` and vLLM load onto the base.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, field_validator
+
+from rlaif.component import Options as BaseOptions
+from rlaif.errors import ConfigError
+from rlaif.models.local import LocalModel, load_network
+from rlaif.training.checkpoints import save_whole, saving
+
+ADAPTER = "adapter"  # folder of the adapters beside the merged weights
+
+
+class LoraOptions(BaseOptions):
+    rank: int = Field(default=16, ge=1)
+    alpha: int = Field(default=32, ge=1)  # what adapters add is scaled by alpha/rank
+    targets: tuple[str, ...] | Literal["all-linear"] = "all-linear"  # names of layers
+    quantised: bool = False  # the frozen base in 4 bits (Dettmers et al. 2023, QLoRA, 2305.14314): needs bitsandbytes
+
+    @field_validator("quantised")
+    @classmethod
+    def _there(cls, value: bool) -> bool:
+        if value and importlib.util.find_spec("bitsandbytes") is None:
+            raise ValueError("4-bit weights need bitsandbytes, which is not installed: pip install bitsandbytes")
+        return value
+
+
+class NetworkOptions(BaseOptions):
+    """How a network is held while it learns."""
+
+    precision: Literal["float32", "bfloat16"] = "float32"  # of matrix products; weights and optimiser stay float32
+    lora: LoraOptions | None = None  # None: all weights learn
+    gradient_checkpointing: bool = False  # activations are computed again: less memory, more time, no shared prompts
+
+    def autocast(self, network: Any) -> Any:
+        """The context in which passes run at this precision."""
+        return torch.autocast(network.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+
+
+class Trained:
+    """A network of a base model, made ready to learn. With LoRA its layers are the base's own with adapters in them."""
+
+    def __init__(self, base: LocalModel, options: NetworkOptions, *, seed: int, head: bool = False) -> None:
+        self.base, self.options, self.head = base, options, head
+        lora = options.lora
+        quantised = {"quantised": True} if lora and lora.quantised else {}
+        self.network: Any = load_network(
+            base.folder, base.options, "float32", base.where, adapter=base.adapter, head=head, **quantised
+        )
+        choose_attention(self.network, options, base.options.attention)
+        self.peft: Any = None
+        if lora:
+            self.peft = _with_adapters(self.network, lora, seed, base.where)
+            if head:
+                self.network.score.requires_grad_(requires_grad=True)
+        if options.gradient_checkpointing:
+            self.network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            self.network.config.use_cache = False
+            if lora:
+                self.network.enable_input_require_grads()
+
+    def as_before(self) -> AbstractContextManager[Any]:
+        """With LoRA, the context in which the network is the start model."""
+        assert self.peft is not None
+        found: AbstractContextManager[Any] = self.peft.disable_adapter()
+        return found
+
+    def save(self, out: Path, *, pad_id: int | None = None) -> None:
+        """The whole model, as an ordinary folder, renamed into place when complete; with LoRA ``adapter/`` in it."""
+        if self.peft is None:
+            save_whole(self.network, self.base, out, pad_id=pad_id)
+            return
+        adapter = out.with_name(f".{out.name}.{ADAPTER}")
+        with saving(out):
+            self.peft.save_pretrained(str(adapter))
+        save_whole(self._merged(adapter), self.base, out, pad_id=pad_id, beside={ADAPTER: adapter})
+
+    def _merged(self, adapter: Path) -> Any:
+        """The adapters in the weights: of a base in 4 bits, in its weights as they were."""
+        assert self.options.lora
+        if not self.options.lora.quantised:
+            return self.peft.merge_and_unload()
+        from peft import PeftModel
+
+        base = self.base
+        whole = load_network(base.folder, base.options, "float32", base.where, adapter=base.adapter, head=self.head)
+        merged = PeftModel.from_pretrained(whole, str(adapter)).merge_and_unload()
+        if self.head:
+            merged.score.load_state_dict(self.network.score.state_dict())
+        return merged
+
+
+def _with_adapters(network: Any, options: LoraOptions, seed: int, where: str) -> Any:
+    """Put adapters into the network's layers; what they begin as depends on the seed alone."""
+    from peft import LoraConfig, get_peft_model
+
+    targets = options.targets if options.targets == "all-linear" else list(options.targets)
+    head = ["score"] if hasattr(network, "score") else None  # which learns whole
+    config = LoraConfig(
+        r=options.rank, lora_alpha=options.alpha, lora_dropout=0.0, target_modules=targets, exclude_modules=head
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            return get_peft_model(network, config)
+        except ValueError as error:
+            raise ConfigError(f"{where}: lora.targets {targets}: {str(error).splitlines()[0]}") from error
+
+
+@contextmanager
+def learning(network: Any, options: NetworkOptions) -> Iterator[None]:
+    """While gradients are made: checkpointed layers do their work in training mode alone. Dropout is off in either."""
+    network.train(options.gradient_checkpointing)
+    try:
+        yield
+    finally:
+        network.eval()
+
+
+def choose_attention(network: Any, options: NetworkOptions, asked: str | None) -> None:
+    """Plain attention for bfloat16 on a CPU, unless another was ``asked`` for: torch's fused one is the slower there,
+    its backward pass above all."""
+    if (
+        asked is None
+        and options.precision == "bfloat16"
+        and network.device.type == "cpu"
+        and network.config._attn_implementation == "sdpa"
+    ):
+        network.set_attn_implementation("eager")
