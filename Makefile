@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 STAMP = $(VENV)/.made
 
-.PHONY: quickstart test test-all lint bench-local bench-api clean
+.PHONY: quickstart test test-all lint bench-local bench-training bench-api clean
 
 quickstart: $(STAMP)  ## the whole road offline in minutes, to runs/quickstart/report.html
 	$(VENV)/bin/rlaif run quickstart --out runs/quickstart
@@ -18,8 +18,11 @@ lint: $(STAMP)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-bench-local: $(STAMP)  ## sampling, judging and reward training beside generate and a padded loop
+bench-local: $(STAMP)  ## sampling and judging beside generate and padded batches
 	$(VENV)/bin/python benchmarks/local.py
+
+bench-training: $(STAMP)  ## reward and DPO training beside TRL's trainers, sampling beside generate
+	$(VENV)/bin/python benchmarks/training.py
 
 bench-api: $(STAMP)  ## judging through an API beside bare aiohttp and the official client; PEERS=FOLDER LARGE='50000' for more
 	$(VENV)/bin/python benchmarks/api.py $(if $(PEERS),--peers $(PEERS)) $(if $(LARGE),--large $(LARGE))

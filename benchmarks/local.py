@@ -1,4 +1,4 @@
-"""Sampling, reward training and judging in this process, beside what one would otherwise write. `make bench-local`.
+"""Sampling and judging in this process, beside what one would otherwise write. `make bench-local`.
 
     python benchmarks/local.py [--quick]
 
@@ -11,9 +11,7 @@ the greatest round. The rivals get their best setting: it is searched for before
 from __future__ import annotations
 
 import argparse
-import contextlib
 import ctypes
-import io
 import json
 import os
 import random
@@ -38,15 +36,11 @@ from rlaif.catalogue import Catalogue
 from rlaif.config import Sampling
 from rlaif.judging import PAIR_PLACEHOLDERS, PAIR_REQUIRED
 from rlaif.models import ChatRequest
-from rlaif.models.local import LocalModel, LocalOptions, load_network
+from rlaif.models.local import LocalModel, LocalOptions
 from rlaif.models.shared_prompt import pad
 from rlaif.prompting import Template
 from rlaif.records import Message
-from rlaif.reward import RewardOptions, _RewardTrainer, initialise_head
-from rlaif.training.batching import Group
-from rlaif.training.losses import soft_preference_loss
-from rlaif.training.networks import choose_attention
-from rlaif.training.trainer import Watch, quiet_libraries
+from rlaif.training.trainer import quiet_libraries
 
 VOCABULARY = 2547
 SAMPLES = 4  # responses to each prompt
@@ -70,7 +64,7 @@ PRINCIPLES = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a smoke test of about a minute; its figures mean little")
-    parser.add_argument("--only", choices=["sampling", "reward", "judging"], help="one of the three parts")
+    parser.add_argument("--only", choices=["sampling", "judging"], help="one of the two parts")
     args = parser.parse_args()
     torch.set_num_threads(1)
     quiet_libraries()
@@ -78,7 +72,7 @@ def main() -> None:
     figures: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         world = World(Path(folder))
-        for part in (sampling, reward, judging):
+        for part in (sampling, judging):
             if args.only in (None, part.__name__):
                 figures |= part(world, quick=args.quick)
     print(json.dumps(figures))
@@ -328,132 +322,6 @@ def _answer(model: LocalModel, requests: list[ChatRequest], batch: list[int]) ->
 
 def _until_end(row: list[int], ends: frozenset[int]) -> int:
     return next((i + 1 for i, token in enumerate(row) if token in ends), len(row))
-
-
-# --- a reward model ---------------------------------------------------------------------------------------------------
-
-
-def reward(world: World, *, quick: bool) -> dict[str, dict[str, float]]:
-    """One epoch over pairs, beside a padded loop with the same loss and optimiser, and beside TRL's trainer."""
-    model = world.open()
-    hf = model.tokens.hf
-    groups: list[Group] = []
-    for i in range(24 if quick else 128):
-        prompt = (Message(role="user", content=world.text(world.length(50, 0.7, 300), hf)),)
-        responses = [(Message(role="assistant", content=world.text(world.length(68, 0.7, 300), hf)),) for _ in range(2)]
-        ids = [tuple(model.tokens.response_ids(prompt, response)) for response in responses]
-        groups.append(Group(str(i), tuple(model.tokens.prompt_ids(prompt)), ids, [(0, 1)], [1.0], [1.0]))
-    real = float(sum(len(g.prompt) + len(r) for g in groups for r in g.responses))
-    count = 1 if quick else 3
-
-    def ours(number: int, precision: str) -> float:
-        network = _reward_network(world, number, eager=False)
-        options = RewardOptions(
-            learning_rate=1e-4,
-            batch_prompts=PAIRS_PER_STEP,
-            schedule="constant",
-            warmup=0.0,
-            checkpoints=1,
-            precision=precision,
-        )
-        choose_attention(network, options, None)
-        with tempfile.TemporaryDirectory() as folder:
-            _RewardTrainer(network, groups, options, Path(folder), number, Watch()).run()
-        return real
-
-    def padded(number: int, precision: str) -> float:
-        network = _reward_network(world, number, eager=False).train()  # plain attention is slower here
-        optimiser = torch.optim.AdamW(network.parameters(), lr=1e-4, weight_decay=0.0)
-        for batch in _random_batches(groups, number):
-            rows = [[*g.prompt, *g.responses[side]] for side in (0, 1) for g in batch]
-            ids, mask = pad(rows, 0, "cpu")
-            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
-                values = network(input_ids=ids, attention_mask=mask).logits[:, 0].float()
-            d = values[: len(batch)] - values[len(batch) :]
-            loss = soft_preference_loss(d, torch.ones_like(d), torch.ones_like(d)) / len(batch)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-            optimiser.step()
-            optimiser.zero_grad()
-        return real
-
-    plain = [
-        Variant(f"rlaif, {p}", lambda r, p=p: ours(r, p)) for p in ("float32", "bfloat16")
-    ] + [Variant(f"padded loop, {p}", lambda r, p=p: padded(r, p)) for p in ("float32", "bfloat16")]  # fmt: skip
-    trl = _trl_variants(world, groups, real)
-    best = [fastest(trl)] if trl else []
-    found = rounds(
-        f"Reward training: {len(groups)} pairs, {PAIRS_PER_STEP} a step, {real:,.0f} tokens in separate rows",
-        "tokens",
-        [*plain, *best],
-        count,
-    )
-    own = min((found["rlaif, float32"], found["rlaif, bfloat16"]), key=lambda v: statistics.median(v.cpu))
-    figures = {
-        "reward.ratio_to_padded_loop": ratio(found["rlaif, float32"], found["padded loop, float32"]),
-        "reward.ratio_to_padded_loop_bfloat16": ratio(found["rlaif, bfloat16"], found["padded loop, bfloat16"]),
-    }
-    if best:
-        figures["reward.ratio_to_trl"] = ratio(own, best[0])
-    return figures
-
-
-def _reward_network(world: World, seed: int, *, eager: bool) -> Any:
-    attention = LocalOptions(device="cpu", attention="eager" if eager else None)
-    network = load_network(world.folder, attention, "float32", "benchmark", head=True)
-    network.config.pad_token_id = 0
-    initialise_head(network, seed)
-    return network
-
-
-def _random_batches(groups: list[Group], seed: int) -> Iterator[list[Group]]:
-    order = random.Random(seed).sample(groups, len(groups))
-    for start in range(0, len(order), PAIRS_PER_STEP):
-        yield order[start : start + PAIRS_PER_STEP]
-
-
-def _trl_variants(world: World, groups: list[Group], real: float) -> list[Variant]:
-    """TRL's RewardTrainer on rows that are tokenised already, with and without bfloat16 and plain attention; none where it is missing."""
-    try:
-        from datasets import Dataset
-        from trl import RewardConfig, RewardTrainer
-    except ImportError:
-        print("TRL is not installed: no ratio to it.")
-        return []
-    rows = [{"chosen_ids": [*g.prompt, *g.responses[0]], "rejected_ids": [*g.prompt, *g.responses[1]]} for g in groups]
-    data = Dataset.from_list(rows)
-    hf = world.open().tokens.hf
-
-    def train(number: int, bf16: bool, eager: bool) -> float:
-        with tempfile.TemporaryDirectory() as folder:
-            config = RewardConfig(
-                output_dir=folder,
-                per_device_train_batch_size=PAIRS_PER_STEP,
-                num_train_epochs=1,
-                learning_rate=1e-4,
-                lr_scheduler_type="constant",
-                bf16=bf16,
-                gradient_checkpointing=False,
-                use_cpu=True,
-                max_length=None,
-                save_strategy="no",
-                logging_strategy="no",
-                report_to="none",
-                disable_tqdm=True,
-                dataloader_pin_memory=False,
-                seed=number,
-            )
-            with contextlib.redirect_stdout(io.StringIO()):  # it prints a summary
-                RewardTrainer(
-                    _reward_network(world, number, eager=eager), args=config, train_dataset=data, processing_class=hf
-                ).train()
-        return real
-
-    return [
-        Variant("TRL RewardTrainer, float32", lambda r: train(r, False, False)),
-        Variant("TRL RewardTrainer, bfloat16", lambda r: train(r, True, False)),
-        Variant("TRL RewardTrainer, bfloat16, eager", lambda r: train(r, True, True)),
-    ]
 
 
 # --- judging ----------------------------------------------------------------------------------------------------------
