@@ -41,7 +41,7 @@ def accounts_of(run: RunFolder, pipeline: Pipeline, selector: Selector, *, refer
         accounts["reference"] = _reference_account(run, reference)
     for stage in (*reward_stages(pipeline), *(f"policies/{section.policy}" for section in pipeline.policies)):
         if report := run.trained(stage):
-            accounts[stage] = _training_account(run, report)
+            accounts[stage] = training_account(run, report)
     accounts.update(run.evaluated("account") or {})
     for stage, account in accounts.items():
         if account["in"] != sum(account["outcomes"].values()):
@@ -98,7 +98,7 @@ def _outcome_account(rows: Iterable[Judgement | Provenance], unit: str, total: i
     return {"unit": unit, "in": total, "outcomes": dict(outcomes), "reasons": dict(reasons.most_common())}
 
 
-def _training_account(run: RunFolder, report: dict[str, Any]) -> Account:
+def training_account(run: RunFolder, report: dict[str, Any]) -> Account:
     """What a method says of what it trained on, or of pairs those that were trained on, held out, too long to be either, or of weight 0; and those a method says nothing of."""
     if report.get("account"):
         return dict(report["account"])

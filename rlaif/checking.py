@@ -227,6 +227,10 @@ def build(
 
         reward_options = parse_model(RewardOptions, pipeline.reward_model.options, where.at("reward_model", "options"))
     methods = _open_methods(pipeline, where)
+    if pipeline.report_to:
+        from rlaif.training.trackers import need_trackers
+
+        need_trackers(pipeline.report_to, str(where.at("report_to")))
     rewards = _open_rewards(pipeline, methods, context, out, where)
     golds = _open_golds(pipeline, methods, context, where)
     judges, metrics = _open_evaluation(pipeline, context, where)

@@ -207,6 +207,9 @@ class Pipeline(Section):
     held_out: float = Field(default=0.1, ge=0, lt=1)  # share of prompts kept from training
     reward_model: RewardSection | None = None
     policies: tuple[PolicySection, ...] = ()
+    report_to: tuple[
+        Literal["tensorboard", "wandb", "trackio"], ...
+    ] = ()  # where every step of a training is told as well
     evaluation: EvaluationSection | None = None
     failure_tolerance: float = Field(default=0.2, ge=0, le=1)  # share of comparisons that may fail before a run stops
     budget_usd: float | None = Field(default=None, ge=0)  # what calls to models behind APIs may cost, over all restarts

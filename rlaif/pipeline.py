@@ -17,14 +17,14 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
-from rlaif.accounts import accounts_of, metrics_of, reward_stages
+from rlaif.accounts import accounts_of, metrics_of, reward_stages, training_account
 from rlaif.catalogue import KEPT, Catalogue, Entry
 from rlaif.component import code_hash, users_code
 from rlaif.config import Constitution, PairsSection, Pipeline, PromptsSection, Sampling
@@ -33,6 +33,7 @@ from rlaif.evaluate import Evaluation, Metric
 from rlaif.findings import READABLE, mass_seen
 from rlaif.labels import LabelSource, caveats, labelled, requests_per_comparison
 from rlaif.measures import Measures, normalised
+from rlaif.model_card import CARD, write_model_card
 from rlaif.models import TOO_LONG, Identity
 from rlaif.models.gateway import Gateway
 from rlaif.pairs import read_pairs
@@ -94,6 +95,7 @@ class Watcher:
         self.notice = notice
 
 
+SHOWN_OFFLINE, SHOWN_ONLINE = ("loss", "accuracy"), ("reward", "kl", "length")  # of a step's figures, on its line
 TELL_SECONDS = 0.1  # between two words on how far a stage is: thousands of replies may come in a second
 
 
@@ -520,9 +522,15 @@ class Road:
         )
 
     async def _train(
-        self, stage: str, folder: str, signature: str, train: Callable[[Path, Path, Any], Awaitable[Any]]
+        self,
+        stage: str,
+        folder: str,
+        signature: str,
+        train: Callable[[Path, Path, Any], Awaitable[Any]],
+        options: Mapping[str, Any],
     ) -> None:
         """Run a training, ``train(work, out, watch)``. Ctrl-C stops it after the next step, with a checkpoint."""
+        from rlaif.training.trackers import Trackers
         from rlaif.training.trainer import Watch, quiet_libraries
 
         quiet_libraries()
@@ -532,8 +540,12 @@ class Road:
             return
         loop = asyncio.get_running_loop()
 
+        trackers = Trackers(self.pipeline.report_to, self.folder, self.run_folder.id, stage, options)
+
         def report(step: int, steps: int, figures: dict[str, float]) -> None:
-            note = " ".join(f"{name} {value:.3f}" for name, value in figures.items() if name != "step")
+            trackers.log(figures)
+            shown = SHOWN_ONLINE if "reward" in figures else SHOWN_OFFLINE
+            note = " ".join(f"{name} {figures[name]:.3f}" for name in shown if name in figures)
             loop.call_soon_threadsafe(self.watcher.listen, Progress(stage, step, steps, note))
 
         def part(name: str, done: int, total: int) -> None:
@@ -541,7 +553,10 @@ class Road:
 
         watch = Watch(report=report, part=part)
         start = time.perf_counter()
-        result = await train(work, self.folder / folder, watch)
+        try:
+            result = await train(work, self.folder / folder, watch)
+        finally:
+            trackers.finish()
         write_json(self.folder / told, result)
         shutil.rmtree(work, ignore_errors=True)
         self.run_folder.finish(stage, "", time.perf_counter() - start)
@@ -688,7 +703,9 @@ class Road:
         async def train(work: Path, out: Path, watch: Any) -> Any:
             return await self.gateway.in_worker(train_it, work, out, watch, stop=watch.stop.set)
 
-        await self._train(stage, stage, signature, train)
+        options = self.reward_options.model_dump(mode="json")
+        await self._train(stage, stage, signature, train, options)
+        self._card(stage, stage.replace("/", " "), "reward model", options, seed, "preferences")
 
     async def _policy(self, name: str) -> None:
         method = self.methods[name]
@@ -737,10 +754,25 @@ class Road:
                     report = await context.in_worker(method.train, context)
                 return self._told_of(name, report)
 
-        await self._train(f"policies/{name}", f"policies/{name}", signature, train)
+        await self._train(f"policies/{name}", f"policies/{name}", signature, train, options)
+        learnt = "preferences" if labelled else "prompts"
+        kind = next(section.name for section in self.pipeline.policies if section.policy == name)
+        self._card(f"policies/{name}", name, kind, options, self.pipeline.seed, learnt)
         if rewards:
             rewards.release()
             self._release()
+
+    def _card(self, stage: str, name: str, method: str, options: Mapping[str, Any], seed: int, learnt: str) -> None:
+        """The model's card in its folder, written once."""
+        folder, report = self.folder / stage, self.run_folder.trained(stage)
+        if report is None or not folder.is_dir() or (folder / CARD).exists():
+            return
+        account = training_account(self.run_folder, report)
+        counts = ", ".join(f"{count:,} {outcome}" for outcome, count in account["outcomes"].items())
+        told = f"{account['in']:,} {account['unit']} ({counts})"
+        write_model_card(
+            self.run_folder, folder, name=name, method=method, options=options, seed=seed, learnt=learnt, account=told
+        )
 
     def _told_of(self, name: str, report: PolicyReport) -> dict[str, Any]:
         """What is kept of a training, the same in two equal runs; how long it waited for rewards is said."""

@@ -338,3 +338,38 @@ def test_an_ensemble_is_trained_with_seeds_of_its_own_and_rewards_together(tmp_p
     heads = {tuple(member["score.weight"].flatten().tolist()) for member in members}
     assert len(heads) == 3
     assert (folder / "run" / "policies" / "careful" / "model.safetensors").exists()
+
+
+def test_a_run_tells_its_trackers_and_writes_model_cards(tmp_path: Path, policy_folder: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    write_jsonl(
+        tmp_path / "pairs.jsonl",
+        [{"prompt": f"how are you {i}", "response_a": f"well {i}", "response_b": f"no {i}", "label": "a"} for i in range(16)],
+    )
+    data = {
+        "models": {"policy": str(policy_folder)},
+        "pairs": "pairs.jsonl",
+        "labels": "human",
+        "policies": [{"name": "dpo", "called": "mine", "options": {"batch_prompts": 4}}],
+        "report_to": ["tensorboard"],
+    }
+    (tmp_path / "told.yaml").write_text(json.dumps(data))
+    rlaif(tmp_path, "run", "told.yaml", "--out", "run")
+    found = EventAccumulator(str(tmp_path / "run" / "logs" / "policies-mine")).Reload()
+    history = json.loads((tmp_path / "run" / "training" / "policies-mine.json").read_text())["history"]
+    told = [event.value for event in found.Scalars("loss")]
+    assert told == pytest.approx([row["loss"] for row in history], abs=1e-6)
+    card = (tmp_path / "run" / "policies" / "mine" / "README.md").read_text()
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert manifest["models"]["policy"]["sha256"] in card
+    assert manifest["stages"]["preferences"]["content"] in card
+    assert "Trained by `dpo`" in card
+    assert "Labels by human" in card
+    assert '"beta": 0.1' in card
+
+
+def test_a_tracker_that_is_not_installed_is_one_line(tmp_path: Path, policy_folder: Path) -> None:
+    folder = recipe(tmp_path, policy_folder, "http://127.0.0.1:9")
+    said = rlaif(folder, "check", "direct.yaml", "--set", "report_to=[trackio]", code=2)
+    assert "trackio is not installed: pip install trackio, or leave it out." in said

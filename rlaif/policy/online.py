@@ -175,9 +175,7 @@ class _Training:
         trainer.samples += _shown(parts, trainer.step + 1)
         await work(trainer.finish, figures, sum(len(part.lengths) for part in parts))
         self.seconds += time.perf_counter() - began
-        self.context.watch.report(
-            trainer.step, trainer.steps, {name: figures[name] for name in ("reward", "kl", "length")}
-        )
+        self.context.watch.report(trainer.step, trainer.steps, figures)
         return ""
 
     async def _updates(self, parts: list[Rollouts]) -> None:

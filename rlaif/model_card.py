@@ -1,0 +1,84 @@
+"""The card of a trained model: everything that made it, by name and hash, as the README.md of its folder.
+
+Equal runs write equal cards: no date, no path of a machine, nothing that varies.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rlaif.store import RunFolder, write_text
+
+CARD = "README.md"
+
+
+def write_model_card(
+    run: RunFolder,
+    folder: Path,
+    *,
+    name: str,
+    method: str,
+    options: Mapping[str, Any],
+    seed: int,
+    learnt: str,
+    account: str,
+) -> None:
+    """``learnt``: the noun that it was trained on; ``account``: what became of its rows, in words."""
+    from rlaif.models.local import weights_hash
+
+    manifest = run.manifest
+    labellers: Counter[str] = Counter()
+    if learnt == "preferences":
+        for row in run.read("provenance"):
+            labellers.update(row.labellers)
+    models = "\n".join(
+        f"| {role} | `{facts['name']}` | `{facts['sha256']}` |" for role, facts in sorted(manifest["models"].items())
+    )
+    files = "\n".join(
+        f"| {file['kind']} | {file['name']} | `{file['sha256']}` |"
+        for file in sorted(manifest["files"], key=lambda file: (file["kind"], file["name"], file["sha256"]))
+    )
+    inputs = "\n".join(f"| input | {source['source']} | `{source['sha256']}` |" for source in manifest["inputs"])
+    packages = ", ".join(f"{key} {value}" for key, value in sorted(manifest["environment"].items()))
+    caveats = "".join(f"\n> {line}\n" for line in manifest["caveats"])
+    by = ", ".join(f"{who} ({count:,})" for who, count in sorted(labellers.items())) or "nobody: no labels were read"
+    text = f"""---
+library_name: transformers
+tags: [rlaif, {method}]
+---
+
+# {name}
+
+Trained by `{method}` with rlaif on {account}. Labels by {by}.
+{caveats}
+| | |
+| --- | --- |
+| weights and configuration, SHA-256 | `{weights_hash(folder)}` |
+| {learnt}, digest of the rows in order | `{run.content(learnt)}` |
+| seed | {seed} |
+| software | {packages} |
+
+## Models
+
+| role | model | SHA-256 of everything that decides its replies |
+| --- | --- | --- |
+{models}
+
+## Files
+
+| kind | name | SHA-256 |
+| --- | --- | --- |
+{files}
+{inputs}
+
+## Options
+
+```json
+{json.dumps(options, indent=2, sort_keys=True, ensure_ascii=False)}
+```
+"""
+    write_text(folder / CARD, text)

@@ -1,0 +1,54 @@
+"""Figures of a training to TensorBoard, Weights & Biases or trackio, by ``accelerate``'s trackers."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rlaif.errors import ConfigError
+
+NEEDED = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio"}  # package by tracker
+PROJECT = "rlaif"
+
+
+def need_trackers(names: Sequence[str], where: str) -> None:
+    """Raises ConfigError for one whose package is not installed."""
+    for name in names:
+        if importlib.util.find_spec(NEEDED[name]) is None:
+            raise ConfigError(f"{where}: {name} is not installed: pip install {NEEDED[name]}, or leave it out.")
+
+
+class Trackers:
+    """What hears of every step of one training; nothing where no tracker is named."""
+
+    def __init__(self, names: Sequence[str], folder: Path, run: str, stage: str, options: Mapping[str, Any]) -> None:
+        self.opened: list[Any] = []
+        if not names:
+            return
+        from accelerate import PartialState
+        from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+        PartialState()
+        (folder / "logs").mkdir(parents=True, exist_ok=True)
+        name = stage.replace("/", "-")
+        settings: dict[str, dict[str, Any]] = {
+            "tensorboard": {"run_name": name, "logging_dir": str(folder / "logs")},
+            "wandb": {"run_name": PROJECT, "name": f"{run}/{name}", "dir": str(folder / "logs")},
+            "trackio": {"run_name": PROJECT, "name": f"{run}/{name}"},
+        }
+        for kind in names:
+            tracker = LOGGER_TYPE_TO_CLASS[kind](**settings[kind])
+            tracker.start()
+            tracker.store_init_configuration({key: str(value) for key, value in options.items()})
+            self.opened.append(tracker)
+
+    def log(self, figures: Mapping[str, float]) -> None:
+        step = int(figures["step"])
+        for tracker in self.opened:
+            tracker.log({name: value for name, value in figures.items() if name != "step"}, step=step)
+
+    def finish(self) -> None:
+        for tracker in self.opened:
+            tracker.finish()
