@@ -50,10 +50,49 @@ ARGUMENTS: dict[str, list[str]] = {
 }
 
 
+ALONE: dict[str, list[str]] = {  # those that end with other things than the ones above
+    "practice-methods": ["prompts.limit=12", "evaluation.prompts=10", "reward_model.options.normalise_on=20"],
+    "direct-rewards": [
+        "models.policy=policy",
+        "models.judge=judge",
+        "prompts=set:first-questions",
+        "prompts.limit=12",
+        "policies=[{name: rloo, options: {rewards: [{source: judge, options: {judge: loose}}], accumulation: 4, "
+        "batch_prompts: 4, max_new_tokens: 8}}]",
+        "evaluation.sampling={max_output_tokens: 8}",
+    ],
+}
+
+
 def test_every_shipped_pipeline_is_run_below() -> None:
     shipped = {path.stem for path in (ROOT / "pipelines").rglob("*.yaml")}
     assert shipped
-    assert shipped == set(ARGUMENTS)
+    assert shipped == set(ARGUMENTS) | set(ALONE)
+
+
+@pytest.mark.parametrize("name", sorted(ALONE))
+def test_a_pipeline_runs_to_its_policies_and_report(
+    name: str, tmp_path: Path, policy_folder: Path, judge_folder: Path
+) -> None:
+    (tmp_path / "policy").symlink_to(policy_folder)
+    (tmp_path / "judge").symlink_to(judge_folder)
+    (tmp_path / "judges").mkdir()
+    (tmp_path / "judges" / "loose.yaml").write_text(LOOSE)
+    settings = [part for setting in ALONE[name] for part in ("--set", setting)]
+    rlaif(tmp_path, "run", name, "--out", "run", *settings, seconds=240)
+    run = tmp_path / "run"
+    recipe = yaml.safe_load((ROOT / "pipelines" / f"{name}.yaml").read_text())
+    policies = [each.get("called", each["name"]) for each in recipe["policies"]]
+    metrics = json.loads((run / "metrics.json").read_text())
+    accounts = json.loads((run / "accounts.json").read_text())
+    for policy in policies:
+        assert metrics[f"policies.{policy}.length"]["n"] > 0
+        if policy != "best-of-n":
+            assert (run / "policies" / policy / "model.safetensors").exists()
+            assert accounts[f"policies/{policy}"]["outcomes"]["trained on"] > 0
+    html = (run / "report.html").read_text()
+    assert all(f"Training of {policy}" in html for policy in policies if policy in ("rloo", "ppo", "raft"))
+    assert all(account["in"] == sum(account["outcomes"].values()) for account in accounts.values())
 
 
 @pytest.fixture(scope="module", params=sorted(ARGUMENTS))

@@ -345,7 +345,10 @@ def test_a_run_tells_its_trackers_and_writes_model_cards(tmp_path: Path, policy_
 
     write_jsonl(
         tmp_path / "pairs.jsonl",
-        [{"prompt": f"how are you {i}", "response_a": f"well {i}", "response_b": f"no {i}", "label": "a"} for i in range(16)],
+        [
+            {"prompt": f"how are you {i}", "response_a": f"well {i}", "response_b": f"no {i}", "label": "a"}
+            for i in range(16)
+        ],
     )
     data = {
         "models": {"policy": str(policy_folder)},

@@ -31,6 +31,7 @@ from rlaif.training.online import OnlineOptions, OnlineTrainer
 from rlaif.training.rollouts import Rollouts
 from rlaif.training.trainer import Interrupted
 
+LEAST_GAIN = 0.01  # in reward, that is told of
 SHOWN = 3  # conversations kept of a step that has some
 
 
@@ -310,9 +311,10 @@ class _Training:
             gain = cluster_mean([value for value, _ in gains], [name for _, name in gains])
             wins = sum(value > 0 for value, _ in gains)
             found[canary.name] = {"gain": gain.model_dump(), "more": wins, "n": len(gains)}
-            if gain.low is not None and gain.low > 0:
+            if gain.low is not None and gain.low > 0 and (gain.value or 0.0) >= LEAST_GAIN:
+                words = canary.words.replace("the worse reply", "a response")
                 self.context.start.notice(
-                    f"Careful: {self.method.name}: the reward likes {canary.words} more than the response it is made of: by "
+                    f"Careful: {self.method.name}: the reward likes {words} more than the response it is made of: by "
                     f"{gain.value:.2f} ({gain.low:.2f} to {gain.high:.2f}, n = {len(gains)}). The policy may learn to write so."
                 )
         return found
@@ -358,8 +360,13 @@ def _dressed(response: Response, canary: Canary) -> Response:
     """A canary made of a response, as it claims the first verdict and the highest score there are."""
     claims = Claims()
     text = canary.reply(response.text, claims.boasts[0], claims.highest)
-    turn = Message(role="assistant", content=text)
-    return response.model_copy(update={"messages": (turn,), "token_ids": None, "finish_reason": "stop"})
+    return Response(
+        prompt_id=response.prompt_id,
+        messages=(Message(role="assistant", content=text),),
+        generator=f"canary {canary.name}",
+        sample_index=response.sample_index,
+        finish_reason="stop",
+    )
 
 
 def _steps(checkpoint: Path) -> int:

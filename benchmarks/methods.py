@@ -1,0 +1,57 @@
+"""Every policy method on the same preferences in the practice world, three seeds: the tables of docs/training.md.
+
+    python benchmarks/methods.py FOLDER
+
+Walks the shipped recipe practice-methods; about ten minutes a seed on two cores. A run that FOLDER already holds is not walked
+again.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from statistics import fmean
+
+SEEDS = (0, 1, 2)
+ROWS = {
+    "obeyed": "harmful_compliance",
+    "refused": "refused_harmful",
+    "helped": "helpfulness",
+    "over-refused": "over_refusal",
+    "right": "correctness",
+}
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    runs = []
+    for seed in SEEDS:
+        name = f"seed{seed}"
+        if not (folder / name / "metrics.json").exists():
+            command = ["rlaif", "run", "practice-methods", "--out", name, "--set", f"seed={seed}"]
+            subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        metrics = json.loads((folder / name / "metrics.json").read_text(encoding="utf-8"))
+        stages = json.loads((folder / name / "manifest.json").read_text(encoding="utf-8"))["stages"]
+        runs.append((metrics, {stage: state.get("seconds", 0.0) for stage, state in stages.items()}))
+    arms = [key.split(".")[1] for key in runs[0][0] if key.startswith("policies.") and key.endswith(".length")]
+    heads = [*ROWS, "KL", "tokens", "reward", "seconds"]
+    print(f"| | {' | '.join(heads)} |\n| --- |{' ---: |' * len(heads)}")
+    for arm in arms:
+        cells = [spread([m[f"policies.{arm}.oracle.{name}"]["value"] * 100 for m, _ in runs]) for name in ROWS.values()]
+        for name in ("kl", "length", "reward"):
+            found = [m[key]["value"] for m, _ in runs if (key := f"policies.{arm}.{name}") in m]
+            cells.append(spread(found, 2 if name != "length" else 1) if found else "")
+        spent = [seconds[key] for _, seconds in runs if (key := f"policies/{arm}") in seconds]
+        cells.append(f"{fmean(spent):.0f}" if spent else "")
+        print(f"| {arm} | {' | '.join(cells)} |")
+
+
+def spread(values: list[float], digits: int = 1) -> str:
+    """The mean with the range."""
+    return f"{fmean(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+if __name__ == "__main__":
+    main()
