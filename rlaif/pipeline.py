@@ -746,6 +746,7 @@ class Road:
                     in_worker=partial(self.gateway.in_worker, stop=watch.stop.set),
                     rewards=rewards,
                     gold=gold,
+                    kept=self.folder / "training" / "reference",
                     reward_folder=self.folder / "reward_model" if self.pipeline.reward_model else None,
                 )
                 if inspect.iscoroutinefunction(method.train):

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from safetensors.torch import load_file
 
 from rlaif.models.local import LocalModel
 from rlaif.models.shared_prompt import token_logprobs
@@ -19,7 +20,7 @@ from rlaif.training.batching import held_out
 from rlaif.training.losses import ipo_loss, smoothed, soft_preference_loss, unflipped
 from rlaif.training.passes import pair_index, rows_of
 from rlaif.training.trainer import labels_of
-from tests.test_training import hard_groups, log_ratios, planted, shaken, trl_rows, tune
+from tests.test_training import context_of, hard_groups, log_ratios, planted, shaken, trl_rows, tune
 
 
 def number(values: list[float]) -> torch.Tensor:
@@ -152,3 +153,31 @@ def test_smoothing_bounds_what_is_learnt(base: LocalModel, tmp_path: Path) -> No
         far[rate] = sum(map(abs, log_ratios(base, tmp_path / str(rate) / "policy", rows)))
     assert far[0.3] < far[0.0]
     assert math.isfinite(far[0.0])
+
+
+def test_the_reference_is_computed_once_for_all_methods_of_a_run(
+    base: LocalModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dataclasses import replace
+
+    from rlaif.policy import offline
+
+    passes: list[int] = []
+    plain = offline.sequence_logprobs
+
+    def counted(network: Any, groups: Any, *rest: Any, **named: Any) -> Any:
+        passes.append(len(groups))
+        return plain(network, groups, *rest, **named)
+
+    monkeypatch.setattr(offline, "sequence_logprobs", counted)
+    rows = planted(12)
+    weights = []
+    for name, kept in (("alone", None), ("first", tmp_path / "kept"), ("second", tmp_path / "kept")):
+        context = replace(context_of(base, rows, tmp_path / name), kept=kept)
+        DPO(DPO.Options(batch_prompts=4, learning_rate=1e-3), "test").train(context)
+        weights.append(load_file(tmp_path / name / "policy" / "model.safetensors"))
+    assert len(passes) == 2
+    assert all(torch.equal(value, other[name]) for other in weights[1:] for name, value in weights[0].items())
+    context = replace(context_of(base, planted(12, seed=1), tmp_path / "other"), kept=tmp_path / "kept")
+    DPO(DPO.Options(batch_prompts=4), "test").train(context)
+    assert len(passes) == 3

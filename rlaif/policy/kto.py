@@ -32,7 +32,7 @@ class _Trainer(OfflineTrainer):
         super().look_at_reference(network, max_tokens, done)
         self.mismatched = mismatched_steps(self.groups, self.plan.batches, self.options.accumulation, max_tokens)
         together = [group for step in self.mismatched for group in step]
-        found = iter(sequence_logprobs(network, together, self.pad_id, share=self.share, done=done))
+        found = iter(self.by_reference(network, together, done))
         self.theirs = [[next(found)[0] for _ in step] for step in self.mismatched]
 
     def values(self, model: Any, rows: Rows, groups: Sequence[Group], first: int) -> torch.Tensor:

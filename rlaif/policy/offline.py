@@ -7,6 +7,7 @@ same rows. A method says by its trainer what a response is worth and what a pair
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from rlaif.policy import PolicyContext, PolicyReport, Reward, Sample
 from rlaif.records import Prompt, Response
 from rlaif.training.batching import Group, group_preferences, need_labels
 from rlaif.training.networks import Trained
-from rlaif.training.passes import sequence_logprobs
+from rlaif.training.passes import Done, kept_logprobs, sequence_logprobs
 from rlaif.training.trainer import PreferenceTrainer
 
 
@@ -49,6 +50,7 @@ class AgainstReference:
             start.notice(f"{start.where}: prompts are not shared between rows of this model ({why}).")
         trainer = self.trainer(network, data.groups, options, context.work, context.seed, context.watch)
         trainer.share, trainer.pad_id = share, start.tokens.pad_id
+        trainer.kept = context.kept, f"{start.identity.sha256} {options.precision} {share}"
         passing = context.watch.passing("reference log-probabilities", network)
         with options.autocast(network), passing as done:
             trainer.look_at_reference(network.eval(), options.room(start.context), done)
@@ -75,10 +77,21 @@ class OfflineTrainer(PreferenceTrainer):
     """Knows log π and log π_ref of every response of a micro-batch, each a sum over its tokens."""
 
     reference: list[list[float]]
+    kept: tuple[Path | None, str] = (None, "")  # where passes of the reference are kept, and what they depend on
 
     def look_at_reference(self, network: Any, max_tokens: int, done: Any = lambda groups, total: None) -> None:
         """Compute what the reference makes of the rows, once."""
-        self.reference = sequence_logprobs(network, self.groups, self.pad_id, share=self.share, done=done)
+        self.reference = self.by_reference(network, self.groups, done)
+
+    def by_reference(self, network: Any, groups: Sequence[Group], done: Done) -> list[list[float]]:
+        """log π_ref of every response of groups, computed once for all methods of a run that have this reference."""
+        folder, names = self.kept
+        return kept_logprobs(
+            folder,
+            names,
+            groups,
+            lambda: sequence_logprobs(network, groups, self.pad_id, share=self.share, done=done),
+        )
 
     def log_ratios(self, model: Any, rows: Rows, first: int) -> torch.Tensor:
         """log π − log π_ref of every response, of shape (rows,)."""

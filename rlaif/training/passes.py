@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from rlaif.models.shared_prompt import Rows, token_logprobs
+from rlaif.store import writing
 from rlaif.training.batching import Group
+from rlaif.training.checkpoints import saving
 
 PASS_TOKENS = 16_384  # padded tokens of one batch in a pass without gradients
 
@@ -71,3 +76,25 @@ def sequence_logprobs(
 ) -> list[list[float]]:
     """log π(response | prompt), summed over response tokens, of every response of every group."""
     return per_response(groups, lambda rows: token_logprobs(network, rows, pad_id, share=share)[0].sum(-1), done)
+
+
+def kept_logprobs(
+    folder: Path | None, reference: str, groups: Sequence[Group], compute: Callable[[], list[list[float]]]
+) -> list[list[float]]:
+    """What ``compute`` gives for every response of every group, from a file of ``folder`` where it has been computed before
+    by the same reference on the same tokens; ``reference`` names everything else that it depends on."""
+    if folder is None:
+        return compute()
+    whole = hashlib.sha256(reference.encode())
+    for group in groups:
+        for ids in (group.prompt, *group.responses):
+            whole.update(np.asarray([len(ids), *ids], dtype=np.int64).tobytes())
+    path = folder / f"{whole.hexdigest()[:32]}.npy"
+    if path.is_file():
+        flat = iter(np.load(path, allow_pickle=False).tolist())
+        return [[next(flat) for _ in group.responses] for group in groups]
+    found = compute()
+    folder.mkdir(parents=True, exist_ok=True)
+    with saving(path), writing(path) as temporary, temporary.open("wb") as file:
+        np.save(file, np.asarray([value for many in found for value in many], dtype=np.float64))
+    return found
