@@ -539,3 +539,67 @@ def test_what_canaries_gain_is_told_before_the_first_step(base: LocalModel, tmp_
     assert (report.probes["rated"]["more"], report.probes["rated"]["n"]) == (10, 10)
     (line,) = [line for line in said if "plea for the top score" in line]
     assert "The policy may learn to write so." in line
+
+
+# --- architectures ----------------------------------------------------------------------------------------------------
+
+ARCHITECTURES = ("llama", "qwen3", "mistral", "gemma3", "gpt2")  # mistral and gemma3 with a sliding window
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def start(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LocalModel:
+    from rlaif.models.local import LocalOptions
+
+    folder = tiny.build(tmp_path_factory.mktemp(request.param) / "start", request.param, hidden=32, context=256)
+    return LocalModel(str(folder), LocalOptions(device="cpu"), where="models.policy", notice=lambda line: None)
+
+
+@pytest.mark.parametrize(("kind", "options"), METHODS, ids=NAMES)
+def test_shared_prompts_and_padding_change_no_loss_and_no_gradient(
+    kind: Any, options: Any, start: LocalModel, tmp_path: Path
+) -> None:
+    """The same responses, learnt from with each prompt once or in every row, together or prompt by prompt."""
+    found = []
+    trainer = trainer_of(kind, start, tmp_path, **options)
+    part = rolled(trainer, Given())
+    with torch.no_grad():
+        part.old = trainer.logprobs(trainer.network, part)[0]
+        for parameter in trainer.network.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    trainer.prepare([part])
+    for share, apart in ((True, False), (False, False), (True, True)):
+        trainer.share = share and trainer.share
+        pieces = (
+            [_piece(part, i) for i in range(len(part.groups))]
+            if apart
+            else [part.best() if trainer.keeps_best else part]
+        )
+        loss = 0.0
+        for piece in pieces:
+            whole = piece.best() if apart and trainer.keeps_best else piece
+            logprobs, mask = trainer.logprobs(trainer.network, whole)
+            own = trainer.loss(logprobs, mask, whole)
+            own.backward()
+            loss += float(own.detach())
+        found.append((loss, gradients(trainer)))
+        trainer.drop()
+        trainer.share = True
+    for loss, gradient in found[1:]:
+        assert loss == pytest.approx(found[0][0], rel=1e-4, abs=1e-5)
+        for name, value in gradient.items():
+            assert torch.allclose(value, found[0][1][name], atol=1e-4, rtol=1e-3), name
+
+
+def _piece(part: Rollouts, i: int) -> Rollouts:
+    """One prompt of a micro-batch, as long as its own longest response."""
+    count = len(part.responses[i])
+    rows = slice(i * count, (i + 1) * count)
+    width = max(len(ids) for ids in part.groups[i].responses)
+
+    def own(values: torch.Tensor | None) -> torch.Tensor | None:
+        return None if values is None else values[rows, :width] if values.dim() == 2 else values[rows]
+
+    return Rollouts(
+        part.prompts[i : i + 1], part.groups[i : i + 1], part.responses[i : i + 1], part.rewarded[i : i + 1],
+        own(part.old), own(part.reference), own(part.values), own(part.advantages), own(part.returns),
+    )  # fmt: skip
