@@ -747,6 +747,7 @@ class Road:
                     rewards=rewards,
                     gold=gold,
                     kept=self.folder / "training" / "reference",
+                    failure_tolerance=self.pipeline.failure_tolerance,
                     reward_folder=self.folder / "reward_model" if self.pipeline.reward_model else None,
                 )
                 if inspect.iscoroutinefunction(method.train):

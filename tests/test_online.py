@@ -428,7 +428,7 @@ def test_training_ends_where_responses_grow_too_long(base: LocalModel, tmp_path:
 
 def test_a_step_without_any_reward_stops_the_training(base: LocalModel, tmp_path: Path) -> None:
     everything = {(prompt.id, place) for prompt in prompts(12) for place in range(4)}
-    with pytest.raises(RlaifError, match="rloo, step 1: not one of 16 responses got a reward"):
+    with pytest.raises(RlaifError, match="rloo, step 1: 16 of 16 responses got no reward"):
         train(method_of(RLOO), context_of(base, tmp_path, Given(everything)))
 
 

@@ -49,7 +49,9 @@ def test_the_ranking_loss_by_hand() -> None:
     assert float(found) == pytest.approx((first + second) / 2)
     tied = plackett_luce_loss(number(2, 1, 0), torch.tensor([0, 0, 1]))
     both = 2 * math.log(math.exp(2) + math.exp(1) + 1) - 3
-    assert float(tied) == pytest.approx(both / 2)
+    assert float(tied) == pytest.approx(both / 2)  # two choices too: the third is left alone
+    level = plackett_luce_loss(number(2, 1), torch.tensor([0, 0]))
+    assert float(level) == pytest.approx(float(soft_preference_loss(number(1.0), number(0.5), number(1.0))))
 
 
 @given(st.floats(-4, 4), st.floats(-4, 4))

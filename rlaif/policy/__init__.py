@@ -83,6 +83,7 @@ class PolicyContext:
     in_worker: Callable[..., Awaitable[Any]]  # runs a function in the model thread
     source_of: Callable[[Preference], str] | None = None  # who labelled, where there are several: for logs alone
     rewards: Callable[[Items], Awaitable[list[list[Rewarded]]]] | None = None  # of a method that has ``rewards``
+    failure_tolerance: float = 1.0  # share of a step's responses that may be without a reward
     kept: Path | None = None  # a folder for what methods of a run may share, by hash
     gold: Callable[[Sequence[Prompt], Sequence[Response], Sequence[Response]], Awaitable[list[float | None]]] | None = (
         None

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -23,6 +24,7 @@ from typing import Any
 
 from rlaif.canaries import CANARIES, Canary, Claims
 from rlaif.errors import RlaifError
+from rlaif.models import ChatRequest
 from rlaif.policy import PolicyContext, PolicyReport, Reward, Sample
 from rlaif.records import Message, Prompt, Response, uniform
 from rlaif.statistics import cluster_mean, paired_difference
@@ -74,26 +76,25 @@ class _Training:
         plan = await context.in_worker(self._plan, prompts)
         trainer = self.trainer = await context.in_worker(self._open, len(plan))
         await context.in_worker(trainer.load)
-        every = max(1, len(plan) // self.options.checkpoints)
-        ended = ""
         try:
-            if trainer.step == 0 and not trainer.kept:
-                await self._begin(prompts)
-            while trainer.step < len(plan) and not ended:
-                ended = await self._step([prompts[i] for i in plan[trainer.step]])
-                looked = not ended and self._looks_after(trainer.step)
-                if looked:
-                    ended = await self._look()
-                if looked or (not ended and (trainer.step % every == 0 or trainer.step == len(plan))):
+            await self._begin(prompts)
+            while not trainer.kept["ended"]:
+                if self._look_is_due():
+                    trainer.kept["ended"] = await self._look()
+                    await context.in_worker(trainer.save)
+                elif trainer.step == len(plan):
+                    break
+                elif why := await self._step([prompts[i] for i in plan[trainer.step]]):
+                    trainer.kept |= {"ended": why, "guard": True}
+                elif self._is_planned(trainer.step):
                     await context.in_worker(trainer.save)
                 if context.watch.stop.is_set():
                     raise Interrupted
         except (asyncio.CancelledError, Interrupted):
-            if not trainer.updated:  # weights are those of the last finished step
-                await context.in_worker(trainer.save)
+            await context.in_worker(trainer.save_finished)
             raise
-        if ended:
-            await context.in_worker(self._go_back, ended)
+        if trainer.kept["ended"]:
+            await context.in_worker(self._go_back, trainer.kept["ended"])
         await context.in_worker(trainer.trained.save, context.out)
         return PolicyReport(
             trainer.history,
@@ -108,22 +109,33 @@ class _Training:
         """Training prompts, without those that leave no room for a response; and the account of all."""
         context = self.context
         used: list[Prompt] = []
-        held_out = too_long = 0
-        room = context.start.context - self.options.max_new_tokens
+        held_out = 0
+        unfit: Counter[str] = Counter()
         for prompt in context.watch.through(context.prompts()):
             if context.is_held_out(prompt.id):
                 held_out += 1
-            elif len(context.start.tokens.prompt_ids(prompt.messages)) > room:
-                too_long += 1
+            elif why := self._objection(prompt):
+                unfit[why] += 1
             else:
                 used.append(prompt)
         if not used:
+            found = "; ".join(f"{count} × {why}" for why, count in unfit.most_common(3)) or "there are no others"
             raise RlaifError(
-                f"{self.method.name}: no prompt is left to train on ({held_out} held out, {too_long} that leave no room for "
-                f"{self.options.max_new_tokens} new tokens). What would do: more prompts, or a smaller max_new_tokens."
+                f"{self.method.name}: no prompt is left to train on ({held_out} held out; {found}). What would do: more prompts, "
+                "or a smaller max_new_tokens."
             )
-        outcomes = {"trained on": len(used), "held out": held_out, "too long": too_long}
-        return used, {"unit": "prompts", "in": len(used) + held_out + too_long, "outcomes": outcomes, "reasons": {}}
+        outcomes = {"trained on": len(used), "held out": held_out, "too long": unfit.total()}
+        total = len(used) + held_out + unfit.total()
+        return used, {"unit": "prompts", "in": total, "outcomes": outcomes, "reasons": dict(unfit)}
+
+    def _objection(self, prompt: Prompt) -> str | None:
+        """Why a prompt cannot be answered: it leaves no room for a response, or its turns do not fit the template."""
+        return self.context.start.objection(ChatRequest(messages=prompt.messages, sampling=self.options.sampling))
+
+    def _is_planned(self, step: int) -> bool:
+        """Whether a checkpoint is written after so many steps whatever happens: one of those that are gone back to."""
+        steps = self.trainer.steps
+        return step % max(1, steps // self.options.checkpoints) == 0 or step == steps or self._looks_after(step)
 
     def _plan(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """The prompts of every step; it never looks at a reward."""
@@ -202,10 +214,12 @@ class _Training:
     def _check(self, parts: Sequence[Rollouts]) -> str:
         """Why training must not go on with this step, or "". Raises RlaifError where nothing got a reward."""
         rows = [reward for part in parts for many in part.rewarded for reward in many]
-        if all(reward.total is None for reward in rows):
+        lost = sum(reward.total is None for reward in rows)
+        if lost == len(rows) or lost > self.context.failure_tolerance * len(rows):
             raise RlaifError(
-                f"{self.method.name}, step {self.trainer.step + 1}: not one of {len(rows)} responses got a reward. Run it "
-                "again once its source answers: training goes on from its last checkpoint."
+                f"{self.method.name}, step {self.trainer.step + 1}: {lost} of {len(rows)} responses got no reward "
+                f"(failure_tolerance {self.context.failure_tolerance:g}). Run it again once its source answers: training goes on "
+                "from its last checkpoint."
             )
         figures = self.trainer.figures(parts)
         if figures["kl"] > self.options.max_kl:
@@ -223,32 +237,37 @@ class _Training:
     async def _begin(self, prompts: Sequence[Prompt]) -> None:
         """Before the first step: what the start says to the prompts that are looked at, and probes of the reward."""
         trainer, work = self.trainer, self.context.in_worker
-        if self.options.probes:
+        trainer.kept.setdefault("ended", "")
+        trainer.planned = self._is_planned
+        if trainer.step:
+            return
+        if self.options.probes and "probes" not in trainer.kept:
             few = sorted(prompts, key=lambda prompt: uniform("probe", self.context.seed, prompt.id))[
                 : self.options.probes
             ]
-            part = await work(trainer.say, few)
-            trainer.kept["probes"] = await self._probe(part)
-        if self.options.watch:
-            looked_at = self._looked_at(self.options.watch.prompts)
-            part = await work(trainer.say, looked_at)
-            trainer.kept["start"] = [many[0].model_dump(mode="json") for many in part.responses]
-            trainer.kept |= {"looks": [], "wins": []}
-            await self._look()
-            await work(trainer.save)
+            trainer.kept["probes"] = await self._probe(await work(trainer.say, few))
+        if self.options.watch and "start" not in trainer.kept:
+            part = await work(trainer.say, self._looked_at(self.options.watch.prompts))
+            said = [many[0].model_dump(mode="json") for many in part.responses]
+            trainer.kept |= {"looks": [], "wins": [], "start": said}
+        await work(trainer.save)
 
     def _looked_at(self, count: int) -> list[Prompt]:
         context = self.context
-        held_out = [prompt for prompt in context.prompts() if context.is_held_out(prompt.id)]
+        held_out = [p for p in context.prompts() if context.is_held_out(p.id) and self._objection(p) is None]
         if not held_out:
-            raise RlaifError(f"{self.method.name}: watch needs held-out prompts: set held_out.")
+            raise RlaifError(
+                f"{self.method.name}: watch: no held-out prompt that can be answered: set held_out higher."
+            )
         return sorted(held_out, key=lambda prompt: uniform("watch", context.seed, prompt.id))[:count]
 
     def _looks_after(self, step: int) -> bool:
-        watch = self.options.watch
-        return watch is not None and (
-            step % max(1, self.trainer.steps // watch.looks) == 0 or step == self.trainer.steps
-        )
+        watch, steps = self.options.watch, self.trainer.steps
+        return watch is not None and (step % -(-steps // watch.looks) == 0 or step == steps)
+
+    def _look_is_due(self) -> bool:
+        step, looks = self.trainer.step, self.trainer.kept.get("looks", [])
+        return self._looks_after(step) and not (looks and looks[-1]["step"] == step)
 
     async def _look(self) -> str:
         """The judge's view of the policy and the reward's, on the same answers; why training ends here, or ""."""
@@ -261,7 +280,8 @@ class _Training:
         theirs = [Response(**said) for said in trainer.kept["start"]]
         wins = await context.gold(prompts, [many[0] for many in part.responses], theirs)
         known = [win for win in wins if win is not None]
-        totals = [r.total for many in await context.rewards(part.items()) for r in many if r.total is not None]
+        beside = [(p, [many[0], start]) for p, many, start in zip(prompts, part.responses, theirs, strict=True)]
+        totals = [many[0].total for many in await context.rewards(beside) if many[0].total is not None]
         if not known or not totals:
             raise RlaifError(
                 f"{self.method.name}: watch: the judge {watch.judge}, or the reward, had no opinion on any answer."
@@ -321,18 +341,17 @@ class _Training:
 
     def _go_back(self, why: str) -> None:
         """The policy before what ended the training: that of the best look, or its last checkpoint made by fewer steps."""
-        trainer, stopped = self.trainer, self.trainer.step
-        history, kept = trainer.history, trainer.kept
-        before = [path for path in self.context.work.glob("checkpoint-*") if _steps(path) < stopped]
-        if self.options.watch:
-            before = [path for path in before if _steps(path) == trainer.best]
-        if before:
-            trainer.load(max(before, key=_steps))
+        trainer, stopped, before = self.trainer, self.trainer.step, self.trainer.best
+        history, samples, kept = trainer.history, trainer.samples, trainer.kept
+        if kept.get("guard"):
+            found = [_steps(path) for path in self.context.work.glob("checkpoint-*")]
+            before = max(step for step in found if self._is_planned(step) and (step < stopped or step == 0))
+        trainer.load(self.context.work / f"checkpoint-{before}")
         self.context.start.notice(
-            f"{self.method.name}: training ended after {stopped} of {trainer.steps} steps: {why}. "
-            + (f"The policy is that after {trainer.step} steps." if before else "No checkpoint was before it.")
+            f"{self.method.name}: training ended after {stopped} of {trainer.steps} steps: {why}. The policy is that after "
+            f"{before} steps."
         )
-        trainer.history, trainer.kept = history, kept
+        trainer.history, trainer.samples, trainer.kept = history, samples, kept
 
     def _seconds(self) -> dict[str, float]:
         return {"training": self.seconds, "waiting for rewards": self.idle}

@@ -35,7 +35,7 @@ class _BatchBaseline(OnlineTrainer):
             part.advantages = advantages.flatten()
 
     def loss(self, logprobs: Tensor, mask: Tensor, rollouts: Rollouts) -> Tensor:
-        return _policy_loss(self, logprobs, rollouts, _by_token(rollouts))
+        return _policy_loss(self, logprobs, rollouts, _by_token(rollouts) * mask)
 
     def count(self, rollouts: Rollouts) -> float:
         return float(rollouts.totals()[1].sum())
@@ -57,7 +57,7 @@ class _ValueBaseline(ValueTrainer):
         assert rollouts.returns is not None
         real = mask * self.known(rollouts)[:, None]
         missed = ((self.values(rollouts) - rollouts.returns).square() * real).sum()
-        return _policy_loss(self, logprobs, rollouts, _by_token(rollouts)) + self.options.value_weight * missed
+        return _policy_loss(self, logprobs, rollouts, _by_token(rollouts) * mask) + self.options.value_weight * missed
 
     def count(self, rollouts: Rollouts) -> float:
         return float(self.known(rollouts).sum())

@@ -34,6 +34,7 @@ class JudgedReward:
         asked = JudgeLabels.Options(judges=(options.judge,), principles=options.principles, drift_probes=0)
         self.labels = JudgeLabels(asked, context.labels)
         (self.judge,) = self.labels.judges
+        self.compares = not self.judge.each_alone
 
     def signature(self) -> object:
         return [self.options.model_dump(), self.labels.signature()]
@@ -80,7 +81,7 @@ class JudgedReward:
                         wins[names.chosen_id].append(preference.p)
                         wins[names.rejected_id].append(1 - preference.p)
             by_text = {response.messages: wins[response.id] for response in _different(responses)}
-            alone = None if group else 0.0
+            alone = 0.0 if not group and len(responses) > 1 else None  # equal replies tie; one reply has no opponent
             found.append([2 * fmean(by_text[r.messages]) - 1 if by_text[r.messages] else alone for r in responses])
         return found
 

@@ -78,4 +78,6 @@ class KLController:
     def update(self, kl: float, responses: int) -> None:
         if self.target is not None:
             error = min(max(kl / self.target - 1, -0.2), 0.2)
-            self.beta *= 1 + error * responses / self.horizon
+            self.beta *= max(
+                0.5, 1 + error * responses / self.horizon
+            )  # a short horizon must not turn the penalty round

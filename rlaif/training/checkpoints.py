@@ -6,7 +6,7 @@ import copy
 import errno
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -33,12 +33,12 @@ def last_checkpoint(folder: Path) -> Path | None:
     return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
-def prune_checkpoints(folder: Path, kept: int, best: int) -> None:
-    """Remove all but the newest ``kept``, and the one after ``best`` steps."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    for path in found[:-kept]:
-        if path.name != f"checkpoint-{best}":
-            shutil.rmtree(path)
+def prune_checkpoints(folder: Path, planned: Callable[[int], bool], best: int) -> None:
+    """Remove all but the newest, the two newest that were planned, and the one after ``best`` steps."""
+    found = {int(path.name.rpartition("-")[2]): path for path in folder.glob("checkpoint-*")}
+    kept = {max(found), best, *sorted(filter(planned, found))[-2:]}
+    for step in found.keys() - kept:
+        shutil.rmtree(found[step])
 
 
 @contextmanager

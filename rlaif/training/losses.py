@@ -25,7 +25,7 @@ def with_margin(difference: Tensor, p: Tensor, margin: float) -> Tensor:
 
 
 def plackett_luce_loss(rewards: Tensor, places: Tensor) -> Tensor:
-    """−log of the probability that a Plackett–Luce model of these rewards ranks as given, over the number of choices, K − 1.
+    """−log of the probability that a Plackett–Luce model of these rewards ranks as given, over the number of choices: K − 1 without ties.
 
     ``rewards``: (K,); ``places``: (K,), 0 for the best; equal places are a tie, whose members are chosen one after another
     from the same set (Breslow 1974). Σ_i [log Σ_{j not before i} exp r_j − r_i]; of two responses the pairwise loss.
@@ -34,7 +34,7 @@ def plackett_luce_loss(rewards: Tensor, places: Tensor) -> Tensor:
     remaining = rewards.expand(len(rewards), -1).masked_fill(~left, -torch.inf).logsumexp(1)
     last = places == places.max()
     kept = ~last if int(last.sum()) == 1 else torch.ones_like(last)  # one that is left alone is no choice
-    return ((remaining - rewards) * kept).sum() / (len(rewards) - 1)
+    return ((remaining - rewards) * kept).sum() / int(kept.sum())
 
 
 def ipo_loss(difference: Tensor, p: Tensor, weight: Tensor, tau: float) -> Tensor:

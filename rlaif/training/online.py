@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -29,13 +30,12 @@ from rlaif.policy import GoldSpec, RewardSpec
 from rlaif.store import write_json
 from rlaif.training.advantages import KLController
 from rlaif.training.checkpoints import COMPLETE, last_checkpoint, prune_checkpoints, saving
-from rlaif.training.networks import NetworkOptions, Trained, learning
+from rlaif.training.networks import NetworkOptions, Trained, choose_attention, learning
 from rlaif.training.passes import rows_of
 from rlaif.training.rollouts import Rollouts, Sampler
 from rlaif.training.trainer import Watch
 
 STATE, TENSORS = "state.json", "state.pt"
-KEPT_CHECKPOINTS = 2
 ALWAYS = -1  # in the place of a version, of draws that no version changes
 
 
@@ -154,6 +154,7 @@ class OnlineTrainer(ABC):
         self.samples: list[dict[str, Any]] = []
         self.kept: dict[str, Any] = {}  # what the method keeps beside, as JSON
         self.best = 0  # the step whose checkpoint stays
+        self.planned: Callable[[int], bool] = lambda step: True  # whether a checkpoint may be gone back to
         self._sums: dict[str, float] = defaultdict(float)
 
     # --- what differs -------------------------------------------------------------------------------------------------
@@ -313,9 +314,11 @@ class OnlineTrainer(ABC):
 
     def save(self) -> None:
         """A checkpoint after the last finished step, whole or not there."""
-        folder = self.work / f"checkpoint-{self.step}"
-        with saving(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+        whole = self.work / f"checkpoint-{self.step}"
+        folder = self.work / f".{whole.name}.partial"
+        with saving(whole):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
             learnt = {name: _trainable(network) for name, network in self.networks().items()}
             tensors = {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(), **learnt}
             torch.save(tensors, folder / TENSORS)
@@ -330,7 +333,14 @@ class OnlineTrainer(ABC):
             }
             write_json(folder / STATE, state)
             write_json(folder / COMPLETE, self.step)
-        prune_checkpoints(self.work, KEPT_CHECKPOINTS, self.best)
+            shutil.rmtree(whole, ignore_errors=True)
+            folder.rename(whole)
+        prune_checkpoints(self.work, self.planned, self.best)
+
+    def save_finished(self) -> None:
+        """A checkpoint, unless weights have moved since the last finished step: then the one before stays the last."""
+        if not self.updated:
+            self.save()
 
     def load(self, folder: Path | None = None) -> None:
         """Go on from a checkpoint, the last whole one where none is named; from the start where there is none."""
@@ -350,6 +360,7 @@ class OnlineTrainer(ABC):
     def _frozen(self) -> Any:
         start = self.start
         network = load_network(start.folder, start.options, "float32", start.where, adapter=start.adapter).eval()
+        choose_attention(network, self.options, start.options.attention)
         return network.requires_grad_(requires_grad=False)
 
     def _autocast(self) -> Any:

@@ -16,6 +16,7 @@ from torch import Tensor
 from rlaif.models.chat_tokens import ChatTokenizer
 from rlaif.models.local import load_network
 from rlaif.models.shared_prompt import token_hidden
+from rlaif.training.networks import choose_attention
 from rlaif.training.online import OnlineOptions, OnlineTrainer
 from rlaif.training.passes import rows_of
 from rlaif.training.rollouts import Rollouts
@@ -41,6 +42,7 @@ class ValueTrainer(OnlineTrainer):
             adapter=None if folder else start.adapter,
             head=True,
         )
+        choose_attention(network, self.options, start.options.attention)
         torch.nn.init.zeros_(network.score.weight)
         self.value: Any = network.eval()
 
