@@ -1,4 +1,4 @@
-"""Every policy method on the same preferences in the practice world, three seeds: the tables of docs/training.md.
+"""Every policy method on the same preferences in the practice world, three seeds: a table of rates by the oracle.
 
     python benchmarks/methods.py FOLDER
 

@@ -11,7 +11,7 @@ the same pairs, prompts, seeds and hyper-parameters six kinds of label are learn
     judge       q
     judge hard  q > ½
     clamped     q clipped to [0.4, 0.6] (Bai et al. 2022, 2212.08073, §4.3)
-    calibrated  q through a temperature fitted on one person's labels of other prompts
+    calibrated  q through a temperature fitted on one person's labels of a share of the prompts
 
 The reward model is measured against p* on held-out pairs, the policy by how often the world's values prefer its replies to
 the start's, on held-out prompts. Means over seeds with 95% intervals (t). Each cell of (level, seed, label) is kept in

@@ -50,6 +50,7 @@ from rlaif.progress import Progress
 from rlaif.prompting import project_secret
 from rlaif.prompts import prompt_rows
 from rlaif.rewards import RewardContext, Rewards, open_rewards
+from rlaif.rewards.judged import JudgedReward
 from rlaif.rewards.watched import Gold
 from rlaif.rows import need_source
 from rlaif.selection import open_selector
@@ -232,7 +233,7 @@ def build(
 
         need_trackers(pipeline.report_to, str(where.at("report_to")))
     rewards = _open_rewards(pipeline, methods, context, out, where)
-    golds = _open_golds(pipeline, methods, context, where)
+    golds = _open_golds(pipeline, methods, rewards, context, where)
     judges, metrics = _open_evaluation(pipeline, context, where)
     if entry.builtin:
         _say_passed_over(pipeline, entry.name, catalogue, settings)
@@ -438,7 +439,11 @@ def _open_methods(pipeline: Pipeline, where: Place) -> dict[str, PolicyMethod]:
 
 
 def _open_golds(
-    pipeline: Pipeline, methods: Mapping[str, PolicyMethod], context: LabelContext, where: Place
+    pipeline: Pipeline,
+    methods: Mapping[str, PolicyMethod],
+    rewards: Mapping[str, Rewards],
+    context: LabelContext,
+    where: Place,
 ) -> dict[str, Gold]:
     """The judges that look on while a method learns from rewards, by its name. Raises ConfigError for one that is rewarding."""
     names = [section.policy for section in pipeline.policies]
@@ -447,12 +452,18 @@ def _open_golds(
         spec: GoldSpec | None = getattr(method, "watch", None)
         if spec is None:
             continue
-        if any(each.options.get("judge") == spec.judge for each in getattr(method, "rewards", ())):
+        gold = Gold(spec, context)
+        judged = [part.source.judge for part in rewards[name].parts if isinstance(part.source, JudgedReward)]
+        if any(judge.entry.sha256 == own.entry.sha256 for judge in judged for own in gold.labels.judges):
             raise ConfigError(
                 f"{where.at('policies', names.index(name), 'options', 'watch')}: the judge {spec.judge} is part of the reward: "
                 "one that looks on must be another, best of another family of models."
             )
-        found[name] = Gold(spec, context)
+        if not pipeline.held_out:
+            raise ConfigError(
+                f"{where.at('held_out')}: a judge looks on at {name} on held-out prompts, and held_out is 0."
+            )
+        found[name] = gold
     return found
 
 
@@ -465,14 +476,19 @@ def _open_rewards(
         folders = [out / stage for stage in reward_stages(pipeline)]
         loads = partial(trained_rewards, folders, context.models[pipeline.reward_model.base].options, context.notice)
     names = [section.policy for section in pipeline.policies]
-    return {
-        name: open_rewards(
-            method.rewards,
-            RewardContext(where.at("policies", names.index(name), "options", "rewards"), context, loads),
-        )
-        for name, method in methods.items()
-        if hasattr(method, "rewards")
-    }
+    found: dict[str, Rewards] = {}
+    for name, method in methods.items():
+        if not hasattr(method, "rewards"):
+            continue
+        place = where.at("policies", names.index(name), "options")
+        found[name] = open_rewards(method.rewards, RewardContext(place.at("rewards"), context, loads))
+        alone = [part.name for part in found[name].parts if getattr(part.source, "compares", False)]
+        if alone and getattr(method.options, "samples", 2) < 2:
+            raise ConfigError(
+                f"{place.at('samples')}: {alone[0]} compares the responses to a prompt, and there is one: set samples to 2 or more, "
+                "or take a judge that scores."
+            )
+    return found
 
 
 def _open_evaluation(

@@ -124,16 +124,16 @@ class Evaluation:
                     arms.append(Arm(name, answers, kl_bound=method.kl_bound()))
         return arms
 
-    async def _reward(self, items: Sequence[tuple[Prompt, Sequence[Response]]]) -> list[list[float]]:
+    async def _reward(self, items: Sequence[tuple[Prompt, Sequence[Response]]]) -> list[list[float | None]]:
         """Rewards of responses, in the model thread; the reward model is loaded once."""
-        found: list[list[float]] = await self._in_worker(self._score, items)
+        found: list[list[float | None]] = await self._in_worker(self._score, items)
         return found
 
-    def _score(self, items: Sequence[tuple[Prompt, Sequence[Response]]]) -> list[list[float]]:
+    def _score(self, items: Sequence[tuple[Prompt, Sequence[Response]]]) -> list[list[float | None]]:
         assert self.reward_model
         self._loaded = self._loaded or self.reward_model()
         with self.watch.passing("rewards", self._loaded.network) as done:
-            found: list[list[float]] = self._loaded(
+            found: list[list[float | None]] = self._loaded(
                 [(p.messages, [_whole(r) for r in many]) for p, many in items], done
             )
         return found

@@ -1,13 +1,13 @@
 """The card of a trained model: everything that made it, by name and hash, as the README.md of its folder.
 
-Equal runs write equal cards: no date, no path of a machine, nothing that varies.
+Equal runs write equal cards: no date, and of paths the last part alone.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,9 @@ def write_model_card(
     seed: int,
     learnt: str,
     account: str,
+    rewards: Sequence[Path] = (),
 ) -> None:
-    """``learnt``: the noun that it was trained on; ``account``: what became of its rows, in words."""
+    """``learnt``: the noun that it was trained on; ``account``: what became of its rows, in words; ``rewards``: the reward models it learnt from."""
     from rlaif.models.local import weights_hash
 
     manifest = run.manifest
@@ -36,13 +37,16 @@ def write_model_card(
         for row in run.read("provenance"):
             labellers.update(row.labellers)
     models = "\n".join(
-        f"| {role} | `{facts['name']}` | `{facts['sha256']}` |" for role, facts in sorted(manifest["models"].items())
-    )
+        f"| {role} | `{Path(facts['name']).name}` | `{facts['sha256']}` |"
+        for role, facts in sorted(manifest["models"].items())
+    ) + "".join(f"\n| {path.parent.name}/{path.name} | of this run | `{weights_hash(path)}` |" for path in rewards)
     files = "\n".join(
         f"| {file['kind']} | {file['name']} | `{file['sha256']}` |"
         for file in sorted(manifest["files"], key=lambda file: (file["kind"], file["name"], file["sha256"]))
     )
-    inputs = "\n".join(f"| input | {source['source']} | `{source['sha256']}` |" for source in manifest["inputs"])
+    inputs = "\n".join(
+        f"| input | {Path(source['source']).name} | `{source['sha256']}` |" for source in manifest["inputs"]
+    )
     packages = ", ".join(f"{key} {value}" for key, value in sorted(manifest["environment"].items()))
     caveats = "".join(f"\n> {line}\n" for line in manifest["caveats"])
     by = ", ".join(f"{who} ({count:,})" for who, count in sorted(labellers.items())) or "nobody: no labels were read"

@@ -243,7 +243,7 @@ class Road:
             (evaluation.source if evaluation else None, self.measured),
         ]
         found = {named.source: source_hash(read.source) for named, read in sections if named and read}
-        for part in (self.labels, self.judges, *self.models.values()):
+        for part in (self.labels, self.judges, *self.models.values(), *self.methods.values()):
             found |= getattr(part, "inputs", {})
         return found
 
@@ -476,7 +476,12 @@ class Road:
             if name.startswith(("reward_model", "reward_members/", "policies/"))
         ]
         if trained and earlier and now and earlier.content != now.content:
-            named = ("reward" if name.startswith("reward_") else name.removeprefix("policies/") for name in trained)
+            called = {section.policy: section.name for section in self.pipeline.policies}
+            policies = (name.removeprefix("policies/") for name in trained if name.startswith("policies/"))
+            named = (
+                *["reward"] * any(name.startswith("reward_") for name in trained),
+                *(called.get(p, p) for p in policies),
+            )
             methods = dict.fromkeys(named)
             ways = ", ".join(f"rlaif train {method} --out {self.folder}" for method in methods)
             self.watcher.notice(
@@ -727,6 +732,7 @@ class Road:
             options,
             code_hash(method),
             *rewarded,
+            *sorted(getattr(method, "inputs", {}).items()),
             learnt="preferences" if labelled else "prompts",
         )
 
@@ -772,8 +778,17 @@ class Road:
         account = training_account(self.run_folder, report)
         counts = ", ".join(f"{count:,} {outcome}" for outcome, count in account["outcomes"].items())
         told = f"{account['in']:,} {account['unit']} ({counts})"
+        learnt_from = reward_stages(self.pipeline) if name in self.rewards else []
         write_model_card(
-            self.run_folder, folder, name=name, method=method, options=options, seed=seed, learnt=learnt, account=told
+            self.run_folder,
+            folder,
+            name=name,
+            method=method,
+            options=options,
+            seed=seed,
+            learnt=learnt,
+            account=told,
+            rewards=[self.folder / each for each in learnt_from],
         )
 
     def _told_of(self, name: str, report: PolicyReport) -> dict[str, Any]:

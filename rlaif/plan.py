@@ -28,7 +28,7 @@ from rlaif.component import Place, code_hash, users_code
 from rlaif.config import Principle, Sampling, load_pipeline
 from rlaif.errors import CallError, CallFailed, CallRefused, ConfigError
 from rlaif.evaluate import passed_over
-from rlaif.judging import Question
+from rlaif.judging import Question, Showing
 from rlaif.labels import LabelSource
 from rlaif.labels.human import HumanLabels
 from rlaif.labels.judges import Judge, JudgeLabels
@@ -348,23 +348,55 @@ class _Planner:
 
     async def _rewards(self, name: str, rewards: Rewards) -> None:
         """Lines for what judges are asked about a policy's responses while it is tuned on their opinion."""
+        from rlaif.training.online import OnlineOptions
+
         options = self.road.methods[name].options
+        if not isinstance(options, OnlineOptions):
+            self.notes.append(f"{name}: a method of your own; what its rewards ask is not planned.")
+            return
         prompts = self.learnt
         steps = math.ceil(prompts.count / options.batch_prompts) * options.epochs
-        rounds = options.epochs * min(1.0, (options.steps or steps) / max(1, steps))
+        share = prompts.share * options.epochs * min(1.0, (options.steps or steps) / max(1, steps))
         sampler = Sampler(self.road.gateway, {}, options.samples, options.sampling, self.road.pipeline.seed)
-        for part in rewards.parts:
-            if not isinstance(part.source, JudgedReward):
-                continue
-            comparisons: list[Comparison] = []
-            for prompt in prompts.items:
-                said = [
-                    _stand_in(sampler, "policy", self.road.models["policy"], prompt, 0, number)
-                    for number in range(options.samples)
-                ]
-                comparisons += part.source.comparisons(prompt, said)
+        policy = self.road.models["policy"]
+        asked = [part.source for part in rewards.parts if isinstance(part.source, JudgedReward)]
+        for source in asked:
+            said = [
+                (prompt, [_stand_in(sampler, "policy", policy, prompt, 0, number) for number in range(options.samples)])
+                for prompt in prompts.items
+            ]
             self._say_stands_in(options.sampling)
-            await self._label(f"rewards of {name}", part.source.labels, comparisons, prompts.share * rounds)
+            stage = f"rewards of {name}"
+            if source.judge.each_alone:
+                await self._scores(stage, source, [(prompt, one) for prompt, many in said for one in many], share)
+            else:
+                comparisons = [each for prompt, many in said for each in source.comparisons(prompt, many)]
+                await self._label(stage, source.labels, comparisons, share)
+        if asked and options.probes:
+            self.notes.append(
+                f"{name}: the probes of its reward, 7 replies to each of {options.probes} prompts, are not counted."
+            )
+        if options.watch:
+            self.notes.append(
+                f"{name}: what the judge {options.watch.judge} is asked while it looks on is not counted."
+            )
+
+    async def _scores(
+        self, stage: str, source: JudgedReward, responses: Sequence[tuple[Prompt, Response]], share: float
+    ) -> None:
+        """The line of a judge that scores each response by itself."""
+        judge, labels = source.judge, source.labels
+        if judge.model is None:
+            return
+        tally = _Tally(
+            stage, judge.entry.name, str(judge.file.model_role), judge.model, judge.file.sampling, "showings", share
+        )
+        for prompt, response in responses:
+            for principle in labels.principles_of(response.id):
+                tally.items += 1
+                showing = labels.alone(judge, prompt, response, principle)
+                await self._put(tally, labels, judge, showing, judge.questions // 2)
+        self._close(tally)
 
     async def evaluation(self, held_out: list[Prompt]) -> None:
         """Lines for the answers to held-out prompts, and for the win rate: what the judges are asked of each policy's
@@ -560,8 +592,15 @@ class _Planner:
         principle: Principle | None,
         shown: tuple[Response, ...],
     ) -> None:
-        """One showing, as far as the ledger answers the judge's questions."""
+        """A comparison shown once, as far as the ledger answers the judge's questions."""
         showing = source.showing(judge, comparison, principle, shown)
+        least = 0 if source.may_be_spared(judge, comparison, shown) else 1
+        await self._put(tally, source, judge, showing, judge.questions, least)
+
+    async def _put(
+        self, tally: _Tally, source: JudgeLabels, judge: Judge, showing: Showing, questions: int, least: int = 1
+    ) -> None:
+        """What a judge asks about what it is shown, at most so many questions."""
         missing: list[ChatRequest] = []
         answered = 0
 
@@ -580,12 +619,12 @@ class _Planner:
             return reply
 
         try:
-            with users_code(judge.protocol, f"judging replies to {comparison.prompt.excerpt}"):
+            with users_code(judge.protocol, f"judging replies to {showing.prompt.excerpt}"):
                 await judge.protocol.judge(showing, ask)
         except CallError:
             pass
-        further = max(0, judge.questions - answered - len(missing)) if missing else 0
-        least = 0 if source.may_be_spared(judge, comparison, shown) else 1
+        further = max(0, questions - answered - len(missing)) if missing else 0
+        principle = showing.principle
         for request in missing:
             most = 1 + (further if request is missing[-1] else 0)
             tally.ask(request, least, most, principle.tag if principle else "")

@@ -17,6 +17,7 @@ from typing import Any, Literal, Self
 import torch
 from pydantic import Field, model_validator
 
+from rlaif.errors import ModelError
 from rlaif.models.chat_tokens import ChatTokenizer
 from rlaif.models.local import LocalModel, LocalOptions, load_network
 from rlaif.models.shared_prompt import Rows, last_hidden, sharing_works
@@ -297,14 +298,38 @@ class RewardModel:
     as the network gives them where there was nothing to normalise on."""
 
     def __init__(self, folder: Path, options: LocalOptions, *, where: str, notice: Callable[[str], None]) -> None:
+        need_head(folder, where)
         self.tokens = ChatTokenizer(folder, where=where, trust_remote_code=options.trust_remote_code, notice=notice)
         self.network = load_network(folder, options, "float32", where, head=True).eval()
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        text = config.get("text_config", config)
+        self.context: int = text.get("max_position_embeddings") or text.get("n_positions") or 2**20
         self.gain, self.bias = config.get("rlaif_gain", 1.0), config.get("rlaif_bias", 0.0)
         self.share, _ = sharing_works_for_head(self.network, self.tokens.pad_id)
 
-    def __call__(self, items: Sequence[Answers], done: Done = lambda groups, total: None) -> list[list[float]]:
-        """Rewards of the responses of each item."""
-        groups = groups_of(items, self.tokens)
-        raw = score_groups(self.network, groups, self.tokens.pad_id, share=self.share, done=done)
-        return [[self.gain * value + self.bias for value in many] for many in raw]
+    def __call__(self, items: Sequence[Answers], done: Done = lambda groups, total: None) -> list[list[float | None]]:
+        """Rewards of the responses of each item; None for one that is longer, with its prompt, than the network reads."""
+        whole = groups_of(items, self.tokens)
+        fits = [[len(group.prompt) + len(ids) <= self.context for ids in group.responses] for group in whole]
+        kept = [
+            Group(group.prompt_id, group.prompt, [ids for ids, fit in zip(group.responses, fit_of, strict=True) if fit])
+            for group, fit_of in zip(whole, fits, strict=True)
+        ]
+        asked = [group for group in kept if group.responses]
+        raw = iter(score_groups(self.network, asked, self.tokens.pad_id, share=self.share, done=done))
+        found: list[list[float | None]] = []
+        for group, fit_of in zip(kept, fits, strict=True):
+            values = iter(next(raw) if group.responses else [])
+            found.append([self.gain * next(values) + self.bias if fit else None for fit in fit_of])
+        return found
+
+
+def need_head(folder: Path, where: str) -> None:
+    """Raises ModelError for a folder whose weights have no scalar head: transformers would make one up at random."""
+    from safetensors import safe_open
+
+    for path in folder.glob("*.safetensors"):
+        with safe_open(str(path), framework="pt") as weights:
+            if any(name.endswith("score.weight") for name in weights.keys()):  # noqa: SIM118  (no mapping)
+                return
+    raise ModelError(f"{where}: {folder} is no reward model: its weights have no score head.")

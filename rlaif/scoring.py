@@ -9,6 +9,7 @@ responses where one is chosen.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import comb
@@ -21,11 +22,12 @@ from rlaif.errors import DataError, UserError
 from rlaif.records import Message, Prompt
 from rlaif.rows import read_rows
 from rlaif.statistics import Figure, cluster_mean
+from rlaif.store import RunFolder
 
 ANSWERS = ("response", "responses", "completion", "answer", "output")
 BATCH = 256  # rows that go through the networks together
 Turns = tuple[Message, ...]
-Scorer = Callable[[Sequence[tuple[Turns, Sequence[tuple[Turns, bool]]]]], list[list[float]]]
+Scorer = Callable[[Sequence[tuple[Turns, Sequence[tuple[Turns, bool]]]]], Sequence[Sequence[float | None]]]
 
 
 def open_members(folders: Sequence[Path], notice: Callable[[str], None]) -> list[Scorer]:
@@ -37,12 +39,21 @@ def open_members(folders: Sequence[Path], notice: Callable[[str], None]) -> list
     for folder in folders:
         own = folder / "reward_model"
         if own.is_dir():
-            found += [own, *sorted(folder.glob("reward_members/*"), key=lambda path: int(path.name))]
+            found += [folder / stage for stage in _stages(folder)] or [own]
         elif (folder / "config.json").is_file():
             found.append(folder)
         else:
             raise UserError(f"{folder}: no reward model: expected a model folder, or a run folder with reward_model/.")
     return [RewardModel(folder, LocalOptions(), where=str(folder), notice=notice) for folder in found]
+
+
+def _stages(folder: Path) -> list[str]:
+    """The reward models of a run folder's present recipe, as far as they are trained."""
+    run = RunFolder(folder)
+    recipe, _ = run.recipe()
+    members = ((json.loads(recipe) if recipe else {}).get("reward_model") or {}).get("members", 1)
+    names = ["reward_model", *(f"reward_members/{number}" for number in range(2, members + 1))]
+    return [name for name in names if (state := run.state(name)) and state.complete]
 
 
 @dataclass(frozen=True)
@@ -130,7 +141,10 @@ def score(
         items = [(row.prompt.messages, [(turns, True) for turns in row.responses]) for row in batch]
         rewards = [member(items) for member in members]
         for i, row in enumerate(batch):
-            yield row, [each[i] for each in rewards]
+            values = [[value for value in each[i] if value is not None] for each in rewards]
+            if any(len(known) < len(row.responses) for known in values):
+                raise DataError(f"{row.where}: longer than the reward model reads. Leave the row out.")
+            yield row, values
         done(len(batch))
 
     for row in rows:

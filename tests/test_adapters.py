@@ -103,8 +103,3 @@ def test_a_reward_model_learns_by_adapters_and_its_head(base: LocalModel, tmp_pa
 def test_layers_that_are_not_there_are_one_line(base: LocalModel, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"lora.targets \['nowhere'\]"):
         offline(DPO, base, tmp_path, lora={"targets": ["nowhere"]})
-
-
-def test_four_bits_need_their_library() -> None:
-    with pytest.raises(ValueError, match="pip install bitsandbytes"):
-        DPO.Options(lora={"quantised": True})

@@ -110,7 +110,7 @@ FAULTS = {
         'recipe.yaml: "labels" needs responses to compare: set "responses" or "pairs"',
     ),
     "training without labels": (
-        "pairs: x\nmodels: {policy: y}\npolicies: dpo",
+        "pairs: x\nmodels: {policy: y}\nreward_model: true",
         'recipe.yaml: training needs "labels"',
     ),
     "a model not set": (

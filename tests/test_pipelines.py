@@ -51,7 +51,7 @@ ARGUMENTS: dict[str, list[str]] = {
 
 
 ALONE: dict[str, list[str]] = {  # those that end with other things than the ones above
-    "practice-methods": ["prompts.limit=12", "evaluation.prompts=10", "reward_model.options.normalise_on=20"],
+    "practice-methods": ["prompts.limit=8", "evaluation=null", "reward_model.options.normalise_on=20"],
     "direct-rewards": [
         "models.policy=policy",
         "models.judge=judge",
@@ -83,15 +83,13 @@ def test_a_pipeline_runs_to_its_policies_and_report(
     run = tmp_path / "run"
     recipe = yaml.safe_load((ROOT / "pipelines" / f"{name}.yaml").read_text())
     policies = [each.get("called", each["name"]) for each in recipe["policies"]]
-    metrics = json.loads((run / "metrics.json").read_text())
     accounts = json.loads((run / "accounts.json").read_text())
     for policy in policies:
-        assert metrics[f"policies.{policy}.length"]["n"] > 0
         if policy != "best-of-n":
             assert (run / "policies" / policy / "model.safetensors").exists()
             assert accounts[f"policies/{policy}"]["outcomes"]["trained on"] > 0
     html = (run / "report.html").read_text()
-    assert all(f"Training of {policy}" in html for policy in policies if policy in ("rloo", "ppo", "raft"))
+    assert ("Training of rloo" in html) == (name == "direct-rewards")  # which has an evaluation
     assert all(account["in"] == sum(account["outcomes"].values()) for account in accounts.values())
 
 

@@ -219,5 +219,7 @@ def test_the_commands_score_and_test_a_trained_model(base: LocalModel, tmp_path:
     scored = [json.loads(line) for line in (tmp_path / "scored.jsonl").read_text().splitlines()]
     right = [row["reward_chosen"] > row["reward_rejected"] for row in scored]
     assert sum(right) / len(right) == pytest.approx(figures["accuracy"]["value"])
+    said = rlaif(tmp_path, "reward", "test", str(base.folder), "--file", "set.jsonl", code=2)
+    assert "is no reward model: its weights have no score head." in said
     said = rlaif(tmp_path, "reward", "test", "nowhere", "--file", "set.jsonl", code=2)
     assert "nowhere: no reward model: expected a model folder, or a run folder with reward_model/." in said

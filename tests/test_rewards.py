@@ -376,3 +376,40 @@ def test_a_tracker_that_is_not_installed_is_one_line(tmp_path: Path, policy_fold
     folder = recipe(tmp_path, policy_folder, "http://127.0.0.1:9")
     said = rlaif(folder, "check", "direct.yaml", "--set", "report_to=[trackio]", code=2)
     assert "trackio is not installed: pip install trackio, or leave it out." in said
+
+
+def test_a_reply_alone_has_no_opponent_and_so_no_reward() -> None:
+    write_judge("mine")
+    found, asked = rewards_of(by_length, replies("**"))
+    assert (found, asked) == ([[None]], 0)
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        ({"name": "ppo", "options": {"rewards": [{"source": "judge", "options": {"judge": "compare-text"}}]}},
+         "judge compare-text compares the responses to a prompt, and there is one: set samples to 2 or more"),
+        ({"name": "rloo", "options": {"rewards": [{"source": "judge", "options": {"judge": "score-text"}}],
+                                      "watch": {"judge": "builtin:score-text"}}},
+         "the judge builtin:score-text is part of the reward"),
+        ({"name": "rloo", "options": {"rewards": [{"source": "pathlib:Path"}]}}, "pathlib:Path: built with"),
+        ({"name": "rloo", "options": {"schedule": "cosin"}}, "schedule"),
+        ({"name": "rloo", "options": {"beta": 0, "kl_target": 6}}, "kl_target steers beta"),
+    ],
+)  # fmt: skip
+def test_what_does_not_go_together_is_one_line(
+    policy: dict[str, Any], message: str, tmp_path: Path, policy_folder: Path
+) -> None:
+    folder = recipe(tmp_path, policy_folder, "http://127.0.0.1:9")
+    data = json.loads((folder / "direct.yaml").read_text()) | {"policies": [policy]}
+    (folder / "direct.yaml").write_text(json.dumps(data))
+    said = rlaif(folder, "check", "direct.yaml", code=2)
+    assert message in said
+    assert "Traceback" not in said
+
+
+def test_a_plan_counts_what_rewards_will_ask(tmp_path: Path, policy_folder: Path) -> None:
+    folder = recipe(tmp_path, policy_folder, "http://127.0.0.1:9", samples=3, epochs=2)
+    rlaif(folder, "plan", "direct.yaml", "--to", "plan.json")
+    calls = json.loads((folder / "plan.json").read_text())["plan.rewards_of_rloo.score-text.calls"]["value"]
+    assert calls == 18 * 3 * 2  # prompts that are not held out, responses, epochs

@@ -139,6 +139,17 @@ def test_demonstrations_are_learnt_and_accounted_for(base: LocalModel, tmp_path:
     assert report.history[-1]["loss"] < report.history[0]["loss"] - 0.5
 
 
+def test_a_transcript_that_repeats_its_prompt_is_learnt_without_it() -> None:
+    from rlaif.policy.sft import _demonstration
+
+    turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
+    for row in ({"prompt": "hi", "chosen": turns}, {"messages": turns}, {"messages": [
+        {"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello"},
+    ]}):  # fmt: skip
+        prompt, response = _demonstration(row, None, "line 1")
+        assert [message.content for message in (*prompt.messages, *response)] == ["hi", "hello"]
+
+
 def test_a_stopped_run_that_goes_on_equals_a_straight_one(base: LocalModel, tmp_path: Path) -> None:
     said = demonstrations(tmp_path)
 
@@ -164,6 +175,12 @@ def test_a_stopped_run_that_goes_on_equals_a_straight_one(base: LocalModel, tmp_
         ({"prompt": "hi"}, "line 1: no response: expected messages that end with an assistant turn, or a column"),
         ({"prompt": "hi", "response": 3}, "line 1: "),
         ({"response": "hi"}, "line 1: "),
+        ({"messages": ["hi"]}, "line 1: "),
+        ({"prompt": "hi", "response": []}, "line 1: the response is not the assistant's."),
+        (
+            {"prompt": "hi", "response": [{"role": "user", "content": "no"}]},
+            "line 1: the response is not the assistant's.",
+        ),
     ],
 )
 def test_a_file_that_does_not_fit_is_one_line(row: dict[str, Any], message: str, tmp_path: Path) -> None:

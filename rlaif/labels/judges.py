@@ -219,14 +219,16 @@ class JudgeLabels:
         the response's id in the place of a comparison's."""
 
         def one(prompt: Prompt, response: Response, principle: Principle | None) -> Coroutine[Any, Any, Judgement]:
-            fence = fence_for(self.context.secret, response.id, [prompt.text, response.text])
-            return self._put(
-                judge, Showing(prompt, (response,), principle, judge.rubric, fence), principle, response.id
-            )
+            return self._put(judge, self.alone(judge, prompt, response, principle), principle, response.id)
 
         return await self.context.gateway.gather(
             self._models, (one(p, r, principle) for p, r in asked for principle in self.principles_of(r.id))
         )
+
+    def alone(self, judge: Judge, prompt: Prompt, response: Response, principle: Principle | None) -> Showing:
+        """A response as a judge sees it that sees responses one by one."""
+        fence = fence_for(self.context.secret, response.id, [prompt.text, response.text])
+        return Showing(prompt, (response,), principle, judge.rubric, fence)
 
     async def judge_all(self, comparisons: list[Comparison]) -> list[Judgement]:
         if self.options.second_order:

@@ -487,9 +487,8 @@ def load_network(
     *,
     adapter: Path | None = None,
     head: bool = False,
-    quantised: bool = False,
 ) -> Any:
-    """The causal model of a folder, or with ``head`` the same network with a scalar head; ``quantised``: its weights in 4 bits.
+    """The causal model of a folder, or with ``head`` the same network with a scalar head.
 
     Raises ModelError when the folder cannot be loaded. Dropout is off: a log-probability is then a function of the
     text (TRL and the N+ report agree on it).
@@ -503,10 +502,6 @@ def load_network(
     factory = AutoModelForSequenceClassification if head else AutoModelForCausalLM
     if head:
         extra["num_labels"] = 1
-    if quantised:
-        from transformers import BitsAndBytesConfig
-
-        extra["quantization_config"] = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
     verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()
@@ -537,6 +532,5 @@ def load_network(
             module.p = 0.0
         if isinstance(getattr(module, "attention_dropout", None), float):
             module.attention_dropout = 0.0
-    if not quantised:  # which its loader has put where it belongs
-        network.to(resolve_device(options.device))
+    network.to(resolve_device(options.device))
     return network

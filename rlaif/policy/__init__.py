@@ -35,7 +35,9 @@ METHODS = {
 }
 
 
-Reward = Callable[[Sequence[tuple[Prompt, Sequence[Response]]]], Awaitable[list[list[float]]]]
+Reward = Callable[
+    [Sequence[tuple[Prompt, Sequence[Response]]]], Awaitable[list[list[float | None]]]
+]  # None: too long to be read
 Sample = Callable[[Any, Sequence[Prompt], int], Awaitable[list[list[Response]]]]  # model, prompts, K each
 Items = Sequence[tuple[Prompt, Sequence[Response]]]
 

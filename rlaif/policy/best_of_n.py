@@ -34,7 +34,9 @@ class BestOfN:
         sampled = await sample(model, prompts, self.samples)
         rewards = await reward(list(zip(prompts, sampled, strict=True)))
         return [
-            many[max(range(len(many)), key=values.__getitem__)] if many else None
+            many[max(range(len(many)), key=[-math.inf if v is None else v for v in values].__getitem__)]
+            if many
+            else None
             for many, values in zip(sampled, rewards, strict=True)
         ]
 

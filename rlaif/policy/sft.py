@@ -72,15 +72,14 @@ class SFT:
         )
         need_labels(data, self.name, room)
         groups = []
-        for group in data.groups:
+        for group in data.groups:  # all of them and their responses, so that no plan depends on labels
             worth = [0.0] * len(group.responses)
             for (a, b), p, weight in zip(group.pairs, group.p, group.weight, strict=True):
                 worth[a] += weight * (p - 0.5)
                 worth[b] += weight * (0.5 - p)
-            better = [(ids, w) for ids, w in zip(group.responses, worth, strict=True) if w > 0]
-            if better:
-                groups.append(demonstrated(group.prompt_id, group.prompt, better))
-        if not groups:
+            weighed = [(ids, max(0.0, w)) for ids, w in zip(group.responses, worth, strict=True)]
+            groups.append(demonstrated(group.prompt_id, group.prompt, weighed))
+        if not any(weight > 0 for group in groups for weight in group.weight):
             raise RlaifError("sft: no response is preferred to another: every label is a tie.")
         told = {
             "pairs": data.pairs,
@@ -132,18 +131,22 @@ def _demonstrations(options: SFT.Options) -> Iterator[tuple[Prompt, tuple[Messag
 
 def _demonstration(row: Mapping[str, Any], column: str | None, where: str) -> tuple[Prompt, tuple[Message, ...]]:
     name = column or next((each for each in ANSWERS if each in row), None)
-    turns = row.get("messages")
-    if name is None and isinstance(turns, list) and turns and turns[-1].get("role") == "assistant":
-        row, said = {**row, "messages": turns[:-1]}, [turns[-1]]
+    turns = read_messages(row["messages"], "user") if name is None and isinstance(row.get("messages"), list) else ""
+    if isinstance(turns, tuple) and turns and turns[-1].role == "assistant":
+        response: tuple[Message, ...] | str = turns[-1:]
+        row = {**row, "messages": [turn.model_dump() for turn in turns[:-1]]}
     elif name is None or name not in row:
         raise DataError(
             f"{where}: no response: expected messages that end with an assistant turn, or a column "
             f"{column or ', '.join(ANSWERS)}."
         )
     else:
-        said = row[name]
+        response = read_messages(row[name], "assistant")
     prompt = read_prompt(row, prompt_column(row, None, where, None))
-    response = read_messages(said, "assistant")
     if isinstance(prompt, str) or isinstance(response, str):
         raise DataError(f"{where}: {prompt if isinstance(prompt, str) else response}.")
+    if response[: len(prompt.messages)] == prompt.messages:  # a transcript that repeats the prompt it answers
+        response = response[len(prompt.messages) :]
+    if not response or response[0].role != "assistant" or response[-1].role != "assistant":
+        raise DataError(f"{where}: the response is not the assistant's.")
     return prompt, response

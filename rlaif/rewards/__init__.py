@@ -7,11 +7,13 @@ responses and gives a number for each, or None where there is none: a judge that
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from rlaif.component import Place, code_hash, construct, load, parse_options, users_code
+from rlaif.errors import ConfigError
 from rlaif.labels import LabelContext
 from rlaif.models.gateway import gather_all
 from rlaif.policy import Items, Rewarded, RewardSpec
@@ -64,9 +66,12 @@ class Rewards:
     async def _of(self, part: Part, items: Items) -> Values:
         with users_code(part.source, "rewarding replies"):
             values = await part.source(items)
-        shape, wanted = [len(row) for row in values], [len(responses) for _, responses in items]
-        if shape != wanted:
-            raise ValueError(f"reward {part.name}: expected numbers for {wanted} responses, got {shape}")
+            shape, wanted = [len(row) for row in values], [len(responses) for _, responses in items]
+            if shape != wanted:
+                raise ValueError(f"reward {part.name}: expected numbers for {wanted} responses, got {shape}")
+            for value in (value for row in values for value in row if value is not None):
+                if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                    raise ValueError(f"reward {part.name}: expected a finite number or None, got {value!r}")
         return values
 
     def _sum(self, values: Sequence[float | None]) -> Rewarded:
@@ -94,6 +99,11 @@ def open_rewards(specs: Sequence[RewardSpec], context: RewardContext) -> Rewards
         source = construct(
             kind, "(options, context)", options, RewardContext(where, context.labels, context.reward_model)
         )
+        if not callable(source) or not hasattr(source, "signature"):
+            raise ConfigError(
+                f'{where.at("source")}: "{spec.source}" is no reward: its class needs `async def __call__(self, items)` and '
+                "`signature`."
+            )
         name = getattr(source, "name", spec.source)
         taken = {part.name for part in parts}
         parts.append(Part(name if name not in taken else f"{name} {number + 1}", source, spec.weight))

@@ -43,7 +43,10 @@ class TrainedReward:
             for i, (_, many) in enumerate(items)
         ]
 
-    def _together(self, values: list[float]) -> float:
+    def _together(self, found: list[float | None]) -> float | None:
+        values = [value for value in found if value is not None]
+        if len(values) < len(found):
+            return None
         if self.options.combine == "worst":
             return min(values)
         return fmean(values) - (self.options.penalty * pstdev(values) if self.options.combine == "uncertainty" else 0.0)

@@ -32,11 +32,21 @@ def completion_loss(logprobs: Tensor, mask: Tensor, groups: Sequence[Group]) -> 
     return -(weight[:, None] * logprobs * mask).sum()
 
 
+def _weighed(group: Group) -> Group:
+    """The group with those responses alone that have a weight."""
+    rows = [(ids, weight) for ids, weight in zip(group.responses, group.weight, strict=True) if weight > 0]
+    return Group(group.prompt_id, group.prompt, [ids for ids, _ in rows], weight=[weight for _, weight in rows])
+
+
 class FineTuner(GroupTrainer):
     def loss_of(self, model: Any, groups: Sequence[Group], first: int) -> Tensor:
+        kept = [learnt for group in groups if (learnt := _weighed(group)).responses]
+        if not kept:
+            none: Tensor = next(p for p in model.parameters() if p.requires_grad).sum() * 0.0
+            return none
         with self.options.autocast(model):
-            logprobs, mask = token_logprobs(model, rows_of(groups), self.pad_id, share=self.share)
-        return completion_loss(logprobs, mask, groups)
+            logprobs, mask = token_logprobs(model, rows_of(kept), self.pad_id, share=self.share)
+        return completion_loss(logprobs, mask, kept)
 
     def figures(self, sums: Mapping[str, float]) -> dict[str, float]:
         return {"tokens": sums["weight"]}

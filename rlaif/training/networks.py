@@ -7,14 +7,13 @@ the adapters merged in, and ``adapter/`` beside it, which ``peft`` and vLLM load
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from rlaif.component import Options as BaseOptions
 from rlaif.errors import ConfigError
@@ -28,14 +27,11 @@ class LoraOptions(BaseOptions):
     rank: int = Field(default=16, ge=1)
     alpha: int = Field(default=32, ge=1)  # what adapters add is scaled by alpha/rank
     targets: tuple[str, ...] | Literal["all-linear"] = "all-linear"  # names of layers
-    quantised: bool = False  # the frozen base in 4 bits (Dettmers et al. 2023, QLoRA, 2305.14314): needs bitsandbytes
 
-    @field_validator("quantised")
-    @classmethod
-    def _there(cls, value: bool) -> bool:
-        if value and importlib.util.find_spec("bitsandbytes") is None:
-            raise ValueError("4-bit weights need bitsandbytes, which is not installed: pip install bitsandbytes")
-        return value
+
+Schedule = Literal[
+    "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial", "inverse_sqrt"
+]
 
 
 class NetworkOptions(BaseOptions):
@@ -56,9 +52,8 @@ class Trained:
     def __init__(self, base: LocalModel, options: NetworkOptions, *, seed: int, head: bool = False) -> None:
         self.base, self.options, self.head = base, options, head
         lora = options.lora
-        quantised = {"quantised": True} if lora and lora.quantised else {}
         self.network: Any = load_network(
-            base.folder, base.options, "float32", base.where, adapter=base.adapter, head=head, **quantised
+            base.folder, base.options, "float32", base.where, adapter=base.adapter, head=head
         )
         choose_attention(self.network, options, base.options.attention)
         self.peft: Any = None
@@ -86,21 +81,7 @@ class Trained:
         adapter = out.with_name(f".{out.name}.{ADAPTER}")
         with saving(out):
             self.peft.save_pretrained(str(adapter))
-        save_whole(self._merged(adapter), self.base, out, pad_id=pad_id, beside={ADAPTER: adapter})
-
-    def _merged(self, adapter: Path) -> Any:
-        """The adapters in the weights: of a base in 4 bits, in its weights as they were."""
-        assert self.options.lora
-        if not self.options.lora.quantised:
-            return self.peft.merge_and_unload()
-        from peft import PeftModel
-
-        base = self.base
-        whole = load_network(base.folder, base.options, "float32", base.where, adapter=base.adapter, head=self.head)
-        merged = PeftModel.from_pretrained(whole, str(adapter)).merge_and_unload()
-        if self.head:
-            merged.score.load_state_dict(self.network.score.state_dict())
-        return merged
+        save_whole(self.peft.merge_and_unload(), self.base, out, pad_id=pad_id, beside={ADAPTER: adapter})
 
 
 def _with_adapters(network: Any, options: LoraOptions, seed: int, where: str) -> Any:

@@ -30,7 +30,7 @@ from rlaif.policy import GoldSpec, RewardSpec
 from rlaif.store import write_json
 from rlaif.training.advantages import KLController
 from rlaif.training.checkpoints import COMPLETE, last_checkpoint, prune_checkpoints, saving
-from rlaif.training.networks import NetworkOptions, Trained, choose_attention, learning
+from rlaif.training.networks import NetworkOptions, Schedule, Trained, choose_attention, learning
 from rlaif.training.passes import rows_of
 from rlaif.training.rollouts import Rollouts, Sampler
 from rlaif.training.trainer import Watch
@@ -68,7 +68,7 @@ class OnlineOptions(NetworkOptions):
     max_kl: float = Field(default=25.0, gt=0)  # nats a response: training stops above
     max_length_ratio: float = Field(default=2.0, gt=1)  # to the start's responses: likewise
     warmup: float = Field(default=0.05, ge=0, lt=1)  # share of steps
-    schedule: str = "constant_with_warmup"
+    schedule: Schedule = "constant_with_warmup"
     weight_decay: float = Field(default=0.0, ge=0)
     adam_epsilon: float = Field(default=1e-5, gt=0)
     max_gradient_norm: float = Field(default=1.0, gt=0)
@@ -88,6 +88,8 @@ class OnlineOptions(NetworkOptions):
             raise ValueError(
                 f"batch_prompts {self.batch_prompts} is not a multiple of accumulation {self.accumulation}"
             )
+        if self.kl_target is not None and not self.beta:
+            raise ValueError("kl_target steers beta, and beta is 0: give it a value to begin with")
         if self.accumulation % self.minibatches:
             raise ValueError(f"accumulation {self.accumulation} is not a multiple of minibatches {self.minibatches}")
         return self

@@ -32,7 +32,7 @@ from rlaif.store import write_json
 from rlaif.training.batching import Group, plan_batches
 from rlaif.training.checkpoints import COMPLETE, last_checkpoint, saving
 from rlaif.training.losses import soft_preference_loss
-from rlaif.training.networks import NetworkOptions
+from rlaif.training.networks import NetworkOptions, Schedule
 from rlaif.training.passes import Done, pair_index, rows_of
 
 T = TypeVar("T")
@@ -53,7 +53,7 @@ class TrainingOptions(NetworkOptions):
     accumulation: int = Field(default=1, ge=1)  # micro-batches a step is split into
     max_tokens: int = Field(default=2048, ge=2)  # of prompt and one response; longer pairs are left out and counted
     warmup: float = Field(default=0.05, ge=0, lt=1)  # share of steps
-    schedule: str = "cosine"
+    schedule: Schedule = "cosine"
     weight_decay: float = Field(default=0.0, ge=0)
     max_gradient_norm: float = Field(default=1.0, gt=0)
     checkpoints: int = Field(default=10, ge=1)  # written along the way
