@@ -89,7 +89,11 @@ def test_a_pipeline_runs_to_its_policies_and_report(
             assert (run / "policies" / policy / "model.safetensors").exists()
             assert accounts[f"policies/{policy}"]["outcomes"]["trained on"] > 0
     html = (run / "report.html").read_text()
-    assert ("Training of rloo" in html) == (name == "direct-rewards")  # which has an evaluation
+    assert "Training of rloo" in html
+    assert "What it said along the way" in html
+    assert ("Before the first step the reward was shown" in html) == (
+        name == "direct-rewards"
+    )  # the others probe nothing
     assert all(account["in"] == sum(account["outcomes"].values()) for account in accounts.values())
 
 

@@ -48,6 +48,7 @@ def write_report(
     template = page("report.html.j2")
     plots = Plots()
     arms = arms_of(metrics)
+    tuned = [section.policy for section in pipeline.policies]
     html = template.render(
         name=run.path.name,
         pipeline=pipeline,
@@ -64,14 +65,14 @@ def write_report(
         examples=_examples(run),
         findings=findings(metrics, measures),
         methods={section.policy: section.name for section in pipeline.policies},
-        trainings=[(arm, plots.curves(_history(run, f"policies/{arm}"), arm)) for arm in arms],
-        conversations={arm: _told(run, arm, "samples") for arm in arms},
-        probes={arm: _told(run, arm, "probes") for arm in arms},
+        trainings=[(name, plots.curves(_history(run, f"policies/{name}"), name)) for name in tuned],
+        conversations={name: _told(run, name, "samples") for name in tuned},
+        probes={name: _told(run, name, "probes") for name in tuned},
         plots={
             "labels": plots.rates(metrics),
             "reward_curves": plots.curves(_history(run, "reward_model"), "reward model"),
             "calibration": plots.calibration(_held_out(run)),
-            "looks": {arm: plots.looks(_told(run, arm, "looks"), arm) for arm in arms},
+            "looks": {name: plots.looks(_told(run, name, "looks"), name) for name in tuned},
             "arms": plots.arms(metrics, arms),
         },
     )
