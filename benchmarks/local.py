@@ -46,7 +46,6 @@ VOCABULARY = 2547
 SAMPLES = 4  # responses to each prompt
 END_IDS = 94  # as many end-of-sequence ids as make a random model stop after 27 tokens on average
 MAX_NEW = 96
-PAIRS_PER_STEP = 8
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"

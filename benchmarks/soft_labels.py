@@ -45,7 +45,7 @@ from rlaif.reward import RewardOptions, train_reward_model
 from rlaif.statistics import calibration_figure, log_loss
 from rlaif.statistics.calibrators import apply, fit
 from rlaif.training.batching import held_out
-from rlaif.training.rollouts import Sampler
+from rlaif.training.rollouts import PolicySampler
 from rlaif.training.trainer import Watch, quiet_libraries
 from rlaif.world.annotators import VALUES, opinion
 from rlaif.world.oracle import attributes, prefers, read
@@ -94,7 +94,7 @@ def practice(name: str, count: int) -> list[Prompt]:
 def said_by(start: LocalModel, network: Any, prompts: Sequence[Prompt], samples: int, seed: int) -> list[list[str]]:
     """What a network says to prompts, so many replies each."""
     sampling = Sampling(max_output_tokens=96)
-    sampler = Sampler(start, network, share=True, sampling=sampling, samples=samples, seed=seed)
+    sampler = PolicySampler(start, network, share=True, sampling=sampling, samples=samples, seed=seed)
     return [[response.text for response in many] for many in sampler.sample(prompts, 0).responses]
 
 
@@ -162,7 +162,7 @@ def learnt(start: LocalModel, pairs: Sequence[Pair], label: str, tau: float, see
     kept_out = lambda prompt: held_out(prompt, HELD_OUT, seed)  # noqa: E731
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        report = train_reward_model(
+        train_reward_model(
             lambda: rows,
             start,
             RewardOptions(learning_rate=1e-3, epochs=2, batch_prompts=8, checkpoints=1),
@@ -175,7 +175,6 @@ def learnt(start: LocalModel, pairs: Sequence[Pair], label: str, tau: float, see
             watch=Watch(),
         )
         figures = by_truth(start, work / "rm", [pair for pair in pairs if kept_out(pair[0].id)], tau)
-        del report
         context = PolicyContext(
             start=start,
             prompts=list,

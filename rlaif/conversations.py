@@ -128,6 +128,15 @@ def common_start(a: Sequence[Message], b: Sequence[Message]) -> int:
     return n
 
 
+def after_prompt(prompt: Sequence[Message], said: tuple[Message, ...]) -> tuple[Message, ...]:
+    """What a transcript says after the prompt it repeats, with or without the prompt's system message."""
+    whole = tuple(prompt)
+    for turns in (whole, whole[1:] if whole[0].role == "system" else whole):
+        if said[: len(turns)] == turns:
+            return said[len(turns) :]
+    return said
+
+
 def valid_unicode(text: str) -> bool:
     try:
         text.encode("utf-8")

@@ -18,6 +18,7 @@ from typing import Any
 
 from rlaif.conversations import (
     PROMPT_COLUMNS,
+    after_prompt,
     common_start,
     make_prompt,
     prompt_column,
@@ -174,7 +175,7 @@ def _chosen_rejected(where: str, row: Mapping[str, Any]) -> Pair:
     if column:
         prompt = read_prompt(row, column, drop=USED)
         if isinstance(prompt, Prompt):  # transcripts that repeat the prompt they answer
-            chosen, rejected = (_after(prompt.messages, side) for side in (chosen, rejected))
+            chosen, rejected = (after_prompt(prompt.messages, side) for side in (chosen, rejected))
     else:
         n = common_start(chosen, rejected)
         prompt = make_prompt(chosen[:n], row, drop=USED) if n else "no prompt and no shared beginning"
@@ -186,14 +187,6 @@ def _chosen_rejected(where: str, row: Mapping[str, Any]) -> Pair:
     # the file says which is better by its columns: the stored order must not
     ordered = tuple(sorted(pair.comparison.responses, key=lambda response: digest("side", response.id)))
     return Pair(where, Comparison(prompt=pair.comparison.prompt, responses=ordered), pair.votes, pair.first)
-
-
-def _after(prompt: tuple[Message, ...], side: tuple[Message, ...]) -> tuple[Message, ...]:
-    """What a transcript says after the prompt it repeats, with or without the prompt's system message."""
-    for turns in (prompt, prompt[1:] if prompt[0].role == "system" else prompt):
-        if side[: len(turns)] == turns:
-            return side[len(turns) :]
-    return side
 
 
 def _annotator(row: Mapping[str, Any]) -> str | None:

@@ -175,14 +175,11 @@ def train_reward_model(
     test = group_preferences(
         watch.through(preferences()), base.tokens, options.room(base.context), keep=is_held_out, ended=ended
     )
-    trained = Trained(base, options, seed=seed, head=True)
-    network = trained.network
+    pad_id = padding_of(base)
+    trained = Trained(base, options, seed=seed, head=True, pad_id=pad_id)
+    network, share = trained.network, trained.share
     initialise_head(network, seed)
-    pad_id = base.tokens.pad_id
-    network.config.pad_token_id = pad_id = padding_of(base)
-    share, why = sharing_works_for_head(network, pad_id)
-    if not share:
-        base.notice(f"{base.where}: prompts are not shared between rows of this model ({why}).")
+    network.config.pad_token_id = pad_id
     kind = _RankingTrainer if options.loss == "plackett-luce" else _RewardTrainer
     trainer = kind(network, train.groups, options, work, seed, watch)
     trainer.share, trainer.pad_id = share, pad_id

@@ -17,7 +17,9 @@ from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
 
-from rlaif.conversations import prompt_column, read_messages, read_prompt
+from rlaif.accounts import reward_stages
+from rlaif.config import Pipeline
+from rlaif.conversations import after_prompt, prompt_column, read_messages, read_prompt
 from rlaif.errors import DataError, UserError
 from rlaif.records import Message, Prompt
 from rlaif.rows import read_rows
@@ -51,8 +53,9 @@ def _stages(folder: Path) -> list[str]:
     """The reward models of a run folder's present recipe, as far as they are trained."""
     run = RunFolder(folder)
     recipe, _ = run.recipe()
-    members = ((json.loads(recipe) if recipe else {}).get("reward_model") or {}).get("members", 1)
-    names = ["reward_model", *(f"reward_members/{number}" for number in range(2, members + 1))]
+    if recipe is None:
+        return []
+    names = reward_stages(Pipeline(**json.loads(recipe)))
     return [name for name in names if (state := run.state(name)) and state.complete]
 
 
@@ -98,7 +101,9 @@ def _row_to_test(where: str, row: Mapping[str, Any]) -> Row:
     sides = [row[name] if _is_list_of_responses(row[name]) else [row[name]] for name in ("chosen", "rejected")]
     chosen, rejected = (_responses(where, n, side) for n, side in zip(("chosen", "rejected"), sides, strict=True))
     prompt = _prompt(where, row)
-    found = [_after(prompt.messages, turns) for turns in (*chosen, *rejected)]
+    found = [after_prompt(prompt.messages, turns) for turns in (*chosen, *rejected)]
+    if not all(found):
+        raise DataError(f"{where}: a response that only repeats the prompt.")
     return Row(where, row, prompt, found, chosen=len(chosen))
 
 
@@ -124,11 +129,6 @@ def _responses(where: str, name: str, values: Any) -> list[Turns]:
             raise DataError(f"{where}: {name}: {turns}.")
         found.append(turns)
     return found
-
-
-def _after(prompt: Turns, said: Turns) -> Turns:
-    """What a transcript says after the prompt that it repeats."""
-    return said[len(prompt) :] if len(said) > len(prompt) and said[: len(prompt)] == prompt else said
 
 
 def score(

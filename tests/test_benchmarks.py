@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -19,10 +20,45 @@ def test_the_local_benchmark_ends_with_its_figures() -> None:
     )
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout.strip().splitlines()[-1])
-    assert {"sampling.ratio_to_generate", "reward.ratio_to_padded_loop", "judging.ratio_to_padded"} <= set(figures)
+    assert {"sampling.ratio_to_generate", "judging.ratio_to_padded"} <= set(figures)
     for name, figure in figures.items():
         assert set(figure) == {"value", "low", "high", "n"}, name
         assert figure["low"] <= figure["value"] <= figure["high"], name
+
+
+@pytest.mark.slow
+def test_the_training_benchmark_ends_with_its_figures() -> None:
+    pytest.importorskip("trl")
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "training.py"), "--quick"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout.strip().splitlines()[-1])
+    assert {"reward.ratio_to_trl", "dpo.ratio_to_trl", "sampling.ratio_to_generate"} <= set(figures)
+    assert all(set(figure) == {"value", "low", "high", "n"} for figure in figures.values())
+
+
+@pytest.mark.slow
+def test_the_label_study_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        str(ROOT / "benchmarks" / "soft_labels.py"),
+        str(tmp_path),
+        "--levels",
+        "1",
+        "--prompts",
+        "40",
+    ]
+    subprocess.run([*command, "--seeds", "1"], capture_output=True, check=True)
+    first = (tmp_path / "cells.jsonl").read_text()
+    done = subprocess.run([*command, "--seeds", "2"], capture_output=True, text=True, check=True)
+    assert (tmp_path / "cells.jsonl").read_text().startswith(first)
+    figures = json.loads(done.stdout.strip().splitlines()[-1])
+    assert figures["little.truth.reward.accuracy"]["n"] == 2
+    assert len(first.splitlines()) == 6
 
 
 @pytest.mark.slow

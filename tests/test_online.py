@@ -313,6 +313,23 @@ def test_it_learns_what_is_rewarded(kind: Any, options: Any, base: LocalModel, t
     }  # fmt: skip
 
 
+def test_micro_batches_are_learnt_from_in_an_order_drawn_for_each_pass(base: LocalModel, tmp_path: Path) -> None:
+    method = method_of(PPO, batch_prompts=8, accumulation=8, minibatches=4, inner_epochs=3, steps=1)
+    orders: list[str] = []
+    plain = method.trainer.learn
+
+    class Watched(method.trainer):  # type: ignore[misc, name-defined]
+        def learn(self, rollouts: Rollouts) -> None:
+            orders.append(rollouts.prompts[0].id)
+            plain(self, rollouts)
+
+    method.trainer = Watched
+    train(method, context_of(base, tmp_path, count=8))
+    passes = [tuple(orders[i : i + 8]) for i in range(0, 24, 8)]
+    assert len({frozenset(each) for each in passes}) == 1
+    assert len(set(passes)) == 3
+
+
 # --- beside TRL -------------------------------------------------------------------------------------------------------
 
 
@@ -349,7 +366,7 @@ def trls(kind: str, start: LocalModel, network: Any, folder: Path, **options: An
 
 def moved_rollouts(kind: Any, start: LocalModel, folder: Path, **options: Any) -> tuple[Any, Rollouts, Any]:
     """What the start said, with rewards, learnt from by a policy that has moved: (trainer, rollouts, the moved network)."""
-    trainer = trainer_of(kind, start, folder, clip=0.01, **options)
+    trainer = trainer_of(kind, start, folder, **options)
     part = rolled(trainer, Given())
     with torch.no_grad():
         part.old = trainer.logprobs(trainer.network, part)[0]
@@ -360,7 +377,7 @@ def moved_rollouts(kind: Any, start: LocalModel, folder: Path, **options: Any) -
 
 
 def test_the_rloo_loss_equals_trls(base: LocalModel, tmp_path: Path) -> None:
-    trainer, part, network = moved_rollouts(RLOO, base, tmp_path, beta=0.05)
+    trainer, part, network = moved_rollouts(RLOO, base, tmp_path, beta=0.05, clip=0.01)
     theirs = trls("RLOO", base, network, tmp_path / "trl", epsilon=0.01, beta=0.0)
     inputs = trl_inputs(part, base.tokens.pad_id)
     assert part.old is not None
@@ -375,7 +392,7 @@ def test_the_rloo_loss_equals_trls(base: LocalModel, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("average", "theirs"), [("response", "grpo"), ("tokens", "dapo"), ("constant", "dr_grpo")])
 def test_the_grpo_loss_equals_trls(average: str, theirs: str, base: LocalModel, tmp_path: Path) -> None:
-    trainer, part, network = moved_rollouts(GRPO, base, tmp_path, beta=0.04, average=average)
+    trainer, part, network = moved_rollouts(GRPO, base, tmp_path, beta=0.04, average=average, clip=0.01)
     other = trls(
         "GRPO", base, network, tmp_path / "trl", epsilon=0.01, beta=0.04, loss_type=theirs, use_bias_correction_kl=False
     )
@@ -421,9 +438,9 @@ def test_training_ends_where_responses_grow_too_long(base: LocalModel, tmp_path:
     training.trainer.prepare([part]) if part.old is not None else training.trainer.learn(part)
     mean = sum(part.lengths) / len(part.lengths)
     assert training._check([part]) == ""  # nothing to compare with yet
-    training.trainer.start_length = mean / 1.4
+    training.trainer.history = [{"length": mean / 1.4}]
     assert training._check([part]) == ""
-    training.trainer.start_length = mean / 1.6
+    training.trainer.history = [{"length": mean / 1.6}]
     assert "(max_length_ratio 1.5)" in training._check([part])
 
 
@@ -561,13 +578,7 @@ def test_shared_prompts_and_padding_change_no_loss_and_no_gradient(
 ) -> None:
     """The same responses, learnt from with each prompt once or in every row, together or prompt by prompt."""
     found = []
-    trainer = trainer_of(kind, start, tmp_path, **options)
-    part = rolled(trainer, Given())
-    with torch.no_grad():
-        part.old = trainer.logprobs(trainer.network, part)[0]
-        for parameter in trainer.network.parameters():
-            parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
-    trainer.prepare([part])
+    trainer, part, _ = moved_rollouts(kind, start, tmp_path, **options)
     for share, apart in ((True, False), (False, False), (True, True)):
         trainer.share = share and trainer.share
         pieces = (

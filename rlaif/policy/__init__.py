@@ -35,11 +35,10 @@ METHODS = {
 }
 
 
-Reward = Callable[
-    [Sequence[tuple[Prompt, Sequence[Response]]]], Awaitable[list[list[float | None]]]
-]  # None: too long to be read
-Sample = Callable[[Any, Sequence[Prompt], int], Awaitable[list[list[Response]]]]  # model, prompts, K each
 Items = Sequence[tuple[Prompt, Sequence[Response]]]
+Reward = Callable[[Items], Awaitable[list[list[float | None]]]]  # None: longer than the reward model reads
+Sample = Callable[[Any, Sequence[Prompt], int], Awaitable[list[list[Response]]]]  # model, prompts, K each
+Wins = Callable[[Sequence[Prompt], Sequence[Response], Sequence[Response]], Awaitable[list[float | None]]]
 
 
 class RewardSpec(BaseOptions):
@@ -56,9 +55,7 @@ class GoldSpec(BaseOptions):
     judge: str
     prompts: int = Field(default=64, ge=2)  # held-out ones, at most, that the policy and its start answer
     looks: int = Field(default=5, ge=2)  # along the training
-    patience: int = Field(
-        default=1, ge=1
-    )  # looks in a row, at which the judge surely likes less what the reward likes more
+    patience: int = Field(default=1, ge=1)  # looks in a row that say so, before training ends
 
 
 @dataclass(frozen=True)
@@ -87,9 +84,7 @@ class PolicyContext:
     rewards: Callable[[Items], Awaitable[list[list[Rewarded]]]] | None = None  # of a method that has ``rewards``
     failure_tolerance: float = 1.0  # share of a step's responses that may be without a reward
     kept: Path | None = None  # a folder for what methods of a run may share, by hash
-    gold: Callable[[Sequence[Prompt], Sequence[Response], Sequence[Response]], Awaitable[list[float | None]]] | None = (
-        None
-    )
+    gold: Wins | None = None  # the judge that looks on, of a method that has ``watch``
     reward_folder: Path | None = None  # of the run's reward model
 
 
@@ -102,9 +97,7 @@ class PolicyReport:
     too_long: int | None = None
     held_out_pairs: int | None = None
     no_label: int | None = None  # of weight 0: nothing to learn from
-    account: dict[str, Any] | None = (
-        None  # of what was trained on, in the place of those counts, where that is no pairs
-    )
+    account: dict[str, Any] | None = None  # in the place of those counts, of a method that trains on other than pairs
     samples: list[dict[str, Any]] = field(default_factory=list)  # conversations along the way, for eyes
     looks: list[dict[str, float]] = field(default_factory=list)  # of a judge that looks on, beside the reward
     probes: dict[str, Any] = field(default_factory=dict)  # of canaries, by name: what the reward makes of them
@@ -129,3 +122,18 @@ class PolicyMethod(Protocol):
 
     def kl_bound(self) -> float | None:
         """An analytic bound on KL(policy || start) in nats per response, where there is one."""
+
+
+class Tuned:
+    """Of a method that writes weights: its policy answers with one sample of the tuned model."""
+
+    needs_reward = False
+    writes_weights = True
+
+    async def respond(
+        self, prompts: Sequence[Prompt], model: Any, sample: Sample, reward: Reward | None
+    ) -> list[Response | None]:
+        return [many[0] if many else None for many in await sample(model, prompts, 1)]
+
+    def kl_bound(self) -> float | None:
+        return None

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -34,7 +33,7 @@ class _Trainer(OnlineTrainer):
         assert rollouts.old is not None
         assert rollouts.reference is not None
         assert rollouts.advantages is not None
-        real = mask * self._known(rollouts)[:, None]
+        real = mask * self.known(rollouts)[:, None]
         tokens = policy_loss(logprobs - rollouts.old, rollouts.advantages[:, None], self.options.clip)
         if self.controller.beta:
             tokens = tokens + self.controller.beta * k3(logprobs, rollouts.reference)
@@ -42,14 +41,9 @@ class _Trainer(OnlineTrainer):
         return (summed / mask.sum(1).clamp(min=1) if self.options.average == "response" else summed).sum()
 
     def count(self, rollouts: Rollouts) -> float:
-        known = self._known(rollouts)
         if self.options.average == "tokens":
-            return float((torch.tensor(rollouts.lengths, device=known.device) * known).sum())
-        return float(known.sum()) * (self.options.max_new_tokens if self.options.average == "constant" else 1)
-
-    def _known(self, rollouts: Rollouts) -> Tensor:
-        """Which rows have a reward."""
-        return rollouts.totals()[1].flatten().to(self.network.device)
+            return self.known_tokens(rollouts)
+        return super().count(rollouts) * (self.options.max_new_tokens if self.options.average == "constant" else 1)
 
 
 class GRPO(Online):

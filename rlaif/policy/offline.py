@@ -12,22 +12,19 @@ from typing import Any
 
 import torch
 
-from rlaif.models.shared_prompt import Rows, sharing_works, token_logprobs
-from rlaif.policy import PolicyContext, PolicyReport, Reward, Sample
-from rlaif.records import Prompt, Response
+from rlaif.models.shared_prompt import Rows, token_logprobs
+from rlaif.policy import PolicyContext, PolicyReport, Tuned
 from rlaif.training.batching import Group, group_preferences, need_labels
 from rlaif.training.networks import Trained
 from rlaif.training.passes import Done, kept_logprobs, sequence_logprobs
 from rlaif.training.trainer import PreferenceTrainer
 
 
-class AgainstReference:
+class AgainstReference(Tuned):
     """A method with an ``Options`` model and an ``OfflineTrainer``."""
 
     name: str
     trainer: type[OfflineTrainer]
-    needs_reward = False
-    writes_weights = True
 
     def __init__(self, options: Any, where: str) -> None:
         self.options = options
@@ -45,12 +42,9 @@ class AgainstReference:
         need_labels(data, self.name, options.room(start.context))
         trained = Trained(start, options, seed=context.seed)
         network = trained.network
-        share, why = sharing_works(network, start.tokens.pad_id)
-        if not share:
-            start.notice(f"{start.where}: prompts are not shared between rows of this model ({why}).")
         trainer = self.trainer(network, data.groups, options, context.work, context.seed, context.watch)
-        trainer.share, trainer.pad_id = share, start.tokens.pad_id
-        trainer.kept = context.kept, f"{start.identity.sha256} {options.precision} {share}"
+        trainer.share, trainer.pad_id = trained.share, start.tokens.pad_id
+        trainer.kept = context.kept, f"{start.identity.sha256} {options.precision} {trained.share}"
         passing = context.watch.passing("reference log-probabilities", network)
         with options.autocast(network), passing as done:
             trainer.look_at_reference(network.eval(), options.room(start.context), done)
@@ -63,14 +57,6 @@ class AgainstReference:
             held_out_pairs=data.left_out,
             no_label=data.no_label,
         )
-
-    async def respond(
-        self, prompts: Sequence[Prompt], model: Any, sample: Sample, reward: Reward | None
-    ) -> list[Response | None]:
-        return [many[0] if many else None for many in await sample(model, prompts, 1)]
-
-    def kl_bound(self) -> float | None:
-        return None
 
 
 class OfflineTrainer(PreferenceTrainer):

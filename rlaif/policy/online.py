@@ -6,10 +6,11 @@ way (a judge behind an API is slow), the next is sampled, and those that have th
 from does not depend on who came first: micro-batches are learnt from in their order.
 
 Training ends early where the policy has gone further from its start than ``max_kl`` nats a response, or says more than
-``max_length_ratio`` times as much; the policy is then the last checkpoint before. With ``watch`` a judge that is no part of the
-reward compares policy and start on held-out prompts along the way: where it likes the policy less than at its best, by a paired
-difference whose 95% interval lies below 0, while the reward likes it more, training ends, and the policy is that of the best look. Before the first step the reward is shown
-canaries made of the start's own responses, and what they gain is told.
+``max_length_ratio`` times as much as in its first step; the policy is then the last planned checkpoint before. With ``watch`` a
+judge that is no part of the reward compares policy and start on held-out prompts along the way: where it likes the policy less
+than at its best, by a paired difference whose 95% interval lies below 0, while the reward likes it more, training ends, and the
+policy is that of the best look. Before the first step the reward is shown canaries made of the start's own responses, and what
+they gain is told.
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ from typing import Any
 from rlaif.canaries import CANARIES, Canary, Claims
 from rlaif.errors import RlaifError
 from rlaif.models import ChatRequest
-from rlaif.policy import PolicyContext, PolicyReport, Reward, Sample
+from rlaif.policy import PolicyContext, PolicyReport, Tuned
 from rlaif.records import Message, Prompt, Response, uniform
 from rlaif.statistics import cluster_mean, paired_difference
 from rlaif.training.batching import plan_batches
+from rlaif.training.checkpoints import prune_checkpoints
 from rlaif.training.online import OnlineOptions, OnlineTrainer
 from rlaif.training.rollouts import Rollouts
 from rlaif.training.trainer import Interrupted
@@ -37,14 +39,12 @@ LEAST_GAIN = 0.01  # in reward, that is told of
 SHOWN = 3  # conversations kept of a step that has some
 
 
-class Online:
+class Online(Tuned):
     """A method with an ``Options`` model and an ``OnlineTrainer``."""
 
     name: str
     trainer: type[OnlineTrainer]
-    needs_reward = False  # to answer prompts
     needs_labels = False
-    writes_weights = True
 
     def __init__(self, options: OnlineOptions, where: str) -> None:
         self.options = options
@@ -53,14 +53,6 @@ class Online:
 
     async def train(self, context: PolicyContext) -> PolicyReport:
         return await _Training(self, context).run()
-
-    async def respond(
-        self, prompts: Sequence[Prompt], model: Any, sample: Sample, reward: Reward | None
-    ) -> list[Response | None]:
-        return [many[0] if many else None for many in await sample(model, prompts, 1)]
-
-    def kl_bound(self) -> float | None:
-        return None
 
 
 class _Training:
@@ -81,17 +73,17 @@ class _Training:
             while not trainer.kept["ended"]:
                 if self._look_is_due():
                     trainer.kept["ended"] = await self._look()
-                    await context.in_worker(trainer.save)
+                    await context.in_worker(self._save)
                 elif trainer.step == len(plan):
                     break
                 elif why := await self._step([prompts[i] for i in plan[trainer.step]]):
                     trainer.kept |= {"ended": why, "guard": True}
                 elif self._is_planned(trainer.step):
-                    await context.in_worker(trainer.save)
+                    await context.in_worker(self._save)
                 if context.watch.stop.is_set():
                     raise Interrupted
         except (asyncio.CancelledError, Interrupted):
-            await context.in_worker(trainer.save_finished)
+            await context.in_worker(self._save)
             raise
         if trainer.kept["ended"]:
             await context.in_worker(self._go_back, trainer.kept["ended"])
@@ -131,6 +123,18 @@ class _Training:
     def _objection(self, prompt: Prompt) -> str | None:
         """Why a prompt cannot be answered: it leaves no room for a response, or its turns do not fit the template."""
         return self.context.start.objection(ChatRequest(messages=prompt.messages, sampling=self.options.sampling))
+
+    def _save(self) -> None:
+        """A checkpoint, and those away that nobody goes back to; none where weights have moved since the last finished step."""
+        trainer = self.trainer
+        if not trainer.updated:
+            trainer.save()
+            prune_checkpoints(trainer.work, self._is_planned, self._best())
+
+    def _best(self) -> int:
+        """The step at which the judge that looks on liked the policy best, the earliest of equal ones; 0 without one."""
+        looks = self.trainer.kept.get("looks", [])
+        return int(max(looks, key=lambda look: look["gold"])["step"]) if looks else 0
 
     def _is_planned(self, step: int) -> bool:
         """Whether a checkpoint is written after so many steps whatever happens: one of those that are gone back to."""
@@ -184,7 +188,6 @@ class _Training:
             trainer.drop()
             return ended
         figures = await work(trainer.figures, parts)
-        trainer.start_length = trainer.start_length or figures["length"]
         trainer.samples += _shown(parts, trainer.step + 1)
         await work(trainer.finish, figures, sum(len(part.lengths) for part in parts))
         self.seconds += time.perf_counter() - began
@@ -195,7 +198,7 @@ class _Training:
         """Several updates from one sample: micro-batches in an order drawn for each pass, some to each minibatch."""
         options, trainer = self.options, self.trainer
         for epoch in range(options.inner_epochs):
-            (order,) = plan_batches([1] * len(parts), len(parts), 1, _key(self.context.seed, trainer.step, epoch))
+            order = sorted(range(len(parts)), key=lambda i: uniform("inner", self.context.seed, trainer.step, epoch, i))
             size = -(-len(parts) // options.minibatches)
             for start in range(0, len(order), size):
                 for i in order[start : start + size]:
@@ -224,7 +227,7 @@ class _Training:
         figures = self.trainer.figures(parts)
         if figures["kl"] > self.options.max_kl:
             return f"the policy is {figures['kl']:.1f} nats a response from its start (max_kl {self.options.max_kl:g})"
-        start = self.trainer.start_length
+        start = self.trainer.history[0]["length"] if self.trainer.history else 0.0
         if start and figures["length"] > self.options.max_length_ratio * start:
             return (
                 f"responses have {figures['length']:.0f} tokens on average, the start's {start:.0f} (max_length_ratio "
@@ -238,7 +241,6 @@ class _Training:
         """Before the first step: what the start says to the prompts that are looked at, and probes of the reward."""
         trainer, work = self.trainer, self.context.in_worker
         trainer.kept.setdefault("ended", "")
-        trainer.planned = self._is_planned
         if trainer.step:
             return
         if self.options.probes and "probes" not in trainer.kept:
@@ -250,7 +252,7 @@ class _Training:
             part = await work(trainer.say, self._looked_at(self.options.watch.prompts))
             said = [many[0].model_dump(mode="json") for many in part.responses]
             trainer.kept |= {"looks": [], "wins": [], "start": said}
-        await work(trainer.save)
+        await work(self._save)
 
     def _looked_at(self, count: int) -> list[Prompt]:
         context = self.context
@@ -290,13 +292,12 @@ class _Training:
         looks.append({"step": trainer.step, "gold": fmean(known), "reward": fmean(totals), "n": len(known)})
         trainer.kept["wins"].append(wins)
         best = max(looks, key=lambda look: look["gold"])
-        trainer.best = int(best["step"])
         late = range(len(looks) - watch.patience, len(looks))
         at_best = looks.index(best)
         if all(i > at_best and looks[i]["reward"] > best["reward"] and self._surely_less(i, at_best) for i in late):
             return (
                 f"the judge {watch.judge} has the policy win {100 * looks[-1]['gold']:.0f}% against the start, after "
-                f"{100 * best['gold']:.0f}% at step {trainer.best}, while the reward grew from {best['reward']:.2f} to "
+                f"{100 * best['gold']:.0f}% at step {best['step']}, while the reward grew from {best['reward']:.2f} to "
                 f"{looks[-1]['reward']:.2f}"
             )
         return ""
@@ -341,7 +342,7 @@ class _Training:
 
     def _go_back(self, why: str) -> None:
         """The policy before what ended the training: that of the best look, or its last checkpoint made by fewer steps."""
-        trainer, stopped, before = self.trainer, self.trainer.step, self.trainer.best
+        trainer, stopped, before = self.trainer, self.trainer.step, self._best()
         history, samples, kept = trainer.history, trainer.samples, trainer.kept
         if kept.get("guard"):
             found = [_steps(path) for path in self.context.work.glob("checkpoint-*")]
@@ -390,12 +391,6 @@ def _dressed(response: Response, canary: Canary) -> Response:
 
 def _steps(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
-
-
-def _key(*numbers: int) -> int:
-    from rlaif.records import digest
-
-    return int(digest("inner", *numbers, length=8), 16)
 
 
 def _shown(parts: Sequence[Rollouts], step: int) -> list[dict[str, Any]]:

@@ -55,8 +55,7 @@ class _Trainer(ValueTrainer):
         return ((policy + self.options.value_weight * value) * real).sum()
 
     def count(self, rollouts: Rollouts) -> float:
-        known = self.known(rollouts)
-        return float((torch.tensor(rollouts.lengths, device=known.device) * known).sum())
+        return self.known_tokens(rollouts)
 
 
 def _whitened_together(values: Sequence[Tensor], masks: Sequence[Tensor], *, keep_mean: bool = False) -> list[Tensor]:

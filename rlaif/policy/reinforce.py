@@ -32,13 +32,10 @@ class _BatchBaseline(OnlineTrainer):
         )
         found = batch_relative(rewards, torch.cat([known for _, known in shaped])).split([len(p.groups) for p in parts])
         for part, advantages in zip(parts, found, strict=True):
-            part.advantages = advantages.flatten()
+            part.advantages = advantages.flatten()[:, None] * self.mask_of(part)
 
     def loss(self, logprobs: Tensor, mask: Tensor, rollouts: Rollouts) -> Tensor:
-        return _policy_loss(self, logprobs, rollouts, _by_token(rollouts) * mask)
-
-    def count(self, rollouts: Rollouts) -> float:
-        return float(rollouts.totals()[1].sum())
+        return _by_token(logprobs, rollouts, self.options.clip)
 
 
 class _ValueBaseline(ValueTrainer):
@@ -57,20 +54,14 @@ class _ValueBaseline(ValueTrainer):
         assert rollouts.returns is not None
         real = mask * self.known(rollouts)[:, None]
         missed = ((self.values(rollouts) - rollouts.returns).square() * real).sum()
-        return _policy_loss(self, logprobs, rollouts, _by_token(rollouts) * mask) + self.options.value_weight * missed
-
-    def count(self, rollouts: Rollouts) -> float:
-        return float(self.known(rollouts).sum())
+        return _by_token(logprobs, rollouts, self.options.clip) + self.options.value_weight * missed
 
 
-def _by_token(rollouts: Rollouts) -> Tensor:
-    assert rollouts.advantages is not None
-    return rollouts.advantages if rollouts.advantages.dim() == 2 else rollouts.advantages[:, None]
-
-
-def _policy_loss(trainer: OnlineTrainer, logprobs: Tensor, rollouts: Rollouts, advantages: Tensor) -> Tensor:
+def _by_token(logprobs: Tensor, rollouts: Rollouts, clip: float) -> Tensor:
+    """The policy's loss, a sum over tokens, whose advantages are 0 past a row's end."""
     assert rollouts.old is not None
-    return policy_loss(logprobs - rollouts.old, advantages, trainer.options.clip).sum()
+    assert rollouts.advantages is not None
+    return policy_loss(logprobs - rollouts.old, rollouts.advantages, clip).sum()
 
 
 class Reinforce(Online):

@@ -32,9 +32,6 @@ class _Trainer(OnlineTrainer):
         assert rollouts.advantages is not None
         return policy_loss((logprobs - rollouts.old).sum(1), rollouts.advantages, self.options.clip).sum()
 
-    def count(self, rollouts: Rollouts) -> float:
-        return float(rollouts.totals()[1].sum())
-
 
 class RLOO(Online):
     class Options(OnlineOptions):

@@ -8,16 +8,15 @@ way. The baseline of preference learning (Rafailov et al. 2023, 2305.18290, §6,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import Field
 
-from rlaif.conversations import prompt_column, read_messages, read_prompt
+from rlaif.conversations import after_prompt, prompt_column, read_messages, read_prompt
 from rlaif.errors import DataError, RlaifError
-from rlaif.models.shared_prompt import sharing_works
-from rlaif.policy import PolicyContext, PolicyReport, Reward, Sample
-from rlaif.records import Message, Prompt, Response
+from rlaif.policy import PolicyContext, PolicyReport, Tuned
+from rlaif.records import Message, Prompt
 from rlaif.rows import need_source, read_rows, source_hash
 from rlaif.training.batching import Group, group_preferences, need_labels
 from rlaif.training.finetuning import FineTuner, demonstrated
@@ -27,15 +26,13 @@ from rlaif.training.trainer import TrainingOptions
 ANSWERS = ("response", "completion", "answer", "output", "chosen")
 
 
-class SFT:
+class SFT(Tuned):
     class Options(TrainingOptions):
         learning_rate: float = Field(default=1e-5, gt=0)
         demonstrations: str | None = None  # a file of prompts, each with a response; None: the preferred ones
         column: str | None = None  # of the response; found by itself where the name is usual
 
     name = "sft"
-    needs_reward = False
-    writes_weights = True
 
     def __init__(self, options: Options, where: str) -> None:
         self.options = options
@@ -54,12 +51,9 @@ class SFT:
         start, options = context.start, self.options
         groups, account = self._demonstrated(context) if options.demonstrations else self._preferred(context)
         trained = Trained(start, options, seed=context.seed)
-        network = trained.network
-        trainer = FineTuner(network, groups, options, context.work, context.seed, context.watch)
+        trainer = FineTuner(trained.network, groups, options, context.work, context.seed, context.watch)
         trainer.pad_id = start.tokens.pad_id
-        trainer.share, why = sharing_works(network, start.tokens.pad_id)
-        if not trainer.share:
-            start.notice(f"{start.where}: prompts are not shared between rows of this model ({why}).")
+        trainer.share = trained.share
         history = trainer.run()
         trained.save(context.out)
         return PolicyReport(history, **account)
@@ -112,14 +106,6 @@ class SFT:
         account = {"unit": "demonstrations", "in": sum(counts.values()), "outcomes": counts, "reasons": {}}
         return [demonstrated(name, *rows) for name, rows in groups.items()], {"account": account}
 
-    async def respond(
-        self, prompts: Sequence[Prompt], model: Any, sample: Sample, reward: Reward | None
-    ) -> list[Response | None]:
-        return [many[0] if many else None for many in await sample(model, prompts, 1)]
-
-    def kl_bound(self) -> float | None:
-        return None
-
 
 def _demonstrations(options: SFT.Options) -> Iterator[tuple[Prompt, tuple[Message, ...]]]:
     """Prompts with what is to be said to them: of a ``messages`` column its last assistant turn, else a column of its own.
@@ -145,8 +131,7 @@ def _demonstration(row: Mapping[str, Any], column: str | None, where: str) -> tu
     prompt = read_prompt(row, prompt_column(row, None, where, None))
     if isinstance(prompt, str) or isinstance(response, str):
         raise DataError(f"{where}: {prompt if isinstance(prompt, str) else response}.")
-    if response[: len(prompt.messages)] == prompt.messages:  # a transcript that repeats the prompt it answers
-        response = response[len(prompt.messages) :]
+    response = after_prompt(prompt.messages, response)
     if not response or response[0].role != "assistant" or response[-1].role != "assistant":
         raise DataError(f"{where}: the response is not the assistant's.")
     return prompt, response

@@ -57,10 +57,9 @@ class JudgedReward:
         return found
 
     def comparisons(self, prompt: Prompt, responses: Sequence[Response]) -> list[Comparison]:
-        """What the judge is asked about responses to a prompt, where it compares; where it does not, all of them as one."""
+        """What a judge that compares is asked about responses to a prompt."""
         different = _different(responses)
-        whole = self.judge.each_alone or self.options.comparisons == "list"
-        together = [tuple(different)] if whole else itertools.combinations(different, 2)
+        together = [tuple(different)] if self.options.comparisons == "list" else itertools.combinations(different, 2)
         return [Comparison(prompt=prompt, responses=many) for many in together if len(many) > 1]
 
     async def _contests(self, items: Items) -> Values:

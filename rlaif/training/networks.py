@@ -18,6 +18,7 @@ from pydantic import Field
 from rlaif.component import Options as BaseOptions
 from rlaif.errors import ConfigError
 from rlaif.models.local import LocalModel, load_network
+from rlaif.models.shared_prompt import hidden_self_test, logits_self_test, sharing_works
 from rlaif.training.checkpoints import save_whole, saving
 
 ADAPTER = "adapter"  # folder of the adapters beside the merged weights
@@ -49,8 +50,10 @@ class NetworkOptions(BaseOptions):
 class Trained:
     """A network of a base model, made ready to learn. With LoRA its layers are the base's own with adapters in them."""
 
-    def __init__(self, base: LocalModel, options: NetworkOptions, *, seed: int, head: bool = False) -> None:
-        self.base, self.options, self.head = base, options, head
+    def __init__(
+        self, base: LocalModel, options: NetworkOptions, *, seed: int, head: bool = False, pad_id: int | None = None
+    ) -> None:
+        self.base = base
         lora = options.lora
         self.network: Any = load_network(
             base.folder, base.options, "float32", base.where, adapter=base.adapter, head=head
@@ -61,9 +64,16 @@ class Trained:
             self.peft = _with_adapters(self.network, lora, seed, base.where)
             if head:
                 self.network.score.requires_grad_(requires_grad=True)
+        test = hidden_self_test if head else logits_self_test
+        self.shares, why = sharing_works(self.network, base.tokens.pad_id if pad_id is None else pad_id, test=test)
+        self.share = (
+            self.shares and not options.gradient_checkpointing
+        )  # while it learns: checkpointing drops the cache
+        if not self.share:
+            reason = why or "gradient checkpointing drops the cache"
+            base.notice(f"{base.where}: prompts are not shared between rows of this model ({reason}).")
         if options.gradient_checkpointing:
             self.network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-            self.network.config.use_cache = False
             if lora:
                 self.network.enable_input_require_grads()
 

@@ -12,7 +12,7 @@ import math
 import shutil
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -25,14 +25,14 @@ from transformers import get_scheduler
 from rlaif.config import Sampling
 from rlaif.errors import RlaifError
 from rlaif.models.local import LocalModel, load_network
-from rlaif.models.shared_prompt import sharing_works, token_logprobs
+from rlaif.models.shared_prompt import token_logprobs
 from rlaif.policy import GoldSpec, RewardSpec
 from rlaif.store import write_json
 from rlaif.training.advantages import KLController
-from rlaif.training.checkpoints import COMPLETE, last_checkpoint, prune_checkpoints, saving
+from rlaif.training.checkpoints import COMPLETE, last_checkpoint, saving
 from rlaif.training.networks import NetworkOptions, Schedule, Trained, choose_attention, learning
 from rlaif.training.passes import rows_of
-from rlaif.training.rollouts import Rollouts, Sampler
+from rlaif.training.rollouts import PolicySampler, Rollouts
 from rlaif.training.trainer import Watch
 
 STATE, TENSORS = "state.json", "state.pt"
@@ -57,12 +57,8 @@ class OnlineOptions(NetworkOptions):
     beta: float = Field(default=0.05, ge=0)  # weight of the KL from the start
     kl_target: float | None = Field(default=None, gt=0)  # nats a response: beta is steered towards it
     kl_horizon: int = Field(default=10_000, ge=1)  # responses, in which it is
-    missing_end_reward: (
-        float | None
-    ) = -1.0  # in place of the reward, of a response cut off at max_new_tokens; None: its own
-    length_penalty: float = Field(
-        default=0.0, ge=0
-    )  # off the reward of a response of max_new_tokens; less by its share
+    missing_end_reward: float | None = -1.0  # of a response cut off at max_new_tokens; None: its own
+    length_penalty: float = Field(default=0.0, ge=0)  # off the reward of a response of max_new_tokens
     watch: GoldSpec | None = None  # stops where what is rewarded is no longer better
     probes: int = Field(default=32, ge=0)  # prompts whose responses are dressed up, to see what the reward makes of it
     max_kl: float = Field(default=25.0, gt=0)  # nats a response: training stops above
@@ -121,22 +117,13 @@ class OnlineTrainer(ABC):
         watch: Watch,
         value_folder: Path | None,
     ) -> None:
-        self.start, self.options, self.steps, self.work, self.seed, self.watch = (
-            start,
-            options,
-            steps,
-            work,
-            seed,
-            watch,
-        )
+        self.start, self.options, self.steps, self.work, self.watch = start, options, steps, work, watch
         self.trained = Trained(start, options, seed=seed)
         self.network = self.trained.network.eval()
         self.reference = None if options.lora else self._frozen()
         self.pad_id = start.tokens.pad_id
-        self.share, why = sharing_works(self.network, self.pad_id)
-        if not self.share:
-            start.notice(f"{start.where}: prompts are not shared between rows of this model ({why}).")
-        self.sampler = Sampler(
+        self.share = self.trained.shares  # in passes without gradients
+        self.sampler = PolicySampler(
             start, self.network, share=self.share, sampling=options.sampling, samples=options.samples, seed=seed
         )
         self.open_more(value_folder)
@@ -151,12 +138,9 @@ class OnlineTrainer(ABC):
         self.controller = KLController(options.beta, options.kl_target, options.kl_horizon)
         self.step = 0  # finished ones: the policy's version
         self.updated = False  # whether weights have moved since the last finished step
-        self.start_length: float | None = None
         self.history: list[dict[str, float]] = []
         self.samples: list[dict[str, Any]] = []
         self.kept: dict[str, Any] = {}  # what the method keeps beside, as JSON
-        self.best = 0  # the step whose checkpoint stays
-        self.planned: Callable[[int], bool] = lambda step: True  # whether a checkpoint may be gone back to
         self._sums: dict[str, float] = defaultdict(float)
 
     # --- what differs -------------------------------------------------------------------------------------------------
@@ -175,9 +159,9 @@ class OnlineTrainer(ABC):
     def loss(self, logprobs: Tensor, mask: Tensor, rollouts: Rollouts) -> Tensor:
         """The loss of a micro-batch, a sum; 0, and no gradient, from what has no reward."""
 
-    @abstractmethod
     def count(self, rollouts: Rollouts) -> float:
-        """What such sums are divided by, once added up over an update."""
+        """What such sums are divided by, once added up over an update: responses with a reward."""
+        return float(self.known(rollouts).sum())
 
     # --- a step -------------------------------------------------------------------------------------------------------
 
@@ -203,12 +187,21 @@ class OnlineTrainer(ABC):
 
     def logprobs(self, network: Any, rollouts: Rollouts) -> tuple[Tensor, Tensor]:
         """Log-probabilities and mask by token, at the temperature of sampling."""
-        rows = rows_of(rollouts.groups)
-        return token_logprobs(network, rows, self.pad_id, share=self.share, temperature=self.options.temperature)
+        rows, share = rows_of(rollouts.groups), self.share and not network.training
+        return token_logprobs(network, rows, self.pad_id, share=share, temperature=self.options.temperature)
 
     def mask_of(self, rollouts: Rollouts) -> Tensor:
         lengths = torch.tensor(rollouts.lengths, device=self.network.device)
         return (torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]).long()
+
+    def known(self, rollouts: Rollouts) -> Tensor:
+        """Which rows have a reward, of shape (rows,)."""
+        return rollouts.totals()[1].flatten().to(self.network.device)
+
+    def known_tokens(self, rollouts: Rollouts) -> float:
+        """How many tokens those have."""
+        known = self.known(rollouts)
+        return float((torch.tensor(rollouts.lengths, device=known.device) * known).sum())
 
     def learn(self, rollouts: Rollouts) -> None:
         """Add the gradient of one micro-batch."""
@@ -327,22 +320,14 @@ class OnlineTrainer(ABC):
             state = {
                 "step": self.step,
                 "beta": self.controller.beta,
-                "start_length": self.start_length,
                 "history": self.history,
                 "samples": self.samples,
                 "kept": self.kept,
-                "best": self.best,
             }
             write_json(folder / STATE, state)
             write_json(folder / COMPLETE, self.step)
             shutil.rmtree(whole, ignore_errors=True)
             folder.rename(whole)
-        prune_checkpoints(self.work, self.planned, self.best)
-
-    def save_finished(self) -> None:
-        """A checkpoint, unless weights have moved since the last finished step: then the one before stays the last."""
-        if not self.updated:
-            self.save()
 
     def load(self, folder: Path | None = None) -> None:
         """Go on from a checkpoint, the last whole one where none is named; from the start where there is none."""
@@ -355,9 +340,8 @@ class OnlineTrainer(ABC):
         self.optimizer.load_state_dict(tensors["optimizer"])
         self.schedule.load_state_dict(tensors["schedule"])
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
-        self.step, self.controller.beta, self.start_length = state["step"], state["beta"], state["start_length"]
-        self.history, self.samples = state["history"], state["samples"]
-        self.kept, self.best = state["kept"], state["best"]
+        self.step, self.controller.beta = state["step"], state["beta"]
+        self.history, self.samples, self.kept = state["history"], state["samples"], state["kept"]
 
     def _frozen(self) -> Any:
         start = self.start

@@ -80,7 +80,7 @@ class Rollouts:
         return torch.tensor([[value or 0.0 for value in many] for many in values]), known
 
 
-class Sampler:
+class PolicySampler:
     """Samples from a network that is being tuned, as ``LocalModel`` does from one that is not."""
 
     def __init__(
@@ -89,10 +89,6 @@ class Sampler:
         self.model = copy.copy(start)
         self.model._network, self.model.share = network, share
         self.sampling, self.samples, self.seed = sampling, samples, seed
-
-    def fits(self, prompt: Prompt) -> bool:
-        """Whether the prompt leaves room for a response of the longest length."""
-        return self.model.objection(self._request(prompt, 0, 0)) is None
 
     def _request(self, prompt: Prompt, version: int, index: int) -> ChatRequest:
         seed = int(digest("rollout", self.seed, version, length=12), 16)

@@ -61,10 +61,6 @@ class ValueTrainer(OnlineTrainer):
         hidden = token_hidden(self.value, rows_of(rollouts.groups), self.pad_id, share=self.share)
         return self.value.score(hidden.to(self.value.score.weight.dtype))[..., 0].float()
 
-    def known(self, rollouts: Rollouts) -> Tensor:
-        """Which rows have a reward, of shape (rows,)."""
-        return rollouts.totals()[1].flatten().to(self.network.device)
-
 
 def _same_tokens(folder: Path, tokens: ChatTokenizer) -> bool:
     from transformers import AutoTokenizer
