@@ -30,9 +30,9 @@ from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer
 from rlaif.models.local import LocalOptions, load_network
 from rlaif.policy.dpo import DPO, _Trainer
 from rlaif.records import Message
-from rlaif.reward import RewardOptions, _RewardTrainer, initialise_head
+from rlaif.reward import RewardOptions, _RewardTrainer
 from rlaif.training.batching import Group
-from rlaif.training.networks import choose_attention
+from rlaif.training.networks import choose_attention, initialise_head
 from rlaif.training.trainer import Watch, quiet_libraries
 
 PROMPTS_PER_STEP = 8

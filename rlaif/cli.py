@@ -47,10 +47,15 @@ INTERRUPTED = 130
 def main() -> None:
     """Entry point: what a person can mend (a disk too) is one line and exit code 2, Ctrl-C 130, other stops 1."""
     from rlaif.errors import RlaifError, StorageError, UserError
+    from rlaif.training import processes
 
+    if processes.rank():  # started by `accelerate launch`, to help the first one train
+        processes.follow()
+        return
     code = None
     try:
-        code = app(prog_name="rlaif", standalone_mode=False)  # None, or the code a command left with
+        with processes.leading():
+            code = app(prog_name="rlaif", standalone_mode=False)  # None, or the code a command left with
     except (UserError, StorageError) as error:
         _fail(str(error), 2)
     except RlaifError as error:

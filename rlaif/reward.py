@@ -24,9 +24,8 @@ from rlaif.models.shared_prompt import Rows, last_hidden, sharing_works
 from rlaif.records import Message, Preference, uniform
 from rlaif.training.batching import Group, group_preferences, need_labels
 from rlaif.training.losses import plackett_luce_loss, soft_preference_loss, with_margin
-from rlaif.training.networks import Trained
 from rlaif.training.passes import Done, per_response
-from rlaif.training.trainer import PreferenceTrainer, TrainingOptions, Watch
+from rlaif.training.trainer import PreferenceTrainer, TrainingOptions, Watch, fit
 
 Answers = tuple[
     tuple[Message, ...], Sequence[tuple[tuple[Message, ...], bool]]
@@ -50,9 +49,13 @@ class RewardOptions(TrainingOptions):
 
 class _RewardTrainer(PreferenceTrainer):
     options: RewardOptions
+    head = True
+
+    def outputs(self, model: Any, rows: Rows) -> torch.Tensor:
+        return raw_rewards(model, rows, self.pad_id, share=self.share)
 
     def values(self, model: Any, rows: Rows, groups: Sequence[Group], first: int) -> torch.Tensor:
-        return raw_rewards(model, rows, self.pad_id, share=self.share)
+        return self.outputs(model, rows)
 
     def total(
         self, one: torch.Tensor, other: torch.Tensor, p: torch.Tensor, weight: torch.Tensor, first: int
@@ -176,15 +179,9 @@ def train_reward_model(
         watch.through(preferences()), base.tokens, options.room(base.context), keep=is_held_out, ended=ended
     )
     pad_id = padding_of(base)
-    trained = Trained(base, options, seed=seed, head=True, pad_id=pad_id)
-    network, share = trained.network, trained.share
-    initialise_head(network, seed)
-    network.config.pad_token_id = pad_id
     kind = _RankingTrainer if options.loss == "plackett-luce" else _RewardTrainer
-    trainer = kind(network, train.groups, options, work, seed, watch)
-    trainer.share, trainer.pad_id = share, pad_id
-    history = trainer.run()
-    network.eval()
+    trained, history = fit(kind, base, train.groups, options, work=work, seed=seed, watch=watch, pad_id=pad_id)
+    network, share = trained.network.eval(), trained.share
     if reference is None:
         known = reference_groups(train.groups, options.normalise_on, seed)
     else:
@@ -228,14 +225,6 @@ def padding_of(base: LocalModel) -> int:
     hf = base.tokens.hf
     found = [base.tokens.pad_id, *(i for i in (hf.unk_token_id, hf.bos_token_id) if i is not None)]
     return next((i for i in found if i not in base.tokens.eos_ids), base.tokens.pad_id)
-
-
-def initialise_head(network: Any, seed: int) -> None:
-    """N(0, 1/(d + 1)): Stiennon et al. 2020 (2009.01325) App. B.1."""
-    generator = torch.Generator().manual_seed(seed)
-    weight = network.score.weight
-    with torch.no_grad():
-        weight.copy_(torch.randn(weight.shape, generator=generator) / (weight.shape[1] + 1) ** 0.5)
 
 
 def sharing_works_for_head(network: Any, pad_id: int) -> tuple[bool, str]:

@@ -106,7 +106,7 @@ def test_the_loss_of_rankings_does_not_depend_on_how_a_step_is_split(base: Local
     groups = group_preferences(rows, base.tokens, 256, ended=always).groups
     losses = []
     from rlaif.models.local import load_network
-    from rlaif.reward import initialise_head
+    from rlaif.training.networks import initialise_head
 
     network = load_network(base.folder, base.options, "float32", "test", head=True).eval()
     initialise_head(network, 0)

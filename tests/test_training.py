@@ -31,7 +31,6 @@ from rlaif.reward import (
     RewardOptions,
     RewardReport,
     _RewardTrainer,
-    initialise_head,
     normalisation,
     raw_rewards,
     reference_groups,
@@ -41,7 +40,7 @@ from rlaif.reward import (
 from rlaif.training.batching import Group, group_preferences, held_out, plan_batches
 from rlaif.training.checkpoints import COMPLETE, last_checkpoint, saving
 from rlaif.training.losses import soft_preference_loss
-from rlaif.training.networks import choose_attention
+from rlaif.training.networks import choose_attention, initialise_head
 from rlaif.training.passes import inference_batches, pair_index, rows_of, sequence_logprobs
 from rlaif.training.trainer import Interrupted, Watch, labels_of
 from tests import make, tiny

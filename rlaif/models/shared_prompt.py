@@ -18,6 +18,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -205,10 +206,13 @@ def forward(
 ) -> Tensor:
     """``read`` over the output of ``network`` (``model``, or its ``base_model`` for hidden states), one row per suffix.
 
-    Rows go through in parts of like length, so that little is padding. ``extra``: further arguments of the network,
+    Rows go through in parts of like length, so that little is padding; all in one where the network is ``one_pass``, its
+    weights being split between processes that must make equally many. ``extra``: further arguments of the network,
     given the index of each row's last token. The output is aligned to suffixes when shared, else to whole rows.
     """
     overhead = PASS_OVERHEAD.get(model.device.type, PASS_OVERHEAD["cuda"])
+    if getattr(model, "one_pass", False):
+        overhead = sys.maxsize
     order: list[Tensor] = []
     found: list[Tensor] = []
 

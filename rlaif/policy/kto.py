@@ -18,7 +18,7 @@ from rlaif.models.shared_prompt import Rows
 from rlaif.policy.offline import AgainstReference, OfflineTrainer
 from rlaif.training.batching import Group
 from rlaif.training.losses import kto_loss
-from rlaif.training.passes import sequence_logprobs
+from rlaif.training.passes import Done, sequence_logprobs
 from rlaif.training.trainer import TrainingOptions
 
 
@@ -28,9 +28,9 @@ class _Trainer(OfflineTrainer):
     theirs: list[list[float]]  # what the reference makes of those
     point: tuple[int, float] = (-1, 0.0)  # the step that z0 was last estimated for, and z0
 
-    def look_at_reference(self, network: Any, max_tokens: int, done: Any = lambda groups, total: None) -> None:
+    def look_at_reference(self, network: Any, max_tokens: int, done: Done = lambda groups, total: None) -> None:
         super().look_at_reference(network, max_tokens, done)
-        self.mismatched = mismatched_steps(self.groups, self.plan.batches, self.options.accumulation, max_tokens)
+        self.mismatched = mismatched_steps(self.groups, self.plan.batches, self.split, max_tokens)
         together = [group for step in self.mismatched for group in step]
         found = iter(self.by_reference(network, together, done))
         self.theirs = [[next(found)[0] for _ in step] for step in self.mismatched]
@@ -42,17 +42,17 @@ class _Trainer(OfflineTrainer):
         self, one: torch.Tensor, other: torch.Tensor, p: torch.Tensor, weight: torch.Tensor, first: int
     ) -> torch.Tensor:
         options = self.options
-        point = options.beta * self._point(first // options.accumulation)
+        point = options.beta * self.point[1]
         return kto_loss(one, other, p, weight, point, options.desirable_weight, options.undesirable_weight)
 
-    def _point(self, step: int) -> float:
+    def look_at_step(self, step: int) -> None:
         """z0 = max(0, mean of log π − log π_ref) over the step's mismatched rows, by the policy as the step finds it."""
-        if self.point[0] != step:
-            with self.options.autocast(self.model):
-                ours = sequence_logprobs(self.model, self.mismatched[step], self.pad_id, share=self.share)
-            gaps = [mine[0] - its for mine, its in zip(ours, self.theirs[step], strict=True)]
-            self.point = step, max(0.0, sum(gaps) / len(gaps)) if gaps else 0.0
-        return self.point[1]
+        if self.point[0] == step:
+            return
+        with self.options.autocast(self.model):
+            ours = sequence_logprobs(self.model, self.mismatched[step], self.pad_id, share=self.share)
+        gaps = [mine[0] - its for mine, its in zip(ours, self.theirs[step], strict=True)]
+        self.point = step, max(0.0, sum(gaps) / len(gaps)) if gaps else 0.0
 
 
 def mismatched_steps(

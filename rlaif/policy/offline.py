@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
+from rlaif.models.local import LocalModel
 from rlaif.models.shared_prompt import Rows, token_logprobs
 from rlaif.policy import PolicyContext, PolicyReport, Tuned
 from rlaif.training.batching import Group, group_preferences, need_labels
-from rlaif.training.networks import Trained
-from rlaif.training.passes import Done, kept_logprobs, sequence_logprobs
-from rlaif.training.trainer import PreferenceTrainer
+from rlaif.training.passes import Done, kept_logprobs, sequence_logprobs, spread
+from rlaif.training.trainer import PreferenceTrainer, fit
 
 
 class AgainstReference(Tuned):
@@ -40,15 +40,16 @@ class AgainstReference(Tuned):
             source_of=context.source_of,
         )
         need_labels(data, self.name, options.room(start.context))
-        trained = Trained(start, options, seed=context.seed)
-        network = trained.network
-        trainer = self.trainer(network, data.groups, options, context.work, context.seed, context.watch)
-        trainer.share, trainer.pad_id = trained.share, start.tokens.pad_id
-        trainer.kept = context.kept, f"{start.identity.sha256} {options.precision} {trained.share}"
-        passing = context.watch.passing("reference log-probabilities", network)
-        with options.autocast(network), passing as done:
-            trainer.look_at_reference(network.eval(), options.room(start.context), done)
-        history = trainer.run()
+        trained, history = fit(
+            self.trainer,
+            start,
+            data.groups,
+            options,
+            work=context.work,
+            seed=context.seed,
+            watch=context.watch,
+            kept=(context.kept, start.identity.sha256) if context.kept else None,
+        )
         trained.save(context.out)
         return PolicyReport(
             history,
@@ -63,20 +64,28 @@ class OfflineTrainer(PreferenceTrainer):
     """Knows log π and log π_ref of every response of a micro-batch, each a sum over its tokens."""
 
     reference: list[list[float]]
-    kept: tuple[Path | None, str] = (None, "")  # where passes of the reference are kept, and what they depend on
+    kept: tuple[Path, str] | None = None  # where passes of the reference are kept, and what they depend on
 
-    def look_at_reference(self, network: Any, max_tokens: int, done: Any = lambda groups, total: None) -> None:
+    def prepare(self, base: LocalModel, kept: tuple[Path, str] | None) -> None:
+        self.kept = (kept[0], f"{kept[1]} {self.options.precision} {self.share}") if kept else None
+        network: Any = self.model
+        network.eval()
+        with self.options.autocast(network), self.watch.passing("reference log-probabilities", network) as done:
+            self.look_at_reference(network, self.options.room(base.context), done)
+
+    def look_at_reference(self, network: Any, max_tokens: int, done: Done = lambda groups, total: None) -> None:
         """Compute what the reference makes of the rows, once."""
         self.reference = self.by_reference(network, self.groups, done)
 
     def by_reference(self, network: Any, groups: Sequence[Group], done: Done) -> list[list[float]]:
-        """log π_ref of every response of groups, computed once for all methods of a run that have this reference."""
-        folder, names = self.kept
+        """log π_ref of every response of groups, computed once for all methods of a run that have this reference; of several
+        processes each passes its share through the network."""
         return kept_logprobs(
-            folder,
-            names,
+            self.kept,
             groups,
-            lambda: sequence_logprobs(network, groups, self.pad_id, share=self.share, done=done),
+            lambda: spread(
+                groups, lambda own: sequence_logprobs(network, own, self.pad_id, share=self.share, done=done)
+            ),
         )
 
     def log_ratios(self, model: Any, rows: Rows, first: int) -> torch.Tensor:

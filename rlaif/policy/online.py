@@ -24,15 +24,17 @@ from statistics import fmean
 from typing import Any
 
 from rlaif.canaries import CANARIES, Canary, Claims
-from rlaif.errors import RlaifError
+from rlaif.errors import ConfigError, RlaifError
 from rlaif.models import ChatRequest
 from rlaif.policy import PolicyContext, PolicyReport, Tuned
 from rlaif.records import Message, Prompt, Response, uniform
 from rlaif.statistics import cluster_mean, paired_difference
+from rlaif.training import processes
 from rlaif.training.batching import plan_batches
 from rlaif.training.checkpoints import prune_checkpoints
 from rlaif.training.online import OnlineOptions, OnlineTrainer
 from rlaif.training.rollouts import Rollouts
+from rlaif.training.shares import opened
 from rlaif.training.trainer import Interrupted
 
 LEAST_GAIN = 0.01  # in reward, that is told of
@@ -47,6 +49,11 @@ class Online(Tuned):
     needs_labels = False
 
     def __init__(self, options: OnlineOptions, where: str) -> None:
+        if used := processes.sharding():
+            raise ConfigError(
+                f"{where}: {self.name} samples from whole networks, one in each process, and {used} splits them. What would do: "
+                "accelerate launch with the configuration ddp, lora for a large model."
+            )
         self.options = options
         self.rewards = options.rewards
         self.watch = options.watch
@@ -87,7 +94,7 @@ class _Training:
             raise
         if trainer.kept["ended"]:
             await context.in_worker(self._go_back, trainer.kept["ended"])
-        await context.in_worker(trainer.trained.save, context.out)
+        await context.in_worker(trainer.write, context.out)
         return PolicyReport(
             trainer.history,
             samples=trainer.samples,
@@ -149,7 +156,8 @@ class _Training:
 
     def _open(self, steps: int) -> OnlineTrainer:
         context = self.context
-        return self.method.trainer(
+        return opened(
+            self.method.trainer,
             context.start,
             self.options,
             steps=steps,

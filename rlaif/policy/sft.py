@@ -20,8 +20,7 @@ from rlaif.records import Message, Prompt
 from rlaif.rows import need_source, read_rows, source_hash
 from rlaif.training.batching import Group, group_preferences, need_labels
 from rlaif.training.finetuning import FineTuner, demonstrated
-from rlaif.training.networks import Trained
-from rlaif.training.trainer import TrainingOptions
+from rlaif.training.trainer import TrainingOptions, fit
 
 ANSWERS = ("response", "completion", "answer", "output", "chosen")
 
@@ -50,11 +49,9 @@ class SFT(Tuned):
     def train(self, context: PolicyContext) -> PolicyReport:
         start, options = context.start, self.options
         groups, account = self._demonstrated(context) if options.demonstrations else self._preferred(context)
-        trained = Trained(start, options, seed=context.seed)
-        trainer = FineTuner(trained.network, groups, options, context.work, context.seed, context.watch)
-        trainer.pad_id = start.tokens.pad_id
-        trainer.share = trained.share
-        history = trainer.run()
+        trained, history = fit(
+            FineTuner, start, groups, options, work=context.work, seed=context.seed, watch=context.watch
+        )
         trained.save(context.out)
         return PolicyReport(history, **account)
 

@@ -42,8 +42,7 @@ class FineTuner(GroupTrainer):
     def loss_of(self, model: Any, groups: Sequence[Group], first: int) -> Tensor:
         kept = [learnt for group in groups if (learnt := _weighed(group)).responses]
         if not kept:
-            none: Tensor = next(p for p in model.parameters() if p.requires_grad).sum() * 0.0
-            return none
+            return self.nothing(model)
         with self.options.autocast(model):
             logprobs, mask = token_logprobs(model, rows_of(kept), self.pad_id, share=self.share)
         return completion_loss(logprobs, mask, kept)

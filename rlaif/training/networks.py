@@ -7,18 +7,20 @@ the adapters merged in, and ``adapter/`` beside it, which ``peft`` and vLLM load
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from rlaif.component import Options as BaseOptions
 from rlaif.errors import ConfigError
 from rlaif.models.local import LocalModel, load_network
 from rlaif.models.shared_prompt import hidden_self_test, logits_self_test, sharing_works
+from rlaif.training import processes
 from rlaif.training.checkpoints import save_whole, saving
 
 ADAPTER = "adapter"  # folder of the adapters beside the merged weights
@@ -58,6 +60,10 @@ class Trained:
         self.network: Any = load_network(
             base.folder, base.options, "float32", base.where, adapter=base.adapter, head=head
         )
+        if head:
+            initialise_head(self.network, seed)
+        if pad_id is not None:
+            self.network.config.pad_token_id = pad_id
         choose_attention(self.network, options, base.options.attention)
         self.peft: Any = None
         if lora:
@@ -94,6 +100,14 @@ class Trained:
         save_whole(self.peft.merge_and_unload(), self.base, out, pad_id=pad_id, beside={ADAPTER: adapter})
 
 
+def initialise_head(network: Any, seed: int) -> None:
+    """N(0, 1/(d + 1)): Stiennon et al. 2020 (2009.01325) App. B.1."""
+    generator = torch.Generator().manual_seed(seed)
+    weight = network.score.weight
+    with torch.no_grad():
+        weight.copy_(torch.randn(weight.shape, generator=generator) / (weight.shape[1] + 1) ** 0.5)
+
+
 def _with_adapters(network: Any, options: LoraOptions, seed: int, where: str) -> Any:
     """Put adapters into the network's layers; what they begin as depends on the seed alone."""
     from peft import LoraConfig, get_peft_model
@@ -119,6 +133,27 @@ def learning(network: Any, options: NetworkOptions) -> Iterator[None]:
         yield
     finally:
         network.eval()
+
+
+def take_calls(network: Any) -> None:
+    """Let ``called_with`` call the network, where it learns in several processes."""
+    if processes.count() == 1:
+        return
+    forward = network.forward
+
+    def either(*arguments: Any, run: Callable[[Any], Tensor] | None = None, **options: Any) -> Any:
+        return run(network) if run else forward(*arguments, **options)
+
+    network.forward = either
+    network.one_pass = bool(processes.sharding())
+
+
+def called_with(model: Any, run: Callable[[Any], Tensor]) -> Tensor:
+    """``run(network)`` as one call of it, so that what is wrapped around it (DDP, FSDP, DeepSpeed) knows of the pass."""
+    if processes.count() == 1:
+        return run(model)
+    found: Tensor = model(run=run)
+    return found
 
 
 def choose_attention(network: Any, options: NetworkOptions, asked: str | None) -> None:

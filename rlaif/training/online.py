@@ -28,6 +28,7 @@ from rlaif.models.local import LocalModel, load_network
 from rlaif.models.shared_prompt import token_logprobs
 from rlaif.policy import GoldSpec, RewardSpec
 from rlaif.store import write_json
+from rlaif.training import processes
 from rlaif.training.advantages import KLController
 from rlaif.training.checkpoints import COMPLETE, last_checkpoint, saving
 from rlaif.training.networks import NetworkOptions, Schedule, Trained, choose_attention, learning
@@ -227,7 +228,10 @@ class OnlineTrainer(ABC):
 
     def update(self) -> None:
         """One step of the optimiser with the gradients that have added up."""
-        count = max(self._sums.pop("count", 0.0), 1e-12)
+        own = {name: self._sums.pop(name, 0.0) for name in ("count", "loss")}
+        sums = processes.total(own)
+        count = max(sums["count"], 1e-12)
+        processes.add_gradients(p for group in self.optimizer.param_groups for p in group["params"])
         parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
         for parameter in parameters:
             parameter.grad /= count
@@ -242,7 +246,7 @@ class OnlineTrainer(ABC):
         self.updated = True
         self._sums["norm"] += norm
         self._sums["updates"] += 1
-        self._sums["mean loss"] += self._sums.pop("loss", 0.0) / count
+        self._sums["mean loss"] += sums["loss"] / count
 
     def figures(self, parts: Sequence[Rollouts]) -> dict[str, float]:
         """What the step's responses were like, means over those that have a reward where it is one's."""
@@ -290,7 +294,8 @@ class OnlineTrainer(ABC):
         updates = max(1, sums["updates"])
         figures |= {"loss": sums["mean loss"] / updates, "gradient": sums["norm"] / updates}
         if not self.options.once:
-            figures["clipped"] = sums["clipped"] / max(1, sums["learnt"])
+            seen = processes.total({name: sums[name] for name in ("clipped", "learnt")})
+            figures["clipped"] = seen["clipped"] / max(1, seen["learnt"])
         self.controller.update(figures["kl"], responses)
         self.step += 1
         self.updated = False
@@ -342,6 +347,10 @@ class OnlineTrainer(ABC):
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
         self.step, self.controller.beta = state["step"], state["beta"]
         self.history, self.samples, self.kept = state["history"], state["samples"], state["kept"]
+
+    def write(self, out: Path) -> None:
+        """The policy as an ordinary model folder."""
+        self.trained.save(out)
 
     def _frozen(self) -> Any:
         start = self.start

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rlaif.models.shared_prompt import Rows, token_logprobs
 from rlaif.store import writing
+from rlaif.training import processes
 from rlaif.training.batching import Group
 from rlaif.training.checkpoints import saving
 
@@ -78,22 +79,32 @@ def sequence_logprobs(
     return per_response(groups, lambda rows: token_logprobs(network, rows, pad_id, share=share)[0].sum(-1), done)
 
 
+def spread(groups: Sequence[Group], compute: Callable[[Sequence[Group]], list[list[float]]]) -> list[list[float]]:
+    """What ``compute`` gives for groups, of which every process computes its share."""
+    count = processes.count()
+    shares = processes.gathered(compute(groups[processes.rank() :: count]))
+    return [shares[i % count][i // count] for i in range(len(groups))]
+
+
 def kept_logprobs(
-    folder: Path | None, reference: str, groups: Sequence[Group], compute: Callable[[], list[list[float]]]
+    kept: tuple[Path, str] | None, groups: Sequence[Group], compute: Callable[[], list[list[float]]]
 ) -> list[list[float]]:
-    """What ``compute`` gives for every response of every group, from a file of ``folder`` where it has been computed before
-    by the same reference on the same tokens; ``reference`` names everything else that it depends on."""
-    if folder is None:
+    """What ``compute`` gives for every response of every group, from a file where it has been computed before by the same
+    reference on the same tokens. ``kept``: the folder of such files, and a name of everything else that it depends on."""
+    if kept is None:
         return compute()
+    folder, reference = kept
     whole = hashlib.sha256(reference.encode())
     for group in groups:
         for ids in (group.prompt, *group.responses):
             whole.update(np.asarray([len(ids), *ids], dtype=np.int64).tobytes())
     path = folder / f"{whole.hexdigest()[:32]}.npy"
-    if path.is_file():
+    if processes.of_first(path.is_file):
         flat = iter(np.load(path, allow_pickle=False).tolist())
         return [[next(flat) for _ in group.responses] for group in groups]
     found = compute()
+    if processes.rank():
+        return found
     folder.mkdir(parents=True, exist_ok=True)
     with saving(path), writing(path) as temporary, temporary.open("wb") as file:
         np.save(file, np.asarray([value for many in found for value in many], dtype=np.float64))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -20,6 +20,8 @@ from rlaif.models.local import LocalModel
 from rlaif.policy import Rewarded
 from rlaif.records import Message, Prompt, Response, digest
 from rlaif.training.batching import Group
+
+TENSORS = ("old", "reference", "values", "advantages", "returns")
 
 
 @dataclass
@@ -38,6 +40,8 @@ class Rollouts:
     values: Tensor | None = None  # V before each
     advantages: Tensor | None = None  # (rows,) or by token
     returns: Tensor | None = None  # what V should have been
+    number: int = 0  # of a micro-batch whose shares lie in several processes
+    shares: tuple[int, ...] = ()  # and how many of its prompts each has
 
     @property
     def ended(self) -> list[bool]:
@@ -50,6 +54,12 @@ class Rollouts:
 
     def items(self) -> list[tuple[Prompt, list[Response]]]:
         return list(zip(self.prompts, self.responses, strict=True))
+
+    def to(self, device: Any) -> Rollouts:
+        """The same with its tensors there."""
+        return replace(
+            self, **{name: values.to(device) for name in TENSORS if (values := getattr(self, name)) is not None}
+        )
 
     def best(self) -> Rollouts:
         """Of each prompt the response of the highest advantage alone."""
@@ -78,6 +88,28 @@ class Rollouts:
         values = [[reward.total for reward in many] for many in self.rewarded]
         known = torch.tensor([[value is not None for value in many] for many in values])
         return torch.tensor([[value or 0.0 for value in many] for many in values]), known
+
+
+def joined(parts: Sequence[Rollouts]) -> Rollouts:
+    """Parts as one, in their order."""
+    whole = Rollouts(
+        [prompt for part in parts for prompt in part.prompts],
+        [group for part in parts for group in part.groups],
+        [many for part in parts for many in part.responses],
+    )
+    found: dict[str, Any] = {name: stacked([getattr(part, name) for part in parts]) for name in TENSORS}
+    return replace(whole, **found)
+
+
+def stacked(values: Sequence[Tensor | None]) -> Tensor | None:
+    """Rows of tensors below one another, with zeros up to the longest; None where one is."""
+    known = [each for each in values if each is not None]
+    if len(known) < len(values) or not known:
+        return None
+    width = max(each.shape[-1] for each in known)
+    return torch.cat(
+        [torch.nn.functional.pad(each, (0, width - each.shape[-1])) if each.dim() > 1 else each for each in known]
+    )
 
 
 class PolicySampler:

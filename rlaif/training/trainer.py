@@ -27,12 +27,14 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from rlaif.errors import ModelError
-from rlaif.models.shared_prompt import Rows
+from rlaif.models.local import LocalModel, LocalOptions
+from rlaif.models.shared_prompt import Rows, token_logprobs
 from rlaif.store import write_json
+from rlaif.training import processes
 from rlaif.training.batching import Group, plan_batches
 from rlaif.training.checkpoints import COMPLETE, last_checkpoint, saving
 from rlaif.training.losses import soft_preference_loss
-from rlaif.training.networks import NetworkOptions, Schedule
+from rlaif.training.networks import NetworkOptions, Schedule, Trained, called_with, take_calls
 from rlaif.training.passes import Done, pair_index, rows_of
 
 T = TypeVar("T")
@@ -105,28 +107,32 @@ class Watch:
 
 
 class Plan(Dataset[list[int]]):
-    """The whole training as a list of micro-batches: epochs one after another, so that resume has nothing to recompute."""
+    """The whole training as a list of micro-batches: epochs one after another, so that resume has nothing to recompute.
 
-    def __init__(self, groups: Sequence[Group], batches: list[list[int]], accumulation: int) -> None:
+    A step is made of ``split`` of them. Of several processes each takes every so manieth.
+    """
+
+    def __init__(self, groups: Sequence[Group], batches: list[list[int]], split: int) -> None:
         self.batches = batches
         weights = [sum(sum(groups[i].weight) for i in batch) for batch in batches]
         # the weight of the global batch each micro-batch belongs to: what its loss is divided by
         self.weight = [
-            sum(weights[start : start + accumulation])
-            for start in range(0, len(weights), accumulation)
-            for _ in weights[start : start + accumulation]
+            sum(weights[start : start + split])
+            for start in range(0, len(weights), split)
+            for _ in weights[start : start + split]
         ]
 
     def __len__(self) -> int:
-        return len(self.batches)
+        return len(self.batches) // processes.count()
 
     def __getitem__(self, index: int) -> list[int]:
-        return [index]
+        return [index * processes.count() + processes.rank()]
 
 
 class GroupTrainer(Trainer, ABC):
     """Trains ``model`` on groups, by a loss that is a sum of what each group's weights weigh."""
 
+    head: bool = False  # whether the network has a scalar head in the place of its language model's
     share: bool = True  # whether a prompt goes through the network once for all its responses
     pad_id: int = 0
 
@@ -135,11 +141,14 @@ class GroupTrainer(Trainer, ABC):
     ) -> None:
         self.groups, self.options, self.watch = groups, options, watch
         sizes = [group.tokens for group in groups]
-        batches = plan_batches(sizes, options.batch_prompts, options.epochs, seed, accumulation=options.accumulation)
-        self.plan = Plan(groups, batches, options.accumulation)
-        steps = -(-len(batches) // options.accumulation)
+        self.split = options.accumulation * processes.count()  # micro-batches of a step, in all processes
+        batches = plan_batches(sizes, options.batch_prompts, options.epochs, seed, accumulation=self.split)
+        self.plan = Plan(groups, batches, self.split)
+        self.shortest = [min(range(len(groups)), key=sizes.__getitem__)] if groups else []
+        steps = -(-len(batches) // self.split)
         self.sums: dict[str, float] = defaultdict(float)  # of the step that is being made
         self.history: list[dict[str, float]] = []
+        self.stopped = False  # the watch has asked for it
         super().__init__(
             model=model,
             args=TrainingArguments(
@@ -170,7 +179,14 @@ class GroupTrainer(Trainer, ABC):
         self.remove_callback(PrinterCallback)
         if not hasattr(self, "loss_is_scaled_for_ga"):
             raise ModelError("this transformers would divide the loss once more: transformers 5.23 or later is needed.")
+        take_calls(model)
         self.loss_is_scaled_for_ga = True  # the loss is already divided by the global batch's weight
+
+    def prepare(self, base: LocalModel, kept: tuple[Path, str] | None) -> None:
+        """What is to be known before the first step, while the network is as it began."""
+
+    def look_at_step(self, step: int) -> None:
+        """What the losses of a step have in common, by the network as the step finds it; asked before each of them."""
 
     @abstractmethod
     def loss_of(self, model: Any, groups: Sequence[Group], first: int) -> Tensor:
@@ -189,17 +205,32 @@ class GroupTrainer(Trainer, ABC):
     ) -> Any:
         index = int(inputs["micro_batch"])
         groups = [self.groups[i] for i in self.plan.batches[index]]
+        self.look_at_step(index // self.split)
         if not groups:  # a short step leaves a micro-batch empty: no loss, and no gradient
-            return next(p for p in model.parameters() if p.requires_grad).sum() * 0.0
-        total = self.loss_of(model, groups, index)
+            none = called_with(model, self.nothing)
+            return (none, {}) if return_outputs else none
+        total = called_with(model, partial(self.loss_of, groups=groups, first=index))
         self.sums["loss"] += float(total.detach())
         self.sums["weight"] += sum(sum(group.weight) for group in groups)
-        loss = total / max(self.plan.weight[index], 1e-12)
+        # processes take the mean of their gradients, where the sum is meant
+        loss = total * processes.count() / max(self.plan.weight[index], 1e-12)
         return (loss, {}) if return_outputs else loss
+
+    def nothing(self, model: Any) -> Tensor:
+        """A loss of 0 with gradients of 0. Among several processes a pass is made for it: the others wait in theirs."""
+        if processes.count() == 1:
+            none: Tensor = next(p for p in model.parameters() if p.requires_grad).sum() * 0.0
+            return none
+        return self.outputs(model, rows_of([self.groups[i] for i in self.shortest])).sum() * 0.0
+
+    def outputs(self, model: Any, rows: Rows) -> Tensor:
+        """What the network says of rows, by all of its weights."""
+        return token_logprobs(model, rows, self.pad_id, share=self.share)[0]
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         with saving(Path(str(self.args.output_dir)) / "checkpoint"):
             super()._save_checkpoint(model, trial)
+            processes.gathered(None)  # all have written theirs
 
     def run(self) -> list[dict[str, float]]:
         """Train to the end, from the last whole checkpoint if there is one. Returns loss and accuracy per step.
@@ -207,20 +238,81 @@ class GroupTrainer(Trainer, ABC):
         Raises Interrupted after writing a checkpoint, when ``watch.stop`` was set.
         """
         assert self.args.output_dir
-        checkpoint = last_checkpoint(Path(self.args.output_dir))
+        folder = Path(self.args.output_dir)
+        checkpoint = processes.of_first(lambda: last_checkpoint(folder))
         if checkpoint:
             self.history = json.loads((checkpoint / COMPLETE).read_text())
         self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        if self.watch.stop.is_set():
+        if self.stopped:
             raise Interrupted
         return self.history
 
     def close_step(self, step: int, steps: int) -> None:
-        sums, self.sums = self.sums, defaultdict(float)
+        sums, self.sums = processes.total(self.sums), defaultdict(float)
         loss = sums["loss"] / sums["weight"] if sums["weight"] else 0.0
         figures = {"step": float(step), "loss": loss, **self.figures(sums)}
         self.history.append(figures)
         self.watch.report(step, steps, figures)
+        self.stopped = processes.of_first(self.watch.stop.is_set)
+
+    def whole(self, trained: Trained, opened: Callable[[], Trained]) -> Trained:
+        """What was trained with all its weights, in the first process."""
+        if not processes.sharding():
+            return trained
+        state = self.accelerator.get_state_dict(self.model_wrapped)
+        if processes.rank():
+            return trained
+        found = opened()
+        found.network.load_state_dict(state)
+        return found
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training as any process can begin it."""
+
+    kind: type[GroupTrainer]
+    model: str  # the base, how it is opened, and what it is called in messages
+    model_options: LocalOptions
+    where: str
+    groups: list[Group]
+    options: TrainingOptions
+    work: Path
+    seed: int
+    pad_id: int | None = None  # None: the base's own
+    kept: tuple[Path, str] | None = None  # where passes of the reference are kept, and what they depend on
+
+
+def fit(
+    kind: type[GroupTrainer],
+    base: LocalModel,
+    groups: list[Group],
+    options: TrainingOptions,
+    *,
+    work: Path,
+    seed: int,
+    watch: Watch,
+    pad_id: int | None = None,
+    kept: tuple[Path, str] | None = None,
+) -> tuple[Trained, list[dict[str, float]]]:
+    """Train a network of ``base`` on groups, in all processes. Returns it whole, and figures per step."""
+    job = Job(kind, base.name, base.options, base.where, groups, options, work, seed, pad_id, kept)
+    return processes.everywhere(_fit, job, base=base, watch=watch)
+
+
+def _fit(job: Job, *, base: LocalModel | None = None, watch: Watch | None = None) -> Any:
+    base = base or LocalModel(job.model, job.model_options, where=job.where, notice=lambda line: None)
+
+    def opened() -> Trained:
+        return Trained(base, job.options, seed=job.seed, head=job.kind.head, pad_id=job.pad_id)
+
+    trained = opened()
+    trainer = job.kind(trained.network, job.groups, job.options, job.work, job.seed, watch or Watch())
+    trainer.share = trained.share and not processes.sharding()
+    trainer.pad_id = base.tokens.pad_id if job.pad_id is None else job.pad_id
+    trainer.prepare(base, job.kept)
+    history = trainer.run()
+    return trainer.whole(trained, opened), history
 
 
 class PreferenceTrainer(GroupTrainer):
@@ -280,12 +372,13 @@ class _Follow(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.close_step(state.global_step, self.steps)
-        if self.trainer.watch.stop.is_set():
+        if self.trainer.stopped:
             control.should_save = control.should_training_stop = True
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        write_json(folder / COMPLETE, self.trainer.history)
+        if processes.rank() == 0:
+            write_json(folder / COMPLETE, self.trainer.history)
 
 
 def labels_of(groups: Sequence[Group], device: Any) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,149 @@
+"""Training in several processes, as ``accelerate launch`` starts them: what comes of it is what one process makes, with weights
+whole in each or split between them, also when it was killed on the way."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+from rlaif.errors import ConfigError
+from rlaif.policy.rloo import RLOO
+from tests.conftest import ROOT
+from tests.runs import rlaif
+from tests.test_swap import pairs
+from tests.tiny import write_jsonl
+
+STEPS = {"batch_prompts": 8, "learning_rate": 1.0e-3}
+SAMPLED = {**STEPS, "max_new_tokens": 8, "steps": 3, "probes": 0}
+OFFLINE: list[dict[str, Any]] = [
+    {"name": "dpo", "options": {**STEPS, "accumulation": 2}},
+    {"name": "dpo", "called": "adapted", "options": {**STEPS, "lora": {"rank": 4}, "batch_prompts": 5}},
+    {"name": "kto", "options": STEPS},
+    {"name": "sft", "options": STEPS},
+]
+ONLINE: list[dict[str, Any]] = [
+    {"name": "rloo", "options": {**SAMPLED, "batch_prompts": 5, "accumulation": 5}},  # one prompt to a part: one waits
+    {"name": "raft", "options": {**SAMPLED, "samples": 3}},
+    {"name": "ppo", "options": {**SAMPLED, "samples": 2, "accumulation": 2, "minibatches": 2}},
+    {"name": "reinforce", "options": SAMPLED},
+]
+SPLIT = """
+from accelerate import accelerator, state
+from accelerate.utils import DistributedType
+
+begin, prepare, split = state.PartialState.__init__, accelerator.fsdp2_prepare_model, []
+
+def begun(self, *arguments, **options):
+    begin(self, *arguments, **options)
+    if self.distributed_type == DistributedType.MULTI_CPU:  # accelerate has FSDP on accelerators alone; torch has it on any
+        self.distributed_type = DistributedType.MULTI_GPU
+
+def prepared(*arguments):
+    split.append(model := prepare(*arguments))
+    assert all(type(p).__name__ == "DTensor" for p in model.parameters())
+    return model
+
+state.PartialState.__init__, accelerator.fsdp2_prepare_model = begun, prepared
+from rlaif.cli import main
+main()
+assert split
+"""
+
+
+def recipe(folder: Path, policy: Path, policies: list[dict[str, Any]]) -> None:
+    (folder / "policy").symlink_to(policy)
+    write_jsonl(folder / "pairs.jsonl", pairs())
+    reward = {**STEPS, "accumulation": 2, "epochs": 2, "normalise_on": 40, "checkpoints": 100}
+    content = {
+        "models": {"policy": "policy"},
+        "pairs": {"source": "pairs.jsonl"},
+        "labels": "human",
+        "held_out": 0.2,
+        "reward_model": {"base": "policy", "options": reward, "sampling": {"max_output_tokens": 8}},
+        "policies": policies,
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(content))
+
+
+def launched(folder: Path, configuration: str, *program: str) -> Any:
+    """``accelerate launch`` of two processes, in a group of their own; what they print goes to ``folder/log``."""
+    log = (folder / "log").open("ab")
+    settings = ["--config_file", str(ROOT / "launch" / f"{configuration}.yaml"), "--num_processes", "2"]
+    command = [sys.executable, "-m", "accelerate.commands.launch", *settings, "--main_process_port", "0", *program]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True, stdin=subprocess.DEVNULL
+    )
+
+
+def to_its_end(folder: Path, process: Any) -> str:
+    code = process.wait(240)
+    text = (folder / "log").read_text()
+    assert code == 0, text
+    return text
+
+
+def same(one: Path, other: Path, names: list[str], tolerance: float) -> None:
+    for name in names:
+        mine, theirs = load_file(one / name / "model.safetensors"), load_file(other / name / "model.safetensors")
+        start = load_file(one.parent / "policy" / "model.safetensors")
+        assert mine.keys() == theirs.keys()
+        shared = [key for key in mine if key in start]
+        moved = max(float((mine[key] - start[key]).abs().max()) for key in shared)
+        apart = max(float((mine[key] - theirs[key]).abs().max()) for key in mine)
+        assert moved > 1e-4, name
+        assert apart < tolerance * moved, f"{name}: {apart} apart, moved by {moved}"
+
+
+def test_two_processes_that_were_killed_end_as_one_does(tmp_path: Path, policy_folder: Path) -> None:
+    recipe(tmp_path, policy_folder, [*OFFLINE, *ONLINE])
+    rlaif(tmp_path, "run", "recipe.yaml", "--out", "one")
+    arguments = ("-m", "rlaif", "run", "recipe.yaml", "--out", "two")
+    process = launched(tmp_path, "ddp", *arguments)
+    checkpoints = tmp_path / "two" / "training" / "reward_model"
+    end = time.monotonic() + 120
+    while not list(checkpoints.glob("checkpoint-*/rlaif-complete")):
+        assert process.poll() is None, (tmp_path / "log").read_text()
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "two" / "reward_model").exists()
+    to_its_end(tmp_path, launched(tmp_path, "ddp", *arguments))
+    names = ["reward_model", *(f"policies/{each.get('called', each['name'])}" for each in [*OFFLINE, *ONLINE])]
+    same(tmp_path / "one", tmp_path / "two", names, 2e-3)
+
+
+def test_weights_split_between_two_processes_end_as_in_one(tmp_path: Path, policy_folder: Path) -> None:
+    recipe(tmp_path, policy_folder, OFFLINE)
+    rlaif(tmp_path, "run", "recipe.yaml", "--out", "one")
+    (tmp_path / "split.py").write_text(SPLIT)
+    to_its_end(tmp_path, launched(tmp_path, "fsdp", "split.py", "run", "recipe.yaml", "--out", "two"))
+    names = ["reward_model", *(f"policies/{each.get('called', each['name'])}" for each in OFFLINE)]
+    same(tmp_path / "one", tmp_path / "two", names, 2e-3)
+
+
+def test_what_samples_is_not_started_where_weights_are_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ConfigError, match=r"recipe\.yaml: rloo samples from whole networks.*FSDP splits them.*ddp"):
+        RLOO(RLOO.Options(), "recipe.yaml")
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "launch").glob("*.yaml")))
+def test_every_shipped_configuration_is_one_that_accelerate_reads(name: str) -> None:
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    path = ROOT / "launch" / f"{name}.yaml"
+    found = load_config_from_file(str(path))
+    assert found.distributed_type.value == {"ddp": "MULTI_GPU", "fsdp": "FSDP", "deepspeed": "DEEPSPEED"}[name]
+    assert found.num_processes == 2
