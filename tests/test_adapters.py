@@ -3,6 +3,7 @@ the start model is the network with its adapters off."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from rlaif.errors import ConfigError
-from rlaif.models.local import LocalModel
+from rlaif.models.local import LocalModel, LocalOptions, load_network
 from rlaif.policy.dpo import DPO
 from rlaif.policy.ppo import PPO
 from rlaif.policy.rloo import RLOO
@@ -24,6 +25,7 @@ from rlaif.training.trainer import Interrupted, Watch
 from tests.test_online import Given, context_of, method_of, train
 from tests.test_training import accuracy, planted, train_reward
 from tests.test_training import context_of as offline_context
+from tests.tiny import build
 
 LORA = {"rank": 4, "alpha": 8}
 
@@ -103,3 +105,96 @@ def test_a_reward_model_learns_by_adapters_and_its_head(base: LocalModel, tmp_pa
 def test_layers_that_are_not_there_are_one_line(base: LocalModel, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"lora.targets \['nowhere'\]"):
         offline(DPO, base, tmp_path, lora={"targets": ["nowhere"]})
+
+
+# --- a base in four bits ----------------------------------------------------------------------------------------------
+
+FOUR = {**LORA, "bits": 4}
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> LocalModel:
+    """A model of layers wide enough to be kept in blocks of 64."""
+    return opened(build(tmp_path_factory.mktemp("models") / "wide", "llama", hidden=128, context=256))
+
+
+@pytest.fixture(scope="module")
+def rounded(wide: LocalModel, tmp_path_factory: pytest.TempPathFactory) -> LocalModel:
+    """The same with the weights that its four bits stand for."""
+    from bitsandbytes.functional import dequantize_4bit
+    from bitsandbytes.nn import Linear4bit
+
+    folder = tmp_path_factory.mktemp("models") / "rounded"
+    shutil.copytree(wide.folder, folder)
+    kept = load_network(wide.folder, wide.options, "float32", "test", four_bits=True)
+    tensors = load_file(folder / "model.safetensors")
+    found = 0
+    for name, module in kept.named_modules():
+        if isinstance(module, Linear4bit):
+            tensors[f"{name}.weight"] = dequantize_4bit(module.weight.data, module.weight.quant_state).float().clone()
+            found += 1
+    assert found == 14
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return opened(folder)
+
+
+def opened(folder: Path) -> LocalModel:
+    return LocalModel(str(folder), LocalOptions(device="cpu"), where="models.policy", notice=lambda line: None)
+
+
+@pytest.mark.parametrize(("run", "kind"), TRAININGS, ids=NAMES)
+def test_a_base_in_four_bits_is_learnt_on_as_its_rounded_weights_are(
+    run: Run, kind: Any, wide: LocalModel, rounded: LocalModel, tmp_path: Path
+) -> None:
+    settings = {"epochs": 1, "learning_rate": 1e-3}
+    four = run(kind, wide, tmp_path / "four", lora=FOUR, **settings)
+    plain = run(kind, rounded, tmp_path / "plain", lora=LORA, **settings)
+    assert four.history[0]["loss"] == pytest.approx(plain.history[0]["loss"], abs=1e-3)
+    mine, theirs = (
+        load_file(tmp_path / name / "policy" / ADAPTER / "adapter_model.safetensors") for name in ("four", "plain")
+    )
+    begun = [name for name in mine if "lora_B" in name]  # which begin at 0: what they are is what was learnt
+    assert len(begun) == 14
+    alike = [float(torch.cosine_similarity(mine[name].flatten(), theirs[name].flatten(), dim=0)) for name in begun]
+    assert min(alike) > 0.95
+    before, after = weights(wide.folder), weights(tmp_path / "four" / "policy")
+    assert before.keys() == after.keys()
+    assert {value.dtype for value in after.values()} == {torch.float32}
+    for name, value in before.items():  # the base itself, not what four bits made of it, with what the adapters add
+        added = adapter_of(mine, name)
+        assert torch.allclose(after[name], value + added, atol=1e-5)
+    assert (
+        AutoModelForCausalLM.from_pretrained(tmp_path / "four" / "policy").config.to_dict().get("quantization_config")
+        is None
+    )
+
+
+def adapter_of(adapter: dict[str, torch.Tensor], name: str) -> torch.Tensor | float:
+    stem = f"base_model.model.{name.removesuffix('.weight')}"
+    if f"{stem}.lora_A.weight" not in adapter:
+        return 0.0
+    return (adapter[f"{stem}.lora_B.weight"] @ adapter[f"{stem}.lora_A.weight"]) * LORA["alpha"] / LORA["rank"]
+
+
+def test_a_stopped_training_in_four_bits_goes_on(wide: LocalModel, tmp_path: Path) -> None:
+    straight = offline(DPO, wide, tmp_path / "straight", lora=FOUR)
+    watch = Watch()
+    watch.report = lambda step, steps, figures: watch.stop.set() if step == 3 else None
+    with pytest.raises(Interrupted):
+        offline(DPO, wide, tmp_path / "stopped", watch, lora=FOUR)
+    assert offline(DPO, wide, tmp_path / "stopped", lora=FOUR).history == straight.history
+    one, other = (weights(tmp_path / name / "policy") for name in ("straight", "stopped"))
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_a_reward_model_learns_on_four_bits(wide: LocalModel, tmp_path: Path) -> None:
+    report = train_reward(wide, planted(64), tmp_path, epochs=5, learning_rate=5e-3, lora=FOUR)
+    assert accuracy(report) >= 0.9
+
+
+def test_four_bits_without_their_library_are_one_line(
+    wide: LocalModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.utils.is_bitsandbytes_available", lambda: False)
+    with pytest.raises(ConfigError, match="needs bitsandbytes: pip install"):
+        offline(DPO, wide, tmp_path, lora=FOUR)

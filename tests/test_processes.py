@@ -85,11 +85,13 @@ def launched(folder: Path, configuration: str, *program: str) -> Any:
     )
 
 
-def to_its_end(folder: Path, process: Any) -> str:
-    code = process.wait(240)
-    text = (folder / "log").read_text()
-    assert code == 0, text
-    return text
+def to_its_end(folder: Path, process: Any, seconds: float = 240) -> None:
+    assert process.wait(seconds) == 0, (folder / "log").read_text()
+
+
+def named(policies: list[dict[str, Any]]) -> list[str]:
+    """Folders of all models of a recipe."""
+    return ["reward_model", *(f"policies/{each.get('called', each['name'])}" for each in policies)]
 
 
 def same(one: Path, other: Path, names: list[str], tolerance: float) -> None:
@@ -119,8 +121,7 @@ def test_two_processes_that_were_killed_end_as_one_does(tmp_path: Path, policy_f
     process.wait()
     assert not (tmp_path / "two" / "reward_model").exists()
     to_its_end(tmp_path, launched(tmp_path, "ddp", *arguments))
-    names = ["reward_model", *(f"policies/{each.get('called', each['name'])}" for each in [*OFFLINE, *ONLINE])]
-    same(tmp_path / "one", tmp_path / "two", names, 2e-3)
+    same(tmp_path / "one", tmp_path / "two", named([*OFFLINE, *ONLINE]), 2e-3)
 
 
 def test_weights_split_between_two_processes_end_as_in_one(tmp_path: Path, policy_folder: Path) -> None:
@@ -128,8 +129,20 @@ def test_weights_split_between_two_processes_end_as_in_one(tmp_path: Path, polic
     rlaif(tmp_path, "run", "recipe.yaml", "--out", "one")
     (tmp_path / "split.py").write_text(SPLIT)
     to_its_end(tmp_path, launched(tmp_path, "fsdp", "split.py", "run", "recipe.yaml", "--out", "two"))
-    names = ["reward_model", *(f"policies/{each.get('called', each['name'])}" for each in OFFLINE)]
-    same(tmp_path / "one", tmp_path / "two", names, 2e-3)
+    same(tmp_path / "one", tmp_path / "two", named(OFFLINE), 2e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_optimiser_split_by_deepspeed_ends_as_in_one(
+    tmp_path: Path, policy_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("deepspeed")
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    recipe(tmp_path, policy_folder, OFFLINE)
+    rlaif(tmp_path, "run", "recipe.yaml", "--out", "one")
+    to_its_end(tmp_path, launched(tmp_path, "deepspeed", "-m", "rlaif", "run", "recipe.yaml", "--out", "two"), 600)
+    same(tmp_path / "one", tmp_path / "two", named(OFFLINE), 2e-3)
 
 
 def test_what_samples_is_not_started_where_weights_are_split(monkeypatch: pytest.MonkeyPatch) -> None:

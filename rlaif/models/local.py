@@ -20,7 +20,7 @@ import numpy as np
 from pydantic import Field
 
 from rlaif.component import Options as BaseOptions
-from rlaif.errors import ModelError
+from rlaif.errors import ConfigError, ModelError
 from rlaif.models import TOO_LONG, ChatRequest, Identity, Notice, Reply
 from rlaif.models.chat_tokens import ChatTokenizer
 from rlaif.records import Role, digest
@@ -487,8 +487,10 @@ def load_network(
     *,
     adapter: Path | None = None,
     head: bool = False,
+    four_bits: bool = False,
 ) -> Any:
-    """The causal model of a folder, or with ``head`` the same network with a scalar head.
+    """The causal model of a folder, or with ``head`` the same network with a scalar head; with ``four_bits`` its linear layers
+    but for heads are kept in four bits (NF4), and computed in ``dtype``.
 
     Raises ModelError when the folder cannot be loaded. Dropout is off: a log-probability is then a function of the
     text (TRL and the N+ report agree on it).
@@ -502,6 +504,8 @@ def load_network(
     factory = AutoModelForSequenceClassification if head else AutoModelForCausalLM
     if head:
         extra["num_labels"] = 1
+    if four_bits:
+        extra |= {"quantization_config": _four_bits(dtype, where), "device_map": {"": resolve_device(options.device)}}
     verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()
@@ -532,5 +536,39 @@ def load_network(
             module.p = 0.0
         if isinstance(getattr(module, "attention_dropout", None), float):
             module.attention_dropout = 0.0
-    network.to(resolve_device(options.device))
+    if four_bits:
+        _keep_gradients(network)
+    else:
+        network.to(resolve_device(options.device))
     return network
+
+
+def _keep_gradients(network: Any) -> None:
+    """On a CPU bitsandbytes repacks a layer in evaluation mode for answers alone, and no gradient passes it from then on."""
+    from bitsandbytes.nn import Linear4bit
+
+    for module in network.modules():
+        if isinstance(module, Linear4bit):
+            module.training = True
+            vars(module)["train"] = functools.partial(_stays, module)
+
+
+def _stays(module: Any, mode: bool = True) -> Any:
+    return module
+
+
+def _four_bits(dtype: str, where: str) -> Any:
+    """Four-bit normal floats whose scales are quantised once more (Dettmers et al. 2023, QLoRA, 2305.14314)."""
+    import torch
+    from transformers import BitsAndBytesConfig
+    from transformers.utils import is_bitsandbytes_available
+
+    if not is_bitsandbytes_available():
+        raise ConfigError(f"{where}: lora.bits needs bitsandbytes: pip install bitsandbytes.")
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, dtype),
+        llm_int8_skip_modules=["lm_head", "score"],  # heads stay as they are
+    )

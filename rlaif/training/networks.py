@@ -7,7 +7,7 @@ the adapters merged in, and ``adapter/`` beside it, which ``peft`` and vLLM load
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +30,7 @@ class LoraOptions(BaseOptions):
     rank: int = Field(default=16, ge=1)
     alpha: int = Field(default=32, ge=1)  # what adapters add is scaled by alpha/rank
     targets: tuple[str, ...] | Literal["all-linear"] = "all-linear"  # names of layers
+    bits: Literal[4] | None = None  # that the frozen base is kept in (QLoRA); None: as it is
 
 
 Schedule = Literal[
@@ -55,10 +56,15 @@ class Trained:
     def __init__(
         self, base: LocalModel, options: NetworkOptions, *, seed: int, head: bool = False, pad_id: int | None = None
     ) -> None:
-        self.base = base
+        self.base, self.options = base, options
+        self.how: dict[str, Any] = {"seed": seed, "head": head, "pad_id": pad_id}
         lora = options.lora
+        four_bits = lora is not None and lora.bits is not None
+        if four_bits and (base.adapter or processes.sharding()):
+            found = f"the adapter {base.adapter}" if base.adapter else f"weights that {processes.sharding()} splits"
+            raise ConfigError(f"{base.where}: lora.bits keeps the base in four bits, and does not go with {found}.")
         self.network: Any = load_network(
-            base.folder, base.options, "float32", base.where, adapter=base.adapter, head=head
+            base.folder, base.options, "float32", base.where, adapter=base.adapter, head=head, four_bits=four_bits
         )
         if head:
             initialise_head(self.network, seed)
@@ -89,6 +95,16 @@ class Trained:
         found: AbstractContextManager[Any] = self.peft.disable_adapter()
         return found
 
+    def whole(self, weights: Mapping[str, Tensor] | None = None) -> Trained:
+        """The same with every weight here and none in four bits; ``weights``: what it has learnt, where that is not here."""
+        lora = self.options.lora
+        if weights is None and not (lora and lora.bits):
+            return self
+        options = self.options.model_copy(update={"lora": lora.model_copy(update={"bits": None})} if lora else {})
+        found = Trained(self.base, options, **self.how)
+        found.network.load_state_dict(learnt(self.network) if weights is None else weights, strict=False)
+        return found
+
     def save(self, out: Path, *, pad_id: int | None = None) -> None:
         """The whole model, as an ordinary folder, renamed into place when complete; with LoRA ``adapter/`` in it."""
         if self.peft is None:
@@ -98,6 +114,11 @@ class Trained:
         with saving(out):
             self.peft.save_pretrained(str(adapter))
         save_whole(self.peft.merge_and_unload(), self.base, out, pad_id=pad_id, beside={ADAPTER: adapter})
+
+
+def learnt(network: Any) -> dict[str, Tensor]:
+    """The weights that learn, by name."""
+    return {name: p.detach() for name, p in network.named_parameters() if p.requires_grad}
 
 
 def initialise_head(network: Any, seed: int) -> None:
@@ -120,9 +141,10 @@ def _with_adapters(network: Any, options: LoraOptions, seed: int, where: str) ->
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            return get_peft_model(network, config)
+            found = get_peft_model(network, config)
         except ValueError as error:
             raise ConfigError(f"{where}: lora.targets {targets}: {str(error).splitlines()[0]}") from error
+    return found
 
 
 @contextmanager

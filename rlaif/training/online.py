@@ -31,7 +31,7 @@ from rlaif.store import write_json
 from rlaif.training import processes
 from rlaif.training.advantages import KLController
 from rlaif.training.checkpoints import COMPLETE, last_checkpoint, saving
-from rlaif.training.networks import NetworkOptions, Schedule, Trained, choose_attention, learning
+from rlaif.training.networks import NetworkOptions, Schedule, Trained, choose_attention, learning, learnt
 from rlaif.training.passes import rows_of
 from rlaif.training.rollouts import PolicySampler, Rollouts
 from rlaif.training.trainer import Watch
@@ -319,8 +319,8 @@ class OnlineTrainer(ABC):
         with saving(whole):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
-            learnt = {name: _trainable(network) for name, network in self.networks().items()}
-            tensors = {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(), **learnt}
+            weights = {name: learnt(network) for name, network in self.networks().items()}
+            tensors = {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(), **weights}
             torch.save(tensors, folder / TENSORS)
             state = {
                 "step": self.step,
@@ -350,7 +350,7 @@ class OnlineTrainer(ABC):
 
     def write(self, out: Path) -> None:
         """The policy as an ordinary model folder."""
-        self.trained.save(out)
+        self.trained.whole().save(out)
 
     def _frozen(self) -> Any:
         start = self.start
@@ -360,10 +360,6 @@ class OnlineTrainer(ABC):
 
     def _autocast(self) -> Any:
         return self.options.autocast(self.network)
-
-
-def _trainable(network: Any) -> dict[str, Tensor]:
-    return {name: p.detach() for name, p in network.named_parameters() if p.requires_grad}
 
 
 def _mean(values: Sequence[float | None]) -> float:

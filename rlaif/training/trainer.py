@@ -17,10 +17,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 import torch
 from pydantic import Field, model_validator
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -34,9 +35,10 @@ from rlaif.training import processes
 from rlaif.training.batching import Group, plan_batches
 from rlaif.training.checkpoints import COMPLETE, last_checkpoint, saving
 from rlaif.training.losses import soft_preference_loss
-from rlaif.training.networks import NetworkOptions, Schedule, Trained, called_with, take_calls
+from rlaif.training.networks import NetworkOptions, Schedule, Trained, called_with, learnt, take_calls
 from rlaif.training.passes import Done, pair_index, rows_of
 
+ADAPTED = "learnt.safetensors"  # in a checkpoint of a network with adapters
 T = TypeVar("T")
 Report = Callable[[int, int, dict[str, float]], None]  # step, steps, the latest figures
 Part = Callable[[str, int, int], None]  # a pass beside the training: its name, groups done, groups in all
@@ -149,6 +151,8 @@ class GroupTrainer(Trainer, ABC):
         self.sums: dict[str, float] = defaultdict(float)  # of the step that is being made
         self.history: list[dict[str, float]] = []
         self.stopped = False  # the watch has asked for it
+        self.adapted = options.lora is not None and not processes.sharding()  # checkpoints hold what learns alone
+        model._hf_peft_config_loaded = options.lora is not None  # no base in four bits is trained but with adapters
         super().__init__(
             model=model,
             args=TrainingArguments(
@@ -176,6 +180,7 @@ class GroupTrainer(Trainer, ABC):
             data_collator=lambda items: {"micro_batch": items[0][0]},
             callbacks=[_Follow(self, steps)],
         )
+        del model._hf_peft_config_loaded  # what is saved is the whole model
         self.remove_callback(PrinterCallback)
         if not hasattr(self, "loss_is_scaled_for_ga"):
             raise ModelError("this transformers would divide the loss once more: transformers 5.23 or later is needed.")
@@ -227,6 +232,19 @@ class GroupTrainer(Trainer, ABC):
         """What the network says of rows, by all of its weights."""
         return token_logprobs(model, rows, self.pad_id, share=self.share)[0]
 
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        if not self.adapted:
+            super()._save(output_dir, state_dict)
+            return
+        Path(str(output_dir)).mkdir(parents=True, exist_ok=True)
+        save_file({name: p.cpu().contiguous() for name, p in learnt(self.model).items()}, f"{output_dir}/{ADAPTED}")
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if not self.adapted:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        cast("Any", self.model).load_state_dict(load_file(f"{resume_from_checkpoint}/{ADAPTED}"), strict=False)
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         with saving(Path(str(self.args.output_dir)) / "checkpoint"):
             super()._save_checkpoint(model, trial)
@@ -255,16 +273,9 @@ class GroupTrainer(Trainer, ABC):
         self.watch.report(step, steps, figures)
         self.stopped = processes.of_first(self.watch.stop.is_set)
 
-    def whole(self, trained: Trained, opened: Callable[[], Trained]) -> Trained:
-        """What was trained with all its weights, in the first process."""
-        if not processes.sharding():
-            return trained
-        state = self.accelerator.get_state_dict(self.model_wrapped)
-        if processes.rank():
-            return trained
-        found = opened()
-        found.network.load_state_dict(state)
-        return found
+    def gathered(self) -> Mapping[str, Tensor] | None:
+        """All weights, where processes had them split between them; None where each has them whole."""
+        return self.accelerator.get_state_dict(self.model_wrapped) if processes.sharding() else None
 
 
 @dataclass(frozen=True)
@@ -302,17 +313,14 @@ def fit(
 
 def _fit(job: Job, *, base: LocalModel | None = None, watch: Watch | None = None) -> Any:
     base = base or LocalModel(job.model, job.model_options, where=job.where, notice=lambda line: None)
-
-    def opened() -> Trained:
-        return Trained(base, job.options, seed=job.seed, head=job.kind.head, pad_id=job.pad_id)
-
-    trained = opened()
+    trained = Trained(base, job.options, seed=job.seed, head=job.kind.head, pad_id=job.pad_id)
     trainer = job.kind(trained.network, job.groups, job.options, job.work, job.seed, watch or Watch())
     trainer.share = trained.share and not processes.sharding()
     trainer.pad_id = base.tokens.pad_id if job.pad_id is None else job.pad_id
     trainer.prepare(base, job.kept)
     history = trainer.run()
-    return trainer.whole(trained, opened), history
+    weights = trainer.gathered()
+    return trained if processes.rank() else trained.whole(weights), history
 
 
 class PreferenceTrainer(GroupTrainer):
