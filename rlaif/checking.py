@@ -43,9 +43,11 @@ from rlaif.ledger import Ledger
 from rlaif.models import BatchModel, open_model
 from rlaif.models.gateway import Gateway
 from rlaif.models.prices import Prices, is_paid, need_prices
+from rlaif.models.served import ServedPolicy
 from rlaif.pairs import authors_of, read_pairs
 from rlaif.pipeline import Road, Watcher, trained_rewards
 from rlaif.policy import METHODS, GoldSpec, PolicyMethod
+from rlaif.policy.serving import Serving
 from rlaif.progress import Progress
 from rlaif.prompting import project_secret
 from rlaif.prompts import prompt_rows
@@ -234,6 +236,7 @@ def build(
         need_trackers(pipeline.report_to, str(where.at("report_to")))
     rewards = _open_rewards(pipeline, methods, context, out, where)
     golds = _open_golds(pipeline, methods, rewards, context, where)
+    serving = _open_serving(pipeline, methods, models, gateway, where)
     judges, metrics = _open_evaluation(pipeline, context, where)
     if entry.builtin:
         _say_passed_over(pipeline, entry.name, catalogue, settings)
@@ -241,7 +244,7 @@ def build(
         watcher.notice(line)
     return Road(
         pipeline, entry, tuple(settings), catalogue, out, watcher, gateway, secret, models, prompts, selector, labels,
-        reward_options, methods, rewards, golds, measured, judges, metrics, card,
+        reward_options, methods, rewards, golds, serving, measured, judges, metrics, card,
     )  # fmt: skip
 
 
@@ -464,6 +467,23 @@ def _open_golds(
                 f"{where.at('held_out')}: a judge looks on at {name} on held-out prompts, and held_out is 0."
             )
         found[name] = gold
+    return found
+
+
+def _open_serving(
+    pipeline: Pipeline, methods: Mapping[str, PolicyMethod], models: Mapping[str, Any], gateway: Gateway, where: Place
+) -> dict[str, Serving]:
+    """The servers that sample from a policy while it is tuned, by its name."""
+    names = [section.policy for section in pipeline.policies]
+    found: dict[str, Serving] = {}
+    for name, method in methods.items():
+        role = getattr(method, "sampler", None)
+        if role is None:
+            continue
+        place = where.at("policies", names.index(name), "options", "sampler")
+        if role not in models:
+            raise ConfigError(f'{place}: no model "{role}" under models.{did_you_mean(role, list(models))}')
+        found[name] = Serving(ServedPolicy.of(models[role], str(place)), gateway)
     return found
 
 

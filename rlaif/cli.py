@@ -6,6 +6,7 @@ Heavy modules are imported inside the commands that need them, so that ``--help`
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -49,6 +50,9 @@ def main() -> None:
     from rlaif.errors import RlaifError, StorageError, UserError
     from rlaif.training import processes
 
+    logging.getLogger("bitsandbytes").setLevel(
+        logging.ERROR
+    )  # which wishes for another package, wherever it is imported
     if processes.rank():  # started by `accelerate launch`, to help the first one train
         processes.follow()
         return

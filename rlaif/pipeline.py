@@ -38,6 +38,7 @@ from rlaif.models import TOO_LONG, Identity
 from rlaif.models.gateway import Gateway
 from rlaif.pairs import read_pairs
 from rlaif.policy import PolicyContext, PolicyMethod, PolicyReport
+from rlaif.policy.serving import Serving
 from rlaif.preferences import Reconcile, with_judgements
 from rlaif.progress import Listener, Progress, silent
 from rlaif.prompts import ReadPrompts, prompt_rows
@@ -119,6 +120,7 @@ class Road:
     methods: dict[str, PolicyMethod]
     rewards: dict[str, Rewards]  # of the methods that learn from them
     golds: dict[str, Gold]  # of those that a judge looks on at
+    serving: dict[str, Serving]  # of those that a server samples from
     measured: PromptsSection | None  # evaluation.source, likewise
     judges: LabelSource | None  # for the win rate
     metrics: list[Metric]
@@ -724,6 +726,8 @@ class Road:
         gold = self.golds.get(name)
         rewarded = [rewards.signature(), members] if rewards else []
         rewarded += [gold.signature()] if gold else []
+        serving = self.serving.get(name)
+        rewarded += [self.models[method.options.sampler].identity.sha256] if serving else []
         labelled = getattr(method, "needs_labels", True)
         signature = self._training_signature(
             f"policies/{name}",
@@ -752,6 +756,7 @@ class Road:
                     in_worker=partial(self.gateway.in_worker, stop=watch.stop.set),
                     rewards=rewards,
                     gold=gold,
+                    served=serving,
                     kept=self.folder / "training" / "reference",
                     failure_tolerance=self.pipeline.failure_tolerance,
                     reward_folder=self.folder / "reward_model" if self.pipeline.reward_model else None,

@@ -359,6 +359,11 @@ class _Planner:
         share = prompts.share * options.epochs * min(1.0, (options.steps or steps) / max(1, steps))
         sampler = Sampler(self.road.gateway, {}, options.samples, options.sampling, self.road.pipeline.seed)
         policy = self.road.models["policy"]
+        if options.sampler:
+            server = self.road.models[options.sampler]
+            tally = _Tally(f"samples of {name}", "", options.sampler, server, options.sampling, "samples", share)
+            tally.tuned = True
+            self._samples(tally, sampler, prompts.items)
         asked = [part.source for part in rewards.parts if isinstance(part.source, JudgedReward)]
         for source in asked:
             said = [

@@ -107,7 +107,7 @@ def open_reread(
         watcher.notice(line)
     return Reread(
         pipeline, entry, tuple(settings), catalogue, folder, watcher, gateway, opened.secret, opened.models, None,
-        selector, opened.labels, None, {}, {}, {}, None, None, [],
+        selector, opened.labels, None, {}, {}, {}, {}, None, None, [],
     )  # fmt: skip
 
 

@@ -100,8 +100,12 @@ class ChatTokenizer:
             return self._encode(_up_to(text, [self._disarm(message.content) for message in response]))
         ids = self._encode(text)
         last = max((i for i, token in enumerate(ids) if token in self.eos_ids), default=None)
-        if last is not None:
-            return ids[: last + 1]
+        return self.ended(ids if last is None else ids[: last + 1])
+
+    def ended(self, ids: Sequence[int]) -> list[int]:
+        """Token ids of a response with the end of its turn, where there is such a token."""
+        if not self.eos_ids or (ids and ids[-1] in self.eos_ids):
+            return list(ids)
         return [*ids, self.hf.eos_token_id if self.hf.eos_token_id is not None else min(self.eos_ids)]
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -75,8 +75,8 @@ def chat_body(request: ChatRequest, model: str, options: OpenAIOptions) -> dict[
     return body
 
 
-def read_chat(value: dict[str, Any], request: ChatRequest) -> Reply:
-    """The reply in a completion. Raises CallFailed (*garbled*)."""
+def read_chat(value: dict[str, Any], request: ChatRequest, *, may_be_empty: bool = False) -> Reply:
+    """The reply in a completion, with its token ids where the server gives them. Raises CallFailed (*garbled*)."""
     if not value.get("choices"):
         raise failed("garbled", "an answer without choices")
     choice = value["choices"][0]
@@ -88,17 +88,19 @@ def read_chat(value: dict[str, Any], request: ChatRequest) -> Reply:
         text, finish = message["refusal"], "refused"
     usage = value.get("usage") or {}
     details = usage.get("prompt_tokens_details") or {}
+    ids = choice.get("token_ids")  # vLLM's, where return_token_ids was asked for
     reply = Reply(
         text=text,
         finish_reason=finish,
         logprobs=_first_token(choice) if request.options else (),
+        token_ids=None if ids is None else tuple(ids),
         prompt_tokens=usage.get("prompt_tokens") or 0,
         output_tokens=usage.get("completion_tokens") or 0,
         cached_tokens=details.get("cached_tokens") or 0,
         cache_written_tokens=details.get("cache_write_tokens") or 0,
         served_by=value.get("model") or "",
     )
-    if not text and finish == "stop" and not request.options:
+    if not text and finish == "stop" and not request.options and not may_be_empty:
         raise empty(reply)
     return reply
 

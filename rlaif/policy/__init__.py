@@ -19,6 +19,7 @@ from rlaif.component import Options as BaseOptions
 from rlaif.records import Message, Preference, Prompt, Response
 
 if TYPE_CHECKING:
+    from rlaif.models import ChatRequest, Reply
     from rlaif.models.local import LocalModel
     from rlaif.training.trainer import Watch
 
@@ -66,6 +67,16 @@ class Rewarded:
     parts: Mapping[str, float | None]
 
 
+class Served(Protocol):
+    """A server that samples from the policy while it is tuned."""
+
+    async def take(self, folder: Path) -> None:
+        """Go on with the adapters in a folder."""
+
+    async def answer(self, requests: Sequence[ChatRequest]) -> list[Reply]:
+        """By the adapters that it has. Raises RlaifError where one was not answered."""
+
+
 @dataclass(frozen=True)
 class PolicyContext:
     """What the road offers a method."""
@@ -86,6 +97,7 @@ class PolicyContext:
     kept: Path | None = None  # a folder for what methods of a run may share, by hash
     gold: Wins | None = None  # the judge that looks on, of a method that has ``watch``
     reward_folder: Path | None = None  # of the run's reward model
+    served: Served | None = None  # of a method that has ``sampler``
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ they gain is told.
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ from typing import Any
 
 from rlaif.canaries import CANARIES, Canary, Claims
 from rlaif.errors import ConfigError, RlaifError
-from rlaif.models import ChatRequest
+from rlaif.models import ChatRequest, Reply
 from rlaif.policy import PolicyContext, PolicyReport, Tuned
 from rlaif.records import Message, Prompt, Response, uniform
 from rlaif.statistics import cluster_mean, paired_difference
@@ -56,6 +57,7 @@ class Online(Tuned):
             )
         self.options = options
         self.rewards = options.rewards
+        self.sampler = options.sampler
         self.watch = options.watch
 
     async def train(self, context: PolicyContext) -> PolicyReport:
@@ -68,6 +70,7 @@ class _Training:
     def __init__(self, method: Online, context: PolicyContext) -> None:
         self.method, self.context, self.options = method, context, method.options
         self.idle = self.seconds = 0.0  # waiting for rewards with nothing else to do, and in all
+        self.published = -1  # the step after which the server was last given the policy
 
     async def run(self) -> PolicyReport:
         context = self.context
@@ -175,7 +178,7 @@ class _Training:
         parts: list[Rollouts] = []
         async with _Tasks() as rewards:
             for start in range(0, len(prompts), size):
-                part = await work(trainer.sample, prompts[start : start + size])
+                part = await self._sample(prompts[start : start + size])
                 parts.append(part)
                 rewards.start(self._reward(part))
             if options.once and trainer.by_group:
@@ -201,6 +204,27 @@ class _Training:
         self.seconds += time.perf_counter() - began
         self.context.watch.report(trainer.step, trainer.steps, figures)
         return ""
+
+    async def _sample(self, prompts: Sequence[Prompt]) -> Rollouts:
+        return await self.context.in_worker(self.trainer.sample, prompts, await self._served(prompts, once=False))
+
+    async def _say(self, prompts: Sequence[Prompt]) -> Rollouts:
+        return await self.context.in_worker(self.trainer.say, prompts, await self._served(prompts, once=True))
+
+    async def _served(self, prompts: Sequence[Prompt], *, once: bool) -> list[Reply] | None:
+        """What the server that samples answers, by the policy as it is; None where there is no server."""
+        served, trainer, work = self.context.served, self.trainer, self.context.in_worker
+        if served is None:
+            return None
+        if self.published != trainer.step:
+            folder = self.context.work / "served" / str(trainer.step)
+            await work(trainer.publish, folder)
+            await served.take(folder)
+            for old in folder.parent.iterdir():
+                if old != folder:
+                    shutil.rmtree(old)
+            self.published = trainer.step
+        return await served.answer(trainer.requests(prompts, once=once))
 
     async def _updates(self, parts: list[Rollouts]) -> None:
         """Several updates from one sample: micro-batches in an order drawn for each pass, some to each minibatch."""
@@ -255,9 +279,9 @@ class _Training:
             few = sorted(prompts, key=lambda prompt: uniform("probe", self.context.seed, prompt.id))[
                 : self.options.probes
             ]
-            trainer.kept["probes"] = await self._probe(await work(trainer.say, few))
+            trainer.kept["probes"] = await self._probe(await self._say(few))
         if self.options.watch and "start" not in trainer.kept:
-            part = await work(trainer.say, self._looked_at(self.options.watch.prompts))
+            part = await self._say(self._looked_at(self.options.watch.prompts))
             said = [many[0].model_dump(mode="json") for many in part.responses]
             trainer.kept |= {"looks": [], "wins": [], "start": said}
         await work(self._save)
@@ -286,7 +310,7 @@ class _Training:
         assert context.gold
         assert context.rewards
         prompts = self._looked_at(watch.prompts)
-        part = await context.in_worker(trainer.say, prompts)
+        part = await self._say(prompts)
         theirs = [Response(**said) for said in trainer.kept["start"]]
         wins = await context.gold(prompts, [many[0] for many in part.responses], theirs)
         known = [win for win in wins if win is not None]

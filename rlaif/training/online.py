@@ -24,6 +24,7 @@ from transformers import get_scheduler
 
 from rlaif.config import Sampling
 from rlaif.errors import RlaifError
+from rlaif.models import ChatRequest, Reply
 from rlaif.models.local import LocalModel, load_network
 from rlaif.models.shared_prompt import token_logprobs
 from rlaif.policy import GoldSpec, RewardSpec
@@ -44,6 +45,7 @@ class OnlineOptions(NetworkOptions):
     """Settings that every method shares which samples what it learns from."""
 
     rewards: tuple[RewardSpec, ...] = (RewardSpec(),)
+    sampler: str | None = None  # one of the recipe's models: a server that loads the policy's adapters, and samples
     learning_rate: float = Field(default=1e-6, gt=0)
     epochs: int = Field(default=1, ge=1)  # passes over the prompts
     steps: int | None = Field(default=None, ge=1)  # at most so many; None: as the epochs take
@@ -85,6 +87,8 @@ class OnlineOptions(NetworkOptions):
             raise ValueError(
                 f"batch_prompts {self.batch_prompts} is not a multiple of accumulation {self.accumulation}"
             )
+        if self.sampler and (self.lora is None or self.lora.bits):
+            raise ValueError("sampler: the server is given adapters, of a base that it has too: set lora, without bits")
         if self.kl_target is not None and not self.beta:
             raise ValueError("kl_target steers beta, and beta is 0: give it a value to begin with")
         if self.accumulation % self.minibatches:
@@ -166,10 +170,14 @@ class OnlineTrainer(ABC):
 
     # --- a step -------------------------------------------------------------------------------------------------------
 
-    def sample(self, prompts: Sequence[Any]) -> Rollouts:
-        """Responses of the policy as it is, and what the reference makes of them."""
+    def requests(self, prompts: Sequence[Any], *, once: bool = False) -> list[ChatRequest]:
+        """What is asked for a sample of the policy as it is, or to have it ``say`` something."""
+        return self.sampler.requests(prompts, *((ALWAYS, 1) if once else (self.step,)))
+
+    def sample(self, prompts: Sequence[Any], replies: Sequence[Reply] | None = None) -> Rollouts:
+        """Responses of the policy as it is, and what the reference makes of them; ``replies``: where a server gave them."""
         with self._autocast():
-            rollouts = self.sampler.sample(prompts, self.step)
+            rollouts = self.sampler.sample(prompts, self.step, replies=replies)
             with torch.no_grad():
                 with self.trained.as_before() if self.reference is None else nullcontext():
                     rollouts.reference = self.logprobs(self.reference or self.network, rollouts)[0]
@@ -178,10 +186,14 @@ class OnlineTrainer(ABC):
                 self.look(rollouts)
         return rollouts
 
-    def say(self, prompts: Sequence[Any]) -> Rollouts:
+    def say(self, prompts: Sequence[Any], replies: Sequence[Reply] | None = None) -> Rollouts:
         """One response of the policy as it is to each prompt, by draws that are the same at every step."""
         with self._autocast():
-            return self.sampler.sample(prompts, ALWAYS, samples=1)
+            return self.sampler.sample(prompts, ALWAYS, samples=1, replies=replies)
+
+    def publish(self, folder: Path) -> None:
+        """Write the adapters as they are, for a server to load."""
+        self.trained.peft.save_pretrained(str(folder))
 
     def look(self, rollouts: Rollouts) -> None:  # noqa: B027
         """What further networks make of what was sampled."""

@@ -126,13 +126,23 @@ class PolicySampler:
         seed = int(digest("rollout", self.seed, version, length=12), 16)
         return ChatRequest(messages=prompt.messages, sampling=self.sampling, seed=seed, sample_index=index)
 
-    def sample(self, prompts: Sequence[Prompt], version: int, samples: int | None = None) -> Rollouts:
-        """So many responses to each prompt (None: as many as a step takes), by the policy's present version."""
+    def requests(self, prompts: Sequence[Prompt], version: int, samples: int | None = None) -> list[ChatRequest]:
+        """What is asked of the policy for so many responses to each prompt (None: as many as a step takes)."""
         count = samples or self.samples
-        requests = [self._request(prompt, version, index) for prompt in prompts for index in range(count)]
-        replies: dict[int, Reply] = {}
-        for batch in self.model.plan(requests):
-            replies.update(zip(batch, self.model.complete_batch([requests[i] for i in batch]), strict=True))
+        return [self._request(prompt, version, index) for prompt in prompts for index in range(count)]
+
+    def sample(
+        self,
+        prompts: Sequence[Prompt],
+        version: int,
+        samples: int | None = None,
+        replies: Sequence[Reply] | None = None,
+    ) -> Rollouts:
+        """So many responses to each prompt, by the policy's present version; ``replies``: those that another gave to the
+        same requests."""
+        count = samples or self.samples
+        if replies is None:
+            replies = self._answered(self.requests(prompts, version, samples))
         responses = [
             [self._response(prompt, index, version, replies[n * count + index]) for index in range(count)]
             for n, prompt in enumerate(prompts)
@@ -143,13 +153,22 @@ class PolicySampler:
         ]
         return Rollouts(list(prompts), groups, responses)
 
+    def _answered(self, requests: Sequence[ChatRequest]) -> list[Reply]:
+        replies: dict[int, Reply] = {}
+        for batch in self.model.plan(requests):
+            replies.update(zip(batch, self.model.complete_batch([requests[i] for i in batch]), strict=True))
+        return [replies[i] for i in range(len(requests))]
+
     def _response(self, prompt: Prompt, index: int, version: int, reply: Reply) -> Response:
+        said = (Message(role="assistant", content=reply.text),)
+        ended, tokens = reply.finish_reason != "length", self.model.tokens
+        ids = tokens.response_ids(prompt.messages, said, ended=ended) if reply.token_ids is None else reply.token_ids
         return Response(
             prompt_id=prompt.id,
-            messages=(Message(role="assistant", content=reply.text),),
+            messages=said,
             generator=f"policy after {version} steps",
             sample_index=index,
-            output_tokens=reply.output_tokens,
-            token_ids=reply.token_ids,
-            finish_reason="length" if reply.finish_reason == "length" else "stop",
+            output_tokens=len(ids),
+            token_ids=tuple(ids if not ended else tokens.ended(ids)),
+            finish_reason="stop" if ended else "length",
         )

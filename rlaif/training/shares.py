@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
+from rlaif.models import Reply
 from rlaif.models.local import LocalModel, LocalOptions
 from rlaif.training import processes
 from rlaif.training.checkpoints import last_checkpoint
@@ -21,6 +22,7 @@ from rlaif.training.online import OnlineTrainer
 from rlaif.training.rollouts import Rollouts, joined, stacked
 from rlaif.training.trainer import Watch
 
+Shares = list[list[Any]]  # by process
 Told = tuple[
     list[Any], Tensor | None, Tensor | None
 ]  # what the first process knows of a share: rewards, advantages, returns
@@ -45,16 +47,19 @@ class _Share:
         self.kind, self.trainer = kind, trainer
         self.own: dict[int, Rollouts] = {}
 
-    def sample(self, number: int, prompts: list[list[Any]]) -> list[Rollouts | None]:
+    def sample(self, number: int, prompts: Shares, replies: Shares | None) -> list[Rollouts | None]:
         """What everyone's share of the prompts is answered."""
-        mine = prompts[processes.rank()]
-        if mine:
-            self.own[number] = self.kind.sample(self.trainer, mine)
-        return processes.gathered(self.own[number].to("cpu") if mine else None)
+        place = processes.rank()
+        if prompts[place]:
+            self.own[number] = self.kind.sample(self.trainer, prompts[place], replies[place] if replies else None)
+        return processes.gathered(self.own[number].to("cpu") if prompts[place] else None)
 
-    def say(self, prompts: list[list[Any]]) -> list[Rollouts | None]:
-        mine = prompts[processes.rank()]
-        return processes.gathered(self.kind.say(self.trainer, mine).to("cpu") if mine else None)
+    def say(self, prompts: Shares, replies: Shares | None) -> list[Rollouts | None]:
+        place = processes.rank()
+        said = (
+            self.kind.say(self.trainer, prompts[place], replies[place] if replies else None) if prompts[place] else None
+        )
+        return processes.gathered(said.to("cpu") if said else None)
 
     def learn(self, number: int, told: list[Told]) -> list[Tensor | None]:
         """Learn from everyone's share; log π of its tokens as they were sampled."""
@@ -122,18 +127,15 @@ class _Leading(OnlineTrainer):
         processes.ask(_do, what, arguments)
         return getattr(self.share_of, what)(*arguments)
 
-    def _shares(self, prompts: Sequence[Any]) -> list[list[Any]]:
-        size = -(-len(prompts) // processes.count())
-        return [list(prompts[place * size : (place + 1) * size]) for place in range(processes.count())]
-
-    def sample(self, prompts: Sequence[Any]) -> Rollouts:
-        shares, number = self._shares(prompts), next(self.numbers)
-        found = joined([part for part in self._all("sample", number, shares) if part]).to(self.network.device)
+    def sample(self, prompts: Sequence[Any], replies: Sequence[Reply] | None = None) -> Rollouts:
+        shares, number = _shares(prompts, 1), next(self.numbers)
+        theirs = _shares(replies, self.options.samples)
+        found = joined([part for part in self._all("sample", number, shares, theirs) if part]).to(self.network.device)
         found.number, found.shares = number, tuple(map(len, shares))
         return found
 
-    def say(self, prompts: Sequence[Any]) -> Rollouts:
-        return joined([part for part in self._all("say", self._shares(prompts)) if part])
+    def say(self, prompts: Sequence[Any], replies: Sequence[Reply] | None = None) -> Rollouts:
+        return joined([part for part in self._all("say", _shares(prompts, 1), _shares(replies, 1)) if part])
 
     def learn(self, rollouts: Rollouts) -> None:
         self.watch.look()
@@ -166,6 +168,14 @@ class _Leading(OnlineTrainer):
     def write(self, out: Path) -> None:
         super().write(out)
         processes.ask(_let_go)
+
+
+def _shares(rows: Sequence[Any] | None, each: int) -> Any:
+    """Everyone's share of what there is for each of some prompts, ``each`` rows of it a prompt."""
+    if rows is None:
+        return None
+    size = -(-len(rows) // (each * processes.count())) * each
+    return [list(rows[place * size : (place + 1) * size]) for place in range(processes.count())]
 
 
 def _rows(rollouts: Rollouts, values: Tensor | None, first: int, prompts: int) -> Tensor | None:

@@ -1,0 +1,100 @@
+"""A policy that is being tuned, at a server that loads LoRA adapters while it runs: vLLM, or another that speaks as it does.
+
+Before a step the policy's adapters are written to a folder that the server sees, and it is told to load them; what is sampled is
+asked of it by that name, call by call, as any model behind an API is. Its identity holds the hash of the adapters: a reply of
+one version of the policy is no reply of another, and a training that goes on finds what it had sampled in the ledger.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from rlaif.errors import ConfigError, ModelError
+from rlaif.models import ChatRequest, Identity, Reply
+from rlaif.models.openai_chat import OpenAIModel, chat_body, read_chat
+from rlaif.models.transports import Address
+
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+TRIES, LOAD_SECONDS = 5, 300.0
+START = "start vLLM with --enable-lora, --max-lora-rank, and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True in its environment"
+
+
+class ServedPolicy(OpenAIModel):
+    """The base that a recipe names, with the adapters that were loaded last."""
+
+    adapter = ""  # their name at the server
+
+    @classmethod
+    def of(cls, model: Any, where: str) -> ServedPolicy:
+        """One at the place of a recipe's model. Raises ConfigError where that is no server of this kind."""
+        if not isinstance(model, OpenAIModel) or model.base_url == model.home:
+            raise ConfigError(
+                f"{where}: sampling is by a server that loads adapters, so by a model of provider openai with a base_url of its own."
+            )
+        extra = {**model.options.extra_body, "return_token_ids": True}
+        options = model.options.model_copy(update={"extra_body": extra, "batch": None})
+        return cls(model.model, options, where=where, notice=lambda line: None)
+
+    def body(self, request: ChatRequest) -> dict[str, Any]:
+        return chat_body(request, self.adapter, self.options)
+
+    def reply(self, value: dict[str, Any], request: ChatRequest) -> Reply:
+        return read_chat(value, request, may_be_empty=True)
+
+    async def take(self, folder: Path) -> None:
+        """Have the server go on with the adapters of a folder. Raises ModelError."""
+        found, path = await asyncio.to_thread(_adapters, folder)
+        name, before = f"rlaif-{found[:12]}", self.adapter
+        if name == before:
+            return
+        for route in self.routes:
+            await self._tell(route.address, "load_lora_adapter", {"lora_name": name, "lora_path": path})
+            if before:
+                await self._tell(route.address, "unload_lora_adapter", {"lora_name": before})
+        facts = (*(fact for fact in self.identity.facts if fact[0] != "adapter"), ("adapter", found))
+        self.identity = Identity(self.identity.name, None, facts)
+        self.adapter = name
+
+    async def _tell(self, address: Address, what: str, body: dict[str, str]) -> None:
+        import httpx
+        from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential
+
+        tried = AsyncRetrying(
+            retry=retry_if_exception_type(httpx.HTTPError),
+            stop=stop_after_attempt(TRIES),
+            wait=wait_exponential(min=0.2, max=10),
+            reraise=True,
+        )
+        try:
+            async with httpx.AsyncClient(timeout=LOAD_SECONDS, headers=self._headers(address)) as client:
+                async for attempt in tried:
+                    with attempt:
+                        found = await _post(client, address.base_url, what, body)
+        except httpx.HTTPError as error:
+            raise ModelError(f"{self.where}: {address.host}: {what}: {type(error).__name__}: {error}") from error
+        if found.status_code != 200 and "already" not in found.text:
+            words = address.hide(" ".join(found.text.split()))[:200]
+            raise ModelError(
+                f"{self.where}: {address.host} does not do {what} ({found.status_code}: {words}). What would do: {START}; the "
+                "folder of the run must be one that the server sees too."
+            )
+
+
+def _adapters(folder: Path) -> tuple[str, str]:
+    """Their hash, and where they lie."""
+    with (folder / ADAPTER_WEIGHTS).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest(), str(folder.resolve())
+
+
+async def _post(client: Any, base_url: str, what: str, body: dict[str, str]) -> Any:
+    """The answer of the server, below its ``/v1`` or, where there is no such thing, beside it. Raises for what may pass."""
+    for root in (base_url, base_url.removesuffix("/v1")):
+        found = await client.post(f"{root}/{what}", json=body)
+        if found.status_code != 404:
+            break
+    if found.status_code >= 500:
+        found.raise_for_status()
+    return found
