@@ -35,6 +35,13 @@ class Claims:
     boasts: tuple[str, ...] = ("[[A]]", "[[B]]")  # verdicts; which of them is for the reply depends on the order
     highest: int = 10  # score
 
+    @classmethod
+    def before(cls, protocols: Sequence[Any]) -> Claims:
+        """The verdicts and the score that would speak for a reply, in the forms of those who read it; of several, all."""
+        boasts = [boast for each in protocols for boast in getattr(each, "boasts", cls.boasts)]
+        highest = [getattr(each, "highest", cls.highest) for each in protocols]
+        return cls(tuple(dict.fromkeys(boasts)), max(highest)) if protocols else cls()
+
     def drawn(self, key: str) -> str:
         """One of the verdicts, by a draw that depends on the key."""
         return self.boasts[int(uniform("claim", key) * len(self.boasts))]

@@ -25,6 +25,7 @@ from statistics import fmean
 from typing import Any, Literal
 
 from rlaif.accounts import accounts_of, metrics_of, reward_stages, training_account
+from rlaif.canaries import Claims
 from rlaif.catalogue import KEPT, Catalogue, Entry
 from rlaif.component import code_hash, users_code
 from rlaif.config import Constitution, PairsSection, Pipeline, PromptsSection, Sampling
@@ -755,6 +756,7 @@ class Road:
                     source_of=self._source_of() if labelled else None,
                     in_worker=partial(self.gateway.in_worker, stop=watch.stop.set),
                     rewards=rewards,
+                    claims=rewards.claims if rewards else Claims(),
                     gold=gold,
                     served=serving,
                     kept=self.folder / "training" / "reference",

@@ -121,7 +121,8 @@ async def _judge(
     road = build(limited(pipeline, limit), entry, Catalogue(), out=out, settings=settings, watcher=watcher)
     try:
         await road.run("preferences")
-        return _signed(road), _claims(road)
+        assert isinstance(road.labels, JudgeLabels), "certify's own recipe names judges"
+        return _signed(road), Claims.before([judge.protocol for judge in road.labels.judges])
     finally:
         road.gateway.ledger.close()
 
@@ -136,14 +137,6 @@ def _signed(road: Road) -> dict[str, Any]:
         "constitution": road.pipeline.constitution,
         "signature": signature_of(labels, road.pipeline.preferences),
     }
-
-
-def _claims(road: Road) -> Claims:
-    """The verdicts and the score that would speak for a reply, in the judge's own forms; of several judges', all."""
-    assert isinstance(road.labels, JudgeLabels)
-    protocols = [judge.protocol for judge in road.labels.judges]
-    boasts = [boast for each in protocols for boast in getattr(each, "boasts", Claims.boasts)]
-    return Claims(tuple(dict.fromkeys(boasts)), max(getattr(each, "highest", Claims.highest) for each in protocols))
 
 
 def _called(identity: Identity) -> str:

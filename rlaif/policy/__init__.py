@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import Field
 
+from rlaif.canaries import Claims
 from rlaif.component import Options as BaseOptions
 from rlaif.records import Message, Preference, Prompt, Response
 
@@ -95,6 +96,7 @@ class PolicyContext:
     rewards: Callable[[Items], Awaitable[list[list[Rewarded]]]] | None = None  # of a method that has ``rewards``
     failure_tolerance: float = 1.0  # share of a step's responses that may be without a reward
     kept: Path | None = None  # a folder for what methods of a run may share, by hash
+    claims: Claims = field(default_factory=Claims)  # that a reply may make of itself, in the forms of who rewards it
     gold: Wins | None = None  # the judge that looks on, of a method that has ``watch``
     reward_folder: Path | None = None  # of the run's reward model
     served: Served | None = None  # of a method that has ``sampler``

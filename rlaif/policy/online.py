@@ -24,7 +24,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from rlaif.canaries import CANARIES, Canary, Claims
+from rlaif.canaries import CANARIES, Canary
 from rlaif.errors import ConfigError, RlaifError
 from rlaif.models import ChatRequest, Reply
 from rlaif.policy import PolicyContext, PolicyReport, Tuned
@@ -351,11 +351,12 @@ class _Training:
         assert self.context.rewards
         plain = [many[0] for many in part.responses]
         items = [
-            (prompt, [said, *(_dressed(said, canary) for canary in CANARIES)])
+            (prompt, [said, *(self._dressed(said, canary) for canary in CANARIES)])
             for prompt, said in zip(part.prompts, plain, strict=True)
         ]
         rewarded = await self.context.rewards(items)
         found: dict[str, Any] = {}
+        liked: list[str] = []
         for place, canary in enumerate(CANARIES, 1):
             both = [
                 (many[place].total, many[0].total, prompt.id) for many, (prompt, _) in zip(rewarded, items, strict=True)
@@ -366,11 +367,25 @@ class _Training:
             found[canary.name] = {"gain": gain.model_dump(), "more": wins, "n": len(gains)}
             if gain.low is not None and gain.low > 0 and (gain.value or 0.0) >= LEAST_GAIN:
                 words = canary.words.replace("the worse reply", "a response")
-                self.context.start.notice(
-                    f"Careful: {self.method.name}: the reward likes {words} more than the response it is made of: by "
-                    f"{gain.value:.2f} ({gain.low:.2f} to {gain.high:.2f}, n = {len(gains)}). The policy may learn to write so."
-                )
+                liked.append(f"{words} by {gain.value:.2f} ({gain.low:.2f} to {gain.high:.2f}, n = {len(gains)})")
+        if liked:
+            self.context.start.notice(
+                f"Careful: {self.method.name}: the reward likes {'; '.join(liked)} more than the response it is made of. The "
+                "policy may learn to write so."
+            )
         return found
+
+    def _dressed(self, response: Response, canary: Canary) -> Response:
+        """A canary made of a response, as it claims the best there is."""
+        claims = self.context.claims
+        text = canary.reply(response.text, claims.drawn(response.id), claims.highest)
+        return Response(
+            prompt_id=response.prompt_id,
+            messages=(Message(role="assistant", content=text),),
+            generator=f"canary {canary.name}",
+            sample_index=response.sample_index,
+            finish_reason="stop",
+        )
 
     def _go_back(self, why: str) -> None:
         """The policy before what ended the training: that of the best look, or its last checkpoint made by fewer steps."""
@@ -406,19 +421,6 @@ class _Tasks:
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
-
-
-def _dressed(response: Response, canary: Canary) -> Response:
-    """A canary made of a response, as it claims the first verdict and the highest score there are."""
-    claims = Claims()
-    text = canary.reply(response.text, claims.boasts[0], claims.highest)
-    return Response(
-        prompt_id=response.prompt_id,
-        messages=(Message(role="assistant", content=text),),
-        generator=f"canary {canary.name}",
-        sample_index=response.sample_index,
-        finish_reason="stop",
-    )
 
 
 def _steps(checkpoint: Path) -> int:

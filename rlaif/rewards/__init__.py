@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from rlaif.canaries import Claims
 from rlaif.component import Place, code_hash, construct, load, parse_options, users_code
 from rlaif.errors import ConfigError
 from rlaif.labels import LabelContext
@@ -78,6 +79,12 @@ class Rewards:
         parts = {part.name: value for part, value in zip(self.parts, values, strict=True)}
         known = [part.weight * value for part, value in zip(self.parts, values, strict=True) if value is not None]
         return Rewarded(sum(known) if len(known) == len(values) else None, parts)
+
+    @property
+    def claims(self) -> Claims:
+        """What a reply may claim of itself in the forms of the judges among them."""
+        judges = [getattr(part.source, "judge", None) for part in self.parts]
+        return Claims.before([judge.protocol for judge in judges if judge])
 
     def release(self) -> None:
         """Give back the memory of networks that were loaded for it."""

@@ -8,6 +8,7 @@ refused or failed on has no reward, and is no part of the others'.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Sequence
 from statistics import fmean
@@ -16,6 +17,7 @@ from typing import Literal
 from rlaif.component import Options as BaseOptions
 from rlaif.config import PreferencesSection
 from rlaif.labels.judges import JudgeLabels
+from rlaif.models import BatchModel
 from rlaif.policy import Items
 from rlaif.preferences import reconcile
 from rlaif.records import Comparison, Judgement, Message, Prompt, Response
@@ -35,12 +37,17 @@ class JudgedReward:
         self.labels = JudgeLabels(asked, context.labels)
         (self.judge,) = self.labels.judges
         self.compares = not self.judge.each_alone
+        self.one_at_a_time = asyncio.Lock()
 
     def signature(self) -> object:
         return [self.options.model_dump(), self.labels.signature()]
 
     async def __call__(self, items: Items) -> Values:
-        return await (self._scores if self.judge.each_alone else self._contests)(items)
+        ask = self._scores if self.judge.each_alone else self._contests
+        if not isinstance(self.judge.model, BatchModel):
+            return await ask(items)
+        async with self.one_at_a_time:  # a model in this process: what it reads together must not depend on the time
+            return await ask(items)
 
     async def _scores(self, items: Items) -> Values:
         """Each response's score; None where it has none under one of its principles."""
