@@ -38,14 +38,21 @@ def main() -> None:
     arms = [key.split(".")[1] for key in runs[0][0] if key.startswith("policies.") and key.endswith(".length")]
     heads = [*ROWS, "KL", "tokens", "reward", "seconds"]
     print(f"| | {' | '.join(heads)} |\n| --- |{' ---: |' * len(heads)}")
+    figures: dict[str, dict[str, float]] = {}
     for arm in arms:
-        cells = [spread([m[f"policies.{arm}.oracle.{name}"]["value"] * 100 for m, _ in runs]) for name in ROWS.values()]
-        for name in ("kl", "length", "reward"):
-            found = [m[key]["value"] for m, _ in runs if (key := f"policies.{arm}.{name}") in m]
-            cells.append(spread(found, 2 if name != "length" else 1) if found else "")
+        cells = []
+        for key in (*(f"oracle.{name}" for name in ROWS.values()), "kl", "length", "reward"):
+            found = [m[whole]["value"] for m, _ in runs if (whole := f"policies.{arm}.{key}") in m]
+            scale, digits = (100, 1) if key.startswith("oracle") else (1, 1 if key == "length" else 2)
+            cells.append(spread([scale * value for value in found], digits) if found else "")
+            if found:
+                figures[f"{arm}.{key}"] = {
+                    "value": fmean(found), "low": min(found), "high": max(found), "n": len(found),
+                }  # fmt: skip
         spent = [seconds[key] for _, seconds in runs if (key := f"policies/{arm}") in seconds]
         cells.append(f"{fmean(spent):.0f}" if spent else "")
         print(f"| {arm} | {' | '.join(cells)} |")
+    print(json.dumps(figures))
 
 
 def spread(values: list[float], digits: int = 1) -> str:

@@ -58,7 +58,7 @@ def main() -> None:
     print(
         "| parts of a step | seconds | waiting for rewards | responses without a reward |\n| ---: | ---: | ---: | ---: |"
     )
-    figures = {}
+    figures: dict[str, dict[str, float]] = {}
     for split, rows in found.items():
         middle = {name: median(row[name] for row in rows) for name in rows[0]}
         waits = [row["waiting"] for row in rows]
@@ -66,7 +66,9 @@ def main() -> None:
             f"| {split} | {middle['seconds']:.0f} | {middle['waiting']:.0%} ({min(waits):.0%} to {max(waits):.0%}) | "
             f"{middle['without_reward']:.1%} |"
         )
-        figures |= {f"split_{split}.{name}": value for name, value in middle.items()}
+        for name, value in middle.items():
+            seen = [row[name] for row in rows]
+            figures[f"split_{split}.{name}"] = {"value": value, "low": min(seen), "high": max(seen), "n": len(seen)}
     print(json.dumps(figures))
 
 

@@ -248,7 +248,7 @@ def training(world: World, method: str, case: Case, *, quick: bool) -> dict[str,
     memory = round(found[mine.name].peak_mb / max(1.0, found[best.name].peak_mb), 3)
     figures = {
         f"{name}.ratio_to_trl": ratio(found[mine.name], found[best.name]),
-        f"{name}.memory_to_trl": {"value": memory, "low": memory, "high": memory, "n": 1},
+        f"{name}.memory_to_trl": {"value": memory, "low": None, "high": None, "n": 1},
     }
     return figures
 

@@ -58,8 +58,8 @@ def main() -> None:
         return
     code = None
     try:
-        with processes.leading():
-            code = app(prog_name="rlaif", standalone_mode=False)  # None, or the code a command left with
+        # None, or the code a command left with
+        code = processes.lead(lambda: app(prog_name="rlaif", standalone_mode=False))
     except (UserError, StorageError) as error:
         _fail(str(error), 2)
     except RlaifError as error:

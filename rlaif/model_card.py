@@ -27,8 +27,10 @@ def write_model_card(
     learnt: str,
     account: str,
     rewards: Sequence[Path] = (),
+    rewarded: Sequence[str] = (),
 ) -> None:
-    """``learnt``: the noun that it was trained on; ``account``: what became of its rows, in words; ``rewards``: the reward models it learnt from."""
+    """``learnt``: the noun that it was trained on; ``account``: what became of its rows, in words; ``rewards``: the reward models
+    it learnt from; ``rewarded``: by what its responses were rewarded, in words."""
     from rlaif.models.local import weights_hash
 
     manifest = run.manifest
@@ -50,6 +52,7 @@ def write_model_card(
     packages = ", ".join(f"{key} {value}" for key, value in sorted(manifest["environment"].items()))
     caveats = "".join(f"\n> {line}\n" for line in manifest["caveats"])
     by = ", ".join(f"{who} ({count:,})" for who, count in sorted(labellers.items())) or "nobody: no labels were read"
+    told = f"Its responses were rewarded by {', '.join(rewarded)}." if rewarded else f"Labels by {by}."
     text = f"""---
 library_name: transformers
 tags: [rlaif, {method}]
@@ -57,7 +60,7 @@ tags: [rlaif, {method}]
 
 # {name}
 
-Trained by `{method}` with rlaif on {account}. Labels by {by}.
+Trained by `{method}` with rlaif on {account}. {told}
 {caveats}
 | | |
 | --- | --- |

@@ -56,6 +56,7 @@ from rlaif.records import (
     uniform,
 )
 from rlaif.rewards import Rewards
+from rlaif.rewards.trained import TrainedReward
 from rlaif.rewards.watched import Gold
 from rlaif.rows import source_hash
 from rlaif.sampling import Compare, ReadPairs, Sampler, grouped, reference_each
@@ -723,7 +724,8 @@ class Road:
         start = self.models["policy"]
         cut_off = self._cut_off()
         rewards = self.rewards.get(name)
-        members = [self._state_signature(stage) for stage in reward_stages(self.pipeline)]
+        learnt_from = self._rewarding(name)
+        members = [self._state_signature(stage) for stage in learnt_from]
         gold = self.golds.get(name)
         rewarded = [rewards.signature(), members] if rewards else []
         rewarded += [gold.signature()] if gold else []
@@ -785,7 +787,7 @@ class Road:
         account = training_account(self.run_folder, report)
         counts = ", ".join(f"{count:,} {outcome}" for outcome, count in account["outcomes"].items())
         told = f"{account['in']:,} {account['unit']} ({counts})"
-        learnt_from = reward_stages(self.pipeline) if name in self.rewards else []
+        judges = [part.name for part in self.rewards[name].parts] if name in self.rewards else []
         write_model_card(
             self.run_folder,
             folder,
@@ -795,8 +797,17 @@ class Road:
             seed=seed,
             learnt=learnt,
             account=told,
-            rewards=[self.folder / each for each in learnt_from],
+            rewards=[self.folder / each for each in self._rewarding(name)],
+            rewarded=judges,
         )
+
+    def _rewarding(self, name: str) -> list[str]:
+        """The stages whose reward models a policy learns from: as its reward, or as what its value network begins as."""
+        if name not in self.rewards:
+            return []
+        used = any(isinstance(part.source, TrainedReward) for part in self.rewards[name].parts)
+        used = used or getattr(self.methods[name], "has_value", False)
+        return reward_stages(self.pipeline) if used and self.pipeline.reward_model else []
 
     def _told_of(self, name: str, report: PolicyReport) -> dict[str, Any]:
         """What is kept of a training, the same in two equal runs; how long it waited for rewards is said."""

@@ -3,6 +3,7 @@ the start model is the network with its adapters off."""
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -198,3 +199,14 @@ def test_four_bits_without_their_library_are_one_line(
     monkeypatch.setattr("transformers.utils.is_bitsandbytes_available", lambda: False)
     with pytest.raises(ConfigError, match="needs bitsandbytes: pip install"):
         offline(DPO, wide, tmp_path, lora=FOUR)
+
+
+def test_what_a_base_in_four_bits_makes_of_the_rows_is_kept_apart(wide: LocalModel, tmp_path: Path) -> None:
+    """A run's methods share what their reference says; one in four bits is another reference."""
+
+    def begun(folder: str, **options: Any) -> float:
+        context = replace(offline_context(wide, planted(24), tmp_path / folder), kept=tmp_path / "kept")
+        return float(DPO(DPO.Options(batch_prompts=8, **options), "test").train(context).history[0]["loss"])
+
+    assert begun("whole", lora=LORA) == pytest.approx(math.log(2), abs=1e-5)
+    assert begun("four", lora=FOUR) == pytest.approx(math.log(2), abs=1e-5)

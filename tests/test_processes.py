@@ -15,11 +15,15 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from rlaif.errors import ConfigError
+from rlaif.errors import ConfigError, UserError
+from rlaif.models.local import LocalModel
 from rlaif.policy.rloo import RLOO
+from rlaif.training import processes
+from rlaif.training.trainer import Interrupted, Watch
 from tests.conftest import ROOT
 from tests.runs import rlaif
 from tests.test_swap import pairs
+from tests.test_training import planted, train_reward
 from tests.tiny import write_jsonl
 
 STEPS = {"batch_prompts": 8, "learning_rate": 1.0e-3}
@@ -31,7 +35,10 @@ OFFLINE: list[dict[str, Any]] = [
     {"name": "sft", "options": STEPS},
 ]
 ONLINE: list[dict[str, Any]] = [
-    {"name": "rloo", "options": {**SAMPLED, "batch_prompts": 5, "accumulation": 5}},  # one prompt to a part: one waits
+    {
+        "name": "rloo",
+        "options": {**SAMPLED, "batch_prompts": 5, "accumulation": 5, "checkpoints": 3},
+    },  # one prompt to a part: one waits
     {"name": "raft", "options": {**SAMPLED, "samples": 3}},
     {"name": "ppo", "options": {**SAMPLED, "samples": 2, "accumulation": 2, "minibatches": 2}},
     {"name": "reinforce", "options": SAMPLED},
@@ -106,20 +113,32 @@ def same(one: Path, other: Path, names: list[str], tolerance: float) -> None:
         assert apart < tolerance * moved, f"{name}: {apart} apart, moved by {moved}"
 
 
-def test_two_processes_that_were_killed_end_as_one_does(tmp_path: Path, policy_folder: Path) -> None:
-    recipe(tmp_path, policy_folder, [*OFFLINE, *ONLINE])
-    rlaif(tmp_path, "run", "recipe.yaml", "--out", "one")
-    arguments = ("-m", "rlaif", "run", "recipe.yaml", "--out", "two")
-    process = launched(tmp_path, "ddp", *arguments)
-    checkpoints = tmp_path / "two" / "training" / "reward_model"
-    end = time.monotonic() + 120
-    while not list(checkpoints.glob("checkpoint-*/rlaif-complete")):
-        assert process.poll() is None, (tmp_path / "log").read_text()
+def wait_for(process: Any, folder: Path, pattern: str, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not list(folder.glob(pattern)):
+        assert process.poll() is None, (folder / "log").read_text()
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+def test_two_processes_that_were_stopped_and_killed_end_as_one_does(tmp_path: Path, policy_folder: Path) -> None:
+    recipe(tmp_path, policy_folder, [*OFFLINE, *ONLINE])
+    rlaif(tmp_path, "run", "recipe.yaml", "--out", "one")
+    (tmp_path / "log").unlink()
+    arguments = ("-m", "rlaif", "run", "recipe.yaml", "--out", "two")
+    process = launched(tmp_path, "ddp", *arguments)
+    wait_for(process, tmp_path, "two/training/reward_model/checkpoint-*/rlaif-complete")
+    os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C is: to all of them
+    assert process.wait(25) != 0
+    said = (tmp_path / "log").read_text()
+    assert "interrupted: finished work is kept" in said
+    assert "Error" not in said.partition("ChildFailedError")[0].replace("torch.distributed.elastic", ""), said
+    assert not (tmp_path / "two" / "reward_model").exists()
+    process = launched(tmp_path, "ddp", *arguments)
+    wait_for(process, tmp_path, "two/training/policies/rloo/checkpoint-1")
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    assert not (tmp_path / "two" / "reward_model").exists()
+    assert not (tmp_path / "two" / "policies" / "rloo").exists()
     to_its_end(tmp_path, launched(tmp_path, "ddp", *arguments))
     same(tmp_path / "one", tmp_path / "two", named([*OFFLINE, *ONLINE]), 2e-3)
 
@@ -145,7 +164,24 @@ def test_optimiser_split_by_deepspeed_ends_as_in_one(
     same(tmp_path / "one", tmp_path / "two", named(OFFLINE), 2e-3)
 
 
+def test_a_checkpoint_of_split_weights_is_not_gone_on_with_by_whole_ones(
+    base: LocalModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped_after(step: int) -> Watch:
+        watch = Watch()
+        watch.report = lambda done, steps, figures: watch.stop.set() if done == step else None
+        return watch
+
+    with monkeypatch.context() as split:
+        split.setattr(processes, "layout", lambda: "FSDP of 2")
+        with pytest.raises(Interrupted):
+            train_reward(base, planted(24), tmp_path, watch=stopped_after(2))
+    with pytest.raises(UserError, match="written with weights FSDP of 2, and started with weights whole"):
+        train_reward(base, planted(24), tmp_path)
+
+
 def test_what_samples_is_not_started_where_weights_are_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(ConfigError, match=r"recipe\.yaml: rloo samples from whole networks.*FSDP splits them.*ddp"):

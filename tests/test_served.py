@@ -4,7 +4,6 @@ it has said once is asked of it no more."""
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -52,6 +51,9 @@ class Beside:
     async def take(self, folder: Path) -> None:
         self.model, self.taken = with_adapters(self.base, str(folder)), self.taken + 1
 
+    async def release(self) -> None:
+        self.model = self.base
+
     async def answer(self, requests: Sequence[ChatRequest]) -> list[Reply]:
         found: dict[int, Reply] = {}
         for batch in self.model.plan(requests):
@@ -75,14 +77,15 @@ def test_what_a_server_samples_is_what_the_policy_would_have_said(kind: Any, bas
 
 
 class Server:
-    """vLLM's part: completions by loaded adapters, drawn anew each time."""
+    """vLLM's part: completions by loaded adapters."""
 
     def __init__(self, base: LocalModel) -> None:
         self.base = base
         self.loaded: dict[str, LocalModel] = {}
         self.told: list[tuple[str, str]] = []
         self.asked: list[str] = []
-        self.draws = itertools.count()
+        self.shift = 0  # of its draws
+        self.forgets: set[int] = set()  # before which answers it is started anew
         self.ids, self.broken, self.loads = True, False, True
 
     async def tell(self, request: web.Request) -> web.Response:
@@ -91,7 +94,8 @@ class Server:
         body, what = await request.json(), request.path.rpartition("/")[2]
         self.told.append((what, body["lora_name"]))
         if what == "unload_lora_adapter":
-            del self.loaded[body["lora_name"]]
+            if self.loaded.pop(body["lora_name"], None) is None:
+                return web.json_response({"error": {"message": "No adapter found."}}, status=404)
         else:
             self.loaded[body["lora_name"]] = with_adapters(self.base, body["lora_path"])
         return web.Response(text="Success")
@@ -101,10 +105,16 @@ class Server:
         if self.broken:
             return web.json_response({"error": {"message": "out of memory"}}, status=400)
         self.asked.append(body["model"])
+        if len(self.asked) in self.forgets:
+            self.loaded.clear()
+        if body["model"] not in self.loaded:
+            del self.asked[-1]
+            self.forgets -= {len(self.asked) + 1}
+            return web.json_response({"error": {"message": f"The model {body['model']} does not exist."}}, status=404)
         asked = ChatRequest(
             messages=tuple(Message(**message) for message in body["messages"]),
             sampling=Sampling(temperature=body["temperature"], max_output_tokens=body["max_tokens"]),
-            seed=next(self.draws),
+            seed=body["seed"] + self.shift,
         )
         (reply,) = self.loaded[body["model"]].complete_batch([asked])
         choice: dict[str, Any] = {
@@ -162,9 +172,10 @@ def test_every_version_is_loaded_asked_and_dropped_and_nothing_is_asked_twice(ba
     assert [server.asked.count(name) for name in names] == [16, 16, 16]  # four prompts four times
     told = server.told
     loads = [("load_lora_adapter", name) for name in names]
-    assert told == [loads[0], loads[1], ("unload_lora_adapter", names[0]), loads[2], ("unload_lora_adapter", names[1])]
+    drops = [("unload_lora_adapter", name) for name in names]
+    assert told == [loads[0], loads[1], drops[0], loads[2], drops[1], drops[2]]
     again = Server(base)
-    again.draws = itertools.count(10_000)  # it would say other things, if it were asked
+    again.shift = 10_000  # it would say other things, if it were asked
     second = tuned_by(again, base, tmp_path / "ledger", tmp_path / "second")
     assert not again.asked
     assert second.history == first.history
@@ -175,12 +186,22 @@ def test_every_version_is_loaded_asked_and_dropped_and_nothing_is_asked_twice(ba
     assert changed.history[0]["reward"] == first.history[0]["reward"]
 
 
+def test_a_server_that_was_started_anew_is_given_the_policy_again(base: LocalModel, tmp_path: Path) -> None:
+    straight = tuned_by(Server(base), base, tmp_path / "straight-ledger", tmp_path / "straight", accumulation=4)
+    server = Server(base)
+    server.forgets = {20, 30}
+    report = tuned_by(server, base, tmp_path / "ledger", tmp_path / "again", accumulation=4)
+    assert [what for what, _ in server.told].count("load_lora_adapter") == 5  # three versions, and after each loss
+    assert report.history == straight.history
+
+
 def test_a_server_that_gives_no_token_ids_is_read_by_its_text(base: LocalModel, tmp_path: Path) -> None:
     server = Server(base)
     server.ids = False
     report = tuned_by(server, base, tmp_path / "ledger", tmp_path)
     assert len(report.history) == 3
-    assert all(abs(step["kl"]) < 5 for step in report.history)
+    assert report.history[0]["kl"] == pytest.approx(0.0, abs=1e-5)  # the start's, by the tokens of its own text
+    assert any(each["response"] for each in report.samples)
 
 
 def test_a_server_that_fails_or_loads_no_adapters_is_one_line(base: LocalModel, tmp_path: Path) -> None:

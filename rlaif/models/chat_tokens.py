@@ -102,6 +102,11 @@ class ChatTokenizer:
         last = max((i for i, token in enumerate(ids) if token in self.eos_ids), default=None)
         return self.ended(ids if last is None else ids[: last + 1])
 
+    def text_ids(self, text: str) -> list[int]:
+        """Token ids of a text that is no conversation, from its beginning mark, where there is one, to its end mark."""
+        start = [] if self.hf.bos_token_id is None else [self.hf.bos_token_id]
+        return self.ended([*start, *self._encode(self._disarm(text))])
+
     def ended(self, ids: Sequence[int]) -> list[int]:
         """Token ids of a response with the end of its turn, where there is such a token."""
         if not self.eos_ids or (ids and ids[-1] in self.eos_ids):

@@ -18,6 +18,7 @@ from rlaif.models.openai_chat import OpenAIModel, chat_body, read_chat
 from rlaif.models.transports import Address
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+LOAD, UNLOAD = "load_lora_adapter", "unload_lora_adapter"
 TRIES, LOAD_SECONDS = 5, 300.0
 START = "start vLLM with --enable-lora, --max-lora-rank, and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True in its environment"
 
@@ -45,18 +46,23 @@ class ServedPolicy(OpenAIModel):
         return read_chat(value, request, may_be_empty=True)
 
     async def take(self, folder: Path) -> None:
-        """Have the server go on with the adapters of a folder. Raises ModelError."""
+        """Have the server go on with the adapters of a folder, also where it has lost them. Raises ModelError."""
         found, path = await asyncio.to_thread(_adapters, folder)
         name, before = f"rlaif-{found[:12]}", self.adapter
-        if name == before:
-            return
         for route in self.routes:
-            await self._tell(route.address, "load_lora_adapter", {"lora_name": name, "lora_path": path})
-            if before:
-                await self._tell(route.address, "unload_lora_adapter", {"lora_name": before})
+            await self._tell(route.address, LOAD, {"lora_name": name, "lora_path": path})
+        if before != name:
+            await self.release()
         facts = (*(fact for fact in self.identity.facts if fact[0] != "adapter"), ("adapter", found))
         self.identity = Identity(self.identity.name, None, facts)
         self.adapter = name
+
+    async def release(self) -> None:
+        """Have the server drop the adapters that it has."""
+        if self.adapter:
+            for route in self.routes:
+                await self._tell(route.address, UNLOAD, {"lora_name": self.adapter})
+        self.adapter = ""
 
     async def _tell(self, address: Address, what: str, body: dict[str, str]) -> None:
         import httpx
@@ -75,7 +81,9 @@ class ServedPolicy(OpenAIModel):
                         found = await _post(client, address.base_url, what, body)
         except httpx.HTTPError as error:
             raise ModelError(f"{self.where}: {address.host}: {what}: {type(error).__name__}: {error}") from error
-        if found.status_code != 200 and "already" not in found.text:
+        there = found.status_code == 200 or (what == LOAD and "already" in found.text)
+        gone = what == UNLOAD and found.status_code in (400, 404)  # a server that was started anew
+        if not there and not gone:
             words = address.hide(" ".join(found.text.split()))[:200]
             raise ModelError(
                 f"{self.where}: {address.host} does not do {what} ({found.status_code}: {words}). What would do: {START}; the "
@@ -91,10 +99,13 @@ def _adapters(folder: Path) -> tuple[str, str]:
 
 async def _post(client: Any, base_url: str, what: str, body: dict[str, str]) -> Any:
     """The answer of the server, below its ``/v1`` or, where there is no such thing, beside it. Raises for what may pass."""
+    answers = []
     for root in (base_url, base_url.removesuffix("/v1")):
-        found = await client.post(f"{root}/{what}", json=body)
+        answers.append(found := await client.post(f"{root}/{what}", json=body))
+        if found.status_code >= 500:
+            found.raise_for_status()
         if found.status_code != 404:
-            break
-    if found.status_code >= 500:
-        found.raise_for_status()
-    return found
+            return found
+    return max(
+        answers, key=lambda answer: len(answer.text)
+    )  # one says what was not found, the other that it has no such path

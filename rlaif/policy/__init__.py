@@ -74,6 +74,9 @@ class Served(Protocol):
     async def take(self, folder: Path) -> None:
         """Go on with the adapters in a folder."""
 
+    async def release(self) -> None:
+        """Forget them."""
+
     async def answer(self, requests: Sequence[ChatRequest]) -> list[Reply]:
         """By the adapters that it has. Raises RlaifError where one was not answered."""
 

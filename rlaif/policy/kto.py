@@ -9,6 +9,7 @@ optimiser step, so that no loss depends on how a step is split.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,9 +17,10 @@ from pydantic import Field
 
 from rlaif.models.shared_prompt import Rows
 from rlaif.policy.offline import AgainstReference, OfflineTrainer
+from rlaif.training import processes
 from rlaif.training.batching import Group
 from rlaif.training.losses import kto_loss
-from rlaif.training.passes import Done, sequence_logprobs
+from rlaif.training.passes import Done, sequence_logprobs, spread
 from rlaif.training.trainer import TrainingOptions
 
 
@@ -49,8 +51,10 @@ class _Trainer(OfflineTrainer):
         """z0 = max(0, mean of log π − log π_ref) over the step's mismatched rows, by the policy as the step finds it."""
         if self.point[0] == step:
             return
+        asked = self.mismatched[step]
         with self.options.autocast(self.model):
-            ours = sequence_logprobs(self.model, self.mismatched[step], self.pad_id, share=self.share)
+            passed = partial(sequence_logprobs, self.model, pad_id=self.pad_id, share=self.share)
+            ours = passed(asked) if processes.sharding() else spread(asked, passed)
         gaps = [mine[0] - its for mine, its in zip(ours, self.theirs[step], strict=True)]
         self.point = step, max(0.0, sum(gaps) / len(gaps)) if gaps else 0.0
 

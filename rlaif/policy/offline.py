@@ -67,7 +67,8 @@ class OfflineTrainer(PreferenceTrainer):
     kept: tuple[Path, str] | None = None  # where passes of the reference are kept, and what they depend on
 
     def prepare(self, base: LocalModel, kept: tuple[Path, str] | None) -> None:
-        self.kept = (kept[0], f"{kept[1]} {self.options.precision} {self.share}") if kept else None
+        bits = self.options.lora.bits if self.options.lora else None
+        self.kept = (kept[0], f"{kept[1]} {self.options.precision} {self.share} {bits}") if kept else None
         network: Any = self.model
         network.eval()
         with self.options.autocast(network), self.watch.passing("reference log-probabilities", network) as done:

@@ -18,8 +18,9 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -31,12 +32,13 @@ from rlaif.policy import PolicyContext, PolicyReport, Tuned
 from rlaif.records import Message, Prompt, Response, uniform
 from rlaif.statistics import cluster_mean, paired_difference
 from rlaif.training import processes
-from rlaif.training.batching import plan_batches
+from rlaif.training.batching import evenly, plan_batches
 from rlaif.training.checkpoints import prune_checkpoints
 from rlaif.training.online import OnlineOptions, OnlineTrainer
 from rlaif.training.rollouts import Rollouts
 from rlaif.training.shares import opened
-from rlaif.training.trainer import Interrupted
+from rlaif.training.trainer import Interrupted, Watch
+from rlaif.training.values import ValueTrainer
 
 LEAST_GAIN = 0.01  # in reward, that is told of
 SHOWN = 3  # conversations kept of a step that has some
@@ -60,6 +62,11 @@ class Online(Tuned):
         self.sampler = options.sampler
         self.watch = options.watch
 
+    @property
+    def has_value(self) -> bool:
+        """Whether it learns a value network, which begins as the run's reward model."""
+        return issubclass(self.trainer, ValueTrainer)
+
     async def train(self, context: PolicyContext) -> PolicyReport:
         return await _Training(self, context).run()
 
@@ -70,6 +77,7 @@ class _Training:
     def __init__(self, method: Online, context: PolicyContext) -> None:
         self.method, self.context, self.options = method, context, method.options
         self.idle = self.seconds = 0.0  # waiting for rewards with nothing else to do, and in all
+        self.left: deque[Callable[[], None]] = deque()  # to be done of a step whose rewards are known
         self.published = -1  # the step after which the server was last given the policy
 
     async def run(self) -> PolicyReport:
@@ -92,9 +100,16 @@ class _Training:
                     await context.in_worker(self._save)
                 if context.watch.stop.is_set():
                     raise Interrupted
-        except (asyncio.CancelledError, Interrupted):
+        except RlaifError:
             await context.in_worker(self._save)
             raise
+        except (asyncio.CancelledError, Interrupted):
+            await context.in_worker(self._end_step)
+            await context.in_worker(self._save)
+            raise
+        finally:
+            if context.served:
+                await context.served.release()
         if trainer.kept["ended"]:
             await context.in_worker(self._go_back, trainer.kept["ended"])
         await context.in_worker(trainer.write, context.out)
@@ -174,11 +189,10 @@ class _Training:
         """One step; why training ends before it, or "" where it does not."""
         began = time.perf_counter()
         trainer, options, work = self.trainer, self.options, self.context.in_worker
-        size = -(-len(prompts) // options.accumulation)
         parts: list[Rollouts] = []
         async with _Tasks() as rewards:
-            for start in range(0, len(prompts), size):
-                part = await self._sample(prompts[start : start + size])
+            for some in filter(None, evenly(prompts, options.accumulation)):
+                part = await self._sample(some)
                 parts.append(part)
                 rewards.start(self._reward(part))
             if options.once and trainer.by_group:
@@ -186,24 +200,41 @@ class _Training:
                     await self._wait(task)
                     await work(trainer.learn, part)
                 ended = self._check(parts)
-                if not ended:
-                    await work(trainer.update)
+                self.left = deque([trainer.update])
             else:
                 for task in rewards.tasks:
                     await self._wait(task)
                 ended = self._check(parts)
                 if not ended:
                     await work(trainer.prepare, parts)
-                    await self._updates(parts)
+                self.left = deque(self._updates(parts))
         if ended:
             trainer.drop()
             return ended
-        figures = await work(trainer.figures, parts)
-        trainer.samples += _shown(parts, trainer.step + 1)
-        await work(trainer.finish, figures, sum(len(part.lengths) for part in parts))
+        self.left.append(partial(self._close_step, parts))
+        while self.left:
+            await work(self._next)
         self.seconds += time.perf_counter() - began
-        self.context.watch.report(trainer.step, trainer.steps, figures)
+        self.context.watch.report(trainer.step, trainer.steps, trainer.history[-1])
         return ""
+
+    def _next(self) -> None:
+        """What is to be done next of a step whose rewards are known. A stop comes before it, or after."""
+        self.left[0]()
+        self.left.popleft()
+
+    def _close_step(self, parts: Sequence[Rollouts]) -> None:
+        trainer = self.trainer
+        trainer.samples += _shown(parts, trainer.step + 1)
+        trainer.finish(trainer.figures(parts), sum(len(part.lengths) for part in parts))
+
+    def _end_step(self) -> None:
+        """After a stop: the rest of a step that has begun to move weights, of which no checkpoint can be written."""
+        trainer = self.trainer
+        if trainer.updated:
+            trainer.watch = Watch()
+            while self.left:
+                self._next()
 
     async def _sample(self, prompts: Sequence[Prompt]) -> Rollouts:
         return await self.context.in_worker(self.trainer.sample, prompts, await self._served(prompts, once=False))
@@ -226,16 +257,15 @@ class _Training:
             self.published = trainer.step
         return await served.answer(trainer.requests(prompts, once=once))
 
-    async def _updates(self, parts: list[Rollouts]) -> None:
+    def _updates(self, parts: list[Rollouts]) -> Iterator[Callable[[], None]]:
         """Several updates from one sample: micro-batches in an order drawn for each pass, some to each minibatch."""
         options, trainer = self.options, self.trainer
         for epoch in range(options.inner_epochs):
             order = sorted(range(len(parts)), key=lambda i: uniform("inner", self.context.seed, trainer.step, epoch, i))
             size = -(-len(parts) // options.minibatches)
             for start in range(0, len(order), size):
-                for i in order[start : start + size]:
-                    await self.context.in_worker(trainer.learn, parts[i])
-                await self.context.in_worker(trainer.update)
+                yield from (partial(trainer.learn, parts[i]) for i in order[start : start + size])
+                yield trainer.update
 
     async def _reward(self, part: Rollouts) -> None:
         assert self.context.rewards

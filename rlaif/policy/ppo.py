@@ -2,26 +2,58 @@
 2020, 2009.01325; the details by Huang et al. 2024, 2403.17031).
 
 Each token brings −β·(log π_old − log π_ref), the last one the reward besides; advantages are generalised estimates over a value
-network, whitened over the step; policy and value losses are clipped, and both are means over tokens.
+network, whitened over the step; policy and value losses are clipped, and both are means over tokens. With ``pretraining`` every
+update also learns texts: γ·(mean over their tokens of −log π) is added to the loss (PPO-ptx, Ouyang et al. 2022, 2203.02155, eq. 2).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from rlaif.component import Options as BaseOptions
+from rlaif.errors import DataError, RlaifError
+from rlaif.models.shared_prompt import Rows, token_logprobs
 from rlaif.policy.online import Online
+from rlaif.rows import need_source, read_rows, source_hash
+from rlaif.training import processes
 from rlaif.training.advantages import gae, whitened
 from rlaif.training.losses import policy_loss, value_loss
+from rlaif.training.networks import learning
 from rlaif.training.rollouts import Rollouts
 from rlaif.training.values import ValueOptions, ValueTrainer
 
 
 class _Trainer(ValueTrainer):
     options: PPO.Options
+
+    def open_more(self, value_folder: Path | None) -> None:
+        super().open_more(value_folder)
+        spec, tokens = self.options.pretraining, self.start.tokens
+        rows = [tokens.text_ids(text)[: spec.max_tokens] for text in read_texts(spec.source)] if spec else []
+        self.texts = [tuple(ids) for ids in rows if len(ids) > 1]
+        if spec and not self.texts:
+            raise RlaifError(f"ppo: {spec.source}: no text of two tokens or more.")
+
+    def add_gradient(self, count: float) -> None:
+        spec = self.options.pretraining
+        if spec is None:
+            return
+        number = np.random.default_rng([self.seed, self.step, int(self._sums["updates"])])
+        drawn = number.choice(len(self.texts), min(spec.texts, len(self.texts)), replace=False)
+        texts = [self.texts[i] for i in drawn]
+        tokens = sum(len(ids) - 1 for ids in texts)
+        mine = texts[processes.rank() :: processes.count()]
+        if mine:
+            with self._autocast(), learning(self.network, self.options):
+                rows = Rows.of([ids[:1] for ids in mine], [[ids[1:]] for ids in mine])
+                logprobs, _ = token_logprobs(self.network, rows, self.pad_id, share=False)
+                (-logprobs.sum() * spec.weight * count / tokens).backward()
 
     def prepare(self, parts: Sequence[Rollouts]) -> None:
         masks = [self.mask_of(part) * self.known(part)[:, None] for part in parts]
@@ -66,6 +98,21 @@ def _whitened_together(values: Sequence[Tensor], masks: Sequence[Tensor], *, kee
     return [torch.zeros_like(v).masked_scatter(places, s) for v, places, s in zip(values, real, scaled, strict=True)]
 
 
+class Pretraining(BaseOptions):
+    source: str  # a file of rows with a text
+    weight: float = Field(default=27.8, gt=0)  # γ
+    texts: int = Field(default=8, ge=1)  # to an update
+    max_tokens: int = Field(default=512, ge=2)  # of each, from its beginning
+
+
+def read_texts(source: str) -> Iterator[str]:
+    """The ``text`` of every row. Raises DataError."""
+    for where, row in read_rows(source):
+        if not isinstance(row.get("text"), str):
+            raise DataError(f"{where}: no text: expected a column text, found {', '.join(row) or 'none'}.")
+        yield row["text"]
+
+
 class PPO(Online):
     class Options(ValueOptions):
         samples: int = Field(default=1, ge=1)
@@ -74,6 +121,20 @@ class PPO(Online):
         lam: float = Field(default=0.95, ge=0, le=1)
         value_clip: float = Field(default=0.2, gt=0)
         whiten_rewards: bool = False  # to variance 1 over the step: makes responses shorter
+        pretraining: Pretraining | None = None  # texts that are learnt beside
 
     name = "ppo"
     trainer = _Trainer
+    options: Options
+
+    def __init__(self, options: Options, where: str) -> None:
+        super().__init__(options, where)
+        if options.pretraining:
+            need_source(options.pretraining.source, f"{where}: ppo.pretraining.source")
+            next(read_texts(options.pretraining.source), None)
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """The file it reads, with its hash."""
+        spec = self.options.pretraining
+        return {spec.source: source_hash(spec.source)} if spec else {}

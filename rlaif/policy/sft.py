@@ -27,7 +27,9 @@ ANSWERS = ("response", "completion", "answer", "output", "chosen")
 
 class SFT(Tuned):
     class Options(TrainingOptions):
-        learning_rate: float = Field(default=1e-5, gt=0)
+        learning_rate: float = Field(default=3e-6, gt=0)  # these three: Huang et al. 2024, 2403.17031
+        batch_prompts: int = Field(default=128, ge=1)
+        adam_epsilon: float = Field(default=1e-5, gt=0)
         demonstrations: str | None = None  # a file of prompts, each with a response; None: the preferred ones
         column: str | None = None  # of the response; found by itself where the name is usual
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from rlaif.errors import RlaifError
 from rlaif.models.chat_tokens import ChatTokenizer
 from rlaif.records import Message, Preference, digest, uniform
 
+T = TypeVar("T")
 WINDOW_STEPS = 16  # optimiser steps whose groups are sorted by length together
 
 
@@ -130,6 +132,11 @@ def held_out(prompt_id: str, share: float, seed: int) -> bool:
     return uniform("held out", seed, prompt_id) < share
 
 
+def evenly(rows: Sequence[T], parts: int) -> list[Sequence[T]]:
+    """Rows in so many runs whose lengths differ by one at most; some are empty where there are fewer rows."""
+    return [rows[len(rows) * k // parts : len(rows) * (k + 1) // parts] for k in range(parts)]
+
+
 def plan_batches(
     sizes: Sequence[int], groups_per_step: int, epochs: int, seed: int, *, accumulation: int = 1
 ) -> list[list[int]]:
@@ -140,7 +147,6 @@ def plan_batches(
     depend on ``accumulation``: it only splits them, and a short step may leave a micro-batch empty.
     """
     plan: list[list[int]] = []
-    part = -(-groups_per_step // accumulation)
     for epoch in range(epochs):
         random = np.random.default_rng([seed, epoch])
         order = random.permutation(len(sizes))
@@ -149,5 +155,5 @@ def plan_batches(
             alike = sorted((int(i) for i in order[start : start + window]), key=lambda i: (sizes[i], i))
             steps = [alike[i : i + groups_per_step] for i in range(0, len(alike), groups_per_step)]
             for n in random.permutation(len(steps)):
-                plan += [steps[n][k * part : (k + 1) * part] for k in range(accumulation)]
+                plan += map(list, evenly(steps[n], accumulation))
     return plan

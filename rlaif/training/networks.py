@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor
 
 from rlaif.component import Options as BaseOptions
-from rlaif.errors import ConfigError
+from rlaif.errors import ConfigError, ModelError
 from rlaif.models.local import LocalModel, load_network
 from rlaif.models.shared_prompt import hidden_self_test, logits_self_test, sharing_works
 from rlaif.training import processes
@@ -54,7 +54,14 @@ class Trained:
     """A network of a base model, made ready to learn. With LoRA its layers are the base's own with adapters in them."""
 
     def __init__(
-        self, base: LocalModel, options: NetworkOptions, *, seed: int, head: bool = False, pad_id: int | None = None
+        self,
+        base: LocalModel,
+        options: NetworkOptions,
+        *,
+        seed: int,
+        head: bool = False,
+        pad_id: int | None = None,
+        device: str | None = None,  # None: the base's
     ) -> None:
         self.base, self.options = base, options
         self.how: dict[str, Any] = {"seed": seed, "head": head, "pad_id": pad_id}
@@ -63,8 +70,9 @@ class Trained:
         if four_bits and (base.adapter or processes.sharding()):
             found = f"the adapter {base.adapter}" if base.adapter else f"weights that {processes.sharding()} splits"
             raise ConfigError(f"{base.where}: lora.bits keeps the base in four bits, and does not go with {found}.")
+        opened = base.options.model_copy(update={"device": device}) if device else base.options
         self.network: Any = load_network(
-            base.folder, base.options, "float32", base.where, adapter=base.adapter, head=head, four_bits=four_bits
+            base.folder, opened, "float32", base.where, adapter=base.adapter, head=head, four_bits=four_bits
         )
         if head:
             initialise_head(self.network, seed)
@@ -101,8 +109,11 @@ class Trained:
         if weights is None and not (lora and lora.bits):
             return self
         options = self.options.model_copy(update={"lora": lora.model_copy(update={"bits": None})} if lora else {})
-        found = Trained(self.base, options, **self.how)
-        found.network.load_state_dict(learnt(self.network) if weights is None else weights, strict=False)
+        found = Trained(self.base, options, **self.how, device="cpu" if weights is None else None)
+        take(found.network, learnt(self.network) if weights is None else weights)
+        for name, value in self.network.config.to_dict().items():
+            if name.startswith("rlaif_"):
+                setattr(found.network.config, name, value)
         return found
 
     def save(self, out: Path, *, pad_id: int | None = None) -> None:
@@ -110,15 +121,25 @@ class Trained:
         if self.peft is None:
             save_whole(self.network, self.base, out, pad_id=pad_id)
             return
-        adapter = out.with_name(f".{out.name}.{ADAPTER}")
-        with saving(out):
-            self.peft.save_pretrained(str(adapter))
-        save_whole(self.peft.merge_and_unload(), self.base, out, pad_id=pad_id, beside={ADAPTER: adapter})
+        beside = {}
+        if not self.how["head"]:  # adapters alone are no reward model: its head has learnt too
+            beside[ADAPTER] = out.with_name(f".{out.name}.{ADAPTER}")
+            with saving(out):
+                self.peft.save_pretrained(str(beside[ADAPTER]))
+        save_whole(self.whole().peft.merge_and_unload(), self.base, out, pad_id=pad_id, beside=beside)
 
 
 def learnt(network: Any) -> dict[str, Tensor]:
     """The weights that learn, by name."""
     return {name: p.detach() for name, p in network.named_parameters() if p.requires_grad}
+
+
+def take(network: Any, weights: Mapping[str, Tensor]) -> None:
+    """Set the weights of these names. Raises ModelError for a name that the network lacks, or for one that learns and is
+    not among them."""
+    missing, unknown = network.load_state_dict(weights, strict=False)
+    if lost := [*unknown, *(name for name in missing if name in learnt(network))]:
+        raise ModelError(f"{lost[0]}: {len(lost)} weights are not those of this network; another version of a library?")
 
 
 def initialise_head(network: Any, seed: int) -> None:

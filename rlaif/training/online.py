@@ -32,7 +32,7 @@ from rlaif.store import write_json
 from rlaif.training import processes
 from rlaif.training.advantages import KLController
 from rlaif.training.checkpoints import COMPLETE, last_checkpoint, saving
-from rlaif.training.networks import NetworkOptions, Schedule, Trained, choose_attention, learning, learnt
+from rlaif.training.networks import NetworkOptions, Schedule, Trained, choose_attention, learning, learnt, take
 from rlaif.training.passes import rows_of
 from rlaif.training.rollouts import PolicySampler, Rollouts
 from rlaif.training.trainer import Watch
@@ -123,6 +123,7 @@ class OnlineTrainer(ABC):
         value_folder: Path | None,
     ) -> None:
         self.start, self.options, self.steps, self.work, self.watch = start, options, steps, work, watch
+        self.seed = seed
         self.trained = Trained(start, options, seed=seed)
         self.network = self.trained.network.eval()
         self.reference = None if options.lora else self._frozen()
@@ -195,6 +196,9 @@ class OnlineTrainer(ABC):
         """Write the adapters as they are, for a server to load."""
         self.trained.peft.save_pretrained(str(folder))
 
+    def add_gradient(self, count: float) -> None:  # noqa: B027
+        """Add that of what else is learnt by an update, which is divided by ``count`` after it."""
+
     def look(self, rollouts: Rollouts) -> None:  # noqa: B027
         """What further networks make of what was sampled."""
 
@@ -243,6 +247,7 @@ class OnlineTrainer(ABC):
         own = {name: self._sums.pop(name, 0.0) for name in ("count", "loss")}
         sums = processes.total(own)
         count = max(sums["count"], 1e-12)
+        self.add_gradient(count)
         processes.add_gradients(p for group in self.optimizer.param_groups for p in group["params"])
         parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
         for parameter in parameters:
@@ -353,7 +358,7 @@ class OnlineTrainer(ABC):
             return
         tensors = torch.load(folder / TENSORS, map_location=self.network.device, weights_only=True)
         for name, network in self.networks().items():
-            network.load_state_dict(tensors[name], strict=False)
+            take(network, tensors[name])
         self.optimizer.load_state_dict(tensors["optimizer"])
         self.schedule.load_state_dict(tensors["schedule"])
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
@@ -362,7 +367,7 @@ class OnlineTrainer(ABC):
 
     def write(self, out: Path) -> None:
         """The policy as an ordinary model folder."""
-        self.trained.whole().save(out)
+        self.trained.save(out)
 
     def _frozen(self) -> Any:
         start = self.start

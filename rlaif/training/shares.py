@@ -17,6 +17,7 @@ from torch import Tensor
 from rlaif.models import Reply
 from rlaif.models.local import LocalModel, LocalOptions
 from rlaif.training import processes
+from rlaif.training.batching import evenly
 from rlaif.training.checkpoints import last_checkpoint
 from rlaif.training.online import OnlineTrainer
 from rlaif.training.rollouts import Rollouts, joined, stacked
@@ -52,14 +53,14 @@ class _Share:
         place = processes.rank()
         if prompts[place]:
             self.own[number] = self.kind.sample(self.trainer, prompts[place], replies[place] if replies else None)
-        return processes.gathered(self.own[number].to("cpu") if prompts[place] else None)
+        return processes.to_first(self.own[number].to("cpu") if prompts[place] else None)
 
     def say(self, prompts: Shares, replies: Shares | None) -> list[Rollouts | None]:
         place = processes.rank()
         said = (
             self.kind.say(self.trainer, prompts[place], replies[place] if replies else None) if prompts[place] else None
         )
-        return processes.gathered(said.to("cpu") if said else None)
+        return processes.to_first(said.to("cpu") if said else None)
 
     def learn(self, number: int, told: list[Told]) -> list[Tensor | None]:
         """Learn from everyone's share; log π of its tokens as they were sampled."""
@@ -71,7 +72,7 @@ class _Share:
                 part.advantages = advantages.to(device)
             part.returns = None if returns is None else returns.to(device)
             self.kind.learn(self.trainer, part)
-        return processes.gathered(None if part is None or part.old is None else part.old.cpu())
+        return processes.to_first(None if part is None or part.old is None else part.old.cpu())
 
     def update(self) -> None:
         self.kind.update(self.trainer)
@@ -174,8 +175,8 @@ def _shares(rows: Sequence[Any] | None, each: int) -> Any:
     """Everyone's share of what there is for each of some prompts, ``each`` rows of it a prompt."""
     if rows is None:
         return None
-    size = -(-len(rows) // (each * processes.count())) * each
-    return [list(rows[place * size : (place + 1) * size]) for place in range(processes.count())]
+    of_prompts = [rows[first : first + each] for first in range(0, len(rows), each)]
+    return [[row for many in share for row in many] for share in evenly(of_prompts, processes.count())]
 
 
 def _rows(rollouts: Rollouts, values: Tensor | None, first: int, prompts: int) -> Tensor | None:

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self, TypeVar
 
 import torch
 from pydantic import Field, model_validator
@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from rlaif.errors import ModelError
+from rlaif.errors import ModelError, UserError
 from rlaif.models.local import LocalModel, LocalOptions
 from rlaif.models.shared_prompt import Rows, token_logprobs
 from rlaif.store import write_json
@@ -35,7 +35,7 @@ from rlaif.training import processes
 from rlaif.training.batching import Group, plan_batches
 from rlaif.training.checkpoints import COMPLETE, last_checkpoint, saving
 from rlaif.training.losses import soft_preference_loss
-from rlaif.training.networks import NetworkOptions, Schedule, Trained, called_with, learnt, take_calls
+from rlaif.training.networks import NetworkOptions, Schedule, Trained, called_with, learnt, take, take_calls
 from rlaif.training.passes import Done, pair_index, rows_of
 
 ADAPTED = "learnt.safetensors"  # in a checkpoint of a network with adapters
@@ -59,6 +59,7 @@ class TrainingOptions(NetworkOptions):
     warmup: float = Field(default=0.05, ge=0, lt=1)  # share of steps
     schedule: Schedule = "cosine"
     weight_decay: float = Field(default=0.0, ge=0)
+    adam_epsilon: float = Field(default=1e-8, gt=0)
     max_gradient_norm: float = Field(default=1.0, gt=0)
     checkpoints: int = Field(default=10, ge=1)  # written along the way
 
@@ -164,6 +165,7 @@ class GroupTrainer(Trainer, ABC):
                 lr_scheduler_type=options.schedule,
                 warmup_steps=int(options.warmup * steps),
                 weight_decay=options.weight_decay,
+                adam_epsilon=options.adam_epsilon,
                 max_grad_norm=options.max_gradient_norm,
                 save_strategy="steps",
                 save_steps=max(1, steps // options.checkpoints),
@@ -243,7 +245,7 @@ class GroupTrainer(Trainer, ABC):
         if not self.adapted:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
-        cast("Any", self.model).load_state_dict(load_file(f"{resume_from_checkpoint}/{ADAPTED}"), strict=False)
+        take(self.model, load_file(f"{resume_from_checkpoint}/{ADAPTED}"))
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         with saving(Path(str(self.args.output_dir)) / "checkpoint"):
@@ -259,7 +261,13 @@ class GroupTrainer(Trainer, ABC):
         folder = Path(self.args.output_dir)
         checkpoint = processes.of_first(lambda: last_checkpoint(folder))
         if checkpoint:
-            self.history = json.loads((checkpoint / COMPLETE).read_text())
+            kept = json.loads((checkpoint / COMPLETE).read_text())
+            if kept["layout"] != processes.layout():
+                raise UserError(
+                    f"{checkpoint}: written with weights {kept['layout']}, and started with weights {processes.layout()}. Start it as "
+                    "it was, or remove the checkpoint to train anew."
+                )
+            self.history = kept["history"]
         self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if self.stopped:
             raise Interrupted
@@ -320,7 +328,7 @@ def _fit(job: Job, *, base: LocalModel | None = None, watch: Watch | None = None
     trainer.prepare(base, job.kept)
     history = trainer.run()
     weights = trainer.gathered()
-    return trained if processes.rank() else trained.whole(weights), history
+    return trained.whole(weights) if weights is not None and not processes.rank() else trained, history
 
 
 class PreferenceTrainer(GroupTrainer):
@@ -386,7 +394,7 @@ class _Follow(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         if processes.rank() == 0:
-            write_json(folder / COMPLETE, self.trainer.history)
+            write_json(folder / COMPLETE, {"layout": processes.layout(), "history": self.trainer.history})
 
 
 def labels_of(groups: Sequence[Group], device: Any) -> tuple[Tensor, Tensor]:

@@ -13,9 +13,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from rlaif.models.chat_tokens import ChatTokenizer
-from rlaif.models.local import load_network
-from rlaif.models.shared_prompt import token_hidden
+from rlaif.models.local import LocalModel, load_network
+from rlaif.models.shared_prompt import hidden_self_test, sharing_works, token_hidden
 from rlaif.training.networks import choose_attention
 from rlaif.training.online import OnlineOptions, OnlineTrainer
 from rlaif.training.passes import rows_of
@@ -33,7 +32,7 @@ class ValueTrainer(OnlineTrainer):
 
     def open_more(self, value_folder: Path | None) -> None:
         start = self.start
-        folder = value_folder if value_folder and _same_tokens(value_folder, start.tokens) else None
+        folder = value_folder if value_folder and _reads_alike(value_folder, start) else None
         network = load_network(
             folder or start.folder,
             start.options,
@@ -45,6 +44,7 @@ class ValueTrainer(OnlineTrainer):
         choose_attention(network, self.options, start.options.attention)
         torch.nn.init.zeros_(network.score.weight)
         self.value: Any = network.eval()
+        self.value_shares, _ = sharing_works(self.value, self.pad_id, test=hidden_self_test)
 
     def networks(self) -> dict[str, Any]:
         return {**super().networks(), "value": self.value}
@@ -58,12 +58,15 @@ class ValueTrainer(OnlineTrainer):
 
     def values(self, rollouts: Rollouts) -> Tensor:
         """V before each token, of shape (rows, longest response)."""
-        hidden = token_hidden(self.value, rows_of(rollouts.groups), self.pad_id, share=self.share)
+        hidden = token_hidden(self.value, rows_of(rollouts.groups), self.pad_id, share=self.share and self.value_shares)
         return self.value.score(hidden.to(self.value.score.weight.dtype))[..., 0].float()
 
 
-def _same_tokens(folder: Path, tokens: ChatTokenizer) -> bool:
-    from transformers import AutoTokenizer
+def _reads_alike(folder: Path, start: LocalModel) -> bool:
+    """Whether the model of a folder reads the policy's tokens, and as many."""
+    from transformers import AutoConfig, AutoTokenizer
 
     own = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-    return own.get_vocab() == tokens.hf.get_vocab()
+    text = AutoConfig.from_pretrained(str(folder), local_files_only=True).get_text_config()
+    room = getattr(text, "max_position_embeddings", start.context)
+    return own.get_vocab() == start.tokens.hf.get_vocab() and room >= start.context
