@@ -143,6 +143,38 @@ def test_two_processes_that_were_stopped_and_killed_end_as_one_does(tmp_path: Pa
     same(tmp_path / "one", tmp_path / "two", named([*OFFLINE, *ONLINE]), 2e-3)
 
 
+STOPPED = """
+import sys
+import stopped
+from rlaif.training import processes
+from rlaif.training.trainer import Interrupted
+
+def work():
+    if processes.rank() == 0:
+        raise Interrupted
+    processes.gathered(1)  # the others wait for it
+
+def app():
+    try:
+        processes.everywhere(stopped.work)
+    except Interrupted:
+        return 130
+
+if __name__ == "__main__":
+    sys.exit(processes.follow() if processes.rank() else processes.lead(app))
+"""
+
+
+@pytest.mark.slow
+def test_a_stop_in_the_midst_of_what_all_do_ends_all(tmp_path: Path) -> None:
+    (tmp_path / "stopped.py").write_text(STOPPED)
+    process = launched(tmp_path, "ddp", "stopped.py")
+    assert process.wait(60) != 0
+    said = (tmp_path / "log").read_text()
+    assert "exitcode  : 130" in said
+    assert "<NO_OTHER_FAILURES>" in said
+
+
 def test_weights_split_between_two_processes_end_as_in_one(tmp_path: Path, policy_folder: Path) -> None:
     recipe(tmp_path, policy_folder, OFFLINE)
     rlaif(tmp_path, "run", "recipe.yaml", "--out", "one")
