@@ -74,18 +74,22 @@ def test_adapters_learn_and_are_written_beside_the_whole_model(
         assert report.history[-1]["kl"] != pytest.approx(0.0, abs=1e-5)
 
 
+def stopped_as_straight(run: Run, kind: Any, base: LocalModel, folder: Path, lora: dict[str, Any]) -> bool:
+    straight = run(kind, base, folder / "straight", lora=lora)
+    watch = Watch()
+    watch.report = lambda step, steps, figures: watch.stop.set() if step == 3 else None
+    with pytest.raises(Interrupted):
+        run(kind, base, folder / "stopped", watch, lora=lora)
+    assert run(kind, base, folder / "stopped", lora=lora).history == straight.history
+    one, other = (weights(folder / name / "policy") for name in ("straight", "stopped"))
+    return all(torch.equal(value, other[name]) for name, value in one.items())
+
+
 @pytest.mark.parametrize(("run", "kind"), TRAININGS, ids=NAMES)
 def test_a_stopped_run_that_goes_on_equals_a_straight_one(
     run: Run, kind: Any, base: LocalModel, tmp_path: Path
 ) -> None:
-    straight = run(kind, base, tmp_path / "straight", lora=LORA)
-    watch = Watch()
-    watch.report = lambda step, steps, figures: watch.stop.set() if step == 3 else None
-    with pytest.raises(Interrupted):
-        run(kind, base, tmp_path / "stopped", watch, lora=LORA)
-    assert run(kind, base, tmp_path / "stopped", lora=LORA).history == straight.history
-    one, other = (weights(tmp_path / name / "policy") for name in ("straight", "stopped"))
-    assert all(torch.equal(value, other[name]) for name, value in one.items())
+    assert stopped_as_straight(run, kind, base, tmp_path, LORA)
 
 
 @pytest.mark.parametrize(("run", "kind"), TRAININGS, ids=NAMES)
@@ -178,14 +182,7 @@ def adapter_of(adapter: dict[str, torch.Tensor], name: str) -> torch.Tensor | fl
 
 
 def test_a_stopped_training_in_four_bits_goes_on(wide: LocalModel, tmp_path: Path) -> None:
-    straight = offline(DPO, wide, tmp_path / "straight", lora=FOUR)
-    watch = Watch()
-    watch.report = lambda step, steps, figures: watch.stop.set() if step == 3 else None
-    with pytest.raises(Interrupted):
-        offline(DPO, wide, tmp_path / "stopped", watch, lora=FOUR)
-    assert offline(DPO, wide, tmp_path / "stopped", lora=FOUR).history == straight.history
-    one, other = (weights(tmp_path / name / "policy") for name in ("straight", "stopped"))
-    assert all(torch.equal(value, other[name]) for name, value in one.items())
+    assert stopped_as_straight(offline, DPO, wide, tmp_path, FOUR)
 
 
 def test_a_reward_model_learns_on_four_bits(wide: LocalModel, tmp_path: Path) -> None:
