@@ -23,7 +23,7 @@ import yaml
 
 from rlaif.errors import ConfigError, DataError, did_you_mean
 
-Kind = Literal["judge", "constitution", "rubric", "checklist", "template", "set", "pipeline", "launch"]
+Kind = Literal["judge", "constitution", "rubric", "checklist", "template", "set", "pipeline", "launcher"]
 # kinds whose copies a run folder goes on with
 KEPT: tuple[Kind, ...] = ("judge", "constitution", "rubric", "checklist", "template")
 
@@ -35,7 +35,7 @@ FOLDERS: dict[Kind, tuple[str, tuple[str, ...]]] = {
     "template": ("prompts/templates", (".txt",)),
     "set": ("prompts/sets", (".jsonl", ".jsonl.gz")),
     "pipeline": ("pipelines", (".yaml",)),
-    "launch": ("launch", (".yaml",)),  # configurations of `accelerate launch`
+    "launcher": ("launch", (".yaml",)),  # configurations of `accelerate launch`
 }
 
 

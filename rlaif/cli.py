@@ -119,6 +119,8 @@ def _summary(catalogue: Any, kind: Any, name: str) -> str:
 
     try:
         entry = catalogue.find(kind, name, where="list")
+        if kind == "launcher":  # accelerate reads no key that is not its own
+            return entry.text.partition("\n")[0].removeprefix("# ")
         return str(entry.yaml().get("description", "")) if entry.path.suffix == ".yaml" else ""
     except UserError as error:
         return f"(not readable: {error})"
