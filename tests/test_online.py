@@ -620,6 +620,7 @@ def _piece(part: Rollouts, i: int) -> Rollouts:
 # --- pretraining beside PPO -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:Seems like `optimizer.step")
 def test_texts_are_learnt_beside_by_their_weight(base: LocalModel, tmp_path: Path) -> None:
     """The gradient of an update is PPO's and γ times that of the mean of −log π over the texts' tokens."""
     texts = [" ".join(tiny.WORDS[i : i + 5]) for i in range(3)]
