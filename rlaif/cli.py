@@ -55,7 +55,7 @@ def main() -> None:
     )  # which wishes for another package, wherever it is imported
     if processes.rank():  # started by `accelerate launch`, to help the first one train
         processes.follow()
-        return
+        processes.leave(0)
     code = None
     try:
         # None, or the code a command left with
@@ -74,6 +74,8 @@ def main() -> None:
         _fail("interrupted: finished work is kept, the same command goes on from here.", INTERRUPTED)
     if code:
         sys.exit(code)
+    if processes.count() > 1:
+        processes.leave(0)
 
 
 def _fail(line: str, code: int) -> None:

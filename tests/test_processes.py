@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 from safetensors.torch import load_file
@@ -62,8 +63,10 @@ def prepared(*arguments):
 
 state.PartialState.__init__, accelerator.fsdp2_prepare_model = begun, prepared
 from rlaif.cli import main
+from rlaif.training import processes
+leave = processes.leave
+processes.leave = lambda code: leave(code if split else 9)
 main()
-assert split
 """
 
 
@@ -122,12 +125,22 @@ def wait_for(process: Any, folder: Path, pattern: str, seconds: float = 120) -> 
         time.sleep(0.01)
 
 
+def test_two_processes_end_as_one_does(tmp_path: Path, policy_folder: Path) -> None:
+    policies = [OFFLINE[0], ONLINE[0]]
+    recipe(tmp_path, policy_folder, policies)
+    rlaif(tmp_path, "run", "recipe.yaml", "--out", "one")
+    to_its_end(tmp_path, launched(tmp_path, "ddp", *RUN))
+    same(tmp_path / "one", tmp_path / "two", named(policies), 2e-3)
+
+
+@pytest.mark.slow
 def test_two_processes_that_were_killed_end_as_one_does(tmp_path: Path, policy_folder: Path) -> None:
     recipe(tmp_path, policy_folder, [*OFFLINE, *ONLINE])
     rlaif(tmp_path, "run", "recipe.yaml", "--out", "one")
     process = launched(tmp_path, "ddp", *RUN)
     wait_for(process, tmp_path, "two/training/policies/rloo/checkpoint-1")
-    os.killpg(process.pid, signal.SIGKILL)
+    for each in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
+        each.kill()
     process.wait()
     assert not (tmp_path / "two" / "policies" / "rloo").exists()
     to_its_end(tmp_path, launched(tmp_path, "ddp", *RUN))
