@@ -6,6 +6,7 @@ One thread, one process, random weights: a Llama of about 3.5 million parameters
 lengths as uneven as real ones (lognormal). The variants take turns, round after round, so that a machine that grows
 busy slows all of them; a figure is the median over rounds of the ratio of CPU times, ``low`` and ``high`` the least and
 the greatest round. The rivals get their best setting: it is searched for before the rounds begin.
+On a GPU (``--device cuda --size 0.5b``) the seconds are those of the clock, and memory is the device's.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
+import math
 import os
 import random
 import statistics
@@ -20,6 +22,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,6 +47,24 @@ from rlaif.training.trainer import quiet_libraries
 
 VOCABULARY = 2547
 SAMPLES = 4  # responses to each prompt
+SIZES: dict[str, dict[str, int | bool]] = {  # of models with random weights; the larger have the shapes of published ones
+    "small": {
+        "hidden_size": 256, "intermediate_size": 576, "num_hidden_layers": 4, "num_attention_heads": 8,
+        "num_key_value_heads": 8, "tie_word_embeddings": True,
+    },
+    "0.5b": {
+        "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14,
+        "num_key_value_heads": 2, "tie_word_embeddings": True, "vocab_size": 151_936,
+    },
+    "1.5b": {
+        "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12,
+        "num_key_value_heads": 2, "tie_word_embeddings": True, "vocab_size": 151_936,
+    },
+    "8b": {
+        "hidden_size": 4096, "intermediate_size": 14_336, "num_hidden_layers": 32, "num_attention_heads": 32,
+        "num_key_value_heads": 8, "tie_word_embeddings": False, "vocab_size": 128_256,
+    },
+}  # fmt: skip
 END_IDS = 94  # as many end-of-sequence ids as make a random model stop after 27 tokens on average
 MAX_NEW = 96
 CHATML = (
@@ -64,17 +85,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a smoke test of about a minute; its figures mean little")
     parser.add_argument("--only", choices=["sampling", "judging"], help="one of the two parts")
+    place(parser)
     args = parser.parse_args()
     torch.set_num_threads(1)
     quiet_libraries()
     warnings.filterwarnings("ignore", category=FutureWarning)
     figures: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        world = World(Path(folder))
+        world = World(Path(folder), args.size, args.device)
         for part in (sampling, judging):
             if args.only in (None, part.__name__):
                 figures |= part(world, quick=args.quick)
     print(json.dumps(figures))
+
+
+def place(parser: argparse.ArgumentParser) -> None:
+    """Where to measure, and how large a model."""
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+    parser.add_argument("--size", choices=list(SIZES), default="small", help="parameters of the model, about")
 
 
 # --- the model and its texts ------------------------------------------------------------------------------------------
@@ -83,34 +111,28 @@ def main() -> None:
 class World:
     """A model folder and a source of texts of a wanted length, all from one seed."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder / "model"
+    def __init__(self, folder: Path, size: str, device: str) -> None:
+        self.folder, self.device = folder / "model", device
         self.random = random.Random(0)
         syllables = [a + b for a in "bdfgklmnprstvz" for b in ("a", "e", "i", "o", "u", "an", "er")]
         self.words = ["".join(self.random.choices(syllables, k=self.random.choice((1, 2, 2, 3)))) for _ in range(3000)]
         self.template = _template()
         hf = self._tokenizer()
         torch.manual_seed(0)
-        model = LlamaForCausalLM(
-            LlamaConfig(
-                vocab_size=len(hf),
-                hidden_size=256,
-                intermediate_size=576,
-                num_hidden_layers=4,
-                num_attention_heads=8,
-                num_key_value_heads=8,
-                max_position_embeddings=2048,
-                tie_word_embeddings=True,
-                pad_token_id=0,
-                bos_token_id=None,
-                eos_token_id=2,
-            )
-        )
-        model.generation_config.eos_token_id = [2, *range(len(hf) - END_IDS + 1, len(hf))]
+        shape = {"vocab_size": len(hf), "max_position_embeddings": 8192, **SIZES[size]}
+        with torch.device(device):
+            model = LlamaForCausalLM(LlamaConfig(**shape, pad_token_id=0, bos_token_id=None, eos_token_id=2))
+        if device != "cpu":
+            model.to(torch.bfloat16)
+        model.generation_config.eos_token_id = self.ends(model.config.vocab_size)
         model.generation_config.pad_token_id = 0
         model.save_pretrained(str(self.folder))
         hf.save_pretrained(str(self.folder))
         self.parameters = sum(p.numel() for p in model.parameters())
+
+    def ends(self, vocabulary: int) -> list[int]:
+        """Ids that end a response, so many that a random model stops after 27 tokens on average."""
+        return [2, *range(vocabulary - round(END_IDS * vocabulary / VOCABULARY) + 1, vocabulary)]
 
     def _tokenizer(self) -> Any:
         raw = Tokenizer(models.BPE())
@@ -148,7 +170,7 @@ class World:
         return min(most, max(2, round(self.random.lognormvariate(0, sigma) * mean / 2.718281828 ** (sigma**2 / 2))))
 
     def open(self) -> LocalModel:
-        return LocalModel(str(self.folder), LocalOptions(device="cpu"), where="benchmark", notice=print)
+        return LocalModel(str(self.folder), LocalOptions(device=self.device), where="benchmark", notice=print)
 
 
 def _template() -> Template:
@@ -169,37 +191,50 @@ class Variant:
 
     name: str
     run: Callable[[int], float]
-    cpu: list[float] = field(default_factory=list)  # seconds per unit of work, by round
+    device: str
+    used: list[float] = field(default_factory=list)  # seconds of the CPU, or of the GPU, per unit of work, by round
     wall: list[float] = field(default_factory=list)
     work: float = 0.0
     positions: float = 0.0  # token positions the network computed, padding included, per unit of work
     peak_mb: float = 0.0
 
     def measure(self, number: int) -> None:
-        cpu, wall = time.process_time(), time.perf_counter()
+        used, wall = seconds(self.device), time.perf_counter()
         self.work = self.run(number)
-        self.cpu.append((time.process_time() - cpu) / self.work)
+        self.used.append((seconds(self.device) - used) / self.work)
         self.wall.append((time.perf_counter() - wall) / self.work)
+
+
+def seconds(device: str) -> float:
+    """Of this process on the CPU; by the clock on a GPU, when it has done what it was given."""
+    if device == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def rounds(title: str, unit: str, variants: Sequence[Variant], count: int) -> dict[str, Variant]:
     """All variants in turn, every other round in reverse order, after one run apart for memory and positions."""
     for variant in variants:
-        variant.peak_mb, variant.positions = apart(variant.run)
+        variant.peak_mb, variant.positions = (apart if variant.device == "cpu" else on_gpu)(variant)
     for number in range(count):
         for variant in variants if number % 2 == 0 else list(reversed(variants)):
             variant.measure(number + 1)
-    print(f"\n{title}\n{'':38}{unit + '/cpu-s':>16}{'wall':>10}{'computed':>12}{'peak MB':>10}")
+    print(f"\n{title}\n{'':38}{unit + per(variants[0].device):>16}{'wall':>10}{'computed':>12}{'peak MB':>10}")
     for variant in variants:
-        per_cpu, per_wall = 1 / statistics.median(variant.cpu), 1 / statistics.median(variant.wall)
-        print(f"{variant.name:38}{per_cpu:16,.1f}{per_wall:10,.1f}{variant.positions:12.2f}{variant.peak_mb:10,.0f}")
+        per_used, per_wall = 1 / statistics.median(variant.used), 1 / statistics.median(variant.wall)
+        print(f"{variant.name:38}{per_used:16,.1f}{per_wall:10,.1f}{variant.positions:12.2f}{variant.peak_mb:10,.0f}")
     print(f"computed: token positions through the network, padding included, for each of the {unit}", flush=True)
     return {variant.name: variant for variant in variants}
 
 
+def per(device: str) -> str:
+    return "/cpu-s" if device == "cpu" else "/s"
+
+
 def ratio(ours: Variant, rival: Variant) -> dict[str, float]:
-    """How many times as fast: median, least and greatest over the rounds, by CPU time."""
-    values = [b / a for a, b in zip(ours.cpu, rival.cpu, strict=True)]
+    """How many times as fast: median, least and greatest over the rounds, by the CPU's time or the GPU's."""
+    values = [b / a for a, b in zip(ours.used, rival.used, strict=True)]
     wall = statistics.median(b / a for a, b in zip(ours.wall, rival.wall, strict=True))
     found = {"value": statistics.median(values), "low": min(values), "high": max(values), "n": len(values)}
     found = {key: round(value, 3) for key, value in found.items()}
@@ -210,16 +245,31 @@ def ratio(ours: Variant, rival: Variant) -> dict[str, float]:
 
 
 def fastest(variants: Sequence[Variant]) -> Variant:
-    """The variant with the least CPU time in one run each."""
+    """The variant with the least time in one run each, of those that the memory of the device allows."""
     for variant in variants:
-        variant.measure(1)
-    best = min(variants, key=lambda variant: variant.cpu[0])
-    print(", ".join(f"{v.name} {1 / v.cpu[0]:,.1f}/cpu-s" for v in variants) + f": taking {best.name}", flush=True)
-    best.cpu, best.wall = [], []
+        try:
+            variant.measure(1)
+        except torch.OutOfMemoryError:
+            variant.used = [math.inf]
+            torch.cuda.empty_cache()
+    best = min(variants, key=lambda variant: variant.used[0])
+    found = (f"{v.name} {1 / v.used[0]:,.1f}{per(v.device)}" if v.wall else f"{v.name} out of memory" for v in variants)
+    print(", ".join(found) + f": taking {best.name}", flush=True)
+    best.used, best.wall = [], []
     return best
 
 
-def apart(run: Callable[[int], float]) -> tuple[float, float]:
+def on_gpu(variant: Variant) -> tuple[float, float]:
+    """One run: peak memory of the device in MB above the start, and token positions per unit of work."""
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated(variant.device)
+    torch.cuda.reset_peak_memory_stats(variant.device)
+    with positions() as counted:
+        work = variant.run(0)
+    return (torch.cuda.max_memory_allocated(variant.device) - before) / 2**20, sum(counted) / work
+
+
+def apart(variant: Variant) -> tuple[float, float]:
     """One run in a forked process: its peak memory in MB above the start, and token positions per unit of work."""
     if not Path("/proc/self/clear_refs").exists():
         return 0.0, 0.0
@@ -230,15 +280,16 @@ def apart(run: Callable[[int], float]) -> tuple[float, float]:
             ctypes.CDLL(None).malloc_trim(0)  # memory kept from earlier variants would hide what this one takes
             Path("/proc/self/clear_refs").write_text("5")
             before = _status("VmRSS")
-            positions = _counted(run)
-            os.write(writer, f"{(_status('VmHWM') - before) / 1024} {positions}".encode())
+            with positions() as counted:
+                work = variant.run(0)
+            os.write(writer, f"{(_status('VmHWM') - before) / 1024} {sum(counted) / work}".encode())
         finally:
             os._exit(0)
     os.close(writer)
     with os.fdopen(reader) as pipe:
-        memory, _, positions = pipe.read().partition(" ")
+        memory, _, passed = pipe.read().partition(" ")
     os.waitpid(child, 0)
-    return float(memory or 0), float(positions or 0)
+    return float(memory or 0), float(passed or 0)
 
 
 def _status(name: str) -> int:
@@ -246,21 +297,23 @@ def _status(name: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(name + ":"))
 
 
-def _counted(run: Callable[[int], float]) -> float:
-    """Token positions that pass through a Llama's body while ``run`` works, for each unit of its work."""
+@contextmanager
+def positions() -> Iterator[list[int]]:
+    """Token positions of each pass through a Llama's body, padding included."""
     from transformers import LlamaModel
 
-    total = 0
+    found: list[int] = []
     plain = LlamaModel.forward
 
     def counted(self: Any, input_ids: Any = None, **rest: Any) -> Any:
-        nonlocal total
-        total += input_ids.numel()
+        found.append(input_ids.numel())
         return plain(self, input_ids, **rest)
 
     LlamaModel.forward = counted
-    work = run(0)
-    return total / work
+    try:
+        yield found
+    finally:
+        LlamaModel.forward = plain
 
 
 # --- K samples of each prompt -----------------------------------------------------------------------------------------
@@ -288,7 +341,7 @@ def sampling(world: World, *, quick: bool) -> dict[str, dict[str, float]]:
         tokens = 0
         for start in range(0, len(prompts), at_once):
             ids = [model.tokens.prompt_ids(p) for p in prompts[start : start + at_once]]
-            inputs, mask = pad(ids, 0, "cpu", left=True)
+            inputs, mask = pad(ids, 0, world.device, left=True)
             with torch.inference_mode():
                 out = network.generate(
                     input_ids=inputs,
@@ -305,11 +358,13 @@ def sampling(world: World, *, quick: bool) -> dict[str, dict[str, float]]:
         return float(tokens)
 
     sizes = (4, 8) if quick else (4, 8, 16, 32)
-    best = fastest([Variant(f"generate, {n * SAMPLES} rows", lambda r, n=n: generate(r, n)) for n in sizes])
+    best = fastest(
+        [Variant(f"generate, {n * SAMPLES} rows", lambda r, n=n: generate(r, n), world.device) for n in sizes]
+    )
     found = rounds(
         f"Sampling: {len(prompts)} prompts, K = {SAMPLES}, at most {MAX_NEW} tokens; {world.parameters:,} parameters",
         "tokens",
-        [Variant("rlaif", ours), best],
+        [Variant("rlaif", ours, world.device), best],
         1 if quick else 5,
     )
     return {"sampling.ratio_to_generate": ratio(found["rlaif"], best)}
@@ -357,7 +412,7 @@ def judging(world: World, *, quick: bool) -> dict[str, dict[str, float]]:
         if by_length:
             rows.sort(key=len)
         for start in range(0, len(rows), at_once):
-            ids, mask = pad(rows[start : start + at_once], 0, "cpu", left=True)
+            ids, mask = pad(rows[start : start + at_once], 0, world.device, left=True)
             places = (mask.cumsum(1) - 1).clamp(min=0)
             logits = network(input_ids=ids, attention_mask=mask, position_ids=places, logits_to_keep=1).logits
             logits[:, -1].log_softmax(-1)[:, option_ids].tolist()
@@ -367,7 +422,7 @@ def judging(world: World, *, quick: bool) -> dict[str, dict[str, float]]:
     def generate(number: int) -> float:
         some = requests[:: 4 if not quick else 1]  # one at a time: a quarter tells as much
         for request in some:
-            ids = torch.tensor([encode(request)])
+            ids = torch.tensor([encode(request)], device=world.device)
             out = network.generate(
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
@@ -382,7 +437,9 @@ def judging(world: World, *, quick: bool) -> dict[str, dict[str, float]]:
     best = fastest(
         [
             Variant(
-                f"padded, {n} rows{', by length' if by_length else ''}", lambda r, n=n, b=by_length: padded(r, n, b)
+                f"padded, {n} rows{', by length' if by_length else ''}",
+                lambda r, n=n, b=by_length: padded(r, n, b),
+                world.device,
             )
             for n in ((12,) if quick else (12, 32, 96))
             for by_length in (False, True)
@@ -392,7 +449,11 @@ def judging(world: World, *, quick: bool) -> dict[str, dict[str, float]]:
     found = rounds(
         f"Judging: {len(requests)} questions of {mean:.0f} tokens (both orders, {len(PRINCIPLES)} principles)",
         "verdicts",
-        [Variant("rlaif", ours), best, Variant("generate, one at a time", generate)],
+        [
+            Variant("rlaif", ours, world.device),
+            best,
+            Variant("generate, one at a time", generate, world.device),
+        ],
         1 if quick else 5,
     )
     return {

@@ -3,4 +3,9 @@
 Nothing heavy is imported here: ``rlaif --help`` and the start of a judging run stay fast.
 """
 
+import os
+
+for _name, _value in (("HF_HUB_DISABLE_TELEMETRY", "1"), ("TOKENIZERS_PARALLELISM", "false")):
+    os.environ.setdefault(_name, _value)  # libraries read them when they are imported
+
 __version__ = "0.1.0"

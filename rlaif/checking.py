@@ -40,12 +40,12 @@ from rlaif.families import same_family
 from rlaif.labels import SOURCES, LabelContext, LabelSource
 from rlaif.labels.judges import JudgeLabels
 from rlaif.ledger import Ledger
-from rlaif.models import BatchModel, open_model
+from rlaif.models import BatchModel, Identity, open_model
 from rlaif.models.gateway import Gateway
 from rlaif.models.prices import Prices, is_paid, need_prices
 from rlaif.models.served import ServedPolicy
 from rlaif.pairs import authors_of, read_pairs
-from rlaif.pipeline import Road, Watcher, trained_rewards
+from rlaif.pipeline import Road, Watcher
 from rlaif.policy import METHODS, GoldSpec, PolicyMethod
 from rlaif.policy.serving import Serving
 from rlaif.progress import Progress
@@ -53,6 +53,7 @@ from rlaif.prompting import project_secret
 from rlaif.prompts import prompt_rows
 from rlaif.rewards import RewardContext, Rewards, open_rewards
 from rlaif.rewards.judged import JudgedReward
+from rlaif.rewards.trained import TrainedReward, trained_rewards
 from rlaif.rewards.watched import Gold
 from rlaif.rows import need_source
 from rlaif.selection import open_selector
@@ -236,6 +237,7 @@ def build(
         need_trackers(pipeline.report_to, str(where.at("report_to")))
     rewards = _open_rewards(pipeline, methods, context, out, where)
     golds = _open_golds(pipeline, methods, rewards, context, where)
+    _say_gold_alike(golds, rewards, labels, watcher)
     serving = _open_serving(pipeline, methods, models, gateway, where)
     judges, metrics = _open_evaluation(pipeline, context, where)
     if entry.builtin:
@@ -272,18 +274,18 @@ def _say_one_family(
     asked = [judge.model.identity for judge in labels.judges if judge.model] if isinstance(labels, JudgeLabels) else []
     roles = pipeline.responses.models if pipeline.responses else ()
     written = {f"models.{role}, {models[role].identity.name}": models[role].identity for role in roles}
-    pairs = [
-        f"{one.name} and {said}"
-        for one in asked
-        for said, other in written.items()
-        if one.sha256 == other.sha256 or same_family(one.name, other.name)
-    ]
+    pairs = [f"{one.name} and {said}" for one in asked for said, other in written.items() if _alike(one, other)]
     pairs += [f"{one.name} and {name}" for one in asked for name in _authors(pipeline) if same_family(one.name, name)]
     for which in dict.fromkeys(pairs):
         watcher.notice(
             f"Careful: {which}, whose replies it judges, are of one family: judges prefer replies of their own. Judge with "
             "another family too, or measure it (rlaif certify, with model_a and model_b in people's pairs)."
         )
+
+
+def _alike(one: Identity, other: Identity) -> bool:
+    """Whether two models are one, or of one family."""
+    return (one.sha256 is not None and one.sha256 == other.sha256) or same_family(one.name, other.name)
 
 
 def _authors(pipeline: Pipeline) -> list[str]:
@@ -470,6 +472,23 @@ def _open_golds(
     return found
 
 
+def _say_gold_alike(
+    golds: Mapping[str, Gold], rewards: Mapping[str, Rewards], labels: LabelSource | None, watcher: Watcher
+) -> None:
+    """Where a judge that looks on asks the model, or one of the family, of a judge that rewards or whose labels do."""
+    taught = list(labels.judges) if isinstance(labels, JudgeLabels) else []
+    for name, gold in golds.items():
+        parts = [part.source for part in rewards[name].parts]
+        rewarding = [source.judge for source in parts if isinstance(source, JudgedReward)]
+        rewarding += taught if any(isinstance(source, TrainedReward) for source in parts) else []
+        for one, other in itertools.product(gold.labels.judges, rewarding):
+            if one.model and other.model and _alike(one.model.identity, other.model.identity):
+                watcher.notice(
+                    f"Careful: {name}: the judge {one.entry.name} looks on by {one.model.identity.name}, and the reward is by "
+                    f"{other.model.identity.name} ({other.entry.name}): what games one may game the other. Take another family of models."
+                )
+
+
 def _open_serving(
     pipeline: Pipeline, methods: Mapping[str, PolicyMethod], models: Mapping[str, Any], gateway: Gateway, where: Place
 ) -> dict[str, Serving]:
@@ -483,6 +502,11 @@ def _open_serving(
         place = where.at("policies", names.index(name), "options", "sampler")
         if role not in models:
             raise ConfigError(f'{place}: no model "{role}" under models.{did_you_mean(role, list(models))}')
+        if getattr(models["policy"], "adapter", None):
+            raise ConfigError(
+                f"{place}: the server loads the policy's adapters onto its base, and models.policy has the adapter "
+                f"{models['policy'].adapter} of its own. What would do: a folder in which that is merged, for both."
+            )
         found[name] = Serving(ServedPolicy.of(models[role], str(place)), gateway)
     return found
 
@@ -501,7 +525,8 @@ def _open_rewards(
         if not hasattr(method, "rewards"):
             continue
         place = where.at("policies", names.index(name), "options")
-        found[name] = open_rewards(method.rewards, RewardContext(place.at("rewards"), context, loads))
+        members = pipeline.reward_model.members if pipeline.reward_model else 1
+        found[name] = open_rewards(method.rewards, RewardContext(place.at("rewards"), context, loads, members))
         alone = [part.name for part in found[name].parts if getattr(part.source, "compares", False)]
         if alone and getattr(method.options, "samples", 2) < 2:
             raise ConfigError(

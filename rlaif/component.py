@@ -26,9 +26,9 @@ DOTTED = re.compile(r"\w+(\.\w+)*:\w+(\.\w+)*")
 
 
 class Options(BaseModel):
-    """Base of every component's options: frozen, and unknown keys are refused."""
+    """Base of every component's options: frozen; unknown keys are refused, and numbers that are none or without end."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @classmethod
     def hint(cls, key: str) -> str:

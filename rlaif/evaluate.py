@@ -24,6 +24,7 @@ from rlaif.models.gateway import Gateway
 from rlaif.policy import PolicyMethod
 from rlaif.preferences import alike, opinions_by_order, panel_vote, side, votes
 from rlaif.records import Comparison, Judgement, Message, Prompt, Response, uniform
+from rlaif.rewards.trained import together
 from rlaif.sampling import Sampler
 from rlaif.statistics import Figure, cluster_mean, paired_difference, wilson
 from rlaif.store import cut, write_json, write_shard
@@ -77,7 +78,7 @@ class Evaluation:
     start: Any  # the local model every arm is compared with
     methods: Mapping[str, PolicyMethod]
     tuned: Callable[[str], Any]  # a method's tuned model, by name
-    reward_model: Callable[[], Any] | None
+    reward_models: Callable[[], list[Any]] | None  # loads the run's, whose mean is the reward
     judges: LabelSource | None
     judged: int | None  # at most so many prompts are put to them; None: all
     metrics: Sequence[Metric]
@@ -85,7 +86,7 @@ class Evaluation:
     watch: Watch  # follows and stops passes in the model thread
     release: Callable[[], None]  # gives models' memory back
     notice: Callable[[str], None]
-    _loaded: Any = None  # the reward model
+    _loaded: list[Any] = field(default_factory=list)  # the reward models
 
     async def run(
         self, prompts: list[Prompt], sampling: Sampling, seed: int, folder: Path, account: Mapping[str, Any]
@@ -98,7 +99,7 @@ class Evaluation:
                 arm.passed_over = left
                 await self._contest(prompts, arms[0], arm, folder / "judgements" / f"part-{number:05d}.parquet")
             self.release()
-        if self.reward_model:
+        if self.reward_models:
             await self._rewards(prompts, arms)
         if is_plain(sampling):
             await self._in_worker(self._kl, prompts, arms)
@@ -125,18 +126,22 @@ class Evaluation:
         return arms
 
     async def _reward(self, items: Sequence[tuple[Prompt, Sequence[Response]]]) -> list[list[float | None]]:
-        """Rewards of responses, in the model thread; the reward model is loaded once."""
+        """Rewards of responses, in the model thread; reward models are loaded once."""
         found: list[list[float | None]] = await self._in_worker(self._score, items)
         return found
 
     def _score(self, items: Sequence[tuple[Prompt, Sequence[Response]]]) -> list[list[float | None]]:
-        assert self.reward_model
-        self._loaded = self._loaded or self.reward_model()
-        with self.watch.passing("rewards", self._loaded.network) as done:
-            found: list[list[float | None]] = self._loaded(
-                [(p.messages, [_whole(r) for r in many]) for p, many in items], done
-            )
-        return found
+        assert self.reward_models
+        self._loaded = self._loaded or self.reward_models()
+        asked = [(p.messages, [_whole(r) for r in many]) for p, many in items]
+        found: list[list[list[float | None]]] = []
+        for model in self._loaded:
+            with self.watch.passing("rewards", model.network) as done:
+                found.append(model(asked, done))
+        return [
+            [together([rewards[i][k] for rewards in found]) for k in range(len(many))]
+            for i, (_, many) in enumerate(items)
+        ]
 
     async def _contest(self, prompts: list[Prompt], start: Arm, arm: Arm, verdicts: Path) -> None:
         """The judges' verdicts on the arm against the start."""

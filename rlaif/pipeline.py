@@ -10,22 +10,19 @@ from __future__ import annotations
 import asyncio
 import errno
 import heapq
-import inspect
 import json
 import math
 import os
-import shutil
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
-from rlaif.accounts import accounts_of, metrics_of, reward_stages, training_account
-from rlaif.canaries import Claims
+from rlaif.accounts import accounts_of, metrics_of, reward_stages
 from rlaif.catalogue import KEPT, Catalogue, Entry
 from rlaif.component import code_hash, users_code
 from rlaif.config import Constitution, PairsSection, Pipeline, PromptsSection, Sampling
@@ -34,11 +31,10 @@ from rlaif.evaluate import Evaluation, Metric
 from rlaif.findings import READABLE, mass_seen
 from rlaif.labels import LabelSource, caveats, labelled, requests_per_comparison
 from rlaif.measures import Measures, normalised
-from rlaif.model_card import CARD, write_model_card
-from rlaif.models import TOO_LONG, Identity
+from rlaif.models import TOO_LONG
 from rlaif.models.gateway import Gateway
 from rlaif.pairs import read_pairs
-from rlaif.policy import PolicyContext, PolicyMethod, PolicyReport
+from rlaif.policy import PolicyMethod
 from rlaif.policy.serving import Serving
 from rlaif.preferences import Reconcile, with_judgements
 from rlaif.progress import Listener, Progress, silent
@@ -47,7 +43,6 @@ from rlaif.records import (
     Comparison,
     Exclusion,
     Judgement,
-    Message,
     Preference,
     Prompt,
     Provenance,
@@ -56,14 +51,15 @@ from rlaif.records import (
     uniform,
 )
 from rlaif.rewards import Rewards
-from rlaif.rewards.trained import TrainedReward
+from rlaif.rewards.trained import trained_rewards
 from rlaif.rewards.watched import Gold
 from rlaif.rows import source_hash
-from rlaif.sampling import Compare, ReadPairs, Sampler, grouped, reference_each
+from rlaif.sampling import Compare, ReadPairs, Sampler, draw_seed, grouped, reference_each
 from rlaif.selection import Selector
 from rlaif.statistics import Figure
 from rlaif.store import RECIPE, RunFolder, StageState, cut, disk_error, environment, write_json
 from rlaif.training.batching import held_out
+from rlaif.training_stages import TrainingStages
 
 Until = Literal["responses", "comparisons", "judgements", "preferences", "policy", "report"]
 STAGES: tuple[Until, ...] = ("responses", "comparisons", "judgements", "preferences", "policy", "report")
@@ -160,15 +156,16 @@ class Road:
                     if "policy" not in wanted:
                         self._say_trained_before(preferences)
             if "policy" in wanted and (self.pipeline.reward_model or self.methods):
+                training = TrainingStages(self)
                 if self.labels:
                     self._need_labels()
                 if self.pipeline.reward_model:
                     if self.samples_reference:
                         await self._timed("reference", self._reference)
                     for stage in reward_stages(self.pipeline):
-                        await self._timed(stage, self._reward_model, stage)
+                        await self._timed(stage, training.reward_model, stage)
                 for name in self.methods:
-                    await self._timed(f"policies/{name}", self._policy, name)
+                    await self._timed(f"policies/{name}", training.policy, name)
             if "report" in wanted and self.pipeline.evaluation:
                 await self._timed("evaluation", self._evaluation)
             return await self._accounts_and_report(report="report" in wanted)
@@ -251,7 +248,7 @@ class Road:
             found |= getattr(part, "inputs", {})
         return found
 
-    def _signature(self, stage: str, *parts: Any) -> str:
+    def signature(self, stage: str, *parts: Any) -> str:
         return digest("stage", VERSION, stage, *parts)
 
     def _tell(self, stage: str, total: int | None) -> Callable[[int], None]:
@@ -272,7 +269,7 @@ class Road:
         settings = section.model_dump(mode="json", exclude={"source"})
         await self.run_folder.run_stage(
             "prompts",
-            signature=self._signature("prompts", settings, source_hash(section.source)),
+            signature=self.signature("prompts", settings, source_hash(section.source)),
             size=self.pipeline.shard_rows,
             source=lambda skip: cut(prompt_rows(section), self.pipeline.shard_rows, skip),
             apply=ReadPrompts(section),
@@ -293,7 +290,7 @@ class Road:
         models = {role: self.models[role] for role in section.models}
         per_prompt = section.samples * len(models)
         size = max(1, self.pipeline.shard_rows // per_prompt)
-        signature = self._signature(
+        signature = self.signature(
             "responses",
             section.model_dump(mode="json"),
             self.pipeline.seed,
@@ -311,20 +308,20 @@ class Road:
                 apply=Sampler(self.gateway, models, section.samples, section.sampling, self.pipeline.seed),
                 nouns=[Response],
             )
-        self._release()
+        self.release()
 
     def _counting(self, stage: str, total: int) -> _Counting:
         """While it lasts, answered requests are this stage's progress."""
         return _Counting(self, stage, total)
 
-    def _release(self) -> None:
+    def release(self) -> None:
         """Give back the memory of models that the next stage may not need."""
         for model in self.models.values():
             if hasattr(model, "unload"):
                 model.unload()
 
     async def _comparisons(self) -> None:
-        signature = self._signature(
+        signature = self.signature(
             "comparisons",
             self.pipeline.comparisons.model_dump(mode="json"),
             self.pipeline.responses.samples if self.pipeline.responses else 0,
@@ -354,7 +351,7 @@ class Road:
         settings = section.model_dump(mode="json", exclude={"source"})
         await self.run_folder.run_stage(
             "pairs",
-            signature=self._signature("pairs", settings, source_hash(section.source)),
+            signature=self.signature("pairs", settings, source_hash(section.source)),
             size=self.pipeline.shard_rows,
             source=lambda skip: cut(
                 read_pairs(section.source, section.split, section.limit), self.pipeline.shard_rows, skip
@@ -386,7 +383,7 @@ class Road:
         assert self.labels
         with users_code(self.labels, "asked for its signature"):
             each, own = self.labels.per_comparison(), self.labels.signature()
-        signature = self._signature("judgements", own, code_hash(self.labels), self.run_folder.content("comparisons"))
+        signature = self.signature("judgements", own, code_hash(self.labels), self.run_folder.content("comparisons"))
         return each, max(1, self.pipeline.shard_rows // (each or 1)), signature
 
     async def _judgements(self) -> None:
@@ -404,7 +401,7 @@ class Road:
                 before=self._check_labels,
                 done=(lambda inputs: None) if each else self._tell("judgements", total),
             )
-        self._release()
+        self.release()
 
     def _check_labels(self) -> None:
         """Before earlier labels make way for others: whether those fit, and whose they take the place of."""
@@ -451,7 +448,7 @@ class Road:
         return watched
 
     async def _preferences(self) -> None:
-        signature = self._signature(
+        signature = self.signature(
             "preferences",
             self.pipeline.preferences.model_dump(mode="json"),
             self.run_folder.content("comparisons"),
@@ -512,65 +509,7 @@ class Road:
     def is_held_out(self, prompt_id: str) -> bool:
         return held_out(prompt_id, self.pipeline.held_out, self.pipeline.seed)
 
-    def _cut_off(self) -> frozenset[str]:
-        """Digests of the responses cut off at their length limit: in training they get no end-of-turn token."""
-        responses = self.run_folder.read("responses")
-        return frozenset(_said(r.prompt_id, r.messages) for r in responses if r.finish_reason == "length")
-
-    def _training_signature(
-        self, stage: str, identity: Identity, cut_off: frozenset[str], *parts: Any, learnt: str = "preferences"
-    ) -> str:
-        return self._signature(
-            stage,
-            self.pipeline.seed,
-            self.pipeline.held_out,
-            identity.sha256,
-            self.run_folder.content(learnt),
-            sorted(cut_off),
-            *parts,
-        )
-
-    async def _train(
-        self,
-        stage: str,
-        folder: str,
-        signature: str,
-        train: Callable[[Path, Path, Any], Awaitable[Any]],
-        options: Mapping[str, Any],
-    ) -> None:
-        """Run a training, ``train(work, out, watch)``. Ctrl-C stops it after the next step, with a checkpoint."""
-        from rlaif.training.trackers import Trackers
-        from rlaif.training.trainer import Watch, quiet_libraries
-
-        quiet_libraries()
-        work = self.folder / "training" / folder
-        told = self.run_folder.training_file(stage)
-        if self.run_folder.begin(stage, signature, [folder, f"training/{folder}", told]):
-            return
-        loop = asyncio.get_running_loop()
-
-        trackers = Trackers(self.pipeline.report_to, self.folder, self.run_folder.id, stage, options)
-
-        def report(step: int, steps: int, figures: dict[str, float]) -> None:
-            trackers.log(figures)
-            shown = SHOWN_ONLINE if "reward" in figures else SHOWN_OFFLINE
-            note = " ".join(f"{name} {figures[name]:.3f}" for name in shown if name in figures)
-            loop.call_soon_threadsafe(self.watcher.listen, Progress(stage, step, steps, note))
-
-        def part(name: str, done: int, total: int) -> None:
-            loop.call_soon_threadsafe(self.watcher.listen, Progress(f"{stage}: {name}", done, total))
-
-        watch = Watch(report=report, part=part)
-        start = time.perf_counter()
-        try:
-            result = await train(work, self.folder / folder, watch)
-        finally:
-            trackers.finish()
-        write_json(self.folder / told, result)
-        shutil.rmtree(work, ignore_errors=True)
-        self.run_folder.finish(stage, "", time.perf_counter() - start)
-
-    def _reference_noun(self) -> str | None:
+    def reference_noun(self) -> str | None:
         """Where the policy's samples that rewards are normalised on lie: among the run's responses, or in a stage of
         their own where those are not the policy's; None without a policy."""
         if "policy" not in self.models:
@@ -581,7 +520,7 @@ class Road:
     @property
     def samples_reference(self) -> bool:
         """Whether a stage of its own samples the policy for the scale of rewards."""
-        return self.pipeline.reward_model is not None and self._reference_noun() == "reference/responses"
+        return self.pipeline.reward_model is not None and self.reference_noun() == "reference/responses"
 
     @property
     def reference_seed(self) -> int:
@@ -595,11 +534,11 @@ class Road:
     def reference_sampling(self) -> Sampling:
         """How the samples were drawn that rewards are normalised on."""
         section, responses = self.pipeline.reward_model, self.pipeline.responses
-        if self._reference_noun() == "responses" and responses:
+        if self.reference_noun() == "responses" and responses:
             return responses.sampling
         return (section.sampling if section else None) or (responses.sampling if responses else Sampling())
 
-    def _reference_prompts(self) -> list[Prompt]:
+    def reference_prompts(self) -> list[Prompt]:
         """Training prompts, at most as many as rewards are normalised on, in the order of a keyed draw."""
         count = self.reward_options.normalise_on
         prompts = (prompt for prompt in self.run_folder.read("prompts") if not self.is_held_out(prompt.id))
@@ -609,12 +548,12 @@ class Road:
         """Samples of the policy on training prompts, one each, or several where there are too few prompts."""
         sampling = self.reference_sampling
         policy, wanted = self.models["policy"], self.reward_options.normalise_on
-        prompts = self._reference_prompts()
+        prompts = self.reference_prompts()
         each = reference_each(wanted, len(prompts))
         prompts = prompts[: math.ceil(wanted / each)]
         size = max(1, self.pipeline.shard_rows // each)
         seed = self.reference_seed
-        signature = self._signature(
+        signature = self.signature(
             "reference",
             sampling.model_dump(mode="json"),
             [each, seed],
@@ -631,194 +570,12 @@ class Road:
                 nouns=[Response],
                 under="reference",
             )
-        self._release()
+        self.release()
         if prompts and not self.run_folder.rows("reference/responses"):
             raise RlaifError(
                 "reference: the policy gave not one sample to normalise rewards on: "
                 f"{self._reasons('reference')}. Set reward_model.sampling to what it can answer."
             )
-
-    def _reference_answers(self) -> list[Any] | None:
-        """The policy's samples, about as many as rewards are normalised on; None where there is no policy."""
-        noun = self._reference_noun()
-        if noun is None:
-            self.watcher.notice(
-                "reward_model: no models.policy to sample: rewards get mean 0 and deviation 1 on training responses."
-            )
-            return None
-        found: dict[str, list[Response]] = {prompt.id: [] for prompt in self._reference_prompts()}
-        for response in self.run_folder.read(noun):
-            if response.prompt_id in found and (response.generator or "").startswith("policy@"):
-                found[response.prompt_id].append(response)
-        answers: list[Any] = []
-        total = 0
-        for prompt in self._reference_prompts():
-            if total < self.reward_options.normalise_on and found[prompt.id]:
-                said = [(response.messages, response.finish_reason != "length") for response in found[prompt.id]]
-                answers.append((prompt.messages, said))
-                total += len(said)
-        return answers
-
-    def _source_of(self) -> Callable[[Preference], str] | None:
-        """Which kind of labeller a preference's label is from, where they are of several kinds; None where of one."""
-        kinds = {row.comparison_id: _kind_of(row) for row in self.run_folder.read("provenance")}
-        if len(set(kinds.values())) < 2:
-            return None
-        return lambda row: kinds[row.comparison_id]
-
-    async def _reward_model(self, stage: str) -> None:
-        from rlaif.reward import train_reward_model
-
-        section = self.pipeline.reward_model
-        assert section
-        base = self.models[section.base]
-        noun = self._reference_noun()
-        cut_off = self._cut_off()
-        seed = self.pipeline.seed if stage == "reward_model" else draw_seed(stage, self.pipeline.seed) % 2**32
-        signature = self._training_signature(
-            stage,
-            base.identity,
-            cut_off,
-            self.reward_options.model_dump(mode="json"),
-            self.run_folder.content(noun) if noun else None,
-        )
-
-        def train_it(work: Path, out: Path, watch: Any) -> Any:
-            report = train_reward_model(
-                lambda: self.run_folder.read("preferences"),
-                base,
-                self.reward_options,
-                reference=self._reference_answers(),
-                work=work,
-                out=out,
-                seed=seed,
-                is_held_out=self.is_held_out,
-                ended=lambda row, response: _said(row.prompt_id, response) not in cut_off,
-                watch=watch,
-                source_of=self._source_of(),
-            )
-            return {
-                "history": report.history,
-                "pairs": report.pairs,
-                "too_long": report.too_long,
-                "held_out_pairs": report.held_out_pairs,
-                "no_label": report.no_label,
-                "gain": report.gain,
-                "bias": report.bias,
-                "reference": report.reference,
-                "held_out": report.held_out.__dict__,
-            }
-
-        async def train(work: Path, out: Path, watch: Any) -> Any:
-            return await self.gateway.in_worker(train_it, work, out, watch, stop=watch.stop.set)
-
-        options = self.reward_options.model_dump(mode="json")
-        await self._train(stage, stage, signature, train, options)
-        self._card(stage, stage.replace("/", " "), "reward model", options, seed, "preferences")
-
-    async def _policy(self, name: str) -> None:
-        method = self.methods[name]
-        if not method.writes_weights:
-            return
-        options = method.options.model_dump(mode="json")
-        start = self.models["policy"]
-        cut_off = self._cut_off()
-        rewards = self.rewards.get(name)
-        learnt_from = self._rewarding(name)
-        members = [self._state_signature(stage) for stage in learnt_from]
-        gold = self.golds.get(name)
-        rewarded = [rewards.signature(), members] if rewards else []
-        rewarded += [gold.signature()] if gold else []
-        serving = self.serving.get(name)
-        rewarded += [self.models[method.options.sampler].identity.sha256] if serving else []
-        labelled = getattr(method, "needs_labels", True)
-        signature = self._training_signature(
-            f"policies/{name}",
-            start.identity,
-            cut_off if labelled else frozenset(),
-            options,
-            code_hash(method),
-            *rewarded,
-            *sorted(getattr(method, "inputs", {}).items()),
-            learnt="preferences" if labelled else "prompts",
-        )
-
-        async def train(work: Path, out: Path, watch: Any) -> Any:
-            with users_code(method, "training"):
-                context = PolicyContext(
-                    start=start,
-                    prompts=lambda: self.run_folder.read("prompts"),
-                    preferences=lambda: self.run_folder.read("preferences"),
-                    is_held_out=self.is_held_out,
-                    ended=lambda row, response: _said(row.prompt_id, response) not in cut_off,
-                    work=work,
-                    out=out,
-                    seed=self.pipeline.seed,
-                    watch=watch,
-                    source_of=self._source_of() if labelled else None,
-                    in_worker=partial(self.gateway.in_worker, stop=watch.stop.set),
-                    rewards=rewards,
-                    claims=rewards.claims if rewards else Claims(),
-                    gold=gold,
-                    served=serving,
-                    kept=self.folder / "training" / "reference",
-                    failure_tolerance=self.pipeline.failure_tolerance,
-                    reward_folder=self.folder / "reward_model" if self.pipeline.reward_model else None,
-                )
-                if inspect.iscoroutinefunction(method.train):
-                    report = await method.train(context)
-                else:
-                    report = await context.in_worker(method.train, context)
-                return self._told_of(name, report)
-
-        await self._train(f"policies/{name}", f"policies/{name}", signature, train, options)
-        learnt = "preferences" if labelled else "prompts"
-        kind = next(section.name for section in self.pipeline.policies if section.policy == name)
-        self._card(f"policies/{name}", name, kind, options, self.pipeline.seed, learnt)
-        if rewards:
-            rewards.release()
-            self._release()
-
-    def _card(self, stage: str, name: str, method: str, options: Mapping[str, Any], seed: int, learnt: str) -> None:
-        """The model's card in its folder, written once."""
-        folder, report = self.folder / stage, self.run_folder.trained(stage)
-        if report is None or not folder.is_dir() or (folder / CARD).exists():
-            return
-        account = training_account(self.run_folder, report)
-        counts = ", ".join(f"{count:,} {outcome}" for outcome, count in account["outcomes"].items())
-        told = f"{account['in']:,} {account['unit']} ({counts})"
-        judges = [part.name for part in self.rewards[name].parts] if name in self.rewards else []
-        write_model_card(
-            self.run_folder,
-            folder,
-            name=name,
-            method=method,
-            options=options,
-            seed=seed,
-            learnt=learnt,
-            account=told,
-            rewards=[self.folder / each for each in self._rewarding(name)],
-            rewarded=judges,
-        )
-
-    def _rewarding(self, name: str) -> list[str]:
-        """The stages whose reward models a policy learns from: as its reward, or as what its value network begins as."""
-        if name not in self.rewards:
-            return []
-        used = any(isinstance(part.source, TrainedReward) for part in self.rewards[name].parts)
-        used = used or getattr(self.methods[name], "has_value", False)
-        return reward_stages(self.pipeline) if used and self.pipeline.reward_model else []
-
-    def _told_of(self, name: str, report: PolicyReport) -> dict[str, Any]:
-        """What is kept of a training, the same in two equal runs; how long it waited for rewards is said."""
-        told = dict(report.__dict__)
-        spent = told.pop("seconds")
-        if spent:
-            share = spent["waiting for rewards"] / max(spent["training"], 1e-9)
-            self.watcher.notice(
-                f"{name}: of {spent['training']:.0f} s of training {100 * share:.0f}% were waiting for rewards."
-            )
-        return told
 
     # --- evaluation ---------------------------------------------------------------------------------------------------
 
@@ -896,12 +653,12 @@ class Road:
         if not prompts:
             self.watcher.notice(self._nothing_to_measure(account))
         sampling = self.evaluation_sampling
-        if self.pipeline.reward_model and self._reference_noun() and sampling != self.reference_sampling:
+        if self.pipeline.reward_model and self.reference_noun() and sampling != self.reference_sampling:
             self.watcher.notice(
                 "evaluation.sampling is not how the samples were drawn that rewards are normalised on (reward_model.sampling, "
                 "or responses.sampling): here an average answer of the start need not have reward 0."
             )
-        signature = self._signature(
+        signature = self.signature(
             "evaluation",
             section.model_dump(mode="json", exclude={"source"}),
             account,
@@ -910,9 +667,9 @@ class Road:
             [prompt.fingerprint() for prompt in prompts],
             [code_hash(part) for part in (*self.metrics, *self.methods.values())],
             self.models["policy"].identity.sha256,
-            {name: self._state_signature(f"policies/{name}") or method.options.model_dump(mode="json")
+            {name: self.state_signature(f"policies/{name}") or method.options.model_dump(mode="json")
              for name, method in self.methods.items()},
-            self._state_signature("reward_model"),
+            [self.state_signature(stage) for stage in reward_stages(self.pipeline)],
             self.judges.signature() if self.judges else None,
         )  # fmt: skip
         if self.run_folder.begin("evaluation", signature, ["evaluation"]):
@@ -928,19 +685,19 @@ class Road:
             start=self.models["policy"],
             methods=self.methods,
             tuned=lambda name: self._tuned(name, part),
-            reward_model=self._trained_reward if self.pipeline.reward_model else None,
+            reward_models=self._trained_rewards if self.pipeline.reward_model else None,
             judges=self.judges,
             judged=section.judged,
             metrics=self.metrics,
             counting=self._counting,
             watch=Watch(part=part),
-            release=self._release,
+            release=self.release,
             notice=self.watcher.notice,
         )
         await evaluation.run(prompts, sampling, self.evaluation_seed, self.folder / "evaluation", account)
         self.run_folder.finish("evaluation", "", time.perf_counter() - start)
 
-    def _state_signature(self, stage: str) -> str | None:
+    def state_signature(self, stage: str) -> str | None:
         state = self.run_folder.state(stage)
         return state.signature if state else None
 
@@ -955,12 +712,11 @@ class Road:
         model.identify(lambda read, total: part(f"reading {name}, MB", read // 10**6, total // 10**6))
         return model
 
-    def _trained_reward(self) -> Any:
+    def _trained_rewards(self) -> list[Any]:
         section = self.pipeline.reward_model
         assert section
-        return trained_rewards([self.folder / "reward_model"], self.models[section.base].options, self.watcher.notice)[
-            0
-        ]
+        folders = [self.folder / stage for stage in reward_stages(self.pipeline)]
+        return trained_rewards(folders, self.models[section.base].options, self.watcher.notice)
 
     # --- accounts and report ------------------------------------------------------------------------------------------
 
@@ -995,28 +751,6 @@ class Road:
             elif constitution:
                 told.append((use, constitution))
         return told
-
-
-def trained_rewards(folders: Sequence[Path], options: Any, notice: Callable[[str], None]) -> list[Any]:
-    """The reward models of these folders, loaded."""
-    from rlaif.reward import RewardModel
-
-    return [RewardModel(folder, options, where="reward model", notice=notice) for folder in folders]
-
-
-def draw_seed(purpose: str, seed: int) -> int:
-    """The seed of the samples for a purpose: none of the draws for another, nor of those that are trained on."""
-    return int(digest(purpose, seed, length=12), 16)
-
-
-def _kind_of(row: Provenance) -> str:
-    """Which kinds of labellers a preference is by: "human", "judge", "human+judge"; "nobody"."""
-    return "+".join(sorted({labeller.partition(":")[0] for labeller in row.labellers})) or "nobody"
-
-
-def _said(prompt_id: str, messages: Sequence[Message]) -> str:
-    """Digest of a response by what was answered and how."""
-    return digest(prompt_id, [message.model_dump(mode="json") for message in messages], length=20)
 
 
 class _Counting:

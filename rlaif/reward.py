@@ -24,6 +24,7 @@ from rlaif.models.shared_prompt import Rows, last_hidden, sharing_works
 from rlaif.records import Message, Preference, uniform
 from rlaif.training.batching import Group, group_preferences, need_labels
 from rlaif.training.losses import plackett_luce_loss, soft_preference_loss, with_margin
+from rlaif.training.networks import by_head
 from rlaif.training.passes import Done, per_response
 from rlaif.training.trainer import PreferenceTrainer, TrainingOptions, Watch, fit
 
@@ -66,8 +67,9 @@ class _RewardTrainer(PreferenceTrainer):
 class _RankingTrainer(_RewardTrainer):
     """Whole rankings: a prompt's responses in the order of their mean p against the others, by Plackett–Luce.
 
-    A prompt counts with the weight of its pairs. One whose labels do not compare every two of its responses has no ranking:
-    its pairs are learnt as pairs.
+    A prompt counts with the weight of its pairs. A ranking holds no probabilities: of a label its side alone is learnt, which
+    ``train_reward_model`` says. A prompt with two responses, or whose labels do not compare every two of its responses, has none:
+    its pairs are learnt as pairs, with their p.
     """
 
     def total(
@@ -89,11 +91,11 @@ class _RankingTrainer(_RewardTrainer):
 
 
 def ranked_places(group: Group, weight: Sequence[float]) -> list[int]:
-    """The place of each response, 0 for the best, by its summed p against the others; equal sums share one. Empty where not
-    every two responses are compared, with a weight."""
+    """The place of each response, 0 for the best, by its summed p against the others; equal sums share one. Empty of fewer than
+    three, and where not every two responses are compared, with a weight."""
     count = len(group.responses)
     known = {frozenset(pair) for pair, w in zip(group.pairs, weight, strict=True) if w > 0}
-    if count < 2 or len(known) < count * (count - 1) // 2:
+    if count < 3 or len(known) < count * (count - 1) // 2:
         return []
     wins = [0.0] * count
     for (a, b), p, w in zip(group.pairs, group.p, weight, strict=True):
@@ -102,6 +104,12 @@ def ranked_places(group: Group, weight: Sequence[float]) -> list[int]:
             wins[b] += 1 - p
     levels = sorted({round(value, 9) for value in wins}, reverse=True)
     return [levels.index(round(value, 9)) for value in wins]
+
+
+def soft_labels_in_rankings(groups: Sequence[Group]) -> int:
+    """How many labels say more than a ranking holds: probabilities that are neither sure nor a tie."""
+    ranked = (group for group in groups if ranked_places(group, group.weight))
+    return sum(p not in (0.0, 0.5, 1.0) for group in ranked for p in group.p)
 
 
 def _rewards_of(group: Group, one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
@@ -116,7 +124,7 @@ def _rewards_of(group: Group, one: torch.Tensor, other: torch.Tensor) -> torch.T
 def raw_rewards(network: Any, rows: Rows, pad_id: int, *, share: bool) -> torch.Tensor:
     """Reward of each row before gain and bias, at least float32, of shape (rows,)."""
     hidden = last_hidden(network, rows, pad_id, share=share)
-    rewards = network.score(hidden.to(network.score.weight.dtype))[:, 0]
+    rewards = by_head(network, hidden)
     return rewards.to(torch.promote_types(rewards.dtype, torch.float32))
 
 
@@ -180,6 +188,11 @@ def train_reward_model(
     )
     pad_id = padding_of(base)
     kind = _RankingTrainer if options.loss == "plackett-luce" else _RewardTrainer
+    if kind is _RankingTrainer and (soft := soft_labels_in_rankings(train.groups)):
+        base.notice(
+            f"reward_model: plackett-luce learns the order of a prompt's responses: {soft:,} of {train.pairs:,} labels are "
+            "probabilities, of which it learns the side alone. loss: pairs learns them."
+        )
     trained, history = fit(kind, base, train.groups, options, work=work, seed=seed, watch=watch, pad_id=pad_id)
     network, share = trained.network.eval(), trained.share
     if reference is None:

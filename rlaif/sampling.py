@@ -162,3 +162,8 @@ class ReadPairs:
         if unnamed and not self.seen.add(said):
             return "the same row again, no annotator named: read as another person's votes"
         return "another row of the same pair: its votes are joined"
+
+
+def draw_seed(purpose: str, seed: int) -> int:
+    """The seed of the samples for a purpose: none of the draws for another, nor of those that are trained on."""
+    return int(digest(purpose, seed, length=12), 16)

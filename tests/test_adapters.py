@@ -23,7 +23,7 @@ from rlaif.policy.rloo import RLOO
 from rlaif.policy.sft import SFT
 from rlaif.training.networks import ADAPTER
 from rlaif.training.trainer import Interrupted, Watch
-from tests.test_online import Given, context_of, method_of, train
+from tests.test_online import Given, context_of, method_of, rolled, train, trainer_of
 from tests.test_training import accuracy, planted, train_reward
 from tests.test_training import context_of as offline_context
 from tests.tiny import build
@@ -105,6 +105,32 @@ def test_checkpointed_gradients_are_the_same(run: Run, kind: Any, base: LocalMod
 def test_a_reward_model_learns_by_adapters_and_its_head(base: LocalModel, tmp_path: Path) -> None:
     report = train_reward(base, planted(64), tmp_path, epochs=5, learning_rate=5e-3, lora=LORA)
     assert accuracy(report) >= 0.9
+
+
+def test_adapters_of_a_start_with_an_adapter_are_not_written_alone(base: LocalModel, tmp_path: Path) -> None:
+    """Loaded onto the bare base they would make another model: the whole is written, and it alone."""
+    offline(DPO, base, tmp_path / "first", lora=LORA)
+    options = LocalOptions(device="cpu", adapter=str(tmp_path / "first" / "policy" / ADAPTER))
+    start = LocalModel(str(base.folder), options, where="models.policy", notice=lambda line: None)
+    offline(DPO, start, tmp_path / "second", lora=LORA)
+    assert not (tmp_path / "second" / "policy" / ADAPTER).exists()
+    first, second = (weights(tmp_path / name / "policy") for name in ("first", "second"))
+    assert {n for n in first if not torch.equal(first[n], second[n])} == {n for n in first if "proj" in n}
+
+
+def test_the_value_network_of_ppo_is_checkpointed_too(base: LocalModel, tmp_path: Path) -> None:
+    trainer = trainer_of(PPO, base, tmp_path, gradient_checkpointing=True)
+    seen: list[bool] = []
+    for network in trainer.networks().values():
+        layer = network.base_model.layers[0]
+        layer.register_forward_pre_hook(
+            lambda module, args: seen.append(module.training and module.gradient_checkpointing)
+        )
+    part = rolled(trainer, Given())
+    assert not any(seen)  # what is only looked at needs no gradient
+    trainer.prepare([part])
+    trainer.learn(part)
+    assert sum(seen) == 2  # policy and value network
 
 
 def test_layers_that_are_not_there_are_one_line(base: LocalModel, tmp_path: Path) -> None:

@@ -42,6 +42,22 @@ def test_the_training_benchmark_ends_with_its_figures() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("method", ["reward", "dpo"])
+def test_the_training_benchmark_trains_adapters_and_profiles_both_sides(tmp_path: Path, method: str) -> None:
+    pytest.importorskip("trl")
+    options = ["--quick", "--only", method, "--rank", "8", "--profile", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "training.py"), *options],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"{method}.ratio_to_trl" in json.loads(done.stdout.strip().splitlines()[-1])
+    assert {file.name for file in (tmp_path / method).iterdir()} == {"rlaif.txt", "TRL.txt"}
+
+
+@pytest.mark.slow
 def test_the_label_study_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     command = [
         sys.executable,

@@ -14,13 +14,10 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from rlaif.models.local import LocalModel
-from rlaif.models.shared_prompt import token_logprobs
 from rlaif.policy.dpo import DPO
 from rlaif.training.batching import held_out
 from rlaif.training.losses import ipo_loss, smoothed, soft_preference_loss, unflipped
-from rlaif.training.passes import pair_index, rows_of
-from rlaif.training.trainer import labels_of
-from tests.test_training import context_of, hard_groups, log_ratios, planted, shaken, trl_rows, tune
+from tests.test_training import context_of, hard_groups, log_ratios, loss_of, planted, shaken, trl_rows, tune
 
 
 def number(values: list[float]) -> torch.Tensor:
@@ -92,20 +89,9 @@ def test_the_loss_equals_trls(
         processing_class=base.tokens.hf,
     )  # fmt: skip
     with torch.no_grad():
-        expected = trainer.compute_loss(trainer.model, trainer.data_collator(rows))
-        policy, reference = (
-            token_logprobs(n, rows_of(groups), base.tokens.pad_id, share=True)[0].sum(-1) for n in (tuned, start)
-        )
-        a, b = pair_index(groups, "cpu")
-        p, weight = labels_of(groups, "cpu")
-        if loss == "ipo":
-            tokens = torch.tensor([len(each) for group in groups for each in group.responses])
-            policy, reference = policy / tokens, reference / tokens
-            ours = ipo_loss(1.0 * ((policy - reference)[a] - (policy - reference)[b]), p, weight, 0.3)
-        else:
-            h = 0.3 * ((policy - reference)[a] - (policy - reference)[b])
-            ours = soft_preference_loss(h, unflipped(p, options["flip_rate"]), weight)
-    assert float(ours) / len(groups) == pytest.approx(float(expected), rel=1e-5)
+        expected = float(trainer.compute_loss(trainer.model, trainer.data_collator(rows)))
+    ours = loss_of(DPO.trainer, DPO.Options(beta=0.3, loss=loss, **options), tuned, groups, tmp_path, reference=start)
+    assert ours == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize(

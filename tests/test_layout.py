@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -103,3 +106,11 @@ def test_torch_stays_where_networks_are() -> None:
         if any(name.partition(".")[0] == "torch" for name in imports(path))
     }
     assert not {name for name in found if name not in TORCH and not name.startswith(("training/", "policy/"))}
+
+
+def test_telemetry_of_other_libraries_is_off() -> None:
+    """They read the environment when they are imported, so that this package is there first."""
+    code = "import rlaif; from huggingface_hub import constants; assert constants.HF_HUB_DISABLE_TELEMETRY"
+    environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_DISABLE_TELEMETRY"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr

@@ -5,19 +5,23 @@ from __future__ import annotations
 
 import asyncio
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from rlaif.errors import DataError, RlaifError
-from rlaif.models.local import LocalModel
+from rlaif.models.local import LocalModel, LocalOptions
 from rlaif.policy import Items, PolicyContext, PolicyReport, Rewarded
 from rlaif.policy.grpo import GRPO
 from rlaif.policy.online import Online, _Training
@@ -25,8 +29,9 @@ from rlaif.policy.ppo import PPO
 from rlaif.policy.raft import RAFT
 from rlaif.policy.reinforce import Reinforce
 from rlaif.policy.rloo import RLOO
-from rlaif.records import Prompt
+from rlaif.records import Message, Prompt, Response
 from rlaif.training.advantages import KLController, batch_relative, gae, group_relative, leave_one_out, whitened
+from rlaif.training.batching import Group
 from rlaif.training.losses import k3, policy_loss, value_loss
 from rlaif.training.rollouts import Rollouts
 from rlaif.training.trainer import Interrupted, Watch
@@ -161,6 +166,145 @@ def reward_of(text: str) -> float:
     """Vowels at the beginning of words: something that every response has a share of."""
     said = text.split()
     return sum(word[0] in "aeiouAEIOU" for word in said) / max(1, len(said))
+
+
+# --- what rewards are made into, by hand ------------------------------------------------------------------------------
+
+
+class Stand:
+    """As much of a trainer as turns rewards into advantages: β is one half."""
+
+    def __init__(self, kind: Any, **options: Any) -> None:
+        method = method_of(kind, **{"beta": 0.5, "missing_end_reward": None, **options})
+        self.prepare = partial(method.trainer.prepare, self)
+        for name in ("shaped", "kl", "mask_of", "known", "_by_token"):
+            if hasattr(method.trainer, name):
+                setattr(self, name, partial(getattr(method.trainer, name), self))
+        self.options, self.network = method.options, SimpleNamespace(device="cpu")
+        self.controller = KLController(0.5, None, 1)
+
+
+def two_replies() -> Rollouts:
+    """A prompt with replies of two tokens and of one, worth 1 and 3: log π − log π_ref is 0.5 and −1.0, and 0.5."""
+    replies = [make_response("one", (1, 2)), make_response("two", (3,))]
+    return Rollouts(
+        prompts(1),
+        [Group("p", (7,), [(1, 2), (3,)])],
+        [replies],
+        [[Rewarded(1.0, {}), Rewarded(3.0, {})]],
+        old=torch.tensor([[-1.0, -2.0], [-0.5, 0.0]]),
+        reference=torch.tensor([[-1.5, -1.0], [-1.0, 0.0]]),
+        values=torch.tensor([[0.2, 0.4], [0.1, 0.0]]),
+    )
+
+
+def make_response(text: str, ids: tuple[int, ...]) -> Response:
+    said = (Message(role="assistant", content=text),)
+    return Response(
+        prompt_id="p", messages=said, generator="policy", sample_index=0, token_ids=ids, finish_reason="stop"
+    )
+
+
+def prepared(kind: Any, **options: Any) -> Rollouts:
+    part = two_replies()
+    Stand(kind, **options).prepare([part])
+    return part
+
+
+def test_rloo_takes_the_kl_of_a_response_off_its_reward() -> None:
+    """R = 1 − ½·(0.5 − 1) = 1.25 and 3 − ½·0.5 = 2.75; each less the other."""
+    assert prepared(RLOO, samples=2).advantages.tolist() == pytest.approx([-1.5, 1.5])
+
+
+def test_grpo_leaves_the_kl_to_its_loss() -> None:
+    """Rewards 1 and 3: ±1 from their mean, over a standard deviation of √2."""
+    assert prepared(GRPO, samples=2, standardise=False).advantages.tolist() == pytest.approx([-1.0, 1.0])
+    assert prepared(GRPO, samples=2).advantages.tolist() == pytest.approx([-(0.5**0.5), 0.5**0.5], rel=1e-3)
+
+
+def test_reinforce_gives_every_token_the_advantage_of_its_response() -> None:
+    found = prepared(Reinforce).advantages
+    assert found.tolist() == [pytest.approx([-1.5, -1.5]), pytest.approx([1.5, 0.0])]
+
+
+def test_reinforce_with_a_value_baseline_takes_it_off_before_every_token() -> None:
+    found = prepared(Reinforce, baseline="value")
+    assert found.returns.tolist() == [pytest.approx([1.25, 1.25]), pytest.approx([2.75, 0.0])]
+    assert found.advantages.tolist() == [pytest.approx([1.05, 0.85]), pytest.approx([2.65, 0.0])]
+
+
+def test_ppo_spreads_the_kl_over_tokens_and_gives_the_reward_to_the_last() -> None:
+    """Tokens bring −0.25 and 0.5 + 1; and −0.25 + 3. With λ = ½: δ = −0.25 + 0.4 − 0.2 and 1.5 − 0.4, so that A = 0.5 and 1.1;
+    and 2.75 − 0.1. Whitened: their mean is 17/12, their variance (n − 1) 1.2308."""
+    found = prepared(PPO, lam=0.5)
+    assert found.returns.tolist() == [pytest.approx([0.7, 1.5]), pytest.approx([2.75, 0.0])]
+    mean, deviation = 4.25 / 3, (((0.5 - 4.25 / 3) ** 2 + (1.1 - 4.25 / 3) ** 2 + (2.65 - 4.25 / 3) ** 2) / 2) ** 0.5
+    expected = [[(0.5 - mean) / deviation, (1.1 - mean) / deviation], [(2.65 - mean) / deviation, 0.0]]
+    assert found.advantages.tolist() == [pytest.approx(row, rel=1e-5) for row in expected]
+
+
+def test_raft_keeps_the_best() -> None:
+    assert prepared(RAFT, samples=2, beta=0.0).advantages.tolist() == [0.0, 1.0]
+
+
+def test_a_ratio_without_end_moves_nothing_that_has_no_advantage() -> None:
+    logratio = torch.tensor([200.0, 200.0, -200.0], requires_grad=True)
+    loss = policy_loss(logratio, torch.tensor([0.0, 1.0, 1.0]), 0.2)
+    assert loss.tolist() == pytest.approx([0.0, -1.2, 0.0], abs=1e-6)
+    loss.sum().backward()
+    assert logratio.grad.tolist() == [0.0, 0.0, 0.0]
+
+
+def test_rloo_counts_clipped_responses_and_grpo_clipped_tokens(base: LocalModel, tmp_path: Path) -> None:
+    shares = {}
+    for kind in (RLOO, GRPO):
+        trainer, part, network = moved_rollouts(kind, base, tmp_path, inner_epochs=2, clip=0.2)
+        trainer.learn(part)
+        trainer.finish({"kl": 0.0}, 16)
+        shares[kind] = trainer.history[-1]["clipped"]
+        with torch.no_grad():
+            logprobs, mask = trainer.logprobs(network, part)
+        gap = (logprobs - part.old) * mask
+        by_token = ((gap.exp() - 1).abs() > 0.2)[mask.bool()].float().mean()
+        of_whole = ((gap.sum(1).exp() - 1).abs() > 0.2).float().mean()
+        assert shares[kind] == pytest.approx(float(of_whole if kind is RLOO else by_token))
+    assert shares[RLOO] > shares[GRPO] > 0
+
+
+def test_gradients_of_policy_and_value_are_clipped_each_by_its_own_norm(base: LocalModel, tmp_path: Path) -> None:
+    """They share no weights: a large error of the value network must not slow the policy down."""
+    trainer = trainer_of(Reinforce, base, tmp_path, baseline="value", max_gradient_norm=1e-3)
+    part = rolled(trainer, Given())
+    trainer.prepare([part]) if part.old is not None else None
+    trainer.learn(part)
+    norms: list[float] = []
+
+    def step() -> None:
+        for network in trainer.networks().values():
+            norms.append(float(torch.stack([p.grad.norm() for p in network.parameters() if p.grad is not None]).norm()))
+
+    trainer.optimizer.step = step
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer.update()
+    assert norms == [pytest.approx(1e-3, rel=1e-2)] * 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        (RAFT, {"clip": 0.1, "beta": 0.0}, "clip is of a ratio"),
+        (RLOO, {"kl_horizon": 10}, "set kl_target"),
+        (Reinforce, {"value_weight": 0.5}, "value_weight is of baseline: value"),
+        (RLOO, {"schedule": "constant", "warmup": 0.1}, "schedule constant has no warmup"),
+        (RLOO, {"schedule": "polynomial", "learning_rate": 1e-7}, "schedule polynomial falls to 1e-07"),
+        (RLOO, {"learning_rate": math.inf}, "finite number"),
+        (RLOO, {"missing_end_reward": math.nan}, "finite number"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(kind: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        kind.Options(**options)
 
 
 class Given:
@@ -437,11 +581,29 @@ def test_training_ends_where_responses_grow_too_long(base: LocalModel, tmp_path:
     part = rolled(training.trainer, Given())
     training.trainer.prepare([part]) if part.old is not None else training.trainer.learn(part)
     mean = sum(part.lengths) / len(part.lengths)
-    assert training._check([part]) == ""  # nothing to compare with yet
-    training.trainer.history = [{"length": mean / 1.4}]
-    assert training._check([part]) == ""
-    training.trainer.history = [{"length": mean / 1.6}]
-    assert "(max_length_ratio 1.5)" in training._check([part])
+
+    def check(first: float) -> str:
+        training.trainer.history = [{"length": first}] if first else []
+        return asyncio.run(training._check([part]))
+
+    assert check(0) == ""  # nothing to compare with yet
+    assert check(mean / 1.4) == ""
+    assert check(mean / 1.6) == ""  # an earlier step was of other prompts: to these the start says as much
+    training.trainer.start_length = lambda prompts: mean / 1.6
+    assert check(mean / 1.4) == ""
+    assert "(max_length_ratio 1.5)" in check(mean / 1.6)
+
+
+def test_the_length_of_the_start_is_that_of_the_start(base: LocalModel, tmp_path: Path) -> None:
+    for options in ({}, {"lora": {"rank": 4}}):
+        trainer = trainer_of(RLOO, base, tmp_path, max_new_tokens=60, **options)
+        before = trainer.say(prompts(4))  # the policy is the start
+        length = sum(before.lengths) / 4
+        with torch.no_grad():
+            for parameter in (p for p in trainer.network.parameters() if p.requires_grad):
+                parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+        assert trainer.start_length(prompts(4)) == length
+        assert [group.responses for group in trainer.say(prompts(4)).groups] != [g.responses for g in before.groups]
 
 
 def test_a_step_without_any_reward_stops_the_training(base: LocalModel, tmp_path: Path) -> None:
@@ -457,7 +619,9 @@ def test_a_response_that_does_not_end_gets_the_reward_of_none(base: LocalModel, 
     assert known.all()
     rows = list(zip(part.ended, part.lengths, [r.total for many in part.rewarded for r in many], strict=True))
     assert {ended for ended, _, _ in rows} == {True, False}
-    expected = [reward - 0.5 * length / 8 if ended else -1.0 for ended, length, reward in rows if reward is not None]
+    expected = [
+        (reward if ended else -1.0) - 0.5 * length / 8 for ended, length, reward in rows if reward is not None
+    ]  # cut off or not: not to end must not pay
     assert shaped.flatten().tolist() == pytest.approx(expected)
 
 
@@ -566,8 +730,6 @@ ARCHITECTURES = ("llama", "qwen3", "mistral", "gemma3", "gpt2")  # mistral and g
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
 def start(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LocalModel:
-    from rlaif.models.local import LocalOptions
-
     folder = tiny.build(tmp_path_factory.mktemp(request.param) / "start", request.param, hidden=32, context=256)
     return LocalModel(str(folder), LocalOptions(device="cpu"), where="models.policy", notice=lambda line: None)
 
@@ -600,6 +762,36 @@ def test_shared_prompts_and_padding_change_no_loss_and_no_gradient(
         assert loss == pytest.approx(found[0][0], rel=1e-4, abs=1e-5)
         for name, value in gradient.items():
             assert torch.allclose(value, found[0][1][name], atol=1e-4, rtol=1e-3), name
+
+
+@pytest.mark.parametrize(("kind", "options"), METHODS, ids=NAMES)
+def test_in_float64_the_way_a_batch_is_split_changes_nothing(
+    kind: Any, options: Any, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """In an architecture that computes all of its layers in it."""
+    folder = tiny.build(tmp_path_factory.mktemp("gpt2") / "start", "gpt2", hidden=32, context=256)
+    start = LocalModel(str(folder), LocalOptions(device="cpu"), where="models.policy", notice=lambda line: None)
+    trainer, part, _ = moved_rollouts(kind, start, folder.parent, **options)
+    for network in trainer.networks().values():
+        network.double()
+    for name in ("old", "reference", "values", "advantages", "returns"):
+        values = getattr(part, name)
+        setattr(part, name, None if values is None else values.double())
+    found = []
+    for share, apart in ((True, False), (False, False), (True, True)):
+        trainer.share = share
+        loss = 0.0
+        for piece in [_piece(part, i) for i in range(len(part.groups))] if apart else [part]:
+            whole = piece.best() if trainer.keeps_best else piece
+            own = trainer.loss(*trainer.logprobs(trainer.network, whole), whole)
+            own.backward()
+            loss += float(own.detach())
+        found.append((loss, gradients(trainer)))
+        trainer.drop()
+    for loss, gradient in found[1:]:
+        assert loss == pytest.approx(found[0][0], rel=1e-9, abs=1e-9)
+        for name, value in gradient.items():
+            assert torch.allclose(value, found[0][1][name], atol=1e-9, rtol=1e-9), name
 
 
 def _piece(part: Rollouts, i: int) -> Rollouts:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlaif.errors import DataError
-from rlaif.models.local import LocalModel
+from rlaif.models.local import LocalModel, load_network
 from rlaif.reward import RewardOptions, _RankingTrainer, ranked_places
 from rlaif.scoring import accuracies, rightness, rows_to_score, rows_to_test, score, scores_row
 from rlaif.training.batching import Group, group_preferences
 from rlaif.training.losses import plackett_luce_loss, soft_preference_loss, with_margin
+from rlaif.training.networks import initialise_head
 from rlaif.training.trainer import Watch
 from tests.runs import rlaif
 from tests.test_training import accuracy, always, planted, preference, train_reward
@@ -85,6 +87,26 @@ def test_the_place_of_a_response_is_by_its_wins() -> None:
     assert ranked_places(group({(0, 1): 1.0}), [1.0]) == []  # the third is compared with nobody
 
 
+def test_two_responses_are_no_ranking_and_keep_their_probability(base: LocalModel, tmp_path: Path) -> None:
+    """A ranking would ask for rewards ever further apart, however unsure the label."""
+    pair = Group("x", (1,), [(2,), (3,)], [(0, 1)], [0.6], [1.0])
+    assert ranked_places(pair, pair.weight) == []
+    network = load_network(base.folder, base.options, "float32", "test", head=True)
+    network.config.pad_token_id = base.tokens.pad_id
+    trainer = _RankingTrainer(network, [pair], RewardOptions(loss="plackett-luce"), tmp_path, 0, Watch())
+    one, other, p, weight = (torch.tensor([value]) for value in (3.0, 0.0, 0.6, 1.0))
+    expected = float(soft_preference_loss(one - other, p, weight))
+    assert float(trainer.total(one, other, p, weight, 0)) == pytest.approx(expected)
+
+
+def test_how_many_probabilities_a_ranking_drops_is_said(base: LocalModel, tmp_path: Path) -> None:
+    said: list[str] = []
+    start = LocalModel(str(base.folder), base.options, where="models.policy", notice=said.append)
+    train_reward(start, ranked(16), tmp_path, loss="plackett-luce")
+    (line,) = [line for line in said if "plackett-luce" in line]
+    assert re.search(r"learns the order of a prompt's responses: (\d+) of \1 labels are probabilities", line)
+
+
 def ranked(count: int) -> list[Any]:
     """Three responses a prompt, better the more often they speak of water; every two compared."""
     rows = []
@@ -105,9 +127,6 @@ def test_the_loss_of_rankings_does_not_depend_on_how_a_step_is_split(base: Local
     rows = [*ranked(6), *planted(2)]  # of the last two not every pair is compared
     groups = group_preferences(rows, base.tokens, 256, ended=always).groups
     losses = []
-    from rlaif.models.local import load_network
-    from rlaif.training.networks import initialise_head
-
     network = load_network(base.folder, base.options, "float32", "test", head=True).eval()
     initialise_head(network, 0)
     network.config.pad_token_id = base.tokens.pad_id

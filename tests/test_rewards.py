@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from rlaif.component import Place
+from rlaif.errors import ConfigError
 from rlaif.mock import MockOptions, start
 from rlaif.models import ChatRequest, Reply
 from rlaif.policy import RewardSpec
@@ -121,6 +123,28 @@ def test_a_pair_that_cannot_be_read_counts_for_neither() -> None:
     assert found == [[-1.0, None, 1.0], [None, None], [0.0, 0.0]]
 
 
+@pytest.mark.parametrize(
+    ("lost", "expected"),
+    [
+        ((), [-1.0, 0.0, 1.0]),
+        (("* **",), [-1.0, None, 1.0]),  # the last of two that were not compared
+        (("** ***",), [-1.0, 1.0, None]),
+        (("* ***", "** ***"), [-1.0, 1.0, None]),
+        (("* **", "* ***", "** ***"), [None, None, None]),
+    ],
+)
+def test_what_has_a_reward_has_the_same_opponents_as_all_that_have(lost: tuple[str, ...], expected: list[Any]) -> None:
+    """A comparison that fails is no win of the one that would have lost it."""
+    write_judge("mine")
+
+    def answer(request: ChatRequest) -> str:
+        stars = sorted(re.findall(r"\*+", said_of(request)))
+        return "Hm." if " ".join(stars) in lost else by_length(request)
+
+    found, _ = rewards_of(answer, replies("*", "**", "***"))
+    assert found == [expected]
+
+
 def test_a_judge_that_always_says_the_first_rewards_nobody() -> None:
     write_judge("mine")
     found, _ = rewards_of(lambda request: "[[A]]", replies("*", "**", "***"))
@@ -196,7 +220,7 @@ def test_an_ensemble_is_put_together(options: dict[str, Any], expected: float) -
         def __call__(self, items: Any) -> list[list[float]]:
             return [[self.value for _ in many] for _, many in items]
 
-    context = RewardContext(Place("recipe"), source.context, lambda: [Member(1.0), Member(2.0), Member(3.0)])
+    context = RewardContext(Place("recipe"), source.context, lambda: [Member(1.0), Member(2.0), Member(3.0)], 3)
     reward = TrainedReward(TrainedReward.Options(**options), context)
     assert asyncio.run(reward([replies("*")])) == [[pytest.approx(expected)]]
 
@@ -209,34 +233,30 @@ def policy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.build(tmp_path_factory.mktemp("models") / "start", "llama", hidden=32, context=256)
 
 
-def recipe(folder: Path, policy: Path, url: str, **options: Any) -> Path:
-    """Direct RLAIF: prompts, a judge behind an API, a method; no labels."""
+def recipe(folder: Path, policy: Path, url: str, method: str = "rloo", **options: Any) -> Path:
+    """Direct RLAIF: prompts, a judge behind an API, a method; no labels. Or a method that learns from demonstrations."""
     folder.mkdir(exist_ok=True)
     write_jsonl(
         folder / "prompts.jsonl", [{"prompt": f"{' '.join(tiny.WORDS[i % 9 : i % 9 + 3])} {i}"} for i in range(24)]
     )
+    write_jsonl(folder / "shown.jsonl", [{"prompt": f"what is {i}", "response": f"it is {i + 1}"} for i in range(24)])
+    sampling = {"rewards": [{"source": "judge", "options": {"judge": "score-text"}}], "max_new_tokens": 8}
+    own = {} if "demonstrations" in options else sampling
+    shared = {"learning_rate": 1e-3, "batch_prompts": 4, "checkpoints": 3}
     data = {
         "models": {
             "policy": str(policy),
             "judge": {"provider": "openai", "model": "mock-judge", "options": {"base_url": f"{url}/v1"}},
         },
         "prompts": "prompts.jsonl",
-        "policies": [
-            {
-                "name": "rloo",
-                "options": {
-                    "rewards": [{"source": "judge", "options": {"judge": "score-text"}}],
-                    "learning_rate": 1e-3, "batch_prompts": 4, "max_new_tokens": 8, "checkpoints": 3, **options,
-                },
-            }
-        ],
-    }  # fmt: skip
+        "policies": [{"name": method, "options": {**own, **shared, **options}}],
+    }
     (folder / "direct.yaml").write_text(json.dumps(data))
     return folder
 
 
-def trained(folder: Path) -> dict[str, Any]:
-    return dict(json.loads((folder / "run" / "training" / "policies-rloo.json").read_text()))
+def trained(folder: Path, method: str = "rloo") -> dict[str, Any]:
+    return dict(json.loads((folder / "run" / "training" / f"policies-{method}.json").read_text()))
 
 
 def test_a_judge_behind_an_api_rewards_directly_and_its_failures_move_nothing(
@@ -257,17 +277,27 @@ def test_a_judge_behind_an_api_rewards_directly_and_its_failures_move_nothing(
     assert any(not torch.equal(value, before[name]) for name, value in moved.items())
 
 
-def test_a_run_that_was_killed_ends_as_one_that_was_not(tmp_path: Path, policy_folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("rloo", {}),
+        pytest.param("ppo", {"accumulation": 2, "minibatches": 2, "inner_epochs": 2}, marks=pytest.mark.slow),
+        pytest.param("sft", {"demonstrations": "shown.jsonl"}, marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_that_was_killed_ends_as_one_that_was_not(
+    method: str, options: dict[str, Any], tmp_path: Path, policy_folder: Path
+) -> None:
     with start(MockOptions(latency="5ms")) as server:
-        straight = recipe(tmp_path / "straight", policy_folder, server.url)
+        straight = recipe(tmp_path / "straight", policy_folder, server.url, method, **options)
         rlaif(straight, "run", "direct.yaml", "--out", "run")
-        stopped = recipe(tmp_path / "stopped", policy_folder, server.url)
-        work = stopped / "run" / "training" / "policies" / "rloo"
+        stopped = recipe(tmp_path / "stopped", policy_folder, server.url, method, **options)
+        work = stopped / "run" / "training" / "policies" / method
         process = start_cli(stopped, "run", "direct.yaml", "--out", "run")
         assert kill_when(process, lambda: (work / "checkpoint-2" / "rlaif-complete").exists())
         rlaif(stopped, "run", "direct.yaml", "--out", "run")
-    assert trained(stopped) == trained(straight)
-    one, other = (load_file(f / "run" / "policies" / "rloo" / "model.safetensors") for f in (straight, stopped))
+    assert trained(stopped, method) == trained(straight, method)
+    one, other = (load_file(f / "run" / "policies" / method / "model.safetensors") for f in (straight, stopped))
     assert all(torch.equal(value, other[name]) for name, value in one.items())
 
 
@@ -395,6 +425,11 @@ def test_a_reply_alone_has_no_opponent_and_so_no_reward() -> None:
         ({"name": "rloo", "options": {"rewards": [{"source": "pathlib:Path"}]}}, "pathlib:Path: built with"),
         ({"name": "rloo", "options": {"schedule": "cosin"}}, "schedule"),
         ({"name": "rloo", "options": {"beta": 0, "kl_target": 6}}, "kl_target steers beta"),
+        ({"name": "rloo", "options": {"rewards": [{"source": "judge", "options": {"judge": "score-text",
+                                                                                  "comparisons": "list"}}]}},
+         "comparisons is of a judge that compares, and score-text scores each reply alone"),
+        ({"name": "rloo", "options": {"rewards": [{"source": "judge", "options": {"judge": "score-text"},
+                                                   "weight": ".nan"}]}}, "weight"),
     ],
 )  # fmt: skip
 def test_what_does_not_go_together_is_one_line(
@@ -406,6 +441,30 @@ def test_what_does_not_go_together_is_one_line(
     said = rlaif(folder, "check", "direct.yaml", code=2)
     assert message in said
     assert "Traceback" not in said
+
+
+def test_a_judge_that_looks_on_by_the_same_model_is_said(tmp_path: Path, policy_folder: Path) -> None:
+    watched = {"watch": {"judge": "compare-text"}}
+    folder = recipe(tmp_path, policy_folder, "http://127.0.0.1:9", **watched)
+    said = rlaif(folder, "plan", "direct.yaml")
+    assert (
+        "Careful: rloo: the judge compare-text looks on by openai:mock-judge, and the reward is by openai:mock-judge (score-text)"
+        in said
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"combine": "worst"}, "combine worst is of several models: set reward_model.members"),
+        ({"penalty": 0.5}, "penalty is of combine: uncertainty"),
+    ],
+)
+def test_what_an_ensemble_alone_can_do_is_refused_without_one(options: dict[str, Any], message: str) -> None:
+    source, _ = labels()
+    spec = RewardSpec(source="reward_model", options=options)
+    with pytest.raises(ConfigError, match=message):
+        open_rewards([spec], RewardContext(Place("recipe"), source.context, list, 1))
 
 
 def test_a_plan_counts_what_rewards_will_ask(tmp_path: Path, policy_folder: Path) -> None:

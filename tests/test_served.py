@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 import torch
 from aiohttp import web
+from peft import LoraConfig, get_peft_model
 from pydantic import ValidationError
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from rlaif.config import Sampling
 from rlaif.errors import ConfigError, ModelError, RlaifError
@@ -104,6 +106,7 @@ class Server:
         body = await request.json()
         if self.broken:
             return web.json_response({"error": {"message": "out of memory"}}, status=400)
+        assert (body["top_k"], body["min_p"], body["repetition_penalty"]) == (-1, 0, 1)  # no cuts of the server's own
         self.asked.append(body["model"])
         if len(self.asked) in self.forgets:
             self.loaded.clear()
@@ -237,6 +240,12 @@ policies:
     (tmp_path / "other.yaml").write_text(recipe.replace("SAMPLER", "serve"))
     text = rlaif(tmp_path, "check", "other.yaml", code=2)
     assert 'other.yaml: policies.0.options.sampler: no model "serve" under models. Did you mean "server"?' in text
+    network = AutoModelForCausalLM.from_pretrained(policy_folder)
+    get_peft_model(network, LoraConfig(r=2, target_modules="all-linear")).save_pretrained(str(tmp_path / "mine"))
+    (tmp_path / "log").unlink()
+    adapted = f"models.policy={{model: {policy_folder}, options: {{adapter: mine}}}}"
+    text = rlaif(tmp_path, "check", "one.yaml", "--set", adapted, code=2)
+    assert "a folder in which that is merged, for both" in text
     (tmp_path / "log").unlink()
     rlaif(tmp_path, "check", "one.yaml")
     (tmp_path / "log").unlink()

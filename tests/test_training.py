@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from rlaif.errors import RlaifError, StorageError
 from rlaif.models.local import LocalModel, LocalOptions, load_network
-from rlaif.models.shared_prompt import token_logprobs
+from rlaif.models.shared_prompt import Rows, token_logprobs
 from rlaif.policy import PolicyContext
 from rlaif.policy.dpo import DPO, _Trainer
 from rlaif.policy.kto import KTO
@@ -162,6 +162,17 @@ def trl_rows(groups: Sequence[Group]) -> list[dict[str, list[int]]]:
     ]
 
 
+def loss_of(
+    kind: type[Any], settings: Any, network: Any, groups: list[Group], folder: Path, reference: Any = None
+) -> float:
+    """Our trainer's loss of all groups as one step, by networks as they are."""
+    trainer = kind(network.eval(), groups, settings, folder / "ours", 0, Watch())
+    if reference is not None:
+        trainer.look_at_reference(reference.eval(), 4096)
+    with torch.no_grad():
+        return float(trainer.compute_loss(network, {"micro_batch": 0}))
+
+
 def test_reward_loss_equals_trls(base: LocalModel, tmp_path: Path) -> None:
     trl = pytest.importorskip("trl")
     from datasets import Dataset
@@ -182,12 +193,63 @@ def test_reward_loss_equals_trls(base: LocalModel, tmp_path: Path) -> None:
         processing_class=base.tokens.hf,
     )
     with torch.no_grad():
-        theirs = trainer.compute_loss(network, trainer.data_collator(rows))
-        rewards = raw_rewards(network, rows_of(groups), base.tokens.pad_id, share=True)
-        a, b = pair_index(groups, "cpu")
-        ours = soft_preference_loss(rewards[a] - rewards[b], *labels_of(groups, "cpu")) / len(groups)
-    assert float(ours) == pytest.approx(float(theirs), abs=1e-5)
-    assert abs(float(ours) - math.log(2)) > 1e-3
+        theirs = float(trainer.compute_loss(network, trainer.data_collator(rows)))
+    ours = loss_of(_RewardTrainer, RewardOptions(), network, groups, tmp_path)
+    assert ours == pytest.approx(theirs, abs=1e-5)
+    assert abs(ours - math.log(2)) > 1e-3
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "opt", "bloom", "falcon", "gpt_neox"])
+def test_no_architecture_drops_anything_out_while_it_learns(architecture: str, tmp_path: Path) -> None:
+    """Reference and policy are one at first, and the loss is log 2; what is written has the dropout it came with."""
+    folder = tiny.build(tmp_path / "start", architecture, hidden=32)
+    config = json.loads((folder / "config.json").read_text())
+    rates = dict.fromkeys(DROPOUT[architecture], 0.1)
+    (folder / "config.json").write_text(json.dumps({**config, **rates}))
+    start = LocalModel(str(folder), LocalOptions(device="cpu"), where="models.policy", notice=lambda line: None)
+    history = tune(start, planted(24), tmp_path, epochs=1)
+    assert history[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    written = json.loads((tmp_path / "policy" / "config.json").read_text())
+    assert {name: written[name] for name in rates} == rates
+
+
+DROPOUT = {
+    "llama": ["attention_dropout"],
+    "gpt2": ["attn_pdrop", "embd_pdrop", "resid_pdrop"],
+    "opt": ["dropout", "attention_dropout"],
+    "bloom": ["hidden_dropout", "attention_dropout"],
+    "falcon": ["hidden_dropout", "attention_dropout"],
+    "gpt_neox": ["hidden_dropout", "attention_dropout"],
+}
+
+
+def test_rewards_are_as_exact_in_bfloat16_as_the_head_can_say_them(base: LocalModel) -> None:
+    network = load_network(base.folder, base.options, "float32", "test", head=True)
+    initialise_head(network, 0)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        rewards = raw_rewards(network.eval(), rows_of(hard_groups(base)), base.tokens.pad_id, share=True)
+    assert rewards.dtype == torch.float32
+    assert not torch.equal(rewards, rewards.bfloat16().float())
+
+
+def test_further_gpus_are_left_to_accelerate(base: LocalModel, tmp_path: Path) -> None:
+    network = load_network(base.folder, base.options, "float32", "test")
+    trainer = DPO.trainer(network, hard_groups(base), DPO.Options(), tmp_path, 0, Watch())
+    trainer.args._n_gpu = 2  # as transformers counts them
+    assert trainer.args.n_gpu == 1
+
+
+def test_the_head_runs_on_responses_alone(base: LocalModel) -> None:
+    """Also where every row goes through the network by itself: prompts of 40 tokens, continuations of 3 and 5."""
+    network = load_network(base.folder, base.options, "float32", "test").eval()
+    seen: list[int] = []
+    network.lm_head.register_forward_hook(lambda module, args, out: seen.append(out.shape[0] * out.shape[1]))
+    rows = Rows.of([tuple(range(5, 45))], [[(7, 8, 9), (9, 8, 7, 6, 5)]])
+    apart, mask = token_logprobs(network, rows, base.tokens.pad_id, share=False)
+    together, _ = token_logprobs(network, rows, base.tokens.pad_id, share=True)
+    assert torch.allclose(apart, together, atol=1e-5)
+    assert seen == [2 * 6, 2 * 6]
+    assert mask.sum() == 8
 
 
 def test_dpo_loss_equals_trls(base: LocalModel, tmp_path: Path) -> None:
@@ -207,15 +269,10 @@ def test_dpo_loss_equals_trls(base: LocalModel, tmp_path: Path) -> None:
         processing_class=base.tokens.hf,
     )
     with torch.no_grad():
-        theirs = trainer.compute_loss(trainer.model, trainer.data_collator(rows))
-        policy, reference = (
-            token_logprobs(n, rows_of(groups), base.tokens.pad_id, share=True)[0].sum(-1) for n in (tuned, start)
-        )
-        a, b = pair_index(groups, "cpu")
-        h = 0.3 * ((policy - reference)[a] - (policy - reference)[b])
-        ours = soft_preference_loss(h, *labels_of(groups, "cpu")) / len(groups)
-    assert float(ours) == pytest.approx(float(theirs), abs=1e-5)
-    assert abs(float(ours) - math.log(2)) > 1e-3
+        theirs = float(trainer.compute_loss(trainer.model, trainer.data_collator(rows)))
+    ours = loss_of(DPO.trainer, DPO.Options(beta=0.3), tuned, groups, tmp_path, reference=start)
+    assert ours == pytest.approx(theirs, abs=1e-5)
+    assert abs(ours - math.log(2)) > 1e-3
 
 
 # --- groups and plans -------------------------------------------------------------------------------------------------
@@ -594,6 +651,38 @@ def log_ratios(base: LocalModel, folder: Path, rows: Sequence[Preference]) -> li
         for group, x, y in zip(groups, after, before, strict=True)
         for (a, b), p in zip(group.pairs, group.p, strict=True)
     ]
+
+
+@pytest.mark.parametrize("kind", [DPO, KTO])
+def test_a_training_that_diverges_says_so_and_writes_nothing(kind: Any, base: LocalModel, tmp_path: Path) -> None:
+    with pytest.raises(RlaifError, match=r"step \d: the loss is nan. What would do: a lower learning_rate"):
+        tune(base, planted(32), tmp_path, kind=kind, learning_rate=1e30)
+    assert not (tmp_path / "policy").exists()
+
+
+def test_a_reward_model_that_diverges_in_its_last_step_is_not_written(base: LocalModel, tmp_path: Path) -> None:
+    with pytest.raises(RlaifError, match="the last step: its weights are no numbers"):
+        train_reward(base, planted(8), tmp_path, learning_rate=1e38, batch_prompts=8)
+    assert not (tmp_path / "reward").exists()
+
+
+def test_values_that_are_equal_count_one_half_and_a_step_without_labels_tells_no_accuracy(
+    base: LocalModel, tmp_path: Path
+) -> None:
+    rows = [replace_label(row, number) for number, row in enumerate(planted(64))]
+    history = tune(base, rows, tmp_path, epochs=1)
+    assert history[0]["accuracy"] == 0.5  # the policy is its reference still
+    assert [sorted(step) for step in tune(base, [as_ties(row) for row in rows], tmp_path / "ties", epochs=1)] == [
+        ["loss", "step"]
+    ] * len(history)
+
+
+def replace_label(row: Preference, number: int) -> Preference:
+    return row.model_copy(update={"p": (1.0, 0.8, 0.6)[number % 3]})
+
+
+def as_ties(row: Preference) -> Preference:
+    return row.model_copy(update={"p": 0.5})
 
 
 def test_dpo_learns_a_planted_rule(base: LocalModel, tmp_path: Path) -> None:

@@ -214,6 +214,9 @@ def config(kind: str, vocab: int, *, hidden: int = 48, layers: int = 2, context:
             vocab_size=vocab, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=4, ffn_dim=2 * hidden,
             max_position_embeddings=context, word_embed_proj_dim=hidden,
         ),
+        "falcon": lambda: t.FalconConfig(
+            vocab_size=vocab, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=4, alibi=False
+        ),
         "bloom": lambda: t.BloomConfig(vocab_size=vocab, hidden_size=hidden, n_layer=layers, n_head=4),
     }  # fmt: skip
     return makers[kind]()

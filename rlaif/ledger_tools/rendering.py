@@ -22,8 +22,8 @@ from rlaif.models import ChatRequest, Model, Reply, open_model, request_key
 from rlaif.models.calls import NOT_KEPT
 from rlaif.models.gateway import Gateway
 from rlaif.offline import AsKept, keyless, open_offline
-from rlaif.pipeline import draw_seed
 from rlaif.records import Comparison, Judgement, Prompt, Record
+from rlaif.sampling import draw_seed
 from rlaif.store import NOUNS, RunFolder, from_row
 
 CHANGED = (

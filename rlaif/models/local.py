@@ -11,7 +11,8 @@ import functools
 import hashlib
 import importlib.resources
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -370,11 +371,11 @@ class Generation:
 
         logits = self._processed(logits, active, step)
         if self.sampling.temperature == 0:
-            return [int(i) for i in logits.argmax(-1)]
+            return list(logits.argmax(-1).tolist())
         cumulative = logits.double().softmax(-1).cumsum(-1)
         draws = torch.tensor(self.draws[active, step], device=logits.device)[:, None]
         picked = torch.searchsorted(cumulative, draws * cumulative[:, -1:], right=True)[:, 0]
-        return [int(i) for i in picked.clamp(max=logits.shape[-1] - 1)]
+        return list(picked.clamp(max=logits.shape[-1] - 1).tolist())
 
     def _processed(self, logits: Any, active: list[int], step: int) -> Any:
         from transformers.generation import logits_process
@@ -531,16 +532,48 @@ def load_network(
         from peft import PeftModel
 
         network = PeftModel.from_pretrained(network, str(adapter)).merge_and_unload()
-    for module in network.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-        if isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = 0.0
+    _drop_nothing(network)
     if four_bits:
         _keep_gradients(network)
     else:
         network.to(resolve_device(options.device))
     return network
+
+
+def _drop_nothing(network: Any) -> None:
+    """Turn every dropout off: layers, rates that modules hold as numbers, and rates that they read from their configuration."""
+    from torch import nn
+
+    configs = {id(module.config): module.config for module in network.modules() if hasattr(module, "config")}
+    network.rlaif_dropout = [
+        (config, name, rate)
+        for config in configs.values()
+        for name, rate in vars(config).items()
+        if _is_rate(name, rate)
+    ]
+    for config, name, _ in network.rlaif_dropout:
+        setattr(config, name, 0.0)
+    for module in network.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name in [name for name, rate in vars(module).items() if _is_rate(name, rate)]:
+            setattr(module, name, 0.0)
+
+
+def _is_rate(name: str, value: Any) -> bool:
+    return "drop" in name and isinstance(value, float)
+
+
+@contextmanager
+def as_published(network: Any) -> Iterator[None]:
+    """While a network is written down its configuration has the dropout that its base came with."""
+    for config, name, rate in network.rlaif_dropout:
+        setattr(config, name, rate)
+    try:
+        yield
+    finally:
+        for config, name, _ in network.rlaif_dropout:
+            setattr(config, name, 0.0)
 
 
 def _keep_gradients(network: Any) -> None:

@@ -20,6 +20,11 @@ from rlaif.models.transports import Address
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 LOAD, UNLOAD = "load_lora_adapter", "unload_lora_adapter"
 TRIES, LOAD_SECONDS = 5, 300.0
+WHOLE = {
+    "top_k": -1,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+}  # the policy's own distribution, whatever the server's defaults
 START = "start vLLM with --enable-lora, --max-lora-rank, and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True in its environment"
 
 
@@ -35,7 +40,7 @@ class ServedPolicy(OpenAIModel):
             raise ConfigError(
                 f"{where}: sampling is by a server that loads adapters, so by a model of provider openai with a base_url of its own."
             )
-        extra = {**model.options.extra_body, "return_token_ids": True}
+        extra = {**model.options.extra_body, **WHOLE, "return_token_ids": True}
         options = model.options.model_copy(update={"extra_body": extra, "batch": None})
         return cls(model.model, options, where=where, notice=lambda line: None)
 

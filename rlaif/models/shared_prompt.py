@@ -20,6 +20,7 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -178,13 +179,15 @@ class Part:
     first: Tensor  # position of each suffix's first token in the output
     last: Tensor  # and of its last
 
-    def suffix(self, values: Tensor) -> Tensor:
-        """``values[i, first[i] : last[i] + 1]`` as one tensor (rows, longest, …); past a row's end stands anything."""
+    def suffix(self, values: Tensor, begin: int = 0) -> Tensor:
+        """``values[i, first[i] : last[i] + 1]`` as one tensor (rows, longest, …); past a row's end stands anything. ``begin``: the
+        position of the first of ``values``."""
         width = int((self.last - self.first).max()) + 1
-        if not self.first.any():
+        first, last = self.first - begin, self.last - begin
+        if not first.any():
             return values[:, :width]
         steps = torch.arange(width, device=values.device)
-        return values[self._rows[:, None], torch.minimum(self.first[:, None] + steps, self.last[:, None])]
+        return values[self._rows[:, None], torch.minimum(first[:, None] + steps, last[:, None])]
 
     def at_last(self, values: Tensor, column: Tensor | None = None) -> Tensor:
         return values[self._rows, self.last if column is None else column]
@@ -202,13 +205,13 @@ def forward(
     read: Callable[[Part], Tensor],
     *,
     share: bool,
-    extra: Callable[[Tensor], dict[str, Any]] = lambda last: {},
+    extra: Callable[[Tensor, Tensor], dict[str, Any]] = lambda first, last: {},
 ) -> Tensor:
     """``read`` over the output of ``network`` (``model``, or its ``base_model`` for hidden states), one row per suffix.
 
     Rows go through in parts of like length, so that little is padding; all in one where the network is ``one_pass``, its
     weights being split between processes that must make equally many. ``extra``: further arguments of the network,
-    given the index of each row's last token. The output is aligned to suffixes when shared, else to whole rows.
+    given the positions of the first and the last token of each row's suffix. The output is aligned to suffixes when shared, else to whole rows.
     """
     overhead = PASS_OVERHEAD.get(model.device.type, PASS_OVERHEAD["cuda"])
     if getattr(model, "one_pass", False):
@@ -222,7 +225,7 @@ def forward(
         first = last + 1 - torch.tensor([len(rows.suffixes[i]) for i in members], device=model.device)
         if past_mask is not None:
             mask = torch.cat([past_mask, mask], dim=1)
-        output = call(network, ids, mask, past, use_cache=past is not None, **extra(last))
+        output = call(network, ids, mask, past, use_cache=past is not None, **extra(first, last))
         part = Part(output, torch.tensor(members, device=model.device), first, last)
         order.append(part.members)
         found.append(read(part))
@@ -264,7 +267,9 @@ def last_logits(model: Any, rows: Rows, pad_id: int, *, share: bool) -> Tensor:
     def read(part: Part) -> Tensor:
         return part.at_last(part.output.logits, part.last.unique(return_inverse=True)[1])
 
-    return forward(model, model, rows, pad_id, read, share=share, extra=lambda last: {"logits_to_keep": last.unique()})
+    return forward(
+        model, model, rows, pad_id, read, share=share, extra=lambda first, last: {"logits_to_keep": last.unique()}
+    )
 
 
 def last_hidden(model: Any, rows: Rows, pad_id: int, *, share: bool) -> Tensor:
@@ -279,18 +284,28 @@ def token_logprobs(
     """Log-probability of each continuation token and its mask, both (rows, longest continuation).
 
     The first token of a suffix is the prompt's last and is not predicted here. ``temperature``: at which it was sampled.
+    The head does not run on what lies before the suffixes of a part.
     """
     ids, mask = pad(rows.suffixes, pad_id, model.device)
+    may_keep = "logits_to_keep" in _parameters(model)
 
     def read(part: Part) -> Tensor:
-        logits = part.suffix(part.output.logits)[:, :-1]
+        logits = part.suffix(part.output.logits, int(part.first.min()) if may_keep else 0)[:, :-1]
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if temperature != 1.0:
             logits = logits / temperature
         targets = ids[part.members, 1 : logits.shape[1] + 1]
         return logits.gather(-1, targets[..., None])[..., 0] - logits.logsumexp(-1)
 
-    return forward(model, model, rows, pad_id, read, share=share) * mask[:, 1:], mask[:, 1:]
+    def kept(first: Tensor, last: Tensor) -> dict[str, Any]:
+        begin = int(first.min())
+        return (
+            {"logits_to_keep": torch.arange(begin, int(last.max()) + 1, device=first.device)}
+            if begin and may_keep
+            else {}
+        )
+
+    return forward(model, model, rows, pad_id, read, share=share, extra=kept) * mask[:, 1:], mask[:, 1:]
 
 
 def token_hidden(model: Any, rows: Rows, pad_id: int, *, share: bool) -> Tensor:
@@ -337,13 +352,16 @@ def sharing_works(model: Any, pad_id: int, test: Callable[[Any, int], float] = l
         return False, "gradient checkpointing drops the cache"
     was_training = model.training
     model.eval()
+    flash = "flash" in str(getattr(model.config, "_attn_implementation", ""))  # has no kernel for float32
+    dtype = torch.bfloat16 if flash and model.dtype == torch.float32 else model.dtype
     try:
-        difference = test(model, pad_id)
+        with nullcontext() if dtype == model.dtype else torch.autocast(model.device.type, dtype):
+            difference = test(model, pad_id)
     except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError, IndexError) as error:
         return False, f"{type(error).__name__}: {error}"
     finally:
         model.train(was_training)
-    if difference > max(TOLERANCE, 30 * torch.finfo(model.dtype).eps):
+    if difference > max(TOLERANCE, 30 * torch.finfo(dtype).eps):
         return False, f"shared and separate rows differ by {difference:.1e}"
     return True, ""
 

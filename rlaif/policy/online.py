@@ -6,7 +6,7 @@ way (a judge behind an API is slow), the next is sampled, and those that have th
 from does not depend on who came first: micro-batches are learnt from in their order.
 
 Training ends early where the policy has gone further from its start than ``max_kl`` nats a response, or says more than
-``max_length_ratio`` times as much as in its first step; the policy is then the last planned checkpoint before. With ``watch`` a
+``max_length_ratio`` times as much as its start to the same prompts; the policy is then the last planned checkpoint before. With ``watch`` a
 judge that is no part of the reward compares policy and start on held-out prompts along the way: where it likes the policy less
 than at its best, by a paired difference whose 95% interval lies below 0, while the reward likes it more, training ends, and the
 policy is that of the best look. Before the first step the reward is shown canaries made of the start's own responses, and what
@@ -16,6 +16,7 @@ they gain is told.
 from __future__ import annotations
 
 import asyncio
+import math
 import shutil
 import time
 from collections import Counter, deque
@@ -199,12 +200,12 @@ class _Training:
                 for part, task in zip(parts, rewards.tasks, strict=True):
                     await self._wait(task)
                     await work(trainer.learn, part)
-                ended = self._check(parts)
+                ended = await self._check(parts)
                 self.left = deque([trainer.update])
             else:
                 for task in rewards.tasks:
                     await self._wait(task)
-                ended = self._check(parts)
+                ended = await self._check(parts)
                 if not ended:
                     await work(trainer.prepare, parts)
                 self.left = deque(self._updates(parts))
@@ -216,6 +217,7 @@ class _Training:
             await work(self._next)
         self.seconds += time.perf_counter() - began
         self.context.watch.report(trainer.step, trainer.steps, trainer.history[-1])
+        self.context.watch.say(trainer.step, [said for said in trainer.samples if said["step"] == trainer.step])
         return ""
 
     def _next(self) -> None:
@@ -276,7 +278,7 @@ class _Training:
         await task
         self.idle += time.perf_counter() - began
 
-    def _check(self, parts: Sequence[Rollouts]) -> str:
+    async def _check(self, parts: Sequence[Rollouts]) -> str:
         """Why training must not go on with this step, or "". Raises RlaifError where nothing got a reward."""
         rows = [reward for part in parts for many in part.rewarded for reward in many]
         lost = sum(reward.total is None for reward in rows)
@@ -289,12 +291,15 @@ class _Training:
         figures = self.trainer.figures(parts)
         if figures["kl"] > self.options.max_kl:
             return f"the policy is {figures['kl']:.1f} nats a response from its start (max_kl {self.options.max_kl:g})"
-        start = self.trainer.history[0]["length"] if self.trainer.history else 0.0
-        if start and figures["length"] > self.options.max_length_ratio * start:
-            return (
-                f"responses have {figures['length']:.0f} tokens on average, the start's {start:.0f} (max_length_ratio "
-                f"{self.options.max_length_ratio:g})"
-            )
+        limit = self.options.max_length_ratio
+        shortest = min((past["length"] for past in self.trainer.history), default=math.inf)
+        if figures["length"] > limit * shortest:  # these prompts may be others: what does the start say to them?
+            start = await self.context.in_worker(self.trainer.start_length, [p for part in parts for p in part.prompts])
+            if figures["length"] > limit * start:
+                return (
+                    f"responses have {figures['length']:.0f} tokens on average, the start's to the same prompts {start:.0f} "
+                    f"(max_length_ratio {limit:g})"
+                )
         return ""
 
     # --- what looks on ------------------------------------------------------------------------------------------------

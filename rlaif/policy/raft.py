@@ -8,9 +8,10 @@ mean over the kept responses' tokens of −log π. A prompt without any reward i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from rlaif.policy.online import Online
@@ -43,6 +44,12 @@ class RAFT(Online):
         samples: int = Field(default=8, ge=2)
         epochs: int = Field(default=3, ge=1)
         beta: float = Field(default=0.0, ge=0, le=0)  # no penalty: how far it goes is told, and bounded by max_kl
+
+        @model_validator(mode="after")
+        def _no_ratio(self) -> Self:
+            if "clip" in self.model_fields_set:
+                raise ValueError("clip is of a ratio, and raft learns from none: leave it out")
+            return self
 
     name = "raft"
     trainer = _Trainer

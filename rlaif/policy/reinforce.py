@@ -8,10 +8,10 @@ The loss is −Σ_t A_t·log π(a_t) over the number of responses with a reward.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from rlaif.policy.online import Online
@@ -69,6 +69,13 @@ class Reinforce(Online):
         samples: int = Field(default=1, ge=1)
         baseline: Literal["batch", "value"] = "batch"
         value_weight: float = Field(default=1.0, gt=0)
+
+        @model_validator(mode="after")
+        def _value_used(self) -> Self:
+            unused = {"value_weight", "value_learning_rate"} & self.model_fields_set
+            if self.baseline == "batch" and unused:
+                raise ValueError(f"{sorted(unused)[0]} is of baseline: value")
+            return self
 
     name = "reinforce"
 

@@ -27,6 +27,9 @@ class _Trainer(OnlineTrainer):
             rewards = rewards - self.controller.beta * self.kl(part).reshape(rewards.shape)
             part.advantages = leave_one_out(rewards, known).flatten()
 
+    def ratios(self, logratio: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        return logratio.sum(1), mask.any(1)
+
     def loss(self, logprobs: Tensor, mask: Tensor, rollouts: Rollouts) -> Tensor:
         assert rollouts.old is not None
         assert rollouts.advantages is not None

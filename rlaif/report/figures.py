@@ -30,6 +30,8 @@ CURVES = (
     ("reward", "mean reward"),
     ("kl", "nats from the start"),
     ("length", "tokens a response"),
+    ("entropy", "nats a token"),
+    ("ended", "share that ended"),
 )
 FLAT = 0.1  # nats: a loss that moves by less is drawn as flat as it is
 LABEL = 18  # characters to a line of a row's name
@@ -84,18 +86,18 @@ class Plots:
         length."""
         if len(history) < 2:
             return []
-        steps = [row["step"] for row in history]
         found = []
         for name, label in CURVES:
-            if name not in history[0] or (name == "loss" and "reward" in history[0]):
+            rows = [row for row in history if name in row]  # a step without a label has no loss
+            if len(rows) < 2 or (name == "loss" and "reward" in rows[0]):
                 continue  # a policy gradient's loss says nothing
-            values = np.array([row[name] for row in history])
+            steps, values = [row["step"] for row in rows], np.array([row[name] for row in rows])
             with plt.rc_context(STYLE):
                 canvas, axes = _panel(2.4)
                 axes.plot(steps, values, color=MUTED, linewidth=0.8)
                 axes.plot(steps, _smooth(values), color=ACCENT, linewidth=1.6)
                 axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-                if name == "accuracy":
+                if name in ("accuracy", "ended"):
                     axes.set_ylim(0, 1.02)
                 elif np.ptp(values) < FLAT:
                     middle = (values.min() + values.max()) / 2

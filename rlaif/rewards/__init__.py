@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from rlaif.canaries import Claims
@@ -33,6 +33,7 @@ class RewardContext:
     where: Place
     labels: LabelContext  # for judges: models, catalogue, gateway
     reward_model: Callable[[], Any] | None  # loads the run's, in the model thread; None: the recipe has none
+    members: int = 1  # how many models that loads
 
 
 class RewardSource(Protocol):
@@ -103,9 +104,7 @@ def open_rewards(specs: Sequence[RewardSpec], context: RewardContext) -> Rewards
         where = context.where.at(number)
         kind = load(spec.source, REWARDS, "reward", where.at("source"))
         options = parse_options(kind, spec.options, where.at("options"))
-        source = construct(
-            kind, "(options, context)", options, RewardContext(where, context.labels, context.reward_model)
-        )
+        source = construct(kind, "(options, context)", options, replace(context, where=where))
         if not callable(source) or not hasattr(source, "signature"):
             raise ConfigError(
                 f'{where.at("source")}: "{spec.source}" is no reward: its class needs `async def __call__(self, items)` and '

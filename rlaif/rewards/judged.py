@@ -3,19 +3,21 @@
 One that scores replies by themselves gives each its score, put from its scale onto −1 to 1; of several principles, the mean
 by weight. One that compares gives each the mean probability with which it beats the others of its prompt, both orders and all
 principles averaged as in labels, put onto −1 to 1. Equal replies are one, and tie. A reply that the judge could not read,
-refused or failed on has no reward, and is no part of the others'.
+refused or failed on has no reward, and is no part of the others'. Where it compares, so many are left out, those with the most
+comparisons that have no label first, that the rest are all compared with one another: the opponents of one are those of all.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Literal
 
 from rlaif.component import Options as BaseOptions
 from rlaif.config import PreferencesSection
+from rlaif.errors import ConfigError
 from rlaif.labels.judges import JudgeLabels
 from rlaif.models import BatchModel
 from rlaif.policy import Items
@@ -37,6 +39,10 @@ class JudgedReward:
         self.labels = JudgeLabels(asked, context.labels)
         (self.judge,) = self.labels.judges
         self.compares = not self.judge.each_alone
+        if not self.compares and "comparisons" in options.model_fields_set:
+            raise ConfigError(
+                f"{context.where}: comparisons is of a judge that compares, and {options.judge} scores each reply alone."
+            )
         self.one_at_a_time = asyncio.Lock()
 
     def signature(self) -> object:
@@ -70,26 +76,42 @@ class JudgedReward:
         return [Comparison(prompt=prompt, responses=many) for many in together if len(many) > 1]
 
     async def _contests(self, items: Items) -> Values:
-        """Each response's mean probability of beating the others of its prompt; None where no comparison of it has a label,
-        0 where all say the same."""
+        """Each response's mean probability of beating the others of its prompt that have one; 0 where all say the same."""
         groups = [self.comparisons(prompt, responses) for prompt, responses in items]
         by_comparison: dict[str, list[Judgement]] = {}
         for judgement in await self.labels.judge_all([comparison for group in groups for comparison in group]):
             by_comparison.setdefault(judgement.comparison_id, []).append(judgement)
         found: Values = []
         for (_, responses), group in zip(items, groups, strict=True):
-            wins: dict[str, list[float]] = {response.id: [] for response in _different(responses)}
+            different = _different(responses)
+            p: dict[tuple[str, str], float] = {}  # that one is better than another
             for comparison in group:
                 for pair in itertools.combinations(comparison.responses, 2):
                     rules = PreferencesSection()
                     preference, names = reconcile(comparison, pair, by_comparison.get(comparison.id, []), rules)
                     if preference.weight:
-                        wins[names.chosen_id].append(preference.p)
-                        wins[names.rejected_id].append(1 - preference.p)
-            by_text = {response.messages: wins[response.id] for response in _different(responses)}
+                        p[names.chosen_id, names.rejected_id] = preference.p
+                        p[names.rejected_id, names.chosen_id] = 1 - preference.p
+            kept = _all_compared([response.id for response in different], p)
             alone = 0.0 if not group and len(responses) > 1 else None  # equal replies tie; one reply has no opponent
-            found.append([2 * fmean(by_text[r.messages]) - 1 if by_text[r.messages] else alone for r in responses])
+            worth: dict[tuple[Message, ...], float | None] = {}
+            for one in different:
+                chances = [p[one.id, other] for other in kept if other != one.id] if one.id in kept else []
+                worth[one.messages] = 2 * fmean(chances) - 1 if chances else alone
+            found.append([worth[response.messages] for response in responses])
         return found
+
+
+def _all_compared(names: Sequence[str], p: Mapping[tuple[str, str], float]) -> list[str]:
+    """Those that are left when whoever lacks the most comparisons goes, the last of equal ones, until none lacks any."""
+    kept = list(names)
+    while kept:
+        lacking = [sum(other != one and (one, other) not in p for other in kept) for one in kept]
+        most = max(lacking)
+        if not most:
+            break
+        del kept[len(kept) - 1 - lacking[::-1].index(most)]
+    return kept
 
 
 def _different(responses: Sequence[Response]) -> list[Response]:

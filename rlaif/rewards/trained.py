@@ -6,27 +6,41 @@ and *uncertainty-weighted* optimisation): what its members disagree on is not wo
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from statistics import fmean, pstdev
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rlaif.component import Options as BaseOptions
 from rlaif.errors import ConfigError
 from rlaif.policy import Items
 from rlaif.rewards import RewardContext, Values
 
+Combine = Literal["mean", "worst", "uncertainty"]
+
 
 class TrainedReward:
     class Options(BaseOptions):
-        combine: Literal["mean", "worst", "uncertainty"] = "mean"
+        combine: Combine = "mean"
         penalty: float = Field(default=1.0, ge=0)  # of uncertainty: standard deviations taken off the mean
+
+        @model_validator(mode="after")
+        def _penalty_used(self) -> Self:
+            if self.combine != "uncertainty" and "penalty" in self.model_fields_set:
+                raise ValueError("penalty is of combine: uncertainty")
+            return self
 
     name = "reward_model"
 
     def __init__(self, options: Options, context: RewardContext) -> None:
         if context.reward_model is None:
             raise ConfigError(f"{context.where}: rewards come from the reward model: set reward_model.")
+        if options.combine != "mean" and context.members == 1:
+            raise ConfigError(
+                f"{context.where}: combine {options.combine} is of several models: set reward_model.members."
+            )
         self.options, self.context = options, context
         self.loaded: Any = None
 
@@ -38,21 +52,31 @@ class TrainedReward:
         self.loaded = self.loaded or self.context.reward_model()
         asked = [(p.messages, [(r.messages, r.finish_reason != "length") for r in many]) for p, many in items]
         members = [model(asked) for model in self.loaded]
+        combine, penalty = self.options.combine, self.options.penalty
         return [
-            [self._together([rewards[i][k] for rewards in members]) for k in range(len(many))]
+            [together([rewards[i][k] for rewards in members], combine, penalty) for k in range(len(many))]
             for i, (_, many) in enumerate(items)
         ]
-
-    def _together(self, found: list[float | None]) -> float | None:
-        values = [value for value in found if value is not None]
-        if len(values) < len(found):
-            return None
-        if self.options.combine == "worst":
-            return min(values)
-        return fmean(values) - (self.options.penalty * pstdev(values) if self.options.combine == "uncertainty" else 0.0)
 
     def release(self) -> None:
         self.loaded = None
 
     def signature(self) -> Any:
         return self.options.model_dump()
+
+
+def together(found: Sequence[float | None], combine: Combine = "mean", penalty: float = 0.0) -> float | None:
+    """One reward of those that an ensemble's members give a response; None where one gives none."""
+    values = [value for value in found if value is not None]
+    if len(values) < len(found):
+        return None
+    if combine == "worst":
+        return min(values)
+    return fmean(values) - (penalty * pstdev(values) if combine == "uncertainty" else 0.0)
+
+
+def trained_rewards(folders: Sequence[Path], options: Any, notice: Callable[[str], None]) -> list[Any]:
+    """The reward models of these folders, loaded."""
+    from rlaif.reward import RewardModel
+
+    return [RewardModel(folder, options, where="reward model", notice=notice) for folder in folders]

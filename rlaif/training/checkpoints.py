@@ -14,7 +14,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from rlaif.models.local import LocalModel
+from rlaif.models.local import LocalModel, as_published
 from rlaif.store import disk_error
 
 COMPLETE = "rlaif-complete"  # marks a checkpoint folder that was written to its end
@@ -78,7 +78,8 @@ def save_whole(
     shutil.rmtree(partial, ignore_errors=True)
     with saving(out):
         partial.mkdir(parents=True)
-        network.save_pretrained(str(partial))
+        with as_published(network):
+            network.save_pretrained(str(partial))
         base.tokens.hf.save_pretrained(str(partial))
         if pad_id is not None and pad_id != base.tokens.hf.pad_token_id:
             words = copy.deepcopy(base.tokens.hf)

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, sigmoid
 from torch.nn.functional import logsigmoid
 
+FURTHEST = 80.0  # nats, of a ratio's logarithm: exp(88.7) is more than float32 holds
+
 
 def soft_preference_loss(difference: Tensor, p: Tensor, weight: Tensor) -> Tensor:
     """Sum over pairs of w · [−p·log σ(d) − (1−p)·log σ(−d)], in nats; w · log 2 each where d is 0.
@@ -79,15 +81,16 @@ def kto_loss(
 def policy_loss(logratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
     """−min(ρA, clip(ρ, 1 − ε, 1 + ε)·A), elementwise, ρ = exp(logratio) (Schulman et al. 2017, PPO, 1707.06347, eq. 7).
 
-    ``logratio``: log π − log π_old of tokens or of whole responses; where it is 0 the gradient is that of −A·log π.
+    ``logratio``: log π − log π_old of tokens or of whole responses; where it is 0 the gradient is that of −A·log π. Beyond ±80,
+    where exp would end, it counts as that.
     """
-    ratio = logratio.exp()
+    ratio = logratio.clamp(-FURTHEST, FURTHEST).exp()
     return -torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
 
 
 def k3(logprobs: Tensor, reference: Tensor) -> Tensor:
     """π_ref/π − log(π_ref/π) − 1 of each token, at least 0: its mean under π is KL(π || π_ref) (Schulman 2020; GRPO eq. 4)."""
-    gap = reference - logprobs
+    gap = (reference - logprobs).clamp(max=FURTHEST)
     return gap.exp() - gap - 1
 
 

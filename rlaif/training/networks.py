@@ -2,7 +2,8 @@
 
 With ``lora`` the base is frozen and small matrices beside its linear layers learn (Hu et al. 2022, 2106.09685). The start model
 is then the same network with its adapters off, so that a reference costs no memory. What is written is the whole model with
-the adapters merged in, and ``adapter/`` beside it, which ``peft`` and vLLM load onto the base.
+the adapters merged in, and ``adapter/`` beside it, which ``peft`` and vLLM load onto the base; not where that is a folder with an
+adapter of its own, onto which none can be loaded.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from rlaif.models.shared_prompt import hidden_self_test, logits_self_test, shari
 from rlaif.training import processes
 from rlaif.training.checkpoints import save_whole, saving
 
+POLYNOMIAL_END = 1e-7  # that transformers' schedule of this name falls to
 ADAPTER = "adapter"  # folder of the adapters beside the merged weights
 
 
@@ -48,6 +50,14 @@ class NetworkOptions(BaseOptions):
     def autocast(self, network: Any) -> Any:
         """The context in which passes run at this precision."""
         return torch.autocast(network.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+
+
+def check_schedule(options: Any) -> None:
+    """Raises ValueError for a schedule and a learning rate, or a warm-up, that do not go together."""
+    if options.schedule == "polynomial" and options.learning_rate <= POLYNOMIAL_END:
+        raise ValueError(f"schedule polynomial falls to {POLYNOMIAL_END:g}, and learning_rate begins no higher")
+    if options.schedule == "constant" and options.warmup and "warmup" in options.model_fields_set:
+        raise ValueError("schedule constant has no warmup: set constant_with_warmup, or leave it out")
 
 
 class Trained:
@@ -122,7 +132,9 @@ class Trained:
             save_whole(self.network, self.base, out, pad_id=pad_id)
             return
         beside = {}
-        if not self.how["head"]:  # adapters alone are no reward model: its head has learnt too
+        if (
+            not self.how["head"] and not self.base.adapter
+        ):  # adapters alone are no reward model: its head has learnt too
             beside[ADAPTER] = out.with_name(f".{out.name}.{ADAPTER}")
             with saving(out):
                 self.peft.save_pretrained(str(beside[ADAPTER]))
@@ -148,6 +160,13 @@ def initialise_head(network: Any, seed: int) -> None:
     weight = network.score.weight
     with torch.no_grad():
         weight.copy_(torch.randn(weight.shape, generator=generator) / (weight.shape[1] + 1) ** 0.5)
+
+
+def by_head(network: Any, hidden: Tensor) -> Tensor:
+    """What a scalar head makes of hidden states, without their last dimension: in its own precision, whatever the trunk's."""
+    with torch.autocast(hidden.device.type, enabled=False):
+        found: Tensor = network.score(hidden.to(network.score.weight.dtype))[..., 0]
+    return found
 
 
 def _with_adapters(network: Any, options: LoraOptions, seed: int, where: str) -> Any:

@@ -13,7 +13,7 @@ import shutil
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from torch import Tensor
 from transformers import get_scheduler
 
 from rlaif.config import Sampling
-from rlaif.errors import RlaifError
 from rlaif.models import ChatRequest, Reply
 from rlaif.models.local import LocalModel, load_network
 from rlaif.models.shared_prompt import token_logprobs
@@ -32,10 +31,19 @@ from rlaif.store import write_json
 from rlaif.training import processes
 from rlaif.training.advantages import KLController
 from rlaif.training.checkpoints import COMPLETE, last_checkpoint, saving
-from rlaif.training.networks import NetworkOptions, Schedule, Trained, choose_attention, learning, learnt, take
+from rlaif.training.networks import (
+    NetworkOptions,
+    Schedule,
+    Trained,
+    check_schedule,
+    choose_attention,
+    learning,
+    learnt,
+    take,
+)
 from rlaif.training.passes import rows_of
 from rlaif.training.rollouts import PolicySampler, Rollouts
-from rlaif.training.trainer import Watch
+from rlaif.training.trainer import Watch, diverged
 
 STATE, TENSORS = "state.json", "state.pt"
 ALWAYS = -1  # in the place of a version, of draws that no version changes
@@ -65,7 +73,7 @@ class OnlineOptions(NetworkOptions):
     watch: GoldSpec | None = None  # stops where what is rewarded is no longer better
     probes: int = Field(default=32, ge=0)  # prompts whose responses are dressed up, to see what the reward makes of it
     max_kl: float = Field(default=25.0, gt=0)  # nats a response: training stops above
-    max_length_ratio: float = Field(default=2.0, gt=1)  # to the start's responses: likewise
+    max_length_ratio: float = Field(default=2.0, gt=1)  # to the start's responses to the same prompts: likewise
     warmup: float = Field(default=0.05, ge=0, lt=1)  # share of steps
     schedule: Schedule = "constant_with_warmup"
     weight_decay: float = Field(default=0.0, ge=0)
@@ -91,8 +99,11 @@ class OnlineOptions(NetworkOptions):
             raise ValueError("sampler: the server is given adapters, of a base that it has too: set lora, without bits")
         if self.kl_target is not None and not self.beta:
             raise ValueError("kl_target steers beta, and beta is 0: give it a value to begin with")
+        if self.kl_target is None and "kl_horizon" in self.model_fields_set:
+            raise ValueError("kl_horizon is how fast kl_target steers beta: set kl_target, or leave it out")
         if self.accumulation % self.minibatches:
             raise ValueError(f"accumulation {self.accumulation} is not a multiple of minibatches {self.minibatches}")
+        check_schedule(self)
         return self
 
     @property
@@ -165,6 +176,10 @@ class OnlineTrainer(ABC):
     def loss(self, logprobs: Tensor, mask: Tensor, rollouts: Rollouts) -> Tensor:
         """The loss of a micro-batch, a sum; 0, and no gradient, from what has no reward."""
 
+    def ratios(self, logratio: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """What the loss clips, as logarithms, and which of these are there: by token, or of whole responses."""
+        return logratio, mask
+
     def count(self, rollouts: Rollouts) -> float:
         """What such sums are divided by, once added up over an update: responses with a reward."""
         return float(self.known(rollouts).sum())
@@ -191,6 +206,15 @@ class OnlineTrainer(ABC):
         """One response of the policy as it is to each prompt, by draws that are the same at every step."""
         with self._autocast():
             return self.sampler.sample(prompts, ALWAYS, samples=1, replies=replies)
+
+    def start_length(self, prompts: Sequence[Any]) -> float:
+        """Mean tokens of one response of the start to each prompt."""
+        network = self.reference or self.network
+        sampler = PolicySampler(
+            self.start, network, share=self.share, sampling=self.options.sampling, samples=1, seed=self.seed
+        )
+        with self._autocast(), self.trained.as_before() if self.reference is None else nullcontext():
+            return _mean(sampler.sample(prompts, ALWAYS).lengths)
 
     def publish(self, folder: Path) -> None:
         """Write the adapters as they are, for a server to load."""
@@ -226,7 +250,9 @@ class OnlineTrainer(ABC):
         if self.keeps_best:
             self.prepare([rollouts])
             rollouts = rollouts.best()
-        with self._autocast(), learning(self.network, self.options):
+        with self._autocast(), ExitStack() as stack:
+            for network in self.networks().values():
+                stack.enter_context(learning(network, self.options))
             logprobs, mask = self.logprobs(self.network, rollouts)
             first = rollouts.old is None
             if rollouts.old is None:
@@ -238,9 +264,10 @@ class OnlineTrainer(ABC):
                 loss.backward()
         self._sums["loss"] += float(loss.detach())
         self._sums["count"] += self.count(rollouts)
-        clipped = (logprobs.detach() - rollouts.old).exp().sub(1).abs() > self.options.clip
-        self._sums["clipped"] += 0 if first else int((clipped & mask.bool()).sum())
-        self._sums["learnt"] += int(mask.sum())
+        logratio, there = self.ratios((logprobs.detach() - rollouts.old) * mask, mask)
+        clipped = logratio.exp().sub(1).abs() > self.options.clip
+        self._sums["clipped"] += 0 if first else int((clipped & there.bool()).sum())
+        self._sums["learnt"] += int(there.sum())
 
     def update(self) -> None:
         """One step of the optimiser with the gradients that have added up."""
@@ -252,11 +279,13 @@ class OnlineTrainer(ABC):
         parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
         for parameter in parameters:
             parameter.grad /= count
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.options.max_gradient_norm))
-        if not math.isfinite(norm):
-            raise RlaifError(
-                f"step {self.step + 1}: the gradient is {norm}. What would do: a lower learning_rate, or precision: float32."
-            )
+        norms = [
+            float(torch.nn.utils.clip_grad_norm_(network.parameters(), self.options.max_gradient_norm))
+            for network in self.networks().values()  # which share no weights
+        ]
+        norm = norms[0]
+        if not all(map(math.isfinite, norms)):
+            raise diverged(f"step {self.step + 1}: the gradient is {norms}")
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -291,17 +320,17 @@ class OnlineTrainer(ABC):
         return (rollouts.old - rollouts.reference).sum(1)
 
     def shaped(self, rollouts: Rollouts) -> tuple[Tensor, Tensor]:
-        """Rewards of shape (groups, K), with what the options put in their place or take off; and which there are."""
+        """Rewards of shape (groups, K), with what the options put in their place and then take off; and which there are."""
         options = self.options
         totals, known = rollouts.totals()
         shape = totals.shape
-        if options.length_penalty:
-            totals = (
-                totals - options.length_penalty * torch.tensor(rollouts.lengths).reshape(shape) / options.max_new_tokens
-            )
         if options.missing_end_reward is not None:
             totals = totals.where(
                 torch.tensor(rollouts.ended).reshape(shape), totals.new_tensor(options.missing_end_reward)
+            )
+        if options.length_penalty:  # off that too: not to end must not pay
+            totals = (
+                totals - options.length_penalty * torch.tensor(rollouts.lengths).reshape(shape) / options.max_new_tokens
             )
         return totals.to(self.network.device), known.to(self.network.device)
 
@@ -310,7 +339,7 @@ class OnlineTrainer(ABC):
         sums, self._sums = self._sums, defaultdict(float)
         updates = max(1, sums["updates"])
         figures |= {"loss": sums["mean loss"] / updates, "gradient": sums["norm"] / updates}
-        if not self.options.once:
+        if not self.options.once and not self.keeps_best:
             seen = processes.total({name: sums[name] for name in ("clipped", "learnt")})
             figures["clipped"] = seen["clipped"] / max(1, seen["learnt"])
         self.controller.update(figures["kl"], responses)

@@ -166,7 +166,7 @@ class PolicySampler:
         return Response(
             prompt_id=prompt.id,
             messages=said,
-            generator=f"policy after {version} steps",
+            generator=f"policy after {version} steps" if version >= 0 else "policy looked at",
             sample_index=index,
             output_tokens=len(ids),
             token_ids=tuple(ids if not ended else tokens.ended(ids)),

@@ -35,8 +35,9 @@ class Trackers:
         name = stage.replace("/", "-")
         settings: dict[str, dict[str, Any]] = {
             "tensorboard": {"run_name": name, "logging_dir": str(folder / "logs")},
-            "wandb": {"run_name": PROJECT, "name": f"{run}/{name}", "dir": str(folder / "logs")},
-            "trackio": {"run_name": PROJECT, "name": f"{run}/{name}"},
+            "wandb": {"run_name": PROJECT, "name": f"{run}/{name}", "dir": str(folder / "logs")}
+            | {"id": f"{run}-{name}", "resume": "allow"},
+            "trackio": {"run_name": PROJECT, "name": f"{run}/{name}", "resume": "allow"},
         }
         for kind in names:
             tracker = LOGGER_TYPE_TO_CLASS[kind](**settings[kind])
@@ -49,6 +50,17 @@ class Trackers:
         for tracker in self.opened:
             tracker.log({name: value for name, value in figures.items() if name != "step"}, step=step)
 
+    def say(self, step: int, samples: Sequence[Mapping[str, Any]]) -> None:
+        """Conversations of a step, of which most steps have none."""
+        told = {f"conversation {number}": _words(sample) for number, sample in enumerate(samples, 1)}
+        for tracker in self.opened if told else ():
+            tracker.log(told, step=step)
+
     def finish(self) -> None:
         for tracker in self.opened:
             tracker.finish()
+
+
+def _words(sample: Mapping[str, Any]) -> str:
+    reward = "none" if sample["reward"] is None else f"{sample['reward']:.3f}"
+    return f"{sample['prompt']}\n\n→ {sample['response']}\n\nreward {reward}"

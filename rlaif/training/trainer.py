@@ -7,7 +7,7 @@ of. A run that was killed continues from its last whole checkpoint, bit for bit 
 from __future__ import annotations
 
 import json
-import os
+import math
 import threading
 import warnings
 from abc import ABC, abstractmethod
@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from rlaif.errors import ModelError, UserError
+from rlaif.errors import ModelError, RlaifError, UserError
 from rlaif.models.local import LocalModel, LocalOptions
 from rlaif.models.shared_prompt import Rows, token_logprobs
 from rlaif.store import write_json
@@ -35,12 +35,22 @@ from rlaif.training import processes
 from rlaif.training.batching import Group, plan_batches
 from rlaif.training.checkpoints import COMPLETE, last_checkpoint, saving
 from rlaif.training.losses import soft_preference_loss
-from rlaif.training.networks import NetworkOptions, Schedule, Trained, called_with, learnt, take, take_calls
+from rlaif.training.networks import (
+    NetworkOptions,
+    Schedule,
+    Trained,
+    called_with,
+    check_schedule,
+    learnt,
+    take,
+    take_calls,
+)
 from rlaif.training.passes import Done, pair_index, rows_of
 
 ADAPTED = "learnt.safetensors"  # in a checkpoint of a network with adapters
 T = TypeVar("T")
 Report = Callable[[int, int, dict[str, float]], None]  # step, steps, the latest figures
+Say = Callable[[int, Sequence[Mapping[str, Any]]], None]  # step, conversations of it
 Part = Callable[[str, int, int], None]  # a pass beside the training: its name, groups done, groups in all
 
 
@@ -73,6 +83,7 @@ class TrainingOptions(NetworkOptions):
             raise ValueError(
                 f"batch_prompts {self.batch_prompts} is not a multiple of accumulation {self.accumulation}"
             )
+        check_schedule(self)
         return self
 
 
@@ -81,6 +92,7 @@ class Watch:
     """How a caller follows and stops a training."""
 
     report: Report = lambda step, steps, figures: None
+    say: Say = lambda step, samples: None
     part: Part = lambda name, done, total: None
     stop: threading.Event = field(default_factory=threading.Event)
 
@@ -154,9 +166,14 @@ class GroupTrainer(Trainer, ABC):
         self.stopped = False  # the watch has asked for it
         self.adapted = options.lora is not None and not processes.sharding()  # checkpoints hold what learns alone
         model._hf_peft_config_loaded = options.lora is not None  # no base in four bits is trained but with adapters
+        if model.device.type == "cuda" and processes.count() == 1 and model.device.index:
+            raise ModelError(
+                f"device {model.device}: training on preferences is on the first GPU that is to be seen. What would do: "
+                f"CUDA_VISIBLE_DEVICES={model.device.index}, and device cuda."
+            )
         super().__init__(
             model=model,
-            args=TrainingArguments(
+            args=_Arguments(
                 output_dir=str(folder),
                 per_device_train_batch_size=1,
                 gradient_accumulation_steps=options.accumulation,
@@ -271,12 +288,16 @@ class GroupTrainer(Trainer, ABC):
         self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if self.stopped:
             raise Interrupted
+        if not all(bool(weights.isfinite().all()) for weights in learnt(self.model).values()):
+            raise diverged("the last step: its weights are no numbers")
         return self.history
 
     def close_step(self, step: int, steps: int) -> None:
         sums, self.sums = processes.total(self.sums), defaultdict(float)
-        loss = sums["loss"] / sums["weight"] if sums["weight"] else 0.0
-        figures = {"step": float(step), "loss": loss, **self.figures(sums)}
+        loss = {"loss": sums["loss"] / sums["weight"]} if sums["weight"] else {}
+        if not math.isfinite(sums["loss"]):
+            raise diverged(f"step {step}: the loss is {sums['loss']}")
+        figures = {"step": float(step), **loss, **self.figures(sums)}
         self.history.append(figures)
         self.watch.report(step, steps, figures)
         self.stopped = processes.of_first(self.watch.stop.is_set)
@@ -351,7 +372,7 @@ class PreferenceTrainer(GroupTrainer):
         total = self.total(one, other, p, weight, first)
         with torch.no_grad():
             clear = (weight > 0) & (p != 0.5)
-            right = ((one > other) == (p > 0.5)) & clear
+            right = torch.where(one == other, 0.5, ((one > other) == (p > 0.5)).float()) * clear
             self.sums["right"] += float(right.sum())
             self.sums["clear"] += float(clear.sum())
             self._by_source(groups, (one, other, p, weight), right, clear, first)
@@ -367,17 +388,31 @@ class PreferenceTrainer(GroupTrainer):
             own = torch.tensor([source == name for source in sources], device=weight.device)
             self.sums[f"loss {name}"] += float(self.total(one, other, p, weight * own, first))
             self.sums[f"weight {name}"] += float((weight * own).sum())
-            self.sums[f"right {name}"] += float((right & own).sum())
+            self.sums[f"right {name}"] += float((right * own).sum())
             self.sums[f"clear {name}"] += float((clear & own).sum())
 
     def figures(self, sums: Mapping[str, float]) -> dict[str, float]:
-        found = {"accuracy": sums["right"] / sums["clear"] if sums["clear"] else 0.5}
+        found = {"accuracy": sums["right"] / sums["clear"]} if sums["clear"] else {}
         for name in [key.removeprefix("weight ") for key in sums if key.startswith("weight ")]:
             weight, clear = sums[f"weight {name}"], sums[f"clear {name}"]
             found[f"weight.{name}"] = weight
             found |= {f"loss.{name}": sums[f"loss {name}"] / weight} if weight else {}
             found |= {f"accuracy.{name}": sums[f"right {name}"] / clear} if clear else {}
         return found
+
+
+@dataclass
+class _Arguments(TrainingArguments):
+    """One GPU to a process: further ones are for ``accelerate launch``."""
+
+    @property
+    def n_gpu(self) -> int:
+        return min(1, super().n_gpu)
+
+
+def diverged(what: str) -> RlaifError:
+    """What is said of a training whose numbers are none."""
+    return RlaifError(f"{what}. What would do: a lower learning_rate, or precision: float32.")
 
 
 class _Follow(TrainerCallback):
@@ -405,11 +440,9 @@ def labels_of(groups: Sequence[Group], device: Any) -> tuple[Tensor, Tensor]:
 
 
 def quiet_libraries() -> None:
-    """No telemetry, no progress bars of other libraries in our output."""
+    """No warnings and progress bars of other libraries in our output."""
     from transformers.utils import logging
 
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")

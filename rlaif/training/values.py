@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rlaif.models.local import LocalModel, load_network
 from rlaif.models.shared_prompt import hidden_self_test, sharing_works, token_hidden
-from rlaif.training.networks import choose_attention
+from rlaif.training.networks import by_head, choose_attention
 from rlaif.training.online import OnlineOptions, OnlineTrainer
 from rlaif.training.passes import rows_of
 from rlaif.training.rollouts import Rollouts
@@ -43,6 +43,8 @@ class ValueTrainer(OnlineTrainer):
         )
         choose_attention(network, self.options, start.options.attention)
         torch.nn.init.zeros_(network.score.weight)
+        if self.options.gradient_checkpointing:
+            network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.value: Any = network.eval()
         self.value_shares, _ = sharing_works(self.value, self.pad_id, test=hidden_self_test)
 
@@ -58,8 +60,9 @@ class ValueTrainer(OnlineTrainer):
 
     def values(self, rollouts: Rollouts) -> Tensor:
         """V before each token, of shape (rows, longest response)."""
-        hidden = token_hidden(self.value, rows_of(rollouts.groups), self.pad_id, share=self.share and self.value_shares)
-        return self.value.score(hidden.to(self.value.score.weight.dtype))[..., 0].float()
+        share = self.share and self.value_shares and not self.value.training
+        hidden = token_hidden(self.value, rows_of(rollouts.groups), self.pad_id, share=share)
+        return by_head(self.value, hidden).float()
 
 
 def _reads_alike(folder: Path, start: LocalModel) -> bool:
