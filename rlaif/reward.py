@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 from rlaif.errors import ModelError
 from rlaif.models.chat_tokens import ChatTokenizer
 from rlaif.models.local import LocalModel, LocalOptions, load_network
-from rlaif.models.shared_prompt import Rows, last_hidden, sharing_works
+from rlaif.models.shared_prompt import Rows, hidden_self_test, last_hidden, sharing_works
 from rlaif.records import Message, Preference, uniform
 from rlaif.training.batching import Group, group_preferences, need_labels
 from rlaif.training.losses import plackett_luce_loss, soft_preference_loss, with_margin
@@ -240,13 +240,6 @@ def padding_of(base: LocalModel) -> int:
     return next((i for i in found if i not in base.tokens.eos_ids), base.tokens.pad_id)
 
 
-def sharing_works_for_head(network: Any, pad_id: int) -> tuple[bool, str]:
-    """The prompt-sharing self-test on hidden states, for a network without a language-model head."""
-    from rlaif.models.shared_prompt import hidden_self_test
-
-    return sharing_works(network, pad_id, test=hidden_self_test)
-
-
 def reference_groups(groups: Sequence[Group], count: int, seed: int) -> list[Group]:
     """Training groups with about ``count`` responses to set gain and bias on: a keyed draw of prompts, never by label."""
     chosen: list[Group] = []
@@ -304,7 +297,7 @@ class RewardModel:
         text = config.get("text_config", config)
         self.context: int = text.get("max_position_embeddings") or text.get("n_positions") or 2**20
         self.gain, self.bias = config.get("rlaif_gain", 1.0), config.get("rlaif_bias", 0.0)
-        self.share, _ = sharing_works_for_head(self.network, self.tokens.pad_id)
+        self.share, _ = sharing_works(self.network, self.tokens.pad_id, test=hidden_self_test)
 
     def __call__(self, items: Sequence[Answers], done: Done = lambda groups, total: None) -> list[list[float | None]]:
         """Rewards of the responses of each item; None for one that is longer, with its prompt, than the network reads."""

@@ -33,6 +33,7 @@ LAYERS = (  # each may import those above it in this list, and its own
     },
     {
         "pipeline",
+        "training_stages",
         "checking",
         "plan",
         "offline",

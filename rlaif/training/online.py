@@ -245,8 +245,12 @@ class OnlineTrainer(ABC):
         return float((torch.tensor(rollouts.lengths, device=known.device) * known).sum())
 
     def learn(self, rollouts: Rollouts) -> None:
-        """Add the gradient of one micro-batch."""
+        """Add the gradient of one micro-batch, unless a stop is asked for."""
         self.watch.look()
+        self.add(rollouts)
+
+    def add(self, rollouts: Rollouts) -> None:
+        """Add the gradient of one micro-batch."""
         if self.keeps_best:
             self.prepare([rollouts])
             rollouts = rollouts.best()

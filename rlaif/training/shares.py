@@ -71,7 +71,7 @@ class _Share:
             if advantages is not None:
                 part.advantages = advantages.to(device)
             part.returns = None if returns is None else returns.to(device)
-            self.kind.learn(self.trainer, part)
+            self.kind.add(self.trainer, part)  # in all processes: none may stop before it alone
         return processes.to_first(None if part is None or part.old is None else part.old.cpu())
 
     def update(self) -> None:

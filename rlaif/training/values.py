@@ -69,7 +69,8 @@ def _reads_alike(folder: Path, start: LocalModel) -> bool:
     """Whether the model of a folder reads the policy's tokens, and as many."""
     from transformers import AutoConfig, AutoTokenizer
 
-    own = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-    text = AutoConfig.from_pretrained(str(folder), local_files_only=True).get_text_config()
+    settings: Any = {"local_files_only": True, "trust_remote_code": start.options.trust_remote_code}
+    own = AutoTokenizer.from_pretrained(str(folder), **settings)
+    text = AutoConfig.from_pretrained(str(folder), **settings).get_text_config()
     room = getattr(text, "max_position_embeddings", start.context)
     return own.get_vocab() == start.tokens.hf.get_vocab() and room >= start.context
