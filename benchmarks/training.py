@@ -29,7 +29,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from local import Variant, World, fastest, place, ratio, rounds, sampling
+from local import Variant, World, fastest, keep_memory, place, ratio, rounds, sampling
 from peft import LoraConfig, get_peft_model
 from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer
 
@@ -83,11 +83,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a smoke test of about a minute; its figures mean little")
     parser.add_argument("--only", choices=["reward", "dpo", "sampling"], help="one of the three parts")
+    parser.add_argument("--case", choices=[case.name for case in ON_GPU], help="one of the cases")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rank", type=int, help="train low-rank adapters of this rank; without it every weight learns")
     parser.add_argument("--profile", type=Path, help="folder for the profiles of each case")
     place(parser)
     args = parser.parse_args()
     torch.set_num_threads(1)
+    keep_memory()
     quiet_libraries()
     warnings.filterwarnings("ignore")
     figures: dict[str, dict[str, float]] = {}
@@ -95,8 +98,10 @@ def main() -> None:
         world = World(Path(folder), args.size, args.device)
         for method in ("reward", "dpo"):
             if args.only in (None, method):
-                for case in CASES[:1] if args.quick else CASES if args.device == "cpu" else ON_GPU:
-                    figures |= training(Sides(world, method, args.rank), case, args.profile, quick=args.quick)
+                cases = CASES[:1] if args.quick else CASES if args.device == "cpu" else ON_GPU
+                for case in cases if args.case is None else [c for c in ON_GPU if c.name == args.case]:
+                    sides = Sides(world, method, args.rank)
+                    figures |= training(sides, case, args.profile, 1 if args.quick else args.rounds, quick=args.quick)
         if args.only in (None, "sampling"):
             figures |= sampling(world, quick=args.quick)
     print(json.dumps(figures))
@@ -240,7 +245,9 @@ class Sides:
         print(f"\n{self.method}: both sides have loss {found:.6f} on the same batch")
 
 
-def training(sides: Sides, case: Case, profiles: Path | None, *, quick: bool) -> dict[str, dict[str, float]]:
+def training(
+    sides: Sides, case: Case, profiles: Path | None, count: int, *, quick: bool
+) -> dict[str, dict[str, float]]:
     """One epoch, beside TRL's trainer: ratios, and peak memory and padding in the table."""
     groups = groups_of(sides.world, case, 16 if quick else case.prompts)
     sides.assert_equal(groups)
@@ -274,7 +281,7 @@ def training(sides: Sides, case: Case, profiles: Path | None, *, quick: bool) ->
         f"pairs, {PROMPTS_PER_STEP} prompts a step, {real:,.0f} tokens in separate rows; {sides.world.parameters:,} parameters",
         "tokens",
         [mine, best],
-        1 if quick else 3,
+        count,
     )
     name = sides.method if case.name == "short" else f"{sides.method}.{case.name}"
     if profiles:

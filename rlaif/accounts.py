@@ -50,7 +50,7 @@ def accounts_of(run: RunFolder, pipeline: Pipeline, selector: Selector, *, refer
 
 
 def reward_stages(pipeline: Pipeline) -> list[str]:
-    """The stages that train reward models: the one that policies are measured by, then the further members of an ensemble."""
+    """The stages that train reward models: one, or the members of an ensemble."""
     members = pipeline.reward_model.members if pipeline.reward_model else 0
     return ["reward_model", *(f"reward_members/{number}" for number in range(2, members + 1))][:members]
 
