@@ -19,8 +19,8 @@ import copy
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,7 +76,21 @@ def call(network: Any, ids: Tensor, mask: Tensor, past: Any = None, *, use_cache
     """A forward pass; ``mask`` covers what ``past`` holds as well. Position ids are passed where they are understood."""
     if "position_ids" in _parameters(network):
         extra["position_ids"] = positions(mask)[:, -ids.shape[1] :]
-    return network(input_ids=ids, attention_mask=mask, past_key_values=past, use_cache=use_cache, **extra)
+    with _attending(network, mask.shape[1]):
+        return network(input_ids=ids, attention_mask=mask, past_key_values=past, use_cache=use_cache, **extra)
+
+
+@contextmanager
+def _attending(network: Any, length: int) -> Iterator[None]:
+    """Where a network has ``fused_beyond`` (``training.networks.choose_attention``), its longer passes are by fused attention."""
+    if length <= getattr(network, "fused_beyond", sys.maxsize):
+        yield
+        return
+    own, network.config._attn_implementation = network.config._attn_implementation, "sdpa"
+    try:
+        yield
+    finally:
+        network.config._attn_implementation = own
 
 
 def prefill(model: Any, prefixes: Sequence[Sequence[int]], pad_id: int) -> tuple[Any, Tensor]:

@@ -24,6 +24,7 @@ from rlaif.models.shared_prompt import hidden_self_test, logits_self_test, shari
 from rlaif.training import processes
 from rlaif.training.checkpoints import save_whole, saving
 
+FUSED_BEYOND = 512  # positions of a pass
 POLYNOMIAL_END = 1e-7  # that transformers' schedule of this name falls to
 ADAPTER = "adapter"  # folder of the adapters beside the merged weights
 
@@ -220,7 +221,7 @@ def called_with(model: Any, run: Callable[[Any], Tensor]) -> Tensor:
 
 def choose_attention(network: Any, options: NetworkOptions, asked: str | None) -> None:
     """Plain attention for bfloat16 on a CPU, unless another was ``asked`` for: torch's fused one is the slower there,
-    its backward pass above all."""
+    its backward pass above all. Not in long passes, where plain attention takes memory by the square of their length."""
     if (
         asked is None
         and options.precision == "bfloat16"
@@ -228,3 +229,5 @@ def choose_attention(network: Any, options: NetworkOptions, asked: str | None) -
         and network.config._attn_implementation == "sdpa"
     ):
         network.set_attn_implementation("eager")
+        if not options.gradient_checkpointing:  # which computes passes again, when nobody knows how long they were
+            network.fused_beyond = network.base_model.fused_beyond = FUSED_BEYOND
