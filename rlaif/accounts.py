@@ -247,7 +247,8 @@ def baseline_figures(comparisons: Iterable[Comparison], preferences: Iterable[Pr
 
 
 def reward_figures(held_out: dict[str, Sequence[Any]]) -> dict[str, Figure]:
-    """The reward model on held-out pairs: accuracy without ties, log-loss, calibration, the longer-reply baseline."""
+    """The reward model on held-out pairs: accuracy without ties, also by how sure the labels are, log-loss, calibration, the
+    longer-reply baseline."""
     difference = np.array(held_out["differences"], dtype=float)
     p, weight = np.array(held_out["p"], dtype=float), np.array(held_out["weight"], dtype=float)
     longer = np.array(held_out["longer"], dtype=float)
@@ -260,8 +261,19 @@ def reward_figures(held_out: dict[str, Sequence[Any]]) -> dict[str, Figure]:
     order = [i for i in np.argsort(difference, kind="stable") if labelled[i]]  # sorted once for all resamples
     predicted, target = 1 / (1 + np.exp(-difference[order])), p[order]
     all_names = [prompts[i] for i in order]
+    surest = np.maximum(p, 1 - p)[clear]
+    by_sureness = {
+        f"reward_model.accuracy.p_{low}_{low + 10}": [
+            i for i, sure in enumerate(surest) if low < 100 * sure <= low + 10
+        ]
+        for low in range(50, 100, 10)
+    }
+    filled = {name: places for name, places in by_sureness.items() if places}
+    if len(filled) < 2:  # hard labels are all as sure
+        filled = {}
     return {
         "reward_model.accuracy": cluster_mean(right, names),
+        **{name: cluster_mean(right[places], [names[i] for i in places]) for name, places in filled.items()},
         "reward_model.accuracy_of_longest": cluster_mean(agrees, names),
         "reward_model.log_loss": cluster_mean(log_loss(predicted, target), all_names),
         "reward_model.calibration_error": calibration_figure(predicted, target, all_names),

@@ -669,7 +669,7 @@ class Road:
             self.models["policy"].identity.sha256,
             {name: self.state_signature(f"policies/{name}") or method.options.model_dump(mode="json")
              for name, method in self.methods.items()},
-            [self.state_signature(stage) for stage in reward_stages(self.pipeline) or ["reward_model"]],
+            *(self.state_signature(stage) for stage in reward_stages(self.pipeline) or ["reward_model"]),
             self.judges.signature() if self.judges else None,
         )  # fmt: skip
         if self.run_folder.begin("evaluation", signature, ["evaluation"]):

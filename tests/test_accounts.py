@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from rlaif.accounts import label_figures
+from rlaif.accounts import label_figures, reward_figures
 from rlaif.config import PreferencesSection
 from rlaif.preferences import reconcile
 from rlaif.records import Comparison, Judgement
@@ -53,3 +53,17 @@ def test_positions_and_orders_are_those_of_opinions_with_near_ties_as_ties() -> 
     assert (figures["judgements.orders_agree"].value, figures["judgements.orders_agree"].n) == (2 / 3, 3)
     # the second within a near-tie, the third one half over both orders; the first has an opinion under one principle
     assert (figures["judgements.undecided"].value, figures["judgements.undecided"].n) == (2 / 3, 3)
+
+
+def test_a_reward_model_is_held_against_labels_by_how_sure_they_are() -> None:
+    """Of labels of 0.6, 0.6 (as 0.4 for the other), 0.75 and 1.0 the first is missed and the second a tie of rewards."""
+    held = {"prompt_ids": list("abcd"), "differences": [-1.0, 0.0, 2.0, 3.0], "p": [0.6, 0.4, 0.75, 1.0]}
+    held |= {"weight": [1.0] * 4, "longer": [1.0] * 4}
+    found = reward_figures(held)
+    assert {name: (each.value, each.n) for name, each in found.items() if ".p_" in name} == {
+        "reward_model.accuracy.p_50_60": (0.25, 2),
+        "reward_model.accuracy.p_70_80": (1.0, 1),
+        "reward_model.accuracy.p_90_100": (1.0, 1),
+    }
+    hard = reward_figures(held | {"p": [1.0, 0.0, 1.0, 1.0]})
+    assert not [name for name in hard if ".p_" in name]
