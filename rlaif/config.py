@@ -216,6 +216,11 @@ class Pipeline(Section):
     ledger: str = ".rlaif/ledger.sqlite"
     shard_rows: int = Field(default=1024, ge=1)
 
+    @field_validator("report_to", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
     @field_validator("gate", mode="before")
     @classmethod
     def _folder(cls, value: Any) -> Any:

@@ -14,6 +14,20 @@ from typing import Any
 from rlaif.store import RunFolder, write_text
 
 CARD = "README.md"
+USE_OF_REWARDS = """
+## Use
+
+`rlaif reward score FOLDER --file FILE`, or in Python, for turns that end with the assistant's:
+
+```python
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+model, tokens = (kind.from_pretrained("FOLDER") for kind in (AutoModelForSequenceClassification, AutoTokenizer))
+text = tokens.apply_chat_template(turns, tokenize=False).rstrip()  # it ends with the end of the turn
+ids = tokens(text, add_special_tokens=False, return_tensors="pt")
+reward = model(**ids).logits[0, 0] * model.config.rlaif_gain + model.config.rlaif_bias
+```
+"""
 
 
 def write_model_card(
@@ -28,9 +42,12 @@ def write_model_card(
     account: str,
     rewards: Sequence[Path] = (),
     rewarded: Sequence[str] = (),
+    not_read: Sequence[str] = (),
+    reward_model: bool = False,
 ) -> None:
     """``learnt``: the noun that it was trained on; ``account``: what became of its rows, in words; ``rewards``: the reward models
-    it learnt from; ``rewarded``: by what its responses were rewarded, in words."""
+    it learnt from; ``rewarded``: by what its responses were rewarded, in words; ``not_read``: inputs of the run that other methods
+    alone read; ``reward_model``: whether it is one."""
     from rlaif.models.local import weights_hash
 
     manifest = run.manifest
@@ -47,7 +64,9 @@ def write_model_card(
         for file in sorted(manifest["files"], key=lambda file: (file["kind"], file["name"], file["sha256"]))
     )
     inputs = "\n".join(
-        f"| input | {Path(source['source']).name} | `{source['sha256']}` |" for source in manifest["inputs"]
+        f"| input | {Path(source['source']).name} | `{source['sha256']}` |"
+        for source in manifest["inputs"]
+        if source["source"] not in not_read
     )
     packages = ", ".join(f"{key} {value}" for key, value in sorted(manifest["environment"].items()))
     caveats = "".join(f"\n> {line}\n" for line in manifest["caveats"])
@@ -88,4 +107,4 @@ Trained by `{method}` with rlaif on {account}. {told}
 {json.dumps(options, indent=2, sort_keys=True, ensure_ascii=False)}
 ```
 """
-    write_text(folder / CARD, text)
+    write_text(folder / CARD, text + (USE_OF_REWARDS if reward_model else ""))

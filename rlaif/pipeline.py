@@ -237,6 +237,13 @@ class Road:
 
     def _inputs(self) -> dict[str, str]:
         """The hash of every file of rows that the run reads, by the name that the recipe gives it."""
+        found = self.own_inputs()
+        for method in self.methods.values():
+            found |= getattr(method, "inputs", {})
+        return found
+
+    def own_inputs(self) -> dict[str, str]:
+        """Of those the ones that are not a method's own."""
         evaluation = self.pipeline.evaluation
         sections: list[tuple[PromptsSection | PairsSection | None, PromptsSection | PairsSection | None]] = [
             (self.pipeline.prompts, self.prompts),
@@ -244,7 +251,7 @@ class Road:
             (evaluation.source if evaluation else None, self.measured),
         ]
         found = {named.source: source_hash(read.source) for named, read in sections if named and read}
-        for part in (self.labels, self.judges, *self.models.values(), *self.methods.values()):
+        for part in (self.labels, self.judges, *self.models.values()):
             found |= getattr(part, "inputs", {})
         return found
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from rlaif.accounts import reward_stages, training_account
 from rlaif.canaries import Claims
 from rlaif.component import code_hash, users_code
+from rlaif.errors import RlaifError
 from rlaif.model_card import CARD, write_model_card
 from rlaif.models import Identity
 from rlaif.policy import PolicyContext, PolicyReport
@@ -164,7 +165,7 @@ class TrainingStages:
     ) -> None:
         """Run a training, ``train(work, out, watch)``. Ctrl-C stops it after the next step, with a checkpoint."""
         from rlaif.training.trackers import Trackers
-        from rlaif.training.trainer import Watch, quiet_libraries
+        from rlaif.training.trainer import Diverged, Watch, quiet_libraries
 
         road = self.road
         quiet_libraries()
@@ -189,6 +190,8 @@ class TrainingStages:
         start = time.perf_counter()
         try:
             result = await train(work, road.folder / folder, watch)
+        except Diverged as error:
+            raise RlaifError(f"{stage}: {error}") from error
         finally:
             trackers.finish()
         write_json(road.folder / told, result)
@@ -264,6 +267,14 @@ class TrainingStages:
             account=told,
             rewards=[road.folder / each for each in self._rewarding(name)],
             rewarded=judges,
+            not_read=[
+                source
+                for other, each in road.methods.items()
+                if other != name
+                for source in getattr(each, "inputs", {})
+                if source not in getattr(road.methods.get(name), "inputs", {}) and source not in road.own_inputs()
+            ],
+            reward_model=name not in road.methods,
         )
 
     def _rewarding(self, name: str) -> list[str]:

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from rlaif.errors import ConfigError
+from rlaif.errors import ConfigError, ModelError
 from rlaif.models.local import LocalModel, LocalOptions, load_network
 from rlaif.policy.dpo import DPO
 from rlaif.policy.ppo import PPO
@@ -116,6 +116,40 @@ def test_adapters_of_a_start_with_an_adapter_are_not_written_alone(base: LocalMo
     assert not (tmp_path / "second" / "policy" / ADAPTER).exists()
     first, second = (weights(tmp_path / name / "policy") for name in ("first", "second"))
     assert {n for n in first if not torch.equal(first[n], second[n])} == {n for n in first if "proj" in n}
+
+
+@pytest.mark.parametrize(("run", "kind"), TRAININGS, ids=NAMES)
+def test_a_start_with_an_adapter_learns_as_the_folder_in_which_it_is_merged(
+    run: Run, kind: Any, base: LocalModel, tmp_path: Path
+) -> None:
+    offline(DPO, base, tmp_path / "first", lora=LORA)
+    options = LocalOptions(device="cpu", adapter=str(tmp_path / "first" / "policy" / ADAPTER))
+    adapted = LocalModel(str(base.folder), options, where="models.policy", notice=lambda line: None)
+    merged = LocalModel(
+        str(tmp_path / "first" / "policy"), LocalOptions(device="cpu"), where="models.policy", notice=lambda line: None
+    )
+    for name, start in (("adapted", adapted), ("merged", merged)):
+        run(kind, start, tmp_path / name, learning_rate=1e-4, epochs=1)
+    begun = weights(tmp_path / "first" / "policy")
+    one, other = (weights(tmp_path / name / "policy") for name in ("adapted", "merged"))
+    assert max(float((one[n] - begun[n]).abs().max()) for n in begun) > 1e-4
+    assert all(torch.allclose(one[n], other[n], atol=1e-5) for n in begun)
+
+
+def test_an_adapter_beside_a_model_is_not_laid_over_it_unasked(base: LocalModel, tmp_path: Path) -> None:
+    offline(DPO, base, tmp_path / "first", lora=LORA)
+    shutil.copytree(base.folder, tmp_path / "both")
+    for file in (tmp_path / "first" / "policy" / ADAPTER).iterdir():
+        shutil.copy(file, tmp_path / "both")
+    with pytest.raises(ModelError, match=r"holds an adapter beside the model .*named as options\.adapter"):
+        LocalModel(str(tmp_path / "both"), LocalOptions(device="cpu"), where="models.policy", notice=lambda line: None)
+    with pytest.raises(ModelError, match=r"It is an adapter: name its base, and it as options\.adapter"):
+        LocalModel(
+            str(tmp_path / "first" / "policy" / ADAPTER),
+            LocalOptions(),
+            where="models.policy",
+            notice=lambda line: None,
+        )
 
 
 def test_the_value_network_of_ppo_is_checkpointed_too(base: LocalModel, tmp_path: Path) -> None:

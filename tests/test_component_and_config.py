@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from rlaif.catalogue import FOLDERS, Catalogue, Entry, Kind, builtin_root
+from rlaif.catalogue import FOLDERS, Catalogue, Entry, Kind, builtin_root, mapping_of
 from rlaif.checking import build, check_file, limited, open_road
 from rlaif.component import Options, Place, load, parse_model, parse_options
 from rlaif.config import Constitution, JudgeFile, Pipeline, apply_settings, load_constitution, load_pipeline
@@ -812,3 +812,13 @@ def test_a_limit_is_of_the_prompts_that_are_measured_on_too() -> None:
     assert pipeline.evaluation
     assert pipeline.evaluation.source
     assert (pipeline.prompts.limit, pipeline.evaluation.source.limit) == (7, 7)
+
+
+def test_settings_that_many_share_are_merged(tmp_path: Path) -> None:
+    text = "options: &shared {learning_rate: 1.0e-3, epochs: 2}\nother: {<<: *shared, epochs: 3}\n"
+    assert mapping_of(tmp_path / "recipe.yaml", text)["other"] == {"learning_rate": 1.0e-3, "epochs": 3}
+
+
+def test_one_tracker_needs_no_list() -> None:
+    data = {"pairs": "pairs.jsonl", "report_to": "tensorboard"}
+    assert Pipeline.model_validate(data).report_to == ("tensorboard",)

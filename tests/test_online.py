@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -594,6 +595,15 @@ def test_training_ends_where_responses_grow_too_long(base: LocalModel, tmp_path:
     assert "(max_length_ratio 1.5)" in check(mean / 1.6)
 
 
+def test_that_most_responses_are_cut_off_is_said_once(base: LocalModel, tmp_path: Path) -> None:
+    said: list[str] = []
+    settings = {"max_new_tokens": 2, "missing_end_reward": -1.0, "steps": 3}
+    train(method_of(RLOO, **settings), context_of(noticing(base, said), tmp_path, Given()))
+    (line,) = [line for line in said if "cut off" in line]
+    assert re.search(r"rloo, step 1: 1\d of 16 responses were cut off at max_new_tokens \(2\): their reward", line)
+    assert not [line for line in said if "nothing was learnt" in line]
+
+
 def test_the_length_of_the_start_is_that_of_the_start(base: LocalModel, tmp_path: Path) -> None:
     for options in ({}, {"lora": {"rank": 4}}):
         trainer = trainer_of(RLOO, base, tmp_path, max_new_tokens=60, **options)
@@ -608,7 +618,9 @@ def test_the_length_of_the_start_is_that_of_the_start(base: LocalModel, tmp_path
 
 def test_a_step_without_any_reward_stops_the_training(base: LocalModel, tmp_path: Path) -> None:
     everything = {(prompt.id, place) for prompt in prompts(12) for place in range(4)}
-    with pytest.raises(RlaifError, match="rloo, step 1: 16 of 16 responses got no reward"):
+    with pytest.raises(
+        RlaifError, match=r"rloo, step 1: 16 of 16 responses got no reward \(vowels: 16; failure_tolerance"
+    ):
         train(method_of(RLOO), context_of(base, tmp_path, Given(everything)))
 
 

@@ -16,13 +16,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlaif.errors import DataError
-from rlaif.models.local import LocalModel, load_network
-from rlaif.reward import RewardOptions, _RankingTrainer, ranked_places
+from rlaif.model_card import USE_OF_REWARDS
+from rlaif.models.local import LocalModel, LocalOptions, load_network
+from rlaif.reward import RewardModel, RewardOptions, _RankingTrainer, ranked_places
 from rlaif.scoring import accuracies, rightness, rows_to_score, rows_to_test, score, scores_row
 from rlaif.training.batching import Group, group_preferences
 from rlaif.training.losses import plackett_luce_loss, soft_preference_loss, with_margin
 from rlaif.training.networks import initialise_head
 from rlaif.training.trainer import Watch
+from tests import make
 from tests.runs import rlaif
 from tests.test_training import accuracy, always, planted, preference, train_reward
 from tests.tiny import write_jsonl
@@ -220,6 +222,18 @@ def test_a_row_that_does_not_fit_is_one_line(row: dict[str, Any], message: str, 
     path = str(write_jsonl(tmp_path / "set.jsonl", [row]))
     with pytest.raises(DataError, match=message):
         list(rows_to_test(path))
+
+
+def test_what_a_reward_models_card_says_of_its_use_gives_its_rewards(base: LocalModel, tmp_path: Path) -> None:
+    train_reward(base, ranked(12), tmp_path / "trained", epochs=2)
+    folder = next(path.parent for path in (tmp_path / "trained").rglob("config.json"))
+    (code,) = re.findall(r"```python\n(.*?)```", USE_OF_REWARDS, re.DOTALL)
+    turns = [{"role": "user", "content": "question 1"}, {"role": "assistant", "content": "one water two"}]
+    found: dict[str, Any] = {"turns": turns}
+    exec(code.replace("FOLDER", str(folder)), found)
+    model = RewardModel(folder, LocalOptions(device="cpu"), where="test", notice=lambda line: None)
+    ((expected,),) = model([((make.user("question 1"),), [((make.assistant("one water two"),), True)])])
+    assert float(found["reward"]) == pytest.approx(expected, abs=1e-4)
 
 
 def test_the_commands_score_and_test_a_trained_model(base: LocalModel, tmp_path: Path) -> None:

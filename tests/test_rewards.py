@@ -23,6 +23,7 @@ from rlaif.records import Prompt, Response
 from rlaif.rewards import RewardContext, Rewards, open_rewards
 from rlaif.rewards.trained import TrainedReward
 from tests import make, tiny
+from tests.conftest import ROOT
 from tests.runs import kill_when, rlaif
 from tests.runs import start as start_cli
 from tests.test_judging import labels, write_constitution, write_judge
@@ -191,6 +192,20 @@ def opened(*specs: dict[str, Any]) -> Rewards:
     source, _ = labels()
     found = [RewardSpec(**spec) for spec in specs]
     return open_rewards(found, RewardContext(Place("recipe"), source.context, None))
+
+
+def test_the_reward_in_the_documentation_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = re.findall(
+        r"```python\n# my_rewards.py.*?\n(.*?)```", (ROOT / "docs" / "training.md").read_text(), re.DOTALL
+    )
+    (tmp_path / "my_rewards.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    rewards = opened({"source": "my_rewards:Brevity", "options": {"words": 4}})
+    _, (one, two) = replies("two words", "a b c d")
+    cut = two.model_copy(update={"finish_reason": "length"})
+    found = asyncio.run(rewards([(QUESTION, [one, two, cut])]))
+    assert [reward.total for reward in found[0]] == [0.5, 0.0, None]
+    assert rewards.signature()[0][0] == "brevity"
 
 
 def test_parts_add_up_by_weight_and_stay_apart() -> None:

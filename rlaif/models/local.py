@@ -26,6 +26,8 @@ from rlaif.models import TOO_LONG, ChatRequest, Identity, Notice, Reply
 from rlaif.models.chat_tokens import ChatTokenizer
 from rlaif.records import Role, digest
 
+ADAPTER_CONFIG = "adapter_config.json"
+
 HASH_BLOCK = 2**23  # bytes of weights read at a time
 COMPACT_SHARE = 0.1  # finished rows are dropped once they are this share of the batch
 TOP_TOKENS = 5  # likeliest tokens kept beside the options, for eyes
@@ -55,16 +57,26 @@ def model_folder(name: str, where: str) -> Path:
     if not path.is_dir():
         raise ModelError(f"{where}: model folder {name} does not exist (a local Hugging Face folder is expected).")
     if not (path / "config.json").is_file():
-        raise ModelError(f"{where}: {name} has no config.json: not a Hugging Face model folder.")
+        adapter = " It is an adapter: name its base, and it as options.adapter." if is_adapter(path) else ""
+        raise ModelError(f"{where}: {name} has no config.json: not a Hugging Face model folder.{adapter}")
+    if is_adapter(path):
+        raise ModelError(
+            f"{where}: {name} holds an adapter beside the model ({ADAPTER_CONFIG}), which other libraries would lay over it unasked. "
+            "What would do: the adapter in a folder of its own, named as options.adapter, or no adapter."
+        )
     if not list(path.glob("*.safetensors")):
         found = " It holds pytorch_model.bin: convert it to safetensors first." if list(path.glob("*.bin")) else ""
         raise ModelError(f"{where}: {name} has no .safetensors weights.{found}")
     return path
 
 
+def is_adapter(folder: Path) -> bool:
+    return (folder / ADAPTER_CONFIG).is_file()
+
+
 def weight_files(folder: Path) -> list[Path]:
     """The weights and the configuration that gives them meaning."""
-    return sorted([*folder.glob("*.safetensors"), *folder.glob("config.json"), *folder.glob("adapter_config.json")])
+    return sorted([*folder.glob("*.safetensors"), *folder.glob("config.json"), *folder.glob(ADAPTER_CONFIG)])
 
 
 def weights_hash(folder: Path, read: Callable[[int], None] = lambda count: None) -> str:
@@ -532,6 +544,7 @@ def load_network(
         from peft import PeftModel
 
         network = PeftModel.from_pretrained(network, str(adapter)).merge_and_unload()
+        network.requires_grad_(requires_grad=True)  # peft has frozen the base
     _drop_nothing(network)
     if four_bits:
         _keep_gradients(network)

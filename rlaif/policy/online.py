@@ -41,6 +41,7 @@ from rlaif.training.shares import opened
 from rlaif.training.trainer import Interrupted, Watch
 from rlaif.training.values import ValueTrainer
 
+MOST_CUT_OFF = 0.5  # of a step's responses, before it is said
 LEAST_GAIN = 0.01  # in reward, that is told of
 SHOWN = 3  # conversations kept of a step that has some
 
@@ -283,11 +284,15 @@ class _Training:
         rows = [reward for part in parts for many in part.rewarded for reward in many]
         lost = sum(reward.total is None for reward in rows)
         if lost == len(rows) or lost > self.context.failure_tolerance * len(rows):
+            failed = Counter(name for row in rows for name, value in row.parts.items() if value is None)
+            by = ", ".join(f"{name}: {count}" for name, count in failed.most_common())
             raise RlaifError(
-                f"{self.method.name}, step {self.trainer.step + 1}: {lost} of {len(rows)} responses got no reward "
-                f"(failure_tolerance {self.context.failure_tolerance:g}). Run it again once its source answers: training goes on "
-                "from its last checkpoint."
+                f"{self.method.name}, step {self.trainer.step + 1}: {lost} of {len(rows)} responses got no reward ({by}; "
+                f"failure_tolerance {self.context.failure_tolerance:g}). What would do: where a source did not answer, run it again "
+                "once it does, and training goes on from its last checkpoint; replies that cannot be read are in the ledger and stay "
+                "so: a judge that is easier to read, principles: draw, or a higher failure_tolerance."
             )
+        self._say_cut_off(parts)
         figures = self.trainer.figures(parts)
         if figures["kl"] > self.options.max_kl:
             return f"the policy is {figures['kl']:.1f} nats a response from its start (max_kl {self.options.max_kl:g})"
@@ -301,6 +306,19 @@ class _Training:
                     f"(max_length_ratio {limit:g})"
                 )
         return ""
+
+    def _say_cut_off(self, parts: Sequence[Rollouts]) -> None:
+        """Where the rewards of most responses of a step are not what they were worth."""
+        ended = [each for part in parts for each in part.ended]
+        put = self.options.missing_end_reward
+        if put is None or sum(ended) > MOST_CUT_OFF * len(ended) or self.trainer.kept.get("cut off"):
+            return
+        self.trainer.kept["cut off"] = True
+        self.context.start.notice(
+            f"Careful: {self.method.name}, step {self.trainer.step + 1}: {len(ended) - sum(ended)} of {len(ended)} responses were cut "
+            f"off at max_new_tokens ({self.options.max_new_tokens}): their reward is missing_end_reward ({put:g}) whatever they say. "
+            "What would do: a larger max_new_tokens, or missing_end_reward: null."
+        )
 
     # --- what looks on ------------------------------------------------------------------------------------------------
 
@@ -431,8 +449,8 @@ class _Training:
             before = max(step for step in found if self._is_planned(step) and (step < stopped or step == 0))
         trainer.load(self.context.work / f"checkpoint-{before}")
         self.context.start.notice(
-            f"{self.method.name}: training ended after {stopped} of {trainer.steps} steps: {why}. The policy is that after "
-            f"{before} steps."
+            f"{self.method.name}: training ended after {stopped} of {trainer.steps} steps: {why}. The policy is "
+            + (f"that after {before} steps." if before else "the start: nothing was learnt.")
         )
         trainer.history, trainer.samples, trainer.kept = history, samples, kept
 

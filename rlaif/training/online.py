@@ -43,7 +43,7 @@ from rlaif.training.networks import (
 )
 from rlaif.training.passes import rows_of
 from rlaif.training.rollouts import PolicySampler, Rollouts
-from rlaif.training.trainer import Watch, diverged
+from rlaif.training.trainer import Diverged, Watch
 
 STATE, TENSORS = "state.json", "state.pt"
 ALWAYS = -1  # in the place of a version, of draws that no version changes
@@ -289,7 +289,8 @@ class OnlineTrainer(ABC):
         ]
         norm = norms[0]
         if not all(map(math.isfinite, norms)):
-            raise diverged(f"step {self.step + 1}: the gradient is {norms}")
+            found = next(norm for norm in norms if not math.isfinite(norm))
+            raise Diverged(f"step {self.step + 1}: the gradient is {found}", self.options.precision)
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad(set_to_none=True)

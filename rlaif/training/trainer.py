@@ -289,14 +289,14 @@ class GroupTrainer(Trainer, ABC):
         if self.stopped:
             raise Interrupted
         if not all(bool(weights.isfinite().all()) for weights in learnt(self.model).values()):
-            raise diverged("the last step: its weights are no numbers")
+            raise Diverged("the last step: its weights are no numbers", self.options.precision)
         return self.history
 
     def close_step(self, step: int, steps: int) -> None:
         sums, self.sums = processes.total(self.sums), defaultdict(float)
         loss = {"loss": sums["loss"] / sums["weight"]} if sums["weight"] else {}
         if not math.isfinite(sums["loss"]):
-            raise diverged(f"step {step}: the loss is {sums['loss']}")
+            raise Diverged(f"step {step}: the loss is {sums['loss']}", self.options.precision)
         figures = {"step": float(step), **loss, **self.figures(sums)}
         self.history.append(figures)
         self.watch.report(step, steps, figures)
@@ -410,9 +410,16 @@ class _Arguments(TrainingArguments):
         return min(1, super().n_gpu)
 
 
-def diverged(what: str) -> RlaifError:
-    """What is said of a training whose numbers are none."""
-    return RlaifError(f"{what}. What would do: a lower learning_rate, or precision: float32.")
+class Diverged(RlaifError):
+    """A training whose numbers are none."""
+
+    def __init__(self, what: str, precision: str) -> None:
+        exact = ", or precision: float32" if precision != "float32" else ""
+        super().__init__(f"{what}. What would do: a lower learning_rate{exact}.")
+        self.arguments = what, precision
+
+    def __reduce__(self) -> Any:
+        return Diverged, self.arguments
 
 
 class _Follow(TrainerCallback):
