@@ -57,7 +57,7 @@ class Case:
 
 
 CASES = (
-    Case("short", 50, 2, 96),
+    Case("short", 50, 2, 192),
     Case("short.k4", 50, 4, 48),
     Case("long", 300, 2, 48),
     Case("long.k4", 300, 4, 24),
