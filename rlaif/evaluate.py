@@ -134,14 +134,11 @@ class Evaluation:
         assert self.reward_models
         self._loaded = self._loaded or self.reward_models()
         asked = [(p.messages, [_whole(r) for r in many]) for p, many in items]
-        found: list[list[list[float | None]]] = []
+        members = []
         for model in self._loaded:
             with self.watch.passing("rewards", model.network) as done:
-                found.append(model(asked, done))
-        return [
-            [together([rewards[i][k] for rewards in found]) for k in range(len(many))]
-            for i, (_, many) in enumerate(items)
-        ]
+                members.append(model(asked, done))
+        return together(members)
 
     async def _contest(self, prompts: list[Prompt], start: Arm, arm: Arm, verdicts: Path) -> None:
         """The judges' verdicts on the arm against the start."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +42,12 @@ def write_model_card(
     account: str,
     rewards: Sequence[Path] = (),
     rewarded: Sequence[str] = (),
-    not_read: Sequence[str] = (),
+    read: Collection[str] = (),
     reward_model: bool = False,
 ) -> None:
     """``learnt``: the noun that it was trained on; ``account``: what became of its rows, in words; ``rewards``: the reward models
-    it learnt from; ``rewarded``: by what its responses were rewarded, in words; ``not_read``: inputs of the run that other methods
-    alone read; ``reward_model``: whether it is one."""
+    it learnt from; ``rewarded``: by what its responses were rewarded, in words; ``read``: the run's inputs that
+    had a part in it; ``reward_model``: whether it is one."""
     from rlaif.models.local import weights_hash
 
     manifest = run.manifest
@@ -66,7 +66,7 @@ def write_model_card(
     inputs = "\n".join(
         f"| input | {Path(source['source']).name} | `{source['sha256']}` |"
         for source in manifest["inputs"]
-        if source["source"] not in not_read
+        if source["source"] in read
     )
     packages = ", ".join(f"{key} {value}" for key, value in sorted(manifest["environment"].items()))
     caveats = "".join(f"\n> {line}\n" for line in manifest["caveats"])

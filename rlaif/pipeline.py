@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
@@ -237,12 +237,13 @@ class Road:
 
     def _inputs(self) -> dict[str, str]:
         """The hash of every file of rows that the run reads, by the name that the recipe gives it."""
-        found = self.own_inputs()
+        named = dict(self.inputs)
         for method in self.methods.values():
-            found |= getattr(method, "inputs", {})
-        return found
+            named |= getattr(method, "inputs", {})
+        return named
 
-    def own_inputs(self) -> dict[str, str]:
+    @cached_property
+    def inputs(self) -> dict[str, str]:
         """Of those the ones that are not a method's own."""
         evaluation = self.pipeline.evaluation
         sections: list[tuple[PromptsSection | PairsSection | None, PromptsSection | PairsSection | None]] = [
@@ -256,6 +257,7 @@ class Road:
         return found
 
     def signature(self, stage: str, *parts: Any) -> str:
+        """What a stage's output is kept under: everything that it depends on."""
         return digest("stage", VERSION, stage, *parts)
 
     def _tell(self, stage: str, total: int | None) -> Callable[[int], None]:

@@ -123,9 +123,7 @@ def _rewards_of(group: Group, one: torch.Tensor, other: torch.Tensor) -> torch.T
 
 def raw_rewards(network: Any, rows: Rows, pad_id: int, *, share: bool) -> torch.Tensor:
     """Reward of each row before gain and bias, at least float32, of shape (rows,)."""
-    hidden = last_hidden(network, rows, pad_id, share=share)
-    rewards = by_head(network, hidden)
-    return rewards.to(torch.promote_types(rewards.dtype, torch.float32))
+    return by_head(network, last_hidden(network, rows, pad_id, share=share))
 
 
 @dataclass(frozen=True)

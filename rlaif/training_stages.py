@@ -93,20 +93,21 @@ class TrainingStages:
         self._card(stage, stage.replace("/", " "), "reward model", options, seed, "preferences")
 
     async def policy(self, name: str) -> None:
-        method = self.road.methods[name]
+        road = self.road
+        method = road.methods[name]
         if not method.writes_weights:
             return
         options = method.options.model_dump(mode="json")
-        start = self.road.models["policy"]
+        start = road.models["policy"]
         cut_off = self._cut_off()
-        rewards = self.road.rewards.get(name)
+        rewards = road.rewards.get(name)
         learnt_from = self._rewarding(name)
-        members = [self.road.state_signature(stage) for stage in learnt_from]
-        gold = self.road.golds.get(name)
+        members = [road.state_signature(stage) for stage in learnt_from]
+        gold = road.golds.get(name)
         rewarded = [rewards.signature(), members] if rewards else []
         rewarded += [gold.signature()] if gold else []
-        serving = self.road.serving.get(name)
-        rewarded += [self.road.models[method.options.sampler].identity.sha256] if serving else []
+        serving = road.serving.get(name)
+        rewarded += [road.models[method.options.sampler].identity.sha256] if serving else []
         labelled = getattr(method, "needs_labels", True)
         signature = self._training_signature(
             f"policies/{name}",
@@ -123,23 +124,23 @@ class TrainingStages:
             with users_code(method, "training"):
                 context = PolicyContext(
                     start=start,
-                    prompts=lambda: self.road.run_folder.read("prompts"),
-                    preferences=lambda: self.road.run_folder.read("preferences"),
-                    is_held_out=self.road.is_held_out,
+                    prompts=lambda: road.run_folder.read("prompts"),
+                    preferences=lambda: road.run_folder.read("preferences"),
+                    is_held_out=road.is_held_out,
                     ended=lambda row, response: _said(row.prompt_id, response) not in cut_off,
                     work=work,
                     out=out,
-                    seed=self.road.pipeline.seed,
+                    seed=road.pipeline.seed,
                     watch=watch,
                     source_of=self._source_of() if labelled else None,
-                    in_worker=partial(self.road.gateway.in_worker, stop=watch.stop.set),
+                    in_worker=partial(road.gateway.in_worker, stop=watch.stop.set),
                     rewards=rewards,
                     claims=rewards.claims if rewards else Claims(),
                     gold=gold,
                     served=serving,
-                    kept=self.road.folder / "training" / "reference",
-                    failure_tolerance=self.road.pipeline.failure_tolerance,
-                    reward_folder=self.road.folder / "reward_model" if self.road.pipeline.reward_model else None,
+                    kept=road.folder / "training" / "reference",
+                    failure_tolerance=road.pipeline.failure_tolerance,
+                    reward_folder=road.folder / "reward_model" if road.pipeline.reward_model else None,
                 )
                 if inspect.iscoroutinefunction(method.train):
                     report = await method.train(context)
@@ -149,11 +150,11 @@ class TrainingStages:
 
         await self._train(f"policies/{name}", f"policies/{name}", signature, train, options)
         learnt = "preferences" if labelled else "prompts"
-        kind = next(section.name for section in self.road.pipeline.policies if section.policy == name)
-        self._card(f"policies/{name}", name, kind, options, self.road.pipeline.seed, learnt)
+        kind = next(section.name for section in road.pipeline.policies if section.policy == name)
+        self._card(f"policies/{name}", name, kind, options, road.pipeline.seed, learnt)
         if rewards:
             rewards.release()
-            self.road.release()
+            road.release()
 
     async def _train(
         self,
@@ -267,13 +268,7 @@ class TrainingStages:
             account=told,
             rewards=[road.folder / each for each in self._rewarding(name)],
             rewarded=judges,
-            not_read=[
-                source
-                for other, each in road.methods.items()
-                if other != name
-                for source in getattr(each, "inputs", {})
-                if source not in getattr(road.methods.get(name), "inputs", {}) and source not in road.own_inputs()
-            ],
+            read={*road.inputs, *getattr(road.methods.get(name), "inputs", {})},
             reward_model=name not in road.methods,
         )
 

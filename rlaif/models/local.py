@@ -71,6 +71,7 @@ def model_folder(name: str, where: str) -> Path:
 
 
 def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter, as peft writes it."""
     return (folder / ADAPTER_CONFIG).is_file()
 
 
@@ -383,11 +384,13 @@ class Generation:
 
         logits = self._processed(logits, active, step)
         if self.sampling.temperature == 0:
-            return list(logits.argmax(-1).tolist())
+            greedy: list[int] = logits.argmax(-1).tolist()
+            return greedy
         cumulative = logits.double().softmax(-1).cumsum(-1)
         draws = torch.tensor(self.draws[active, step], device=logits.device)[:, None]
         picked = torch.searchsorted(cumulative, draws * cumulative[:, -1:], right=True)[:, 0]
-        return list(picked.clamp(max=logits.shape[-1] - 1).tolist())
+        chosen: list[int] = picked.clamp(max=logits.shape[-1] - 1).tolist()
+        return chosen
 
     def _processed(self, logits: Any, active: list[int], step: int) -> Any:
         from transformers.generation import logits_process

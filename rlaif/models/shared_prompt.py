@@ -194,10 +194,11 @@ class Part:
     first: Tensor  # position of each suffix's first token in the output
     last: Tensor  # and of its last
 
-    def suffix(self, values: Tensor, begin: int = 0) -> Tensor:
-        """``values[i, first[i] : last[i] + 1]`` as one tensor (rows, longest, …); past a row's end stands anything. ``begin``: the
-        position of the first of ``values``."""
+    def suffix(self, values: Tensor) -> Tensor:
+        """What ``values`` holds from ``first[i]`` to ``last[i]``, as one tensor (rows, longest, …); past a row's end stands anything.
+        ``values`` ends with the longest row, and may begin after the first position."""
         width = int((self.last - self.first).max()) + 1
+        begin = int(self.last.max()) + 1 - values.shape[1]
         first, last = self.first - begin, self.last - begin
         if not first.any():
             return values[:, :width]
@@ -302,10 +303,9 @@ def token_logprobs(
     The head does not run on what lies before the suffixes of a part.
     """
     ids, mask = pad(rows.suffixes, pad_id, model.device)
-    may_keep = "logits_to_keep" in _parameters(model)
 
     def read(part: Part) -> Tensor:
-        logits = part.suffix(part.output.logits, int(part.first.min()) if may_keep else 0)[:, :-1]
+        logits = part.suffix(part.output.logits)[:, :-1]
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if temperature != 1.0:
             logits = logits / temperature
@@ -313,12 +313,9 @@ def token_logprobs(
         return -cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
 
     def kept(first: Tensor, last: Tensor) -> dict[str, Any]:
-        begin = int(first.min())
-        return (
-            {"logits_to_keep": torch.arange(begin, int(last.max()) + 1, device=first.device)}
-            if begin and may_keep
-            else {}
-        )
+        if not first.any() or "logits_to_keep" not in _parameters(model):
+            return {}
+        return {"logits_to_keep": torch.arange(int(first.min()), int(last.max()) + 1, device=first.device)}
 
     return forward(model, model, rows, pad_id, read, share=share, extra=kept) * mask[:, 1:], mask[:, 1:]
 

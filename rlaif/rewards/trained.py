@@ -51,12 +51,7 @@ class TrainedReward:
         assert self.context.reward_model
         self.loaded = self.loaded or self.context.reward_model()
         asked = [(p.messages, [(r.messages, r.finish_reason != "length") for r in many]) for p, many in items]
-        members = [model(asked) for model in self.loaded]
-        combine, penalty = self.options.combine, self.options.penalty
-        return [
-            [together([rewards[i][k] for rewards in members], combine, penalty) for k in range(len(many))]
-            for i, (_, many) in enumerate(items)
-        ]
+        return together([model(asked) for model in self.loaded], self.options.combine, self.options.penalty)
 
     def release(self) -> None:
         self.loaded = None
@@ -65,14 +60,18 @@ class TrainedReward:
         return self.options.model_dump()
 
 
-def together(found: Sequence[float | None], combine: Combine = "mean", penalty: float = 0.0) -> float | None:
-    """One reward of those that an ensemble's members give a response; None where one gives none."""
-    values = [value for value in found if value is not None]
-    if len(values) < len(found):
-        return None
-    if combine == "worst":
-        return min(values)
-    return fmean(values) - (penalty * pstdev(values) if combine == "uncertainty" else 0.0)
+def together(members: Sequence[Values], combine: Combine = "mean", penalty: float = 0.0) -> Values:
+    """One reward of those that an ensemble's members give each response; None where one gives none."""
+
+    def one(given: Sequence[float | None]) -> float | None:
+        values = [value for value in given if value is not None]
+        if len(values) < len(given):
+            return None
+        if combine == "worst":
+            return min(values)
+        return fmean(values) - (penalty * pstdev(values) if combine == "uncertainty" else 0.0)
+
+    return [[one(given) for given in zip(*rows, strict=True)] for rows in zip(*members, strict=True)]
 
 
 def trained_rewards(folders: Sequence[Path], options: Any, notice: Callable[[str], None]) -> list[Any]:

@@ -30,7 +30,6 @@ class Difference:
     error: float
     df: float
     n: int  # values it is of
-    seeds: int = 1
 
     def interval(self, level: float = 1 - ALPHA) -> tuple[float, float]:
         half = float(stdtrit(self.df, (1 + level) / 2)) * self.error if self.error else 0.0
@@ -84,7 +83,7 @@ def crossed_difference(values: ArrayLike) -> Difference:
     total = max(by_seed + by_prompt - left, by_seed, by_prompt)
     spread = by_seed**2 / (seeds - 1) + by_prompt**2 / (prompts - 1) + left**2 / ((seeds - 1) * (prompts - 1))
     df = total**2 / spread if spread else 1.0
-    return Difference(mean, math.sqrt(total / (seeds * prompts)), max(df, 1.0), d.size, seeds)
+    return Difference(mean, math.sqrt(total / (seeds * prompts)), max(df, 1.0), d.size)
 
 
 def clustered_difference(values: ArrayLike, clusters: Sequence[object]) -> Difference:

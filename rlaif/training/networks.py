@@ -164,10 +164,11 @@ def initialise_head(network: Any, seed: int) -> None:
 
 
 def by_head(network: Any, hidden: Tensor) -> Tensor:
-    """What a scalar head makes of hidden states, without their last dimension: in its own precision, whatever the trunk's."""
+    """What a scalar head makes of hidden states, without their last dimension: in its own precision, whatever the trunk's, and at
+    least float32."""
     with torch.autocast(hidden.device.type, enabled=False):
         found: Tensor = network.score(hidden.to(network.score.weight.dtype))[..., 0]
-    return found
+    return found.to(torch.promote_types(found.dtype, torch.float32))
 
 
 def _with_adapters(network: Any, options: LoraOptions, seed: int, where: str) -> Any:

@@ -33,11 +33,11 @@ class Trackers:
         PartialState()
         (folder / "logs").mkdir(parents=True, exist_ok=True)
         name = stage.replace("/", "-")
+        named = {"run_name": PROJECT, "name": f"{run}/{name}", "resume": "allow"}  # a training that goes on is one run
         settings: dict[str, dict[str, Any]] = {
             "tensorboard": {"run_name": name, "logging_dir": str(folder / "logs")},
-            "wandb": {"run_name": PROJECT, "name": f"{run}/{name}", "dir": str(folder / "logs")}
-            | {"id": f"{run}-{name}", "resume": "allow"},
-            "trackio": {"run_name": PROJECT, "name": f"{run}/{name}", "resume": "allow"},
+            "wandb": {**named, "id": f"{run}-{name}", "dir": str(folder / "logs")},
+            "trackio": named,
         }
         for kind in names:
             tracker = LOGGER_TYPE_TO_CLASS[kind](**settings[kind])

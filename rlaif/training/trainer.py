@@ -294,9 +294,9 @@ class GroupTrainer(Trainer, ABC):
 
     def close_step(self, step: int, steps: int) -> None:
         sums, self.sums = processes.total(self.sums), defaultdict(float)
-        loss = {"loss": sums["loss"] / sums["weight"]} if sums["weight"] else {}
         if not math.isfinite(sums["loss"]):
             raise Diverged(f"step {step}: the loss is {sums['loss']}", self.options.precision)
+        loss = {"loss": sums["loss"] / sums["weight"]} if sums["weight"] else {}
         figures = {"step": float(step), **loss, **self.figures(sums)}
         self.history.append(figures)
         self.watch.report(step, steps, figures)
@@ -416,10 +416,6 @@ class Diverged(RlaifError):
     def __init__(self, what: str, precision: str) -> None:
         exact = ", or precision: float32" if precision != "float32" else ""
         super().__init__(f"{what}. What would do: a lower learning_rate{exact}.")
-        self.arguments = what, precision
-
-    def __reduce__(self) -> Any:
-        return Diverged, self.arguments
 
 
 class _Follow(TrainerCallback):

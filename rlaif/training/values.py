@@ -62,7 +62,7 @@ class ValueTrainer(OnlineTrainer):
         """V before each token, of shape (rows, longest response)."""
         share = self.share and self.value_shares and not self.value.training
         hidden = token_hidden(self.value, rows_of(rollouts.groups), self.pad_id, share=share)
-        return by_head(self.value, hidden).float()
+        return by_head(self.value, hidden)
 
 
 def _reads_alike(folder: Path, start: LocalModel) -> bool:
