@@ -17,7 +17,8 @@ from rlaif.models.local import LocalModel
 from rlaif.policy.dpo import DPO
 from rlaif.training.batching import held_out
 from rlaif.training.losses import ipo_loss, smoothed, soft_preference_loss, unflipped
-from tests.test_training import context_of, hard_groups, log_ratios, loss_of, planted, shaken, trl_rows, tune
+from tests.test_training import context_of, log_ratios, planted, tune
+from tests.test_training_losses import hard_groups, loss_of, shaken, trl_rows
 
 
 def number(values: list[float]) -> torch.Tensor:

@@ -17,7 +17,8 @@ from rlaif.policy.kto import KTO, _Trainer, mismatched_steps
 from rlaif.training.batching import Group, group_preferences, held_out
 from rlaif.training.losses import kto_loss
 from rlaif.training.trainer import Watch
-from tests.test_training import context_of, hard_groups, log_ratios, planted, shaken
+from tests.test_training import context_of, log_ratios, planted
+from tests.test_training_losses import hard_groups, shaken
 
 
 def number(*values: float) -> torch.Tensor:

@@ -19,14 +19,8 @@ from rlaif.training.batching import Group, group_preferences
 from rlaif.training.finetuning import FineTuner, completion_loss, demonstrated
 from rlaif.training.passes import rows_of
 from rlaif.training.trainer import Interrupted, Watch
-from tests.test_training import (
-    always,
-    context_of,
-    hard_groups,
-    planted,
-    preference,
-    shaken,
-)
+from tests.test_training import always, context_of, planted, preference
+from tests.test_training_losses import hard_groups, shaken
 from tests.tiny import write_jsonl
 
 
