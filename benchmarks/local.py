@@ -13,13 +13,16 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import functools
 import json
 import math
 import os
 import random
 import statistics
+import sys
 import tempfile
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -40,7 +43,7 @@ from rlaif.config import Sampling
 from rlaif.judging import PAIR_PLACEHOLDERS, PAIR_REQUIRED
 from rlaif.models import ChatRequest
 from rlaif.models.local import LocalModel, LocalOptions
-from rlaif.models.shared_prompt import pad
+from rlaif.models.rows import pad
 from rlaif.prompting import Template
 from rlaif.records import Message
 from rlaif.training.trainer import quiet_libraries
@@ -293,12 +296,16 @@ def apart(variant: Variant) -> tuple[float, float]:
                 work = variant.run(0)
             os.write(writer, f"{(_status('VmHWM') - before) / 1024} {sum(counted) / work}".encode())
         finally:
+            if sys.exc_info()[0]:
+                traceback.print_exc()
             os._exit(0)
     os.close(writer)
     with os.fdopen(reader) as pipe:
         memory, _, passed = pipe.read().partition(" ")
     os.waitpid(child, 0)
-    return float(memory or 0), float(passed or 0)
+    if not passed:
+        raise SystemExit(f"{variant.name}: its run in a process of its own failed.")
+    return float(memory), float(passed)
 
 
 def _status(name: str) -> int:
@@ -314,6 +321,7 @@ def positions() -> Iterator[list[int]]:
     found: list[int] = []
     plain = LlamaModel.forward
 
+    @functools.wraps(plain)
     def counted(self: Any, input_ids: Any = None, **rest: Any) -> Any:
         found.append(input_ids.numel())
         return plain(self, input_ids, **rest)

@@ -24,7 +24,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from rlaif.catalogue import Catalogue
 from rlaif.judging import PAIR_PLACEHOLDERS, PAIR_REQUIRED
 from rlaif.models.chat_tokens import ChatTokenizer
-from rlaif.models.shared_prompt import pad
+from rlaif.models.rows import pad
 from rlaif.pairs import Pair, read_pairs
 from rlaif.prompting import Template, fence_for
 from rlaif.records import Comparison, Message

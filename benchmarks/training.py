@@ -38,7 +38,7 @@ from rlaif.policy.dpo import DPO, _Trainer
 from rlaif.records import Message
 from rlaif.reward import RewardOptions, _RewardTrainer
 from rlaif.training.batching import Group
-from rlaif.training.networks import choose_attention, initialise_head
+from rlaif.training.networks import initialise_head
 from rlaif.training.trainer import Watch, quiet_libraries
 
 PROMPTS_PER_STEP = 8
@@ -182,10 +182,8 @@ class Sides:
         }  # fmt: skip
         if self.method == "reward":
             options: Any = RewardOptions(**settings)
-            choose_attention(network, options, None)
             return _RewardTrainer(network, groups, options, folder, 0, Watch())
         options = DPO.Options(**settings, beta=BETA)
-        choose_attention(network, options, None)
         trainer = _Trainer(network, groups, options, folder, 0, Watch())
         with options.autocast(network):
             trainer.look_at_reference(network.eval(), 8192)

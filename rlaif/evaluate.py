@@ -174,7 +174,9 @@ class Evaluation:
             both = []
             for model, name in ((tuned, f"{arm.name} under itself"), (self.start, f"{arm.name} under the start")):
                 with self.watch.passing(name, model.network) as done:
-                    both.append(sequence_logprobs(model.network, groups, model.tokens.pad_id, share=False, done=done))
+                    both.append(
+                        sequence_logprobs(model.network, groups, model.tokens.pad_id, share=model.share, done=done)
+                    )
             values = iter(ours[0] - theirs[0] for ours, theirs in zip(*both, strict=True))
             arm.kl = [next(values) if response and response.token_ids else None for response in arm.responses]
         self.start.unload()

@@ -20,7 +20,8 @@ from pydantic import Field, model_validator
 from rlaif.errors import ModelError
 from rlaif.models.chat_tokens import ChatTokenizer
 from rlaif.models.local import LocalModel, LocalOptions, load_network
-from rlaif.models.shared_prompt import Rows, hidden_self_test, last_hidden, sharing_works
+from rlaif.models.rows import Rows
+from rlaif.models.shared_prompt import hidden_self_test, last_hidden, sharing_works
 from rlaif.records import Message, Preference, uniform
 from rlaif.training.batching import Group, group_preferences, need_labels
 from rlaif.training.losses import plackett_luce_loss, soft_preference_loss, with_margin

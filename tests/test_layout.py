@@ -52,6 +52,9 @@ LAYERS = (  # each may import those above it in this list, and its own
 STAGES = {"prompts", "sampling", "labels", "preferences", "reward", "policy"}
 TORCH = {
     "models/local.py",
+    "models/caches.py",
+    "models/packing.py",
+    "models/rows.py",
     "models/shared_prompt.py",
     "reward.py",
     "world/learning.py",

@@ -148,7 +148,7 @@ def test_without_sharing_samples_and_scores_stay(folder_of: Callable[..., Path])
     questions = [ask(text, options=("A", "B")) for text in texts(4)]
     model = open_model(folder)
     samples, scores = answer(model, requests), answer(model, questions)
-    model.share = False
+    model.share = model.caches = False
     assert answer(model, requests) == samples
     for one, other in zip(answer(model, questions), scores, strict=True):
         assert [t for t, _ in one.logprobs] == [t for t, _ in other.logprobs]
@@ -175,7 +175,9 @@ def test_model_whose_cache_cannot_be_trusted_is_noticed_and_still_right(
     model = open_model(folder, notices)
     assert answer(model, requests) == expected
     assert len(notices) == 1
-    assert notices[0].startswith("models.policy: prompts are not shared between rows of this model (shared and")
+    assert notices[0].startswith(
+        "models.policy: prompts are not shared between rows that this model samples (rows after a cache"
+    )
 
 
 def test_seed_and_sample_index_key_the_draw(folder_of: Callable[..., Path]) -> None:

@@ -1,8 +1,9 @@
-"""Rows that share their prompt equal rows on their own: values and gradients, in ten architectures."""
+"""Rows that share their prompt equal rows on their own: values and gradients, in eleven architectures."""
 
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,22 +12,23 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
-from rlaif.models import shared_prompt
+from rlaif.models import packing, shared_prompt
+from rlaif.models.rows import Rows, cut
 from rlaif.models.shared_prompt import (
-    Rows,
-    cut,
+    cache_self_test,
     hidden_self_test,
     last_hidden,
     last_logits,
-    pad,
+    logits_self_test,
     sharing_works,
-    suffix_logits,
+    token_hidden,
     token_logprobs,
 )
 from rlaif.training.losses import soft_preference_loss
+from rlaif.training.networks import checkpoint
 from tests.tiny import config
 
-ARCHITECTURES = ["llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3", "gpt2", "gpt_neox", "opt", "bloom"]
+ARCHITECTURES = ["llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3", "gpt2", "gpt_neox", "opt", "phi3", "olmo2"]
 VOCABULARY = 97
 
 
@@ -35,6 +37,7 @@ def _passes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """However rows are cut into passes, nothing changes; in one pass there is the most padding."""
     overhead = {"a pass for each length": 0, "as shipped": 64, "one pass": 10**6}[request.param]
     monkeypatch.setitem(shared_prompt.PASS_OVERHEAD, "cpu", overhead)
+    monkeypatch.setattr(packing, "RUN_OVERHEAD", overhead)
 
 
 @functools.cache
@@ -61,10 +64,6 @@ def rows(seed: int = 0) -> Rows:
     return Rows.of(prompts, continuations)
 
 
-def real(rows: Rows) -> Tensor:
-    return pad(rows.suffixes, 0, "cpu")[1].bool()
-
-
 def difference(one: Tensor, other: Tensor) -> float:
     return float((one - other).detach().abs().max())
 
@@ -89,8 +88,8 @@ def assert_gradients_equal(one: Sequence[Tensor], other: Sequence[Tensor], relat
 def test_shared_rows_equal_separate_rows(kind: str) -> None:
     model, many = network(kind), rows()
     with torch.no_grad():
-        together, apart = (suffix_logits(model, many, 0, share=share) for share in (True, False))
-        assert difference(together[real(many)], apart[real(many)]) < 2e-5
+        together, apart = (token_hidden(model, many, 0, share=share) for share in (True, False))
+        assert difference(together, apart) < 2e-5 * max(1.0, float(apart.std()))
         together, apart = (token_logprobs(model, many, 0, share=share)[0] for share in (True, False))
         assert difference(together, apart) < 1e-5
         hidden, alone = (last_hidden(model, many, 0, share=share) for share in (True, False))
@@ -128,15 +127,72 @@ def test_the_comparison_could_fail(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)
 def test_self_test_allows_sharing(kind: str) -> None:
-    assert sharing_works(network(kind), 0) == (True, "")
-    assert sharing_works(network(kind), 0, test=hidden_self_test) == (True, "")
+    for test in (logits_self_test, hidden_self_test, cache_self_test):
+        assert sharing_works(network(kind), 0, test=test) == (True, "")
+
+
+def test_attention_of_its_own_lets_rows_share_a_cache_alone() -> None:
+    model = network("bloom")
+    assert sharing_works(model, 0) == (False, "NotImplementedError: positions of its own")
+    assert sharing_works(model, 0, test=cache_self_test) == (True, "")
 
 
 def test_all_prompts_of_one_token_have_nothing_to_share() -> None:
     model, many = network("llama"), Rows.of([(5,), (6,)], [[(7, 8), (9,)], [(10,)]])
-    assert not many.shared
     together, apart = (token_logprobs(model, many, 0, share=share)[0] for share in (True, False))
-    assert difference(together, apart) == 0
+    assert difference(together, apart) < 1e-5
+
+
+def test_a_prompt_goes_through_the_network_once_and_nothing_is_padded() -> None:
+    model, many = network("llama"), rows()
+    seen: list[list[int]] = []
+    hook = model.model.register_forward_pre_hook(
+        lambda module, args, given: seen.append(given["input_ids"][0].tolist()), with_kwargs=True
+    )
+    with torch.no_grad():
+        last_hidden(model, many, 0, share=True)
+    hook.remove()
+    both = zip(many.owner, many.suffixes, strict=True)
+    pieces = [(many.prefixes[o], *(s for _, s in own)) for o, own in itertools.groupby(both, lambda each: each[0])]
+    assert seen == [[token for each in pieces for piece in each for token in piece]]
+    assert model.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma2", "gemma3"])
+@pytest.mark.parametrize("again", [True, False])
+def test_every_way_of_computing_attention_is_the_same(kind: str, again: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plain attention, whole and in tiles of seven queries whose weights are computed again, beside the fused one."""
+    model, many = network(kind), rows()
+    scale = torch.randn(len(many.suffixes), generator=torch.Generator().manual_seed(1))
+
+    def loss() -> Tensor:
+        return (token_logprobs(model, many, 0, share=True)[0].sum(-1) * scale).sum()
+
+    value, whole = loss().item(), gradients(model, loss)
+    monkeypatch.setattr(model.config, "_attn_implementation", "eager")
+    if again:
+        monkeypatch.setattr(packing, "TILE", 7)
+        monkeypatch.setattr(packing, "KEPT_UP_TO", 0)
+    assert loss().item() == pytest.approx(value, rel=1e-6)
+    assert_gradients_equal(gradients(model, loss), whole, 1e-5)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma3"])
+def test_checkpointed_activations_are_those_of_the_pass(kind: str) -> None:
+    """Computed again outside of the context in which attention was switched."""
+    model, many = network.__wrapped__(kind), rows()
+
+    def loss() -> Tensor:
+        return token_logprobs(model, many, 0, share=True)[0].sum()
+
+    kept = gradients(model, loss)
+    checkpoint(model)
+    model.train()
+    assert sharing_works(model, 0) == (True, "")
+    assert model.training
+    assert_gradients_equal(gradients(model, loss), kept, 1e-6)
+    model.eval()
+    assert sharing_works(model, 0, test=cache_self_test) == (True, "")
 
 
 def test_token_logprobs_are_those_of_a_direct_pass() -> None:
@@ -236,17 +292,18 @@ def test_pad_id_does_not_matter() -> None:
 
 
 class Forgetful(LlamaForCausalLM):
-    """Takes a cache and looks past it, as some models of unusual make do."""
+    """Its layers take a mask and look past it, as some models of unusual make do."""
 
     def __init__(self, settings: Any) -> None:
         super().__init__(settings)
-        inner = self.model.forward
+        for layer in self.model.layers:
+            layer.self_attn.forward = functools.partial(self._attend, layer.self_attn.forward)
 
-        def forward(input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, **rest: Any) -> Any:
-            rest.pop("past_key_values", None)
-            return inner(input_ids, attention_mask[:, -input_ids.shape[1] :], position_ids, **rest)
-
-        self.model.forward = forward
+    @staticmethod
+    def _attend(inner: Any, attention_mask: Any, **rest: Any) -> Any:
+        if isinstance(attention_mask, packing.Seen):
+            attention_mask = packing.Seen(attention_mask.packing, lambda *where: torch.tensor(True))
+        return inner(attention_mask=attention_mask, **rest)
 
 
 def test_sharing_is_refused_where_it_would_be_wrong() -> None:
@@ -255,11 +312,25 @@ def test_sharing_is_refused_where_it_would_be_wrong() -> None:
     broken.load_state_dict(network("llama").state_dict())
     works, why = sharing_works(broken, 0)
     assert not works
-    assert "differ by" in why
+    assert "shared and separate rows differ by" in why
     many = rows()
     with torch.no_grad():
         apart = token_logprobs(broken, many, 0, share=False)[0]
         assert difference(apart, token_logprobs(network("llama"), many, 0, share=False)[0]) == 0
+
+
+def test_a_cache_is_refused_where_it_is_not_read() -> None:
+    model = network.__wrapped__("llama")
+    inner = model.model.forward
+
+    def forward(input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, **rest: Any) -> Any:
+        rest.pop("past_key_values", None)
+        return inner(input_ids, attention_mask[:, -input_ids.shape[1] :], position_ids, **rest)
+
+    model.model.forward = forward
+    works, why = sharing_works(model, 0, test=cache_self_test)
+    assert not works
+    assert "rows after a cache and separate rows differ by" in why
 
 
 def test_sharing_is_refused_with_the_reason_where_it_cannot_run() -> None:
@@ -269,14 +340,5 @@ def test_sharing_is_refused_with_the_reason_where_it_cannot_run() -> None:
         raise NotImplementedError("no cache here")
 
     model.model.forward = refuse
-    assert sharing_works(model, 0) == (False, "NotImplementedError: no cache here")
-
-
-def test_sharing_is_refused_under_gradient_checkpointing() -> None:
-    """It drops the cache in training mode; the self-test must look at the mode that will be used."""
-    model = network.__wrapped__("llama")
-    model.gradient_checkpointing_enable()
-    works, why = sharing_works(model.train(), 0)
-    assert not works
-    assert "checkpointing" in why
-    assert model.training
+    for test in (logits_self_test, cache_self_test):
+        assert sharing_works(model, 0, test=test) == (False, "NotImplementedError: no cache here")

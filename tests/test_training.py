@@ -7,7 +7,6 @@ import errno
 import json
 import math
 import random
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -21,7 +20,6 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from rlaif.errors import RlaifError, StorageError
 from rlaif.models.local import LocalModel, LocalOptions, load_network
-from rlaif.models.shared_prompt import token_logprobs
 from rlaif.policy import PolicyContext
 from rlaif.policy.dpo import DPO, _Trainer
 from rlaif.policy.kto import KTO
@@ -41,7 +39,7 @@ from rlaif.reward import (
 from rlaif.training.batching import Group, group_preferences, held_out, plan_batches
 from rlaif.training.checkpoints import COMPLETE, last_checkpoint, saving
 from rlaif.training.losses import soft_preference_loss
-from rlaif.training.networks import choose_attention, initialise_head
+from rlaif.training.networks import initialise_head
 from rlaif.training.passes import inference_batches, pair_index, rows_of, sequence_logprobs
 from rlaif.training.trainer import Interrupted, Watch, labels_of
 from tests import make, tiny
@@ -566,36 +564,8 @@ def test_training_on_nothing_is_refused_with_the_counts_and_what_would_do(
 
 def test_bfloat16_products_learn_as_well_and_keep_float32_weights(base: LocalModel, tmp_path: Path) -> None:
     report = train_reward(base, planted(48), tmp_path, epochs=4, precision="bfloat16")
-    network = load_network(base.folder, base.options, "float32", "test", head=True)
-    choose_attention(network, options(precision="bfloat16"), "sdpa")
-    assert network.config._attn_implementation == "sdpa"
-    choose_attention(network, options(precision="bfloat16"), None)
-    assert network.config._attn_implementation == "eager"
     assert accuracy(report) >= 0.8
     assert {tensor.dtype for tensor in load_file(tmp_path / "reward" / "model.safetensors").values()} == {torch.float32}
-
-
-def test_long_passes_by_fused_attention_say_the_same(base: LocalModel) -> None:
-    """Prompts of 40 and 12 tokens, of which the longer's pass is beyond."""
-    groups = [
-        Group(str(n), tuple(range(5, 5 + n)), [(7, 8, 9), (9, 8, 7, 6)], [(0, 1)], [1.0], [1.0]) for n in (40, 12)
-    ]
-    found = []
-    for beyond in (sys.maxsize, 30):
-        network = load_network(base.folder, base.options, "float32", "test").eval()
-        choose_attention(network, options(precision="bfloat16"), None)
-        network.fused_beyond = network.base_model.fused_beyond = beyond
-        seen: list[str] = []
-        network.model.layers[0].register_forward_pre_hook(
-            lambda module, args, seen=seen, network=network: seen.append(network.config._attn_implementation)
-        )
-        for group in groups:
-            token_logprobs(network, rows_of([group]), base.tokens.pad_id, share=True)[0].sum().backward()
-        assert network.config._attn_implementation == "eager"
-        found.append((seen, [p.grad for p in network.parameters()]))
-    assert found[0][0] == ["eager"] * 4  # prefix and suffixes of each
-    assert found[1][0] == ["sdpa", "sdpa", "eager", "eager"]
-    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(found[0][1], found[1][1], strict=True))
 
 
 # --- stopping and going on --------------------------------------------------------------------------------------------

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from rlaif.models.local import LocalModel, LocalOptions, load_network
-from rlaif.models.shared_prompt import Rows, token_logprobs
+from rlaif.models.rows import Rows
+from rlaif.models.shared_prompt import token_logprobs
 from rlaif.policy.dpo import DPO
 from rlaif.reward import (
     RewardOptions,
@@ -187,7 +188,7 @@ def test_the_head_runs_on_responses_alone(base: LocalModel) -> None:
     apart, mask = token_logprobs(network, rows, base.tokens.pad_id, share=False)
     together, _ = token_logprobs(network, rows, base.tokens.pad_id, share=True)
     assert torch.allclose(apart, together, atol=1e-5)
-    assert seen == [2 * 6, 2 * 6]
+    assert seen == [2 * 5, 3 + 5]
     assert mask.sum() == 8
 
 

@@ -217,6 +217,8 @@ def config(kind: str, vocab: int, *, hidden: int = 48, layers: int = 2, context:
         "falcon": lambda: t.FalconConfig(
             vocab_size=vocab, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=4, alibi=False
         ),
+        "phi3": lambda: t.Phi3Config(**common, sliding_window=16, pad_token_id=0),
+        "olmo2": lambda: t.Olmo2Config(**common),
         "bloom": lambda: t.BloomConfig(vocab_size=vocab, hidden_size=hidden, n_layer=layers, n_head=4),
     }  # fmt: skip
     return makers[kind]()

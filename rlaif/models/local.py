@@ -114,7 +114,7 @@ class LocalModel:
         text = config.get("text_config", config)
         self.context: int = text.get("max_position_embeddings") or text.get("n_positions") or 2**20
         self._network: Any = None
-        self.share = True
+        self.share = self.caches = True  # whether rows share their prompt in scoring, and in sampling
         # rendered and tokenised in planning, wanted again in answering
         self._ids = functools.lru_cache(16_384)(lambda m, prefill: tuple(self.tokens.prompt_ids(m, prefill)))
         self._option_ids = functools.lru_cache(4_096)(self.tokens.option_ids)
@@ -160,13 +160,20 @@ class LocalModel:
     def network(self) -> Any:
         """The causal language model, loaded and self-tested on first use."""
         if self._network is None:
-            from rlaif.models.shared_prompt import sharing_works
-
-            self._network = load_network(self.folder, self.options, self.dtype, self.where, adapter=self.adapter).eval()
-            self.share, why = sharing_works(self._network, self.tokens.pad_id)
-            if not self.share:
-                self.notice(f"{self.where}: prompts are not shared between rows of this model ({why}).")
+            self.take(load_network(self.folder, self.options, self.dtype, self.where, adapter=self.adapter).eval())
         return self._network
+
+    def take(self, network: Any) -> None:
+        """Answer by this network, as far as it can be relied on to share prompts."""
+        from rlaif.models.shared_prompt import cache_self_test, sharing_works
+
+        self._network = network
+        self.share, why = sharing_works(network, self.tokens.pad_id)
+        if not self.share:
+            self.notice(f"{self.where}: prompts are not shared between rows that this model scores ({why}).")
+        self.caches, why = sharing_works(network, self.tokens.pad_id, test=cache_self_test)
+        if not self.caches:
+            self.notice(f"{self.where}: prompts are not shared between rows that this model samples ({why}).")
 
     def separates_turns(self, roles: Sequence[Role]) -> bool:
         """Whether judged text may stand in turns of its own without a fence."""
@@ -255,7 +262,7 @@ class LocalModel:
 
     def _rows(self, requests: Sequence[ChatRequest]) -> tuple[Any, list[tuple[int, ...]], list[int]]:
         """Shared-prompt rows for the requests, their ids, and for each row the request it belongs to."""
-        from rlaif.models.shared_prompt import Rows
+        from rlaif.models.rows import Rows
 
         ids = [self._ids(r.messages, r.prefill) for r in requests]
         order = sorted(range(len(ids)), key=lambda i: (ids[i], i))
@@ -330,7 +337,7 @@ class Generation:
 
         active = list(range(len(self.prompts)))
         network = self.model.network  # loading it decides whether prompts are shared
-        if self.model.share:
+        if self.model.caches:
             self._prefill(network)
         for step in range(self.sampling.max_output_tokens):
             chosen = self._choose(self._logits(active).float(), active, step)
@@ -357,7 +364,8 @@ class Generation:
         """Every prompt but its last token, once, then a copy for each row."""
         import torch
 
-        from rlaif.models.shared_prompt import make_room, pad, prefill
+        from rlaif.models.caches import make_room, prefill
+        from rlaif.models.rows import pad
 
         pad_id = self.model.tokens.pad_id
         self.cache, mask = prefill(network, self.rows.prefixes, pad_id)
@@ -369,7 +377,8 @@ class Generation:
 
     def _logits(self, active: list[int]) -> Any:
         """Logits (rows, vocabulary) of the next token. Without a cache that can be trusted, rows are computed whole."""
-        from rlaif.models.shared_prompt import Rows, call, last_logits
+        from rlaif.models.rows import Rows, call
+        from rlaif.models.shared_prompt import last_logits
 
         network = self.model.network
         if self.cache is not None:

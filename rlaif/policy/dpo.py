@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 import torch
 from pydantic import Field, model_validator
 
-from rlaif.models.shared_prompt import Rows
+from rlaif.models.rows import Rows
 from rlaif.policy.offline import AgainstReference, OfflineTrainer, tokens_of
 from rlaif.training.batching import Group
 from rlaif.training.losses import ipo_loss, smoothed, soft_preference_loss, unflipped

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from pydantic import Field
 
-from rlaif.models.shared_prompt import Rows
+from rlaif.models.rows import Rows
 from rlaif.policy.offline import AgainstReference, OfflineTrainer
 from rlaif.training import processes
 from rlaif.training.batching import Group

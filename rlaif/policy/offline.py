@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from rlaif.models.local import LocalModel
-from rlaif.models.shared_prompt import Rows, token_logprobs
+from rlaif.models.rows import Rows
+from rlaif.models.shared_prompt import token_logprobs
 from rlaif.policy import PolicyContext, PolicyReport, Tuned
 from rlaif.training.batching import Group, group_preferences, need_labels
 from rlaif.training.passes import Done, kept_logprobs, sequence_logprobs, spread

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from rlaif.component import Options as BaseOptions
 from rlaif.errors import DataError, RlaifError
-from rlaif.models.shared_prompt import Rows, token_logprobs
+from rlaif.models.rows import Rows
+from rlaif.models.shared_prompt import token_logprobs
 from rlaif.policy.online import Online
 from rlaif.rows import need_source, read_rows, source_hash
 from rlaif.training import processes
@@ -52,7 +53,7 @@ class _Trainer(ValueTrainer):
         if mine:
             with self._autocast(), learning(self.network, self.options):
                 rows = Rows.of([ids[:1] for ids in mine], [[ids[1:]] for ids in mine])
-                logprobs, _ = token_logprobs(self.network, rows, self.pad_id, share=False)
+                logprobs, _ = token_logprobs(self.network, rows, self.pad_id, share=self.share)
                 (-logprobs.sum() * spec.weight * count / tokens).backward()
 
     def prepare(self, parts: Sequence[Rollouts]) -> None:

@@ -20,11 +20,11 @@ from torch import Tensor
 from rlaif.component import Options as BaseOptions
 from rlaif.errors import ConfigError, ModelError
 from rlaif.models.local import LocalModel, load_network
+from rlaif.models.packing import checkpointing
 from rlaif.models.shared_prompt import hidden_self_test, logits_self_test, sharing_works
 from rlaif.training import processes
 from rlaif.training.checkpoints import save_whole, saving
 
-FUSED_BEYOND = 512  # positions of a pass
 POLYNOMIAL_END = 1e-7  # that transformers' schedule of this name falls to
 ADAPTER = "adapter"  # folder of the adapters beside the merged weights
 
@@ -46,7 +46,7 @@ class NetworkOptions(BaseOptions):
 
     precision: Literal["float32", "bfloat16"] = "float32"  # of matrix products; weights and optimiser stay float32
     lora: LoraOptions | None = None  # None: all weights learn
-    gradient_checkpointing: bool = False  # activations are computed again: less memory, more time, no shared prompts
+    gradient_checkpointing: bool = False  # activations are computed again: less memory, more time
 
     def autocast(self, network: Any) -> Any:
         """The context in which passes run at this precision."""
@@ -89,22 +89,18 @@ class Trained:
             initialise_head(self.network, seed)
         if pad_id is not None:
             self.network.config.pad_token_id = pad_id
-        choose_attention(self.network, options, base.options.attention)
         self.peft: Any = None
         if lora:
             self.peft = _with_adapters(self.network, lora, seed, base.where)
             if head:
                 self.network.score.requires_grad_(requires_grad=True)
         test = hidden_self_test if head else logits_self_test
-        self.shares, why = sharing_works(self.network, base.tokens.pad_id if pad_id is None else pad_id, test=test)
-        self.share = (
-            self.shares and not options.gradient_checkpointing
-        )  # while it learns: checkpointing drops the cache
+        pad_id = base.tokens.pad_id if pad_id is None else pad_id
+        self.share, why = sharing_works(self.network, pad_id, test=test)
         if not self.share:
-            reason = why or "gradient checkpointing drops the cache"
-            base.notice(f"{base.where}: prompts are not shared between rows of this model ({reason}).")
+            base.notice(f"{base.where}: prompts are not shared between rows of this model ({why}).")
         if options.gradient_checkpointing:
-            self.network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            checkpoint(self.network)
             if lora:
                 self.network.enable_input_require_grads()
 
@@ -220,15 +216,6 @@ def called_with(model: Any, run: Callable[[Any], Tensor]) -> Tensor:
     return found
 
 
-def choose_attention(network: Any, options: NetworkOptions, asked: str | None) -> None:
-    """Plain attention for bfloat16 on a CPU, unless another was ``asked`` for: torch's fused one is the slower there,
-    its backward pass above all. Not in long passes, where plain attention takes memory by the square of their length."""
-    if (
-        asked is None
-        and options.precision == "bfloat16"
-        and network.device.type == "cpu"
-        and network.config._attn_implementation == "sdpa"
-    ):
-        network.set_attn_implementation("eager")
-        if not options.gradient_checkpointing:  # which computes passes again, when nobody knows how long they were
-            network.fused_beyond = network.base_model.fused_beyond = FUSED_BEYOND
+def checkpoint(network: Any) -> None:
+    """Have activations computed again in the backward pass."""
+    network.gradient_checkpointing_enable(gradient_checkpointing_kwargs=checkpointing(network))

@@ -36,7 +36,6 @@ from rlaif.training.networks import (
     Schedule,
     Trained,
     check_schedule,
-    choose_attention,
     learning,
     learnt,
     take,
@@ -139,10 +138,8 @@ class OnlineTrainer(ABC):
         self.network = self.trained.network.eval()
         self.reference = None if options.lora else self._frozen()
         self.pad_id = start.tokens.pad_id
-        self.share = self.trained.shares  # in passes without gradients
-        self.sampler = PolicySampler(
-            start, self.network, share=self.share, sampling=options.sampling, samples=options.samples, seed=seed
-        )
+        self.share = self.trained.share
+        self.sampler = PolicySampler(start, self.network, sampling=options.sampling, samples=options.samples, seed=seed)
         self.open_more(value_folder)
         self.optimizer = torch.optim.AdamW(
             self.parameter_groups(),
@@ -210,9 +207,7 @@ class OnlineTrainer(ABC):
     def start_length(self, prompts: Sequence[Any]) -> float:
         """Mean tokens of one response of the start to each prompt."""
         network = self.reference or self.network
-        sampler = PolicySampler(
-            self.start, network, share=self.share, sampling=self.options.sampling, samples=1, seed=self.seed
-        )
+        sampler = PolicySampler(self.start, network, sampling=self.options.sampling, samples=1, seed=self.seed)
         with self._autocast(), self.trained.as_before() if self.reference is None else nullcontext():
             return _mean(sampler.sample(prompts, ALWAYS).lengths)
 
@@ -228,8 +223,8 @@ class OnlineTrainer(ABC):
 
     def logprobs(self, network: Any, rollouts: Rollouts) -> tuple[Tensor, Tensor]:
         """Log-probabilities and mask by token, at the temperature of sampling."""
-        rows, share = rows_of(rollouts.groups), self.share and not network.training
-        return token_logprobs(network, rows, self.pad_id, share=share, temperature=self.options.temperature)
+        rows = rows_of(rollouts.groups)
+        return token_logprobs(network, rows, self.pad_id, share=self.share, temperature=self.options.temperature)
 
     def mask_of(self, rollouts: Rollouts) -> Tensor:
         lengths = torch.tensor(rollouts.lengths, device=self.network.device)
@@ -406,7 +401,6 @@ class OnlineTrainer(ABC):
     def _frozen(self) -> Any:
         start = self.start
         network = load_network(start.folder, start.options, "float32", start.where, adapter=start.adapter).eval()
-        choose_attention(network, self.options, start.options.attention)
         return network.requires_grad_(requires_grad=False)
 
     def _autocast(self) -> Any:

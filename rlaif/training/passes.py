@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlaif.models.shared_prompt import Rows, token_logprobs
+from rlaif.models.rows import Rows
+from rlaif.models.shared_prompt import token_logprobs
 from rlaif.store import writing
 from rlaif.training import processes
 from rlaif.training.batching import Group

@@ -29,7 +29,8 @@ from transformers.trainer_callback import PrinterCallback
 
 from rlaif.errors import ModelError, RlaifError, UserError
 from rlaif.models.local import LocalModel, LocalOptions
-from rlaif.models.shared_prompt import Rows, token_logprobs
+from rlaif.models.rows import Rows
+from rlaif.models.shared_prompt import token_logprobs
 from rlaif.store import write_json
 from rlaif.training import processes
 from rlaif.training.batching import Group, plan_batches
@@ -344,7 +345,7 @@ def _fit(job: Job, *, base: LocalModel | None = None, watch: Watch | None = None
     base = base or LocalModel(job.model, job.model_options, where=job.where, notice=lambda line: None)
     trained = Trained(base, job.options, seed=job.seed, head=job.kind.head, pad_id=job.pad_id)
     trainer = job.kind(trained.network, job.groups, job.options, job.work, job.seed, watch or Watch())
-    trainer.share = trained.share and not processes.sharding()
+    trainer.share = trained.share
     trainer.pad_id = base.tokens.pad_id if job.pad_id is None else job.pad_id
     trainer.prepare(base, job.kept)
     history = trainer.run()

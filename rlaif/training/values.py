@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rlaif.models.local import LocalModel, load_network
 from rlaif.models.shared_prompt import hidden_self_test, sharing_works, token_hidden
-from rlaif.training.networks import by_head, choose_attention
+from rlaif.training.networks import by_head, checkpoint
 from rlaif.training.online import OnlineOptions, OnlineTrainer
 from rlaif.training.passes import rows_of
 from rlaif.training.rollouts import Rollouts
@@ -41,10 +41,9 @@ class ValueTrainer(OnlineTrainer):
             adapter=None if folder else start.adapter,
             head=True,
         )
-        choose_attention(network, self.options, start.options.attention)
         torch.nn.init.zeros_(network.score.weight)
         if self.options.gradient_checkpointing:
-            network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            checkpoint(network)
         self.value: Any = network.eval()
         self.value_shares, _ = sharing_works(self.value, self.pad_id, test=hidden_self_test)
 
@@ -60,7 +59,7 @@ class ValueTrainer(OnlineTrainer):
 
     def values(self, rollouts: Rollouts) -> Tensor:
         """V before each token, of shape (rows, longest response)."""
-        share = self.share and self.value_shares and not self.value.training
+        share = self.share and self.value_shares
         hidden = token_hidden(self.value, rows_of(rollouts.groups), self.pad_id, share=share)
         return by_head(self.value, hidden)
 

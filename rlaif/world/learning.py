@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache
 
 from rlaif.errors import ConfigError
+from rlaif.models.caches import selected
 from rlaif.models.chat_tokens import ChatTokenizer
-from rlaif.models.shared_prompt import call, pad, selected
+from rlaif.models.rows import call, pad
 from rlaif.world.chat import KINDS, Habits
 from rlaif.world.lessons import CHOICES, CORES, Level, Reading, conversation, draw_pair, labelled, read_pair, spoilt
 from rlaif.world.oracle import FAMILIES, prefers

@@ -17,7 +17,7 @@ from rlaif.catalogue import Catalogue
 from rlaif.errors import ConfigError
 from rlaif.judging import PAIR_PLACEHOLDERS, PAIR_REQUIRED
 from rlaif.models.chat_tokens import ChatTokenizer
-from rlaif.models.shared_prompt import call, pad
+from rlaif.models.rows import call, pad
 from rlaif.prompting import Template
 from rlaif.world import build
 from rlaif.world.build import build_models, llama, neox
