@@ -58,9 +58,9 @@ class Case:
 
 CASES = (
     Case("short", 50, 2, 192),
-    Case("short.k4", 50, 4, 48),
+    Case("short.k4", 50, 4, 24),
     Case("long", 300, 2, 48),
-    Case("long.k4", 300, 4, 24),
+    Case("long.k4", 300, 4, 16),
 )
 ON_GPU = (*CASES, Case("4k", 3600, 2, 24, spread=0.05), Case("4k.k4", 3600, 4, 16, spread=0.05))
 
