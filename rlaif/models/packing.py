@@ -282,14 +282,11 @@ def _fused(query: Tensor, key: Tensor, value: Tensor, seen: Seen, scale: float) 
     found = []
     for run, mask, q, k, v in zip(packing.runs, seen.fused, queries, *sides, strict=True):
         q, k, v = (x.unflatten(0, (run.rows, -1)).transpose(1, 2) for x in (q, k, v))
+        groups = q.shape[1] // k.shape[1]
+        if groups > 1 and mask is not None:  # torch's kernels that take both are slow
+            k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))
         own = scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=mask,
-            is_causal=mask is None,
-            scale=scale,
-            enable_gqa=query.shape[1] != key.shape[1],
+            q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
         )
         found.append(own.transpose(1, 2).flatten(0, 1))
     return torch.cat(found).index_select(0, packing.place)
