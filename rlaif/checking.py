@@ -231,6 +231,10 @@ def build(
 
         reward_options = parse_model(RewardOptions, pipeline.reward_model.options, where.at("reward_model", "options"))
     methods = _open_methods(pipeline, where)
+    if pipeline.reward_model:
+        _check_targets(reward_options, models[pipeline.reward_model.base], where.at("reward_model", "options"))
+    for number, component in enumerate(pipeline.policies):
+        _check_targets(methods[component.policy].options, models["policy"], where.at("policies", number, "options"))
     if pipeline.report_to:
         from rlaif.training.trackers import need_trackers
 
@@ -377,6 +381,20 @@ def _check_trainable(pipeline: Pipeline, models: dict[str, Any], where: Place) -
             raise ConfigError(
                 f"{where.at('models', pipeline.reward_model.base)}: transformers has no sequence classifier of type {kind}, "
                 "which a reward model is. Base the reward model on another folder (models.NAME and reward_model.base)."
+            )
+
+
+def _check_targets(options: Any, base: Any, where: Place) -> None:
+    """Raises ConfigError where adapters are to go into layers that the model has not."""
+    lora = getattr(options, "lora", None)
+    if lora is None or lora.targets == "all-linear":
+        return
+    names = base.linear_layers()
+    for target in lora.targets if names else ():
+        if not any(name == target or name.endswith(f".{target}") for name in names):
+            near = did_you_mean(target, (name.rsplit(".", 1)[-1] for name in names))
+            raise ConfigError(
+                f'{where.at("lora", "targets")}: no linear layer of {base.name} is called "{target}".{near}'
             )
 
 

@@ -16,19 +16,30 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from rlaif.errors import ConfigError, RlaifError, UserError, did_you_mean
 
 DOTTED = re.compile(r"\w+(\.\w+)*:\w+(\.\w+)*")
 
 
+def no_flag_for_a_number(cls: type[BaseModel], value: Any, info: ValidationInfo) -> Any:
+    """Raises ValueError for true and false where a number is to stand: pydantic would take them for 1 and 0."""
+    if isinstance(value, bool):
+        asked = cls.model_fields[str(info.field_name)].annotation
+        kinds = {asked, *get_args(asked)}
+        if kinds & {int, float} and bool not in kinds:
+            raise ValueError("expected a number")
+    return value
+
+
 class Options(BaseModel):
     """Base of every component's options: frozen; unknown keys are refused, and numbers that are none or without end."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    _flags = field_validator("*", mode="before")(no_flag_for_a_number)
 
     @classmethod
     def hint(cls, key: str) -> str:

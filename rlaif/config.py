@@ -18,13 +18,14 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from rlaif.calibration import Calibration
 from rlaif.catalogue import Catalogue, Entry, Kind
-from rlaif.component import Place, parse_model
+from rlaif.component import Place, no_flag_for_a_number, parse_model
 from rlaif.errors import ConfigError
 from rlaif.records import digest
 
 
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    _flags = field_validator("*", mode="before")(no_flag_for_a_number)
 
 
 class Sampling(Section):

@@ -25,10 +25,13 @@ def score(
     out: Annotated[Path, typer.Option("--out", help="A JSON-lines file: the rows with their rewards.")],
 ) -> None:
     """Rewards of a file's responses; of an ensemble the mean, and the deviation of its members."""
-    from rlaif.scoring import rows_to_score, score, scores_row
+    from rlaif.errors import UserError
+    from rlaif.scoring import means, rows_to_score, score, scores_row
     from rlaif.store import writing
 
-    count = 0
+    if Path(file).exists() and out.exists() and out.samefile(file):
+        raise UserError(f"--out {out}: the file that is scored. Name another.")
+    count = too_long = 0
     with (
         _opened(models) as (members, done),
         writing(out) as temporary,
@@ -36,7 +39,11 @@ def score(
     ):
         for row, rewards in score(rows_to_score(file), members, done):
             file_out.write(json.dumps(scores_row(row, rewards), ensure_ascii=False) + "\n")
-            count += 1
+            count, too_long = count + 1, too_long + (None in means(rewards))
+    if too_long:
+        typer.echo(
+            f"{too_long:,} rows have a response that is longer, with its prompt, than the model reads: its reward is null."
+        )
     typer.echo(f"{count:,} rows, each scored by {len(members)} reward model{'s' * (len(members) > 1)}: {out}")
 
 
@@ -78,6 +85,8 @@ def _opened(models: list[Path]) -> Iterator[tuple[list[Any], Callable[[int], Non
 
 
 def _said(name: str, figure: Any) -> str:
+    if name == "too_long":
+        return f"{figure.value:.0f} of {figure.n:,} rows, left out of all figures"
     values = [value for value in (figure.value, figure.low, figure.high) if value is not None]
     texts = [f"{value:+.3f}" if name == "gap" else f"{100 * value:.1f}%" for value in values]
     interval = f" ({texts[1]} to {texts[2]})" if len(texts) == 3 else ""

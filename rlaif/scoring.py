@@ -131,20 +131,20 @@ def _responses(where: str, name: str, values: Any) -> list[Turns]:
     return found
 
 
+Rewards = Sequence[Sequence[float | None]]  # of a row's responses, by member; None: longer than the member reads
+
+
 def score(
     rows: Iterable[Row], members: Sequence[Scorer], done: Callable[[int], None] = lambda count: None
-) -> Iterator[tuple[Row, list[list[float]]]]:
-    """Each row with its responses' rewards, one list for each member."""
+) -> Iterator[tuple[Row, Rewards]]:
+    """Each row with its responses' rewards."""
     batch: list[Row] = []
 
-    def scored() -> Iterator[tuple[Row, list[list[float]]]]:
+    def scored() -> Iterator[tuple[Row, Rewards]]:
         items = [(row.prompt.messages, [(turns, True) for turns in row.responses]) for row in batch]
         rewards = [member(items) for member in members]
         for i, row in enumerate(batch):
-            values = [[value for value in each[i] if value is not None] for each in rewards]
-            if any(len(known) < len(row.responses) for known in values):
-                raise DataError(f"{row.where}: longer than the reward model reads. Leave the row out.")
-            yield row, values
+            yield row, [each[i] for each in rewards]
         done(len(batch))
 
     for row in rows:
@@ -155,10 +155,21 @@ def score(
     yield from scored()
 
 
-def scores_row(row: Row, rewards: Sequence[Sequence[float]]) -> dict[str, Any]:
-    """The file's row with ``reward`` (``rewards`` of several responses): the mean of members, and their deviation beside it."""
-    mean = [fmean(values) for values in zip(*rewards, strict=True)]
-    spread = [pstdev(values) for values in zip(*rewards, strict=True)]
+def means(rewards: Rewards) -> list[float | None]:
+    """The mean of members for each response; None for one that a member cannot read whole."""
+    return [over(fmean, values) for values in zip(*rewards, strict=True)]
+
+
+def over(statistic: Callable[[list[float]], float], values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistic(known) if len(known) == len(values) else None
+
+
+def scores_row(row: Row, rewards: Rewards) -> dict[str, Any]:
+    """The file's row with ``reward`` (``rewards`` of several responses): the mean of members, and their deviation beside it; null
+    for a response that is longer, with its prompt, than the model reads."""
+    mean = means(rewards)
+    spread = [over(pstdev, values) for values in zip(*rewards, strict=True)]
     if row.chosen:
         cut = row.chosen
         told: dict[str, Any] = {"reward_chosen": _one(mean[:cut]), "reward_rejected": _one(mean[cut:])}
@@ -170,7 +181,7 @@ def scores_row(row: Row, rewards: Sequence[Sequence[float]]) -> dict[str, Any]:
     return {**row.source, **told, **(more if len(rewards) > 1 else {})}
 
 
-def _one(values: list[float]) -> float | list[float]:
+def _one(values: list[float | None]) -> float | list[float | None] | None:
     return values[0] if len(values) == 1 else values
 
 
@@ -185,27 +196,34 @@ def rightness(rewards: Sequence[float], chosen: int) -> float:
     return 1 / comb(good + bad, good)
 
 
-def accuracies(results: Iterable[tuple[Row, list[list[float]]]]) -> dict[str, Figure]:
-    """``accuracy``, over all rows and by category, its ``mean_of_categories``, what chance would give, and the rewards' gap."""
+def accuracies(results: Iterable[tuple[Row, Rewards]]) -> dict[str, Figure]:
+    """``accuracy``, over all rows and by category, its ``mean_of_categories``, what chance would give, and the rewards' gap; and
+    where there are any, how many rows were ``too_long`` to be read and are in none of them. Raises UserError where none is left."""
     right: list[float] = []
     chance: list[float] = []
     gaps: list[float] = []
     prompts: list[str] = []
     categories: list[str] = []
+    too_long = 0
     for row, rewards in results:
-        mean = [fmean(values) for values in zip(*rewards, strict=True)]
+        mean = [value for value in means(rewards) if value is not None]
+        if len(mean) < len(row.responses):
+            too_long += 1
+            continue
         right.append(rightness(mean, row.chosen))
         chance.append(1 / comb(len(mean), row.chosen))
         gaps.append(fmean(mean[: row.chosen]) - fmean(mean[row.chosen :]))
         prompts.append(row.prompt.id)
         categories.append(row.category)
     if not right:
-        raise UserError("no row to test on.")
+        raise UserError(f"no row to test on: {too_long:,} are longer than the reward model reads.")
     found = {
         "accuracy": cluster_mean(right, prompts),
         "chance": Figure(value=fmean(chance), n=len(chance)),
         "gap": cluster_mean(gaps, prompts),
     }
+    if too_long:
+        found["too_long"] = Figure(value=float(too_long), n=too_long + len(right))
     names = sorted(set(categories))
     if len(names) > 1:
         for name in names:

@@ -270,6 +270,22 @@ def test_a_recipe_that_would_compare_a_single_response_is_stopped_before_samplin
     assert not Path("out").exists()
 
 
+def test_adapters_for_layers_that_the_model_has_not_are_refused_before_anything_is_asked(
+    rlaif: Rlaif, policy_folder: Path, judge_folder: Path
+) -> None:
+    settings = (
+        "--set", f"prompts={prompts()}", "--set", f"models.policy={policy_folder}", "--set", f"models.judge={judge_folder}",
+    )  # fmt: skip
+    targets = "reward_model.options.lora.targets=[q_prj]"
+    said = rlaif("check", "ai-preferences", *settings, "--set", targets)
+    assert (said.code, said.line) == (
+        2,
+        f'rlaif: --set {targets}: no linear layer of {policy_folder} is called "q_prj". Did you mean "q_proj"?',
+    )
+    said = rlaif("check", "ai-preferences", *settings, "--set", targets.replace("q_prj", "q_proj, v_proj"))
+    assert said.code == 0
+
+
 def test_identical_samples_are_nothing_to_compare(rlaif: Rlaif, policy_folder: Path) -> None:
     said = rlaif(
         "sample", "--model", policy_folder, prompts("Hi"), "--samples", "3", "--out", "out", *SHORT,

@@ -82,6 +82,7 @@ FAULTS = {
         "pairs: x\nseed: soon",
         'recipe.yaml: "seed": Input should be a valid integer, unable to parse string as an integer (found \'soon\')',
     ),
+    "a flag for a number": ("pairs: x\nseed: true", 'recipe.yaml: "seed": expected a number (found True)'),
     "out of range": (
         "pairs: x\nheld_out: 1.5",
         'recipe.yaml: "held_out": Input should be less than 1 (found 1.5)',

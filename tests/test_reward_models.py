@@ -15,7 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlaif.errors import DataError
+from rlaif.errors import DataError, UserError
 from rlaif.model_card import USE_OF_REWARDS
 from rlaif.models.local import LocalModel, LocalOptions, load_network
 from rlaif.reward import RewardModel, RewardOptions, _RankingTrainer, ranked_places
@@ -209,6 +209,25 @@ def test_rows_keep_what_they_had_and_get_their_rewards(tmp_path: Path) -> None:
     assert (several["rewards"], several["rewards_std"]) == ([0.0, 0.0], [1.0, 2.0])
 
 
+def of_the_short(items: Any) -> list[list[float | None]]:
+    """Reads no more than ten characters."""
+    return [[value if value <= 10 else None for value in many] for many in by_length(items)]
+
+
+def test_a_response_that_is_too_long_has_no_reward_and_its_row_is_counted(tmp_path: Path) -> None:
+    path = str(write_jsonl(tmp_path / "set.jsonl", ROWS))
+    members = [by_length, of_the_short]
+    told = [scores_row(*found) for found in score(rows_to_score(path), members)]
+    assert [row["reward_chosen"] for row in told] == [None, 2.0, 5.0, 8.0]
+    assert [row["reward_rejected"] for row in told] == [2.0, None, [1.0, 1.0, 1.0], 3.0]
+    assert [row["reward_rejected_std"] for row in told][:2] == [0.0, None]
+    found = accuracies(score(rows_to_test(path), members))
+    assert (found["accuracy"].value, found["accuracy"].n) == (1.0, 2)
+    assert (found["too_long"].value, found["too_long"].n) == (2.0, 4)
+    with pytest.raises(UserError, match="no row to test on: 2 are longer than the reward model reads"):
+        accuracies(score(itertools.islice(rows_to_test(path), 2), members))
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
@@ -252,6 +271,14 @@ def test_the_commands_score_and_test_a_trained_model(base: LocalModel, tmp_path:
     scored = [json.loads(line) for line in (tmp_path / "scored.jsonl").read_text().splitlines()]
     right = [row["reward_chosen"] > row["reward_rejected"] for row in scored]
     assert sum(right) / len(right) == pytest.approx(figures["accuracy"]["value"])
+    before = (tmp_path / "set.jsonl").read_text()
+    said = rlaif(tmp_path, "reward", "score", str(folder), "--file", "set.jsonl", "--out", "set.jsonl", code=2)
+    assert "--out set.jsonl: the file that is scored. Name another." in said
+    assert (tmp_path / "set.jsonl").read_text() == before
+    long = " ".join(["water"] * 2000)
+    write_jsonl(tmp_path / "long.jsonl", [{"prompt": "q", "response": "one"}, {"prompt": "q", "response": long}])
+    said = rlaif(tmp_path, "reward", "score", str(folder), "--file", "long.jsonl", "--out", "scored.jsonl")
+    assert "1 rows have a response that is longer, with its prompt, than the model reads: its reward is null." in said
     said = rlaif(tmp_path, "reward", "test", str(base.folder), "--file", "set.jsonl", code=2)
     assert "is no reward model: its weights have no score head." in said
     said = rlaif(tmp_path, "reward", "test", "nowhere", "--file", "set.jsonl", code=2)

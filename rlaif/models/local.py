@@ -187,6 +187,20 @@ class LocalModel:
         known = kind in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES or self.options.trust_remote_code
         return "" if known else kind
 
+    def linear_layers(self) -> list[str]:
+        """Names of the linear layers of the network, without its weights; none of one that a folder's own code makes."""
+        import torch
+        from transformers import AutoConfig, AutoModelForCausalLM
+        from transformers.pytorch_utils import Conv1D
+
+        if self.options.trust_remote_code:
+            return []
+        with torch.device("meta"):
+            network = AutoModelForCausalLM.from_config(
+                AutoConfig.from_pretrained(str(self.folder), local_files_only=True)
+            )
+        return [name for name, module in network.named_modules() if isinstance(module, (torch.nn.Linear, Conv1D))]
+
     def unload(self) -> None:
         """Give the weights' memory back; the next request loads them again."""
         self._network = None
