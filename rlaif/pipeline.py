@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import heapq
 import json
@@ -15,7 +14,7 @@ import math
 import os
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -27,7 +26,8 @@ from rlaif.catalogue import KEPT, Catalogue, Entry
 from rlaif.component import code_hash, users_code
 from rlaif.config import Constitution, PairsSection, Pipeline, PromptsSection, Sampling
 from rlaif.errors import DataError, RlaifError, UserError
-from rlaif.evaluate import Evaluation, Metric
+from rlaif.evaluate import Metric
+from rlaif.evaluation_stage import EvaluationStage
 from rlaif.findings import READABLE, mass_seen
 from rlaif.labels import LabelSource, caveats, labelled, requests_per_comparison
 from rlaif.measures import Measures, normalised
@@ -41,7 +41,6 @@ from rlaif.progress import Listener, Progress, silent
 from rlaif.prompts import ReadPrompts, prompt_rows
 from rlaif.records import (
     Comparison,
-    Exclusion,
     Judgement,
     Preference,
     Prompt,
@@ -51,7 +50,6 @@ from rlaif.records import (
     uniform,
 )
 from rlaif.rewards import Rewards
-from rlaif.rewards.trained import trained_rewards
 from rlaif.rewards.watched import Gold
 from rlaif.rows import source_hash
 from rlaif.sampling import Compare, ReadPairs, Sampler, draw_seed, grouped, reference_each
@@ -167,7 +165,7 @@ class Road:
                 for name in self.methods:
                     await self._timed(f"policies/{name}", training.policy, name)
             if "report" in wanted and self.pipeline.evaluation:
-                await self._timed("evaluation", self._evaluation)
+                await self._timed("evaluation", EvaluationStage(self).run)
             return await self._accounts_and_report(report="report" in wanted)
         except UserError:
             self.run_folder.restore(before)  # later commands go on with the recipe that could be followed
@@ -308,7 +306,7 @@ class Road:
             self.run_folder.content("prompts"),
         )
         total = self.run_folder.rows("prompts")
-        with self._counting("responses", total * per_prompt):
+        with self.counting("responses", total * per_prompt):
             await self.run_folder.run_stage(
                 "responses",
                 signature=signature,
@@ -319,7 +317,7 @@ class Road:
             )
         self.release()
 
-    def _counting(self, stage: str, total: int) -> _Counting:
+    def counting(self, stage: str, total: int) -> _Counting:
         """While it lasts, answered requests are this stage's progress."""
         return _Counting(self, stage, total)
 
@@ -399,7 +397,7 @@ class Road:
         assert self.labels
         each, size, signature = self._judging()
         total = self.run_folder.rows("comparisons")
-        with self._counting("judgements", total * requests_per_comparison(self.labels)):
+        with self.counting("judgements", total * requests_per_comparison(self.labels)):
             await self.run_folder.run_stage(
                 "judgements",
                 signature=signature,
@@ -569,7 +567,7 @@ class Road:
             policy.identity.sha256,
             [prompt.fingerprint() for prompt in prompts],
         )
-        with self._counting("reference", len(prompts) * each):
+        with self.counting("reference", len(prompts) * each):
             await self.run_folder.run_stage(
                 "reference",
                 signature=signature,
@@ -598,134 +596,13 @@ class Road:
         section, responses = self.pipeline.evaluation, self.pipeline.responses
         return (section.sampling if section else None) or (responses.sampling if responses else Sampling())
 
-    def evaluation_prompts(self) -> tuple[list[Prompt], dict[str, Any]]:
-        """Held-out prompts by keyed draw, at most as many as the recipe says; and the account of a source of their own,
-        of which those that the run trained on are left out."""
-        section = self.pipeline.evaluation
-        assert section
-        outcomes: Counter[str] = Counter()
-        reasons: Counter[str] = Counter()
-        if self.measured is None:
-            kept = [prompt for prompt in self.run_folder.read("prompts") if self.is_held_out(prompt.id)]
-        else:
-            kept = []
-            trained = {p.id for p in self.run_folder.read("prompts") if not self.is_held_out(p.id)}
-            for read in self._measured_rows(self.measured):
-                if isinstance(read, Exclusion):
-                    outcomes["duplicate" if "duplicate" in read.reason else "unusable"] += 1
-                    reasons[read.reason] += 1
-                elif read.id in trained:
-                    outcomes["trained on"] += 1
-                else:
-                    kept.append(read)
-        kept.sort(key=self.evaluation_order)
-        used = kept[: section.prompts]
-        if self.measured is None:
-            return used, {}
-        outcomes["not drawn"] = len(kept) - len(used)
-        account = {
-            "unit": "rows",
-            "in": len(used) + outcomes.total(),
-            "outcomes": {"used": len(used), **outcomes},
-            "reasons": dict(sorted(reasons.items())),
-        }
-        return used, {"evaluation prompts": account}
-
     def evaluation_order(self, prompt: Prompt) -> float:
         """The draw by which prompts are taken to measure on, the lowest first."""
         return uniform("evaluation", self.pipeline.seed, prompt.id)
 
-    def _measured_rows(self, section: PromptsSection) -> Iterator[Prompt | Exclusion]:
-        reader = ReadPrompts(section, "evaluation.source")
-        try:
-            yield from (reader.read(where, row) for where, row in prompt_rows(section))
-        except DataError as error:
-            raise DataError(f"evaluation.source: {error} Mend the file, or name another.") from error
-
-    def _nothing_to_measure(self, account: dict[str, Any]) -> str:
-        """Why no prompt is left to measure on, and what would do."""
-        if self.measured is None:
-            return "evaluation: no held-out prompts (held_out is 0, or too few prompts): nothing to measure."
-        found = account["evaluation prompts"]["outcomes"]
-        left = ", ".join(f"{count} {outcome}" for outcome, count in found.items() if count) or "no rows"
-        return (
-            f"evaluation: of {self.measured.source} no prompt is left ({left}): nothing to measure. Name a file with prompts "
-            "that the run does not train on: evaluation.source."
-        )
-
-    async def _evaluation(self) -> None:
-        from rlaif.training.trainer import Watch
-
-        section = self.pipeline.evaluation
-        assert section
-        prompts, account = self.evaluation_prompts()
-        if not prompts:
-            self.watcher.notice(self._nothing_to_measure(account))
-        sampling = self.evaluation_sampling
-        if self.pipeline.reward_model and self.reference_noun() and sampling != self.reference_sampling:
-            self.watcher.notice(
-                "evaluation.sampling is not how the samples were drawn that rewards are normalised on (reward_model.sampling, "
-                "or responses.sampling): here an average answer of the start need not have reward 0."
-            )
-        signature = self.signature(
-            "evaluation",
-            section.model_dump(mode="json", exclude={"source"}),
-            account,
-            sampling.model_dump(mode="json"),
-            self.pipeline.seed,
-            [prompt.fingerprint() for prompt in prompts],
-            [code_hash(part) for part in (*self.metrics, *self.methods.values())],
-            self.models["policy"].identity.sha256,
-            {name: self.state_signature(f"policies/{name}") or method.options.model_dump(mode="json")
-             for name, method in self.methods.items()},
-            *(self.state_signature(stage) for stage in reward_stages(self.pipeline) or ["reward_model"]),
-            self.judges.signature() if self.judges else None,
-        )  # fmt: skip
-        if self.run_folder.begin("evaluation", signature, ["evaluation"]):
-            return
-        start = time.perf_counter()
-        loop = asyncio.get_running_loop()
-
-        def part(name: str, done: int, total: int) -> None:
-            loop.call_soon_threadsafe(self.watcher.listen, Progress(name, done, total))
-
-        evaluation = Evaluation(
-            gateway=self.gateway,
-            start=self.models["policy"],
-            methods=self.methods,
-            tuned=lambda name: self._tuned(name, part),
-            reward_models=self._trained_rewards if self.pipeline.reward_model else None,
-            judges=self.judges,
-            judged=section.judged,
-            metrics=self.metrics,
-            counting=self._counting,
-            watch=Watch(part=part),
-            release=self.release,
-            notice=self.watcher.notice,
-        )
-        await evaluation.run(prompts, sampling, self.evaluation_seed, self.folder / "evaluation", account)
-        self.run_folder.finish("evaluation", "", time.perf_counter() - start)
-
     def state_signature(self, stage: str) -> str | None:
         state = self.run_folder.state(stage)
         return state.signature if state else None
-
-    def _tuned(self, name: str, part: Callable[[str, int, int], None]) -> Any:
-        from rlaif.models.local import LocalModel
-
-        start = self.models["policy"]
-        options = start.options.model_copy(update={"adapter": None})
-        model = LocalModel(
-            str(self.folder / "policies" / name), options, where=f"policy {name}", notice=self.watcher.notice
-        )
-        model.identify(lambda read, total: part(f"reading {name}, MB", read // 10**6, total // 10**6))
-        return model
-
-    def _trained_rewards(self) -> list[Any]:
-        section = self.pipeline.reward_model
-        assert section
-        folders = [self.folder / stage for stage in reward_stages(self.pipeline)]
-        return trained_rewards(folders, self.models[section.base].options, self.watcher.notice)
 
     # --- accounts and report ------------------------------------------------------------------------------------------
 

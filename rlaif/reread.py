@@ -210,7 +210,7 @@ class Reread(Road):
 
         index = 0
         total = self.run_folder.rows("comparisons") * requests_per_comparison(self.labels)
-        with self._counting("reading again", total):
+        with self.counting("reading again", total):
             async for judgements in labelled(self.labels, taken()):
                 comparisons, found = batches.pop(0), Ahead(judgements, lambda row: row.comparison_id)
                 kept: list[Judgement] = []

@@ -34,6 +34,7 @@ LAYERS = (  # each may import those above it in this list, and its own
     {
         "pipeline",
         "training_stages",
+        "evaluation_stage",
         "checking",
         "plan",
         "offline",
