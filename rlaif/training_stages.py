@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from rlaif.accounts import reward_stages, training_account
@@ -32,6 +33,7 @@ from rlaif.store import write_json
 if TYPE_CHECKING:
     from rlaif.pipeline import Road
 
+ENOUGH_STEPS, RISE = 8, 1.5  # steps, and times its first loss, from which a training is told to have unlearnt
 SHOWN_OFFLINE, SHOWN_ONLINE = ("loss", "accuracy"), ("reward", "kl", "length")  # of a step's figures, on its line
 
 
@@ -195,6 +197,11 @@ class TrainingStages:
             raise RlaifError(f"{stage}: {error}") from error
         finally:
             trackers.finish()
+        if rise := risen(result["history"]):
+            road.watcher.notice(
+                f"{stage}: its loss rose from {rise[0]:.3g} to {rise[1]:.3g}: what it learnt does not hold. What would do: a lower "
+                "learning_rate."
+            )
         write_json(road.folder / told, result)
         shutil.rmtree(work, ignore_errors=True)
         road.run_folder.finish(stage, "", time.perf_counter() - start)
@@ -291,6 +298,16 @@ class TrainingStages:
                 f"{name}: of {spent['training']:.0f} s of training {100 * share:.0f}% were waiting for rewards."
             )
         return told
+
+
+def risen(history: Sequence[Mapping[str, float]]) -> tuple[float, float] | None:
+    """Of a training on preferences the loss of its first step and the mean of the last quarter, where that is far higher: steps too
+    large have led it away from what any label asks for. None elsewhere, and of one on rewards, whose loss says nothing."""
+    losses = [figures["loss"] for figures in history if "loss" in figures and "reward" not in figures]
+    if len(losses) < ENOUGH_STEPS:
+        return None
+    last = fmean(losses[-(len(losses) // 4) :])
+    return (losses[0], last) if last > RISE * abs(losses[0]) else None
 
 
 def _kind_of(row: Provenance) -> str:

@@ -42,6 +42,7 @@ from rlaif.training.losses import soft_preference_loss
 from rlaif.training.networks import initialise_head
 from rlaif.training.passes import inference_batches, pair_index, rows_of, sequence_logprobs
 from rlaif.training.trainer import Interrupted, Watch, labels_of
+from rlaif.training_stages import risen
 from tests import make, tiny
 
 WORDS = tiny.WORDS[:24]
@@ -476,6 +477,17 @@ def test_a_reward_model_that_diverges_in_its_last_step_is_not_written(base: Loca
     with pytest.raises(RlaifError, match="the last step: its weights are no numbers"):
         train_reward(base, planted(8), tmp_path, learning_rate=1e38, batch_prompts=8)
     assert not (tmp_path / "reward").exists()
+
+
+def test_a_loss_that_rises_is_seen_on_preferences_alone(base: LocalModel, tmp_path: Path) -> None:
+    """By hand: the last two of nine have a mean of 2, and the first has 1."""
+    rising = [{"loss": loss} for loss in (1.0, *[0.5] * 6, 1.0, 3.0)]
+    assert risen(rising) == (1.0, 2.0)
+    assert risen(rising[2:]) is None  # too few to tell
+    assert risen([{"loss": 1.0}, *[{"loss": 1.4}] * 8]) is None
+    assert risen([{**step, "reward": 0.1} for step in rising]) is None
+    assert risen(tune(base, planted(64), tmp_path / "wild", learning_rate=3.0, epochs=2))
+    assert not risen(tune(base, planted(64), tmp_path / "tame", epochs=2))
 
 
 def test_values_that_are_equal_count_one_half_and_a_step_without_labels_tells_no_accuracy(
