@@ -37,8 +37,8 @@ from rlaif.conversations import prompt_column
 from rlaif.errors import ConfigError, UserError, did_you_mean
 from rlaif.evaluate import Metric, open_metrics
 from rlaif.families import same_family
-from rlaif.labels import SOURCES, LabelContext, LabelSource
-from rlaif.labels.judges import JudgeLabels
+from rlaif.labels import LabelContext, LabelSource, open_source
+from rlaif.labels.judges import JudgeLabels, judges_of
 from rlaif.ledger import Ledger
 from rlaif.models import BatchModel, Identity, open_model
 from rlaif.models.gateway import Gateway
@@ -260,7 +260,7 @@ def _say_calibrated_by_others(pipeline: Pipeline, labels: LabelSource | None, wa
     calibration = pipeline.preferences.calibration
     if not isinstance(calibration, Calibration):
         return
-    ours = sorted(judge.labeller for judge in labels.judges) if isinstance(labels, JudgeLabels) else []
+    ours = sorted({judge.labeller for judge in judges_of(labels)})
     if calibration.map.kind == PANEL and set(ours) != set(calibration.map.weights):
         raise ConfigError(
             f"{where}: its weights are of {', '.join(sorted(calibration.map.weights))}, and these labels are by "
@@ -275,7 +275,7 @@ def _say_one_family(
     pipeline: Pipeline, labels: LabelSource | None, models: Mapping[str, Any], watcher: Watcher
 ) -> None:
     """Where a judge and the model whose replies it judges are of one family."""
-    asked = [judge.model.identity for judge in labels.judges if judge.model] if isinstance(labels, JudgeLabels) else []
+    asked = [judge.model.identity for judge in judges_of(labels) if judge.model]
     roles = pipeline.responses.models if pipeline.responses else ()
     written = {f"models.{role}, {models[role].identity.name}": models[role].identity for role in roles}
     pairs = [f"{one.name} and {said}" for one in asked for said, other in written.items() if _alike(one, other)]
@@ -433,10 +433,7 @@ def _together(pipeline: Pipeline) -> int:
 
 def open_labels(pipeline: Pipeline, context: LabelContext, where: Place) -> LabelSource:
     assert pipeline.labels
-    kind = load(pipeline.labels.source, SOURCES, "label source", where.at("labels", "source"))
-    options = parse_options(kind, pipeline.labels.options, where.at("labels", "options"))
-    source: LabelSource = construct(kind, "(options, context)", options, context)
-    return source
+    return open_source(pipeline.labels.source, pipeline.labels.options, context, where.at("labels"))
 
 
 def _open_methods(pipeline: Pipeline, where: Place) -> dict[str, PolicyMethod]:
@@ -494,7 +491,7 @@ def _say_gold_alike(
     golds: Mapping[str, Gold], rewards: Mapping[str, Rewards], labels: LabelSource | None, watcher: Watcher
 ) -> None:
     """Where a judge that looks on asks the model, or one of the family, of a judge that rewards or whose labels do."""
-    taught = list(labels.judges) if isinstance(labels, JudgeLabels) else []
+    taught = judges_of(labels)
     for name, gold in golds.items():
         parts = [part.source for part in rewards[name].parts]
         rewarding = [source.judge for source in parts if isinstance(source, JudgedReward)]

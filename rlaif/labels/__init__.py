@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from rlaif.catalogue import Catalogue
-from rlaif.component import Place, users_code
+from rlaif.component import Place, construct, load, parse_options, users_code
 from rlaif.models.gateway import Gateway
 from rlaif.records import Comparison, Judgement
 
 SOURCES = {
     "judges": "rlaif.labels.judges:JudgeLabels",
     "human": "rlaif.labels.human:HumanLabels",
+    "blend": "rlaif.labels.mixed:Blend",
+    "noisy": "rlaif.labels.mixed:Noisy",
 }
 
 
@@ -57,6 +59,15 @@ class LabelSource(Protocol):
         """How many judgements each comparison gets, where that is fixed."""
 
     def label(self, batches: AsyncIterator[list[Comparison]]) -> AsyncIterator[list[Judgement]]: ...
+
+
+def open_source(name: str, options: Mapping[str, Any], context: LabelContext, where: Place) -> LabelSource:
+    """The label source of this name or ``package.module:Class``, by the options that stand at ``where``. Raises ConfigError."""
+    kind = load(name, SOURCES, "label source", where.at("source"))
+    opened: LabelSource = construct(
+        kind, "(options, context)", parse_options(kind, options, where.at("options")), context
+    )
+    return opened
 
 
 def requests_per_comparison(source: LabelSource) -> int:

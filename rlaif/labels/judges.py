@@ -105,6 +105,18 @@ def open_judge(name: str, context: LabelContext) -> Judge:
     return Judge(entry, file, protocol, model, rubric, tuple(offered.templates))
 
 
+def judge_sources(source: Any) -> list[JudgeLabels]:
+    """Where judges label: the source itself, or what it is made of."""
+    if isinstance(source, JudgeLabels):
+        return [source]
+    return [found for part in getattr(source, "parts", ()) for found in judge_sources(part)]
+
+
+def judges_of(source: Any) -> list[Judge]:
+    """The judges of a label source; none where others label."""
+    return [judge for found in judge_sources(source) for judge in found.judges]
+
+
 class JudgeLabels:
     """``principles``: *draw* one per comparison (Bai et al. 2022, §4.1), *average* all by weight, or *all* at once."""
 

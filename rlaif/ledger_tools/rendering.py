@@ -15,7 +15,7 @@ from rlaif.component import Place
 from rlaif.config import Pipeline
 from rlaif.errors import CallFailed, CallRefused
 from rlaif.labels import LabelSource
-from rlaif.labels.judges import JudgeLabels
+from rlaif.labels.judges import judge_sources
 from rlaif.ledger import Entry
 from rlaif.ledger_tools import Reader, run_folder
 from rlaif.models import ChatRequest, Model, Reply, open_model, request_key
@@ -84,14 +84,15 @@ async def request_of(entry: Entry, folder: Path, reader: Reader) -> ChatRequest 
     comparison = find(labels.run, Comparison, context["comparison"])
     if comparison is None:
         return f"{folder} has no comparison {context['comparison']} (a win rate's, or another run's)."
-    if not isinstance(labels.source, JudgeLabels):
+    sources = judge_sources(labels.source)
+    if not sources:
         return f"{folder} is labelled by {type(labels.source).__name__}, which asks in its own way."
     order = sorted(comparison.responses, key=lambda response: response.id)
     shown = tuple(order[place] for place in context["shown"])
-    principles = [each for each in (None, *labels.source.principles) if (each and each.tag) == asker.get("principle")]
-    for judge in sorted(labels.source.judges, key=lambda judge: judge.labeller != asker["judge"]):
-        for principle in principles:
-            await labels.source.judge(judge, comparison, principle, shown)
+    judges = [(source, judge) for source in sources for judge in source.judges]
+    for source, judge in sorted(judges, key=lambda each: each[1].labeller != asker["judge"]):
+        for principle in (each for each in (None, *source.principles) if (each and each.tag) == asker.get("principle")):
+            await source.judge(judge, comparison, principle, shown)
             if labels.gateway.request:  # another judge may be an edit of the one that asked, and ask the same
                 return labels.gateway.request
     return CHANGED.format(asker["judge"])

@@ -31,6 +31,7 @@ from rlaif.judging import Question, Showing
 from rlaif.labels import LabelSource
 from rlaif.labels.human import HumanLabels
 from rlaif.labels.judges import Judge, JudgeLabels
+from rlaif.labels.mixed import Blend, Noisy
 from rlaif.models import ChatRequest, Notice, Reply
 from rlaif.models.prices import is_paid
 from rlaif.models.spending import Price
@@ -353,6 +354,13 @@ class _Planner:
 
     async def _label(self, stage: str, source: LabelSource, comparisons: list[Comparison], share: float) -> None:
         """A line for each judge that asks a model about these comparisons, each standing for ``share``."""
+        if isinstance(source, Blend):
+            for n, part in enumerate(source.parts):
+                await self._label(stage, part, [each for each in comparisons if source.part_of(each) == n], share)
+            return
+        if isinstance(source, Noisy):
+            await self._label(stage, source.part, comparisons, share)
+            return
         if not isinstance(source, JudgeLabels):
             if not isinstance(source, HumanLabels):
                 self.notes.append(f"{stage}: a label source of your own; what it asks is not planned.")
