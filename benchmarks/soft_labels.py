@@ -94,7 +94,7 @@ def practice(name: str, count: int) -> list[Prompt]:
 def said_by(start: LocalModel, network: Any, prompts: Sequence[Prompt], samples: int, seed: int) -> list[list[str]]:
     """What a network says to prompts, so many replies each."""
     sampling = Sampling(max_output_tokens=96)
-    sampler = PolicySampler(start, network, sampling=sampling, samples=samples, seed=seed)
+    sampler = PolicySampler(start, network, caches=True, sampling=sampling, samples=samples, seed=seed)
     return [[response.text for response in many] for many in sampler.sample(prompts, 0).responses]
 
 

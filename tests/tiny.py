@@ -219,6 +219,30 @@ def config(kind: str, vocab: int, *, hidden: int = 48, layers: int = 2, context:
         ),
         "phi3": lambda: t.Phi3Config(**common, sliding_window=16, pad_token_id=0),
         "olmo2": lambda: t.Olmo2Config(**common),
+        # heads with sinks, one local layer and one global
+        "gpt_oss": lambda: t.GptOssConfig(
+            **common, head_dim=hidden // 4, sliding_window=8, num_local_experts=2, num_experts_per_tok=1, pad_token_id=0,
+            layer_types=["sliding_attention", "full_attention"] * (layers // 2),
+        ),
+        # frequencies of positions that change beyond 32
+        "longrope": lambda: t.Phi3Config(
+            **common, pad_token_id=0, original_max_position_embeddings=32,
+            rope_parameters={
+                "rope_type": "longrope", "rope_theta": 10_000.0, "original_max_position_embeddings": 32,
+                "short_factor": [1.0] * (hidden // 8), "long_factor": [4.0] * (hidden // 8),
+            },
+        ),
+        # layers that carry a state from token to token
+        "jamba": lambda: t.JambaConfig(
+            **common, attn_layer_period=2, attn_layer_offset=1, use_mamba_kernels=False, num_experts=1,
+            mamba_dt_rank=4, pad_token_id=0,
+        ),
+        "lfm2": lambda: t.Lfm2Config(**common, layer_types=["conv", "full_attention"] * (layers // 2), pad_token_id=0),
+        # attention scaled by how far on in the input a token stands
+        "llama4": lambda: t.Llama4TextConfig(
+            **common, intermediate_size_mlp=2 * hidden, head_dim=hidden // 4, num_local_experts=1, no_rope_layers=[1, 0],
+            pad_token_id=0,
+        ),
         "bloom": lambda: t.BloomConfig(vocab_size=vocab, hidden_size=hidden, n_layer=layers, n_head=4),
     }  # fmt: skip
     return makers[kind]()

@@ -1,4 +1,5 @@
-"""The prompt's KV cache, for what grows token by token: filled once, and a copy for each continuation."""
+"""The prompt's KV cache, for what grows token by token: filled once, and a copy for each continuation; with gradients too, as the
+practice world's judge is taught by it."""
 
 from __future__ import annotations
 

@@ -39,7 +39,9 @@ class LocalOptions(BaseOptions):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: float32 on a CPU, as saved elsewhere
     device: str = "auto"
     adapter: str | None = None  # a PEFT adapter folder laid over the weights
-    attention: str | None = None  # transformers' attn_implementation
+    attention: str | None = (
+        None  # transformers' attn_implementation; of packed passes: eager by products, else torch's fused one
+    )
     trust_remote_code: bool = False
     batch_tokens: int = Field(default=16_384, ge=1)  # padded tokens one batch may hold, generated ones included
 
@@ -160,20 +162,23 @@ class LocalModel:
     def network(self) -> Any:
         """The causal language model, loaded and self-tested on first use."""
         if self._network is None:
-            self.take(load_network(self.folder, self.options, self.dtype, self.where, adapter=self.adapter).eval())
+            from rlaif.models.shared_prompt import sharing_works
+
+            self._network = load_network(self.folder, self.options, self.dtype, self.where, adapter=self.adapter).eval()
+            self.share, why = sharing_works(self._network, self.tokens.pad_id)
+            if not self.share:
+                self.notice(f"{self.where}: prompts are not shared between rows that this model scores ({why}).")
+            self.caches = self.caches_work(self._network)
         return self._network
 
-    def take(self, network: Any) -> None:
-        """Answer by this network, as far as it can be relied on to share prompts."""
+    def caches_work(self, network: Any) -> bool:
+        """Whether this network goes on from a cache of prompts, as far as a test can tell; said where not."""
         from rlaif.models.shared_prompt import cache_self_test, sharing_works
 
-        self._network = network
-        self.share, why = sharing_works(network, self.tokens.pad_id)
-        if not self.share:
-            self.notice(f"{self.where}: prompts are not shared between rows that this model scores ({why}).")
-        self.caches, why = sharing_works(network, self.tokens.pad_id, test=cache_self_test)
-        if not self.caches:
+        found, why = sharing_works(network, self.tokens.pad_id, test=cache_self_test)
+        if not found:
             self.notice(f"{self.where}: prompts are not shared between rows that this model samples ({why}).")
+        return found
 
     def separates_turns(self, roles: Sequence[Role]) -> bool:
         """Whether judged text may stand in turns of its own without a fence."""

@@ -14,11 +14,11 @@ their rows go separately.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,6 +33,8 @@ from rlaif.models.rows import Rows, cut
 NAME = "rlaif_packed"
 RUN_OVERHEAD = 32  # keys that cost about as much as attention over one more run of rows
 TILE = 256  # queries of plain attention at a time: what they cannot see is left out, and less lies in memory
+ALIGNED = 8  # masked rows have a multiple of so many keys, as torch's kernels ask for
+UNKNOWN = ("sinks", "position_bias")  # that attention may be given, and is not here
 KEPT_UP_TO = 512  # keys: beyond, plain attention computes its weights again in the backward pass
 
 _packing: ContextVar[Packing | None] = ContextVar("packing", default=None)
@@ -78,6 +80,7 @@ class Packing:
 
     def __init__(self, rows: Rows, device: torch.device, *, plain: bool) -> None:
         self.plain = plain  # attention is by products of matrices
+        self.layers = 0  # that have attended so far
         self.members = sorted(
             range(len(rows.owner)), key=rows.owner.__getitem__
         )  # rows, in the order in which they lie
@@ -104,43 +107,69 @@ class Packing:
         self.ids = torch.tensor(ids, device=device)[None]
         self.positions = torch.from_numpy(np.concatenate(positions)).to(device)[None]
         self.runs: list[Run] = []
-        place = np.zeros(self.tokens, dtype=np.int64)
-        queries: list[np.ndarray] = []
-        keys: list[np.ndarray] = []
+        lay = _Lay(self.tokens)
         for segments in (alone, after):
             lengths = [segment.before + segment.own for segment in segments]
             for run in cut(lengths, RUN_OVERHEAD) if segments else []:
-                self._add([segments[n] for n in run], place, queries, keys, device)
-        self.queries = torch.from_numpy(np.concatenate(queries)).to(device)  # the token of each query, tile by tile
-        self.keys = torch.from_numpy(np.concatenate(keys)).to(device)  # the token of each key, run by run
-        self.place = torch.from_numpy(place).to(device)  # of each token among the queries
+                self.runs.append(lay.run([segments[n] for n in run], TILE if plain else None, device))
+        self.queries = lay.joined(lay.queries, device)  # the token of each query, tile by tile
+        self.keys = lay.joined(lay.keys, device)  # the token of each key, run by run
+        self.place = torch.from_numpy(lay.place).to(device)  # of each token among the queries
+        self.own = torch.from_numpy(lay.own).to(device)  # of each token among the keys, in its own segment
+        # and of tokens of prompts in what comes after them: (tokens, places), no token twice in one
+        self.again = [(lay.joined(tokens, device), lay.joined(keys, device)) for tokens, keys in lay.again]
 
-    def _add(
-        self,
-        segments: Sequence[Segment],
-        place: np.ndarray,
-        queries: list[np.ndarray],
-        keys: list[np.ndarray],
-        device: torch.device,
-    ) -> None:
-        """One more run."""
+    def summed(self, of_keys: Tensor) -> Tensor:
+        """What was made for each key, summed by token, in float32 at least and always in the same order."""
+        exact = torch.promote_types(of_keys.dtype, torch.float32)
+        found = of_keys.index_select(0, self.own).to(exact)
+        for tokens, places in self.again:
+            found.index_add_(0, tokens, of_keys.index_select(0, places).to(exact))
+        return found.to(of_keys.dtype)
+
+    def through(self, network: Any) -> AbstractContextManager[None]:
+        """The context in which the network's attention is that of this packing."""
+        return _Through(network, self)
+
+
+class _Lay:
+    """Segments being laid into runs."""
+
+    def __init__(self, tokens: int) -> None:
+        self.place = np.zeros(tokens, dtype=np.int64)
+        self.own = np.zeros(tokens, dtype=np.int64)
+        self.queries: list[np.ndarray] = []
+        self.keys: list[np.ndarray] = []
+        self.again: list[tuple[list[np.ndarray], list[np.ndarray]]] = []
+        self._asked = self._known = 0  # queries and keys so far
+        self._seen: Counter[int] = Counter()  # continuations of each prompt, by where it begins
+
+    def run(self, segments: Sequence[Segment], tile: int | None, device: torch.device) -> Run:
+        """One more run. ``tile``: so many queries at a time; None: all."""
         told = np.asarray(segments)[:, :, None]
         prompt, before, start, own = told[:, 0], told[:, 1], told[:, 2], told[:, 3]
-        steps = np.arange((before + own).max())
+        alone = not before.any()
+        width = int((before + own).max())
+        steps = np.arange(width if alone else -(-width // ALIGNED) * ALIGNED)
         real = steps < before + own
         inside = np.where(steps < before, prompt + steps, start + steps - before)
-        keys.append(np.where(real, inside, inside[:, :1]).ravel())
+        self.keys.append(np.where(real, inside, inside[:, :1]).ravel())
+        for row, segment in enumerate(segments):
+            first = self._known + row * len(steps)
+            self.own[segment.start : segment.start + segment.own] = first + segment.before + np.arange(segment.own)
+            if segment.before:
+                self._use(segment, first)
+        self._known += real.size
         longest = int(own.max())
-        width = TILE if self.plain else longest
         tiles = []
-        for first in range(0, longest, width):
-            columns = np.arange(first, min(first + width, longest))
+        for begin in range(0, longest, tile or longest):
+            columns = np.arange(begin, min(begin + (tile or longest), longest))
             found = np.minimum(columns, own - 1)  # past its end a row asks as its last token does
             asking = columns < own
-            done = sum(map(len, queries))
-            place[(start + columns)[asking]] = done + np.arange(asking.size).reshape(asking.shape)[asking]
-            queries.append((start + found).ravel())
-            most = int((before + found).max()) + 1
+            self.place[(start + columns)[asking]] = self._asked + np.arange(asking.size).reshape(asking.shape)[asking]
+            self.queries.append((start + found).ravel())
+            self._asked += asking.size
+            most = int((before + found).max()) + 1 if tile else len(steps)
             tiles.append(
                 Tile(
                     len(columns),
@@ -150,36 +179,44 @@ class Packing:
                     torch.from_numpy(real[:, :most]).to(device),
                 )
             )
-        self.runs.append(Run(len(segments), len(steps), tuple(tiles), alone=not before.any()))
+        return Run(len(segments), len(steps), tuple(tiles), alone)
 
-    @contextmanager
-    def through(self, network: Any) -> Iterator[None]:
-        """The context in which the network's attention is that of this packing."""
-        token = _packing.set(self)
-        try:
-            with attending(network):
-                yield
-        finally:
-            _packing.reset(token)
+    def _use(self, segment: Segment, first: int) -> None:
+        """A prompt's tokens are keys once more."""
+        number = self._seen[segment.prompt]
+        self._seen[segment.prompt] += 1
+        if number == len(self.again):
+            self.again.append(([], []))
+        tokens, keys = self.again[number]
+        tokens.append(segment.prompt + np.arange(segment.before))
+        keys.append(first + np.arange(segment.before))
+
+    @staticmethod
+    def joined(pieces: Sequence[np.ndarray], device: torch.device) -> Tensor:
+        return torch.from_numpy(np.concatenate(pieces)).to(device)
 
 
-@contextmanager
-def attending(network: Any) -> Iterator[None]:
-    config = network.config
-    own, config._attn_implementation = config._attn_implementation, NAME
-    try:
-        yield
-    finally:
-        config._attn_implementation = own
+class _Through:
+    """The context in which a network's attention is that of a packing; it may be entered again, where activations are computed
+    again. One thread at a time runs a network: its configuration is what says which attention it has."""
+
+    def __init__(self, network: Any, packing: Packing | None) -> None:
+        self._config, self._packing = network.config.get_text_config(), packing
+
+    def __enter__(self) -> None:
+        self._token = _packing.set(self._packing)
+        self._own = self._config._attn_implementation
+        if self._packing:
+            self._config._attn_implementation = NAME
+
+    def __exit__(self, *_: object) -> None:
+        self._config._attn_implementation = self._own
+        _packing.reset(self._token)
 
 
 def checkpointing(network: Any) -> dict[str, Any]:
     """Settings of gradient checkpointing under which a packed pass is computed again as it was."""
-
-    def contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
-        return nullcontext(), attending(network) if _packing.get() else nullcontext()
-
-    return {"use_reentrant": False, "context_fn": contexts}
+    return {"use_reentrant": False, "context_fn": lambda: (nullcontext(), _Through(network, _packing.get()))}
 
 
 class Seen:
@@ -188,31 +225,29 @@ class Seen:
     def __init__(self, packing: Packing, sees: Callable[..., Tensor]) -> None:
         self.packing, self._sees = packing, sees
         self.causal = sees is causal_mask_function
-        self._added: dict[torch.dtype, list[Tensor]] = {}
+        self._added: dict[tuple[torch.dtype, bool], list[Tensor | None]] = {}
 
-    def mask(self, tile: Tile) -> Tensor:
-        """(rows, 1, queries, keys)"""
-        seen = self._sees(0, 0, tile.query_positions[:, :, None], tile.key_positions)
-        return (seen & tile.real[:, None])[:, None]
+    def added(self, dtype: torch.dtype, *, plain: bool) -> list[Any]:
+        """The mask of each tile, (rows, 1, queries, keys), as what is added to scores. None where it is causal, and what is past
+        a row's end lies after all that asks; not in plain attention, which needs all."""
+        if (dtype, plain) not in self._added:
+            self._added[dtype, plain] = [
+                None if self.causal and run.alone and not plain else self._of(tile, dtype)
+                for run in self.packing.runs
+                for tile in run.tiles
+            ]
+        return self._added[dtype, plain]
 
-    def added(self, dtype: torch.dtype) -> list[Tensor]:
-        """The mask of each tile, as what is added to scores."""
-        if dtype not in self._added:
-            least = torch.finfo(dtype).min
-            masks = [self.mask(tile) for run in self.packing.runs for tile in run.tiles]
-            self._added[dtype] = [torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, least) for mask in masks]
-        return self._added[dtype]
-
-    @cached_property
-    def fused(self) -> list[Tensor | None]:
-        """The mask of each run; None where it is causal, and what is past a row's end lies after all that asks."""
-        return [None if self.causal and run.alone else self.mask(run.tiles[0]) for run in self.packing.runs]
+    def _of(self, tile: Tile, dtype: torch.dtype) -> Tensor:
+        seen = self._sees(0, 0, tile.query_positions[:, :, None], tile.key_positions) & tile.real[:, None]
+        return torch.zeros_like(seen, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)[:, None]
 
 
 def _mask(*_: Any, mask_function: Callable[..., Tensor], use_vmap: bool = False, **__: Any) -> Seen:
     packing = _packing.get()
-    if packing is None or use_vmap:
-        raise NotImplementedError("an attention mask of its own")
+    now, next_one = torch.tensor(0), torch.tensor(1)
+    if packing is None or use_vmap or bool(mask_function(0, 0, now, next_one)):
+        raise NotImplementedError("a mask of its own")
     return Seen(packing, mask_function)
 
 
@@ -225,23 +260,24 @@ def _attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **extra: Any,
 ) -> tuple[Tensor, None]:
-    """Attention over a packed sequence; query (1, heads, tokens, width), and keys and values of as many heads or fewer."""
-    if (
-        not isinstance(attention_mask, Seen)
-        or dropout
-        or any(extra.get(name) is not None for name in ("s_aux", "position_bias"))
-    ):
+    """Attention over a packed sequence; query (1, heads, tokens, width), and keys and values of as many heads or fewer. ``s_aux``: of
+    each head the score of a key without a value, its sink."""
+    if not isinstance(attention_mask, Seen) or dropout or any(extra.get(name) is not None for name in UNKNOWN):
         raise NotImplementedError("attention of its own")
+    attention_mask.packing.layers += 1
     device = query.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else value.dtype
     query, key, value = (x[0].transpose(0, 1).to(dtype) for x in (query, key, value))  # (tokens, heads, width)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if attention_mask.packing.plain or softcap:
-        found = _Plain.apply(query, key, value, attention_mask, scale, softcap)
-    else:
-        found = _fused(query, key, value, attention_mask, scale)
+    with torch.autocast(device, enabled=False):
+        if attention_mask.packing.plain or softcap or s_aux is not None:
+            sinks = None if s_aux is None else s_aux.to(dtype)
+            found = _Plain.apply(query, key, value, sinks, attention_mask, scale, softcap)
+        else:
+            found = _fused(query, key, value, attention_mask, scale)
     return found[None], None
 
 
@@ -249,38 +285,40 @@ AttentionInterface.register(NAME, _attention)
 AttentionMaskInterface.register(NAME, _mask)
 
 
-class _Take(torch.autograd.Function):
-    """``x[index]``; gradients of rows that were taken several times are summed in float32 at least."""
+class _Asked(torch.autograd.Function):
+    """Queries of a packing, by token: its padding gets no gradient."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, index: Tensor) -> Tensor:
-        ctx.save_for_backward(index)
-        ctx.count = len(x)
-        return x.index_select(0, index)
+    def forward(ctx: Any, x: Tensor, packing: Packing) -> Tensor:
+        ctx.packing = packing
+        return x.index_select(0, packing.queries)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (index,) = ctx.saved_tensors
-        return _summed(gradients[0], index, ctx.count), None
+        return gradients[0].index_select(0, ctx.packing.place), None
 
 
-def _summed(values: Tensor, index: Tensor, count: int) -> Tensor:
-    """Rows of ``values`` summed by their index, of shape (count, …)."""
-    exact = torch.promote_types(values.dtype, torch.float32)
-    return (
-        values.new_zeros((count, *values.shape[1:]), dtype=exact)
-        .index_add_(0, index, values.to(exact))
-        .to(values.dtype)
-    )
+class _Known(torch.autograd.Function):
+    """Keys, or values, of a packing, by token."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, packing: Packing) -> Tensor:
+        ctx.packing = packing
+        return x.index_select(0, packing.keys)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return ctx.packing.summed(gradients[0]), None
 
 
 def _fused(query: Tensor, key: Tensor, value: Tensor, seen: Seen, scale: float) -> Tensor:
     """By torch's fused attention, a run at a time."""
     packing = seen.packing
-    queries = _Take.apply(query, packing.queries).split([sum(run.sizes) for run in packing.runs])
-    sides = [_Take.apply(x, packing.keys).split([run.rows * run.keys for run in packing.runs]) for x in (key, value)]
+    queries = _Asked.apply(query, packing).split([sum(run.sizes) for run in packing.runs])
+    sides = [_Known.apply(x, packing).split([run.rows * run.keys for run in packing.runs]) for x in (key, value)]
+    masks = seen.added(query.dtype, plain=False)
     found = []
-    for run, mask, q, k, v in zip(packing.runs, seen.fused, queries, *sides, strict=True):
+    for run, mask, q, k, v in zip(packing.runs, masks, queries, *sides, strict=True):
         q, k, v = (x.unflatten(0, (run.rows, -1)).transpose(1, 2) for x in (q, k, v))
         groups = q.shape[1] // k.shape[1]
         if groups > 1 and mask is not None:  # torch's kernels that take both are slow
@@ -305,13 +343,18 @@ def _flat(x: Tensor, rows: int, n: int) -> Tensor:
     )
 
 
-def _weights(q: Tensor, k: Tensor, mask: Tensor, softcap: float | None) -> tuple[Tensor, Tensor | None]:
-    """Softmax of scores, and the slope of what caps them."""
+def _weights(
+    q: Tensor, k: Tensor, mask: Tensor, sinks: Tensor | None, softcap: float | None
+) -> tuple[Tensor, Tensor | None]:
+    """Softmax of scores, with one column more where heads have sinks; and the slope of what caps them."""
     scores, slope = torch.bmm(q, k.transpose(1, 2)), None
     if softcap:
         capped = (scores / softcap).tanh()
         scores, slope = capped * softcap, 1 - capped**2
     scores.view(len(mask), -1, *mask.shape[2:]).add_(mask)
+    if sinks is not None:
+        by_row = sinks[None, :, None].expand(len(mask), -1, mask.shape[2])
+        scores = torch.cat([scores, by_row.reshape(*scores.shape[:2], 1)], dim=-1)
     return scores.softmax(-1), slope
 
 
@@ -324,7 +367,14 @@ class _Plain(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, seen: Seen, scale: float, softcap: float | None
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        sinks: Tensor | None,
+        seen: Seen,
+        scale: float,
+        softcap: float | None,
     ) -> Tensor:
         packing, heads = seen.packing, key.shape[1]
         asked = iter(
@@ -333,16 +383,17 @@ class _Plain(torch.autograd.Function):
         known = [
             x.index_select(0, packing.keys).split([run.rows * run.keys for run in packing.runs]) for x in (key, value)
         ]
-        masks = iter(seen.added(query.dtype))
+        masks = iter(seen.added(query.dtype, plain=True))
         found: list[Tensor] = []
-        saved: list[Tensor | None] = []
+        saved: list[Tensor | None] = [sinks]
         for run, *sides in zip(packing.runs, *known, strict=True):
             k, v = (_grouped(x, run.rows, heads) for x in sides)
             saved += [k, v]
             for tile in run.tiles:
                 q = _grouped(next(asked), run.rows, heads)
-                weights, _ = _weights(q, k[:, : tile.keys], next(masks), softcap)
-                found.append(_flat(torch.bmm(weights, v[:, : tile.keys]), run.rows, tile.queries))
+                weights, _ = _weights(q, k[:, : tile.keys], next(masks), sinks, softcap)
+                made = torch.bmm(weights[..., : tile.keys], v[:, : tile.keys])
+                found.append(_flat(made, run.rows, tile.queries))
                 saved += [q, weights if run.keys <= KEPT_UP_TO and not softcap else None]
         ctx.save_for_backward(*saved)
         ctx.rest = (seen, heads, scale, softcap)
@@ -352,11 +403,15 @@ class _Plain(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         seen, heads, scale, softcap = ctx.rest
         packing: Packing = seen.packing
-        saved = iter(ctx.saved_tensors)
+        sinks, *rest = ctx.saved_tensors
+        saved = iter(rest)
         back = gradients[0].new_zeros((len(packing.queries), *gradients[0].shape[1:]))
         back[packing.place] = gradients[0]
         given = iter(back.split([n for run in packing.runs for n in run.sizes]))
-        masks = iter(seen.added(back.dtype))
+        masks = iter(seen.added(back.dtype, plain=True))
+        of_sinks = (
+            None if sinks is None else torch.zeros_like(sinks, dtype=torch.promote_types(sinks.dtype, torch.float32))
+        )
         queries: list[Tensor] = []
         keys: list[Tensor] = []
         values: list[Tensor] = []
@@ -366,15 +421,23 @@ class _Plain(torch.autograd.Function):
             for tile in run.tiles:
                 q, weights, mask, slope = next(saved), next(saved), next(masks), None
                 if weights is None:
-                    weights, slope = _weights(q, k[:, : tile.keys], mask, softcap)
+                    weights, slope = _weights(q, k[:, : tile.keys], mask, sinks, softcap)
                 own = _grouped(next(given), run.rows, heads)
                 scores = torch.bmm(own, v[:, : tile.keys].transpose(1, 2))
+                if of_sinks is not None:  # a sink has no value: nothing comes to its weight from what was made
+                    scores = torch.nn.functional.pad(scores, (0, 1))
                 scores = torch._softmax_backward_data(scores, weights, -1, scores.dtype)
+                if of_sinks is not None:
+                    by_head = scores[..., -1].reshape(run.rows, len(of_sinks), -1)
+                    of_sinks += by_head.sum((0, 2), dtype=of_sinks.dtype)
+                    scores, weights = scores[..., :-1], weights[..., :-1]
                 scores = scores if slope is None else scores * slope
                 queries.append(_flat(torch.bmm(scores, k[:, : tile.keys]), run.rows, tile.queries))
                 of_k[:, : tile.keys] += torch.bmm(scores.transpose(1, 2), q)
                 of_v[:, : tile.keys] += torch.bmm(weights.transpose(1, 2), own)
             keys.append(_flat(of_k, run.rows, run.keys))
             values.append(_flat(of_v, run.rows, run.keys))
-        of_keys, of_values = (_summed(torch.cat(x), packing.keys, packing.tokens) for x in (keys, values))
-        return torch.cat(queries).index_select(0, packing.place) * scale, of_keys, of_values, None, None, None
+        of_keys, of_values = (packing.summed(torch.cat(each)) for each in (keys, values))
+        to_sinks = None if sinks is None or of_sinks is None else of_sinks.to(sinks.dtype)
+        of_queries = torch.cat(queries).index_select(0, packing.place) * scale
+        return of_queries, of_keys, of_values, to_sinks, None, None, None

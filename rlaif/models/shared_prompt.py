@@ -39,33 +39,65 @@ class Pass:
 def _passes(model: Any, rows: Rows, pad_id: int, *, share: bool) -> Iterator[Pass]:
     """One packed pass, or separate rows in batches of like length, so that little is padding; all in one where the network is
     ``one_pass``, its weights being split between processes that must make equally many."""
-    if share:
-        packing = Packing(rows, model.device, plain=_plainly(model))
+    one_pass = getattr(model, "one_pass", False)
+    for kind in [list(range(len(rows.owner)))] if one_pass else _kinds(model.config.get_text_config(), rows):
+        own = Rows(rows.prefixes, tuple(rows.owner[i] for i in kind), tuple(rows.suffixes[i] for i in kind))
+        if share:
+            yield _packed(model, own, kind)
+        else:
+            overhead = PASS_OVERHEAD.get(model.device.type, PASS_OVERHEAD["cuda"])
+            yield from _separate(model, own, kind, pad_id, sys.maxsize if one_pass else overhead)
 
-        def packed(network: Any, **extra: Any) -> Any:
-            if "position_ids" not in parameters(network):
-                raise NotImplementedError("positions of its own")
-            with packing.through(network):
-                return network(
-                    input_ids=packing.ids,
-                    attention_mask=torch.ones_like(packing.ids),
-                    position_ids=packing.positions,
-                    use_cache=False,
-                    **extra,
-                )
 
-        yield Pass(packed, 1, packing.tokens, packing.members, packing.suffixes)
-        return
+def _kinds(config: Any, rows: Rows) -> list[list[int]]:
+    """Rows that may go through the network together: where positions are turned by other frequencies beyond some length, the longest
+    row of a pass decides for all, so that what is longer goes apart."""
+    told = getattr(config, "rope_parameters", None) or {}
+    ropes = [told, *(each for each in told.values() if isinstance(each, dict))]
+    limits = [rope.get("original_max_position_embeddings") or config.max_position_embeddings
+              for rope in ropes if rope.get("rope_type") in ("longrope", "dynamic")]  # fmt: skip
+    lengths = [len(rows.prefixes[o]) + len(suffix) for o, suffix in zip(rows.owner, rows.suffixes, strict=True)]
+    kinds: dict[int, list[int]] = {}
+    for i, length in enumerate(lengths):
+        kinds.setdefault(sum(length > limit for limit in limits), []).append(i)
+    return list(kinds.values())
+
+
+def _packed(model: Any, rows: Rows, places: Sequence[int]) -> Pass:
+    config = model.config.get_text_config()
+    packing = Packing(rows, model.device, plain=_plainly(model))
+
+    def run(network: Any, **extra: Any) -> Any:
+        if "position_ids" not in parameters(network):
+            raise NotImplementedError("positions of its own")
+        if getattr(config, "attn_temperature_tuning", False):
+            raise NotImplementedError("attention by places in the input")
+        attended = packing.layers
+        with packing.through(network):
+            found = network(
+                input_ids=packing.ids,
+                attention_mask=torch.ones_like(packing.ids),
+                position_ids=packing.positions,
+                use_cache=False,
+                **extra,
+            )
+        if packing.layers - attended != config.num_hidden_layers:
+            raise NotImplementedError("layers that do not attend")
+        return found
+
+    return Pass(run, 1, packing.tokens, [places[i] for i in packing.members], packing.suffixes)
+
+
+def _separate(model: Any, rows: Rows, places: Sequence[int], pad_id: int, overhead: int) -> Iterator[Pass]:
     whole = rows.whole()
-    overhead = PASS_OVERHEAD.get(model.device.type, PASS_OVERHEAD["cuda"])
-    for members in cut([len(row) for row in whole], sys.maxsize if getattr(model, "one_pass", False) else overhead):
+    for members in cut([len(row) for row in whole], overhead):
         ids, mask = pad([whole[i] for i in members], pad_id, model.device)
         begins = [line * ids.shape[1] + len(whole[i]) - len(rows.suffixes[i]) for line, i in enumerate(members)]
 
-        def separate(network: Any, ids: Tensor = ids, mask: Tensor = mask, **extra: Any) -> Any:
+        def run(network: Any, ids: Tensor = ids, mask: Tensor = mask, **extra: Any) -> Any:
             return call(network, ids, mask, **extra)
 
-        yield Pass(separate, ids.shape[0], ids.shape[1], members, begins)
+        yield Pass(run, ids.shape[0], ids.shape[1], [places[i] for i in members], begins)
 
 
 def _plainly(model: Any) -> bool:

@@ -139,7 +139,10 @@ class OnlineTrainer(ABC):
         self.reference = None if options.lora else self._frozen()
         self.pad_id = start.tokens.pad_id
         self.share = self.trained.share
-        self.sampler = PolicySampler(start, self.network, sampling=options.sampling, samples=options.samples, seed=seed)
+        self.caches = start.caches_work(self.network)
+        self.sampler = PolicySampler(
+            start, self.network, caches=self.caches, sampling=options.sampling, samples=options.samples, seed=seed
+        )
         self.open_more(value_folder)
         self.optimizer = torch.optim.AdamW(
             self.parameter_groups(),
@@ -207,7 +210,9 @@ class OnlineTrainer(ABC):
     def start_length(self, prompts: Sequence[Any]) -> float:
         """Mean tokens of one response of the start to each prompt."""
         network = self.reference or self.network
-        sampler = PolicySampler(self.start, network, sampling=self.options.sampling, samples=1, seed=self.seed)
+        sampler = PolicySampler(
+            self.start, network, caches=self.caches, sampling=self.options.sampling, samples=1, seed=self.seed
+        )
         with self._autocast(), self.trained.as_before() if self.reference is None else nullcontext():
             return _mean(sampler.sample(prompts, ALWAYS).lengths)
 

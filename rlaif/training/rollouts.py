@@ -115,9 +115,11 @@ def stacked(values: Sequence[Tensor | None]) -> Tensor | None:
 class PolicySampler:
     """Samples from a network that is being tuned, as ``LocalModel`` does from one that is not."""
 
-    def __init__(self, start: LocalModel, network: Any, *, sampling: Sampling, samples: int, seed: int) -> None:
+    def __init__(
+        self, start: LocalModel, network: Any, *, caches: bool, sampling: Sampling, samples: int, seed: int
+    ) -> None:
         self.model = copy.copy(start)
-        self.model.take(network)
+        self.model._network, self.model.caches = network, caches
         self.sampling, self.samples, self.seed = sampling, samples, seed
 
     def _request(self, prompt: Prompt, version: int, index: int) -> ChatRequest:
