@@ -27,7 +27,7 @@ from rlaif.records import Comparison, Judgement, Message, Prompt, Response, unif
 from rlaif.rewards.trained import together
 from rlaif.sampling import Sampler
 from rlaif.statistics import Figure, cluster_mean, paired_difference, wilson
-from rlaif.store import cut, write_json, write_shard
+from rlaif.store import cut, write_json, write_shard, write_table
 
 if TYPE_CHECKING:
     from rlaif.training.trainer import Watch
@@ -209,12 +209,27 @@ def write_evaluation(
         answers = {arm.name: _sample(arm, i) for arm in arms}
         turns = [message.model_dump() for message in prompt.messages]
         rows.append({"prompt": turns, "category": prompt.category, "answers": answers})
+    write_table(folder / "values.parquet", values_by_prompt(prompts, arms, values))
     write_json(folder / "samples.json", rows)
     write_json(folder / "measures.json", meanings_of(metrics))
     write_json(folder / "account.json", {**account, **evaluation_accounts(prompts, arms)})
     write_json(
         folder / "figures.json", {n: f.model_dump() for n, f in named_figures(primary, figures, differences).items()}
     )
+
+
+def values_by_prompt(
+    prompts: Sequence[Prompt], arms: Sequence[Arm], values: Mapping[str, Values]
+) -> dict[str, list[Any]]:
+    """Columns of a table: what each figure of a policy is the mean of, prompt by prompt (a ``win_rate``'s 1, 0.5 and 0)."""
+    columns: dict[str, list[Any]] = {"policy": [], "figure": [], "prompt_id": [], "value": []}
+    for arm in arms:
+        for name, own in {**values[arm.name], "kl": arm.kl, "win_rate": arm.wins}.items():
+            for prompt, value in zip(prompts, own or [None] * len(prompts), strict=True):
+                if value is not None:
+                    for column, cell in zip(columns.values(), (arm.name, name, prompt.id, float(value)), strict=True):
+                        column.append(cell)
+    return columns
 
 
 def evaluation_accounts(prompts: Sequence[Prompt], arms: Sequence[Arm]) -> dict[str, Any]:

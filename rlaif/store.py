@@ -249,6 +249,12 @@ def write_shard(path: Path, record: type[Record], rows: Sequence[Record], inputs
         pq.write_table(table, temporary, compression="zstd")
 
 
+def write_table(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
+    """One Parquet file of columns of equal length."""
+    with writing(path) as temporary:
+        pq.write_table(pa.table(dict(columns)), temporary, compression="zstd")
+
+
 @dataclass(frozen=True)
 class StageState:
     """What the manifest keeps of a stage."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from rlaif.component import Options as BaseOptions
@@ -234,6 +236,16 @@ def test_figures_are_named_before_and_after_and_by_policy(working_folder: Path) 
     }
     assert {name: (found[name]["value"], found[name]["n"]) for name in expected} == expected
     assert all(set(figure) == {"value", "low", "high", "n"} for figure in found.values())
+    table = pq.read_table(working_folder / "values.parquet").to_pylist()
+    by_prompt: dict[str, list[float]] = {}
+    for row in table:
+        by_prompt.setdefault(f"policies.{row['policy']}.{row['figure']}", []).append(row["value"])
+    for name in ("start.length", "dpo.reward", "dpo.kl", "dpo.win_rate", "start.oracle.harmful_compliance"):
+        figure = found[f"policies.{name}"]
+        assert (fmean(by_prompt[f"policies.{name}"]), len(by_prompt[f"policies.{name}"])) == (
+            pytest.approx(figure["value"]), figure["n"],
+        )  # fmt: skip
+    assert {row["prompt_id"] for row in table} == {prompt.id for prompt in PROMPTS}
     assert not {"win_rate.after", "kl.after", "win_rate.before", "policies.start.kl"} & set(found)
     assert not [name for name in found if name.startswith("differences.start") or "win_rate.difference" in name]
 
