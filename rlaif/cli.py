@@ -18,6 +18,7 @@ import typer
 from rlaif import __version__
 from rlaif.certify_cli import app as certify
 from rlaif.certify_cli import winrate
+from rlaif.compare_cli import compare
 from rlaif.constitution_cli import app as constitution
 from rlaif.driving import Constitution, Limit, Model, Out, Settings, judged_by, model_of, run_to_end, shown
 from rlaif.ledger_cli import app as ledger
@@ -40,6 +41,7 @@ app.add_typer(ledger, name="ledger")
 app.add_typer(reward, name="reward")
 app.add_typer(certify, name="certify")
 app.command()(winrate)
+app.command()(compare)
 app.add_typer(constitution, name="constitution")
 
 INTERRUPTED = 130

@@ -177,6 +177,7 @@ class EvaluationSection(Section):
     source: PromptsSection | None = None  # other prompts to measure on; None: the run's own, held out from training
     prompts: int = Field(default=200, ge=1)  # at most so many, by keyed draw
     judged: int | None = Field(default=None, ge=1)  # of these the judges compare at most so many; None: all
+    seed: int | None = None  # of the draws of prompts and answers; None: the pipeline's
     sampling: Sampling | None = None  # None: as the responses were sampled
     metrics: tuple[Component, ...] = ()
 
@@ -206,6 +207,7 @@ class Pipeline(Section):
     gate: GateSection | None = None
     preferences: PreferencesSection = PreferencesSection()
     held_out: float = Field(default=0.1, ge=0, lt=1)  # share of prompts kept from training
+    held_out_seed: int | None = None  # of their draw; None: the seed
     reward_model: RewardSection | None = None
     policies: tuple[PolicySection, ...] = ()
     report_to: tuple[

@@ -514,7 +514,8 @@ class Road:
     # --- training -----------------------------------------------------------------------------------------------------
 
     def is_held_out(self, prompt_id: str) -> bool:
-        return held_out(prompt_id, self.pipeline.held_out, self.pipeline.seed)
+        own = self.pipeline.held_out_seed
+        return held_out(prompt_id, self.pipeline.held_out, self.pipeline.seed if own is None else own)
 
     def reference_noun(self) -> str | None:
         """Where the policy's samples that rewards are normalised on lie: among the run's responses, or in a stage of
@@ -588,7 +589,7 @@ class Road:
 
     @property
     def evaluation_seed(self) -> int:
-        return draw_seed("evaluation", self.pipeline.seed)
+        return draw_seed("evaluation", self._measuring)
 
     @property
     def evaluation_sampling(self) -> Sampling:
@@ -598,7 +599,12 @@ class Road:
 
     def evaluation_order(self, prompt: Prompt) -> float:
         """The draw by which prompts are taken to measure on, the lowest first."""
-        return uniform("evaluation", self.pipeline.seed, prompt.id)
+        return uniform("evaluation", self._measuring, prompt.id)
+
+    @property
+    def _measuring(self) -> int:
+        section = self.pipeline.evaluation
+        return self.pipeline.seed if section is None or section.seed is None else section.seed
 
     def state_signature(self, stage: str) -> str | None:
         state = self.run_folder.state(stage)

@@ -214,6 +214,7 @@ class TrainingStages:
             stage,
             road.pipeline.seed,
             road.pipeline.held_out,
+            *(() if road.pipeline.held_out_seed is None else (["held out", road.pipeline.held_out_seed],)),
             identity.sha256,
             road.run_folder.content(learnt),
             sorted(cut_off),

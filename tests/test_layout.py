@@ -47,8 +47,9 @@ LAYERS = (  # each may import those above it in this list, and its own
         "mock",
     },
     {"world"},
+    {"study"},
     {"driving"},
-    {"cli", "certify_cli", "constitution_cli", "ledger_cli", "reward_cli"},
+    {"cli", "certify_cli", "compare_cli", "constitution_cli", "ledger_cli", "reward_cli"},
 )
 STAGES = {"prompts", "sampling", "labels", "preferences", "reward", "policy"}
 TORCH = {

@@ -120,7 +120,9 @@ def _samplings(pipeline: Pipeline) -> Iterator[tuple[Any, int]]:
     sections = [pipeline.responses, pipeline.reward_model, pipeline.evaluation]
     settings = [section.sampling for section in sections if section and section.sampling]
     for sampling in settings:
-        for seed in (pipeline.seed, draw_seed("reference", pipeline.seed), draw_seed("evaluation", pipeline.seed)):
+        measuring = pipeline.evaluation.seed if pipeline.evaluation else None
+        drawn = draw_seed("evaluation", pipeline.seed if measuring is None else measuring)
+        for seed in (pipeline.seed, draw_seed("reference", pipeline.seed), drawn):
             yield sampling, seed
 
 

@@ -1,0 +1,32 @@
+"""``rlaif compare``: arms of a study that differ in who labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rlaif.driving import Settings, watched
+
+
+def compare(
+    study: Annotated[Path, typer.Argument(metavar="STUDY", help="A study's recipe: arms that differ in who labels.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the study; made, or continued where it stands.")],
+    settings: Settings = [],  # noqa: B006
+) -> None:
+    """Walk every arm of a study with every seed, and say whether it made a difference who labelled."""
+    from rlaif.catalogue import Catalogue
+    from rlaif.store import write_json
+    from rlaif.study.measures import measure
+    from rlaif.study.recipe import load_study
+    from rlaif.study.telling import lines
+    from rlaif.study.walk import walk
+
+    plan = load_study(study, tuple(settings), Catalogue())
+    watched(lambda watcher: walk(plan, out, watcher))
+    found = measure(plan, out)
+    write_json(out / "compare.json", {name: figure.model_dump() for name, figure in found.figures.items()})
+    for line in lines(plan, found):
+        typer.echo(line)
+    typer.echo(f"written: {out / 'compare.json'}")

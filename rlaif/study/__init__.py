@@ -1,0 +1,1 @@
+"""The swap study: the same prompts and pairs, labelled by several sources, and whether it made a difference."""
