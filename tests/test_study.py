@@ -17,19 +17,14 @@ from rlaif.store import RECIPE as RECIPE_FILE
 from rlaif.study.recipe import load_study
 from rlaif.study.walk import need_alike
 from tests.runs import rlaif
+from tests.test_swap import RECIPE as SWAPPED
 from tests.test_swap import pairs
 from tests.tiny import write_jsonl
 
 RECIPE: dict[str, Any] = {
-    "models": {"policy": "policy"},
-    "pairs": "pairs.jsonl",
+    **SWAPPED,
     "labels": "human",
     "held_out": 0.3,
-    "reward_model": {
-        "options": {"batch_prompts": 8, "learning_rate": 1e-3, "normalise_on": 16},
-        "sampling": {"max_output_tokens": 8},
-    },
-    "policies": [{"name": "dpo", "options": {"batch_prompts": 8, "learning_rate": 1e-4}}],
     "evaluation": {"prompts": 8, "sampling": {"max_output_tokens": 8}},
 }
 STUDY: dict[str, Any] = {

@@ -285,37 +285,26 @@ AttentionInterface.register(NAME, _attention)
 AttentionMaskInterface.register(NAME, _mask)
 
 
-class _Asked(torch.autograd.Function):
-    """Queries of a packing, by token: its padding gets no gradient."""
+class _Taken(torch.autograd.Function):
+    """``x[index]``, and ``back`` of what comes back."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, packing: Packing) -> Tensor:
-        ctx.packing = packing
-        return x.index_select(0, packing.queries)
+    def forward(ctx: Any, x: Tensor, index: Tensor, back: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.back = back
+        return x.index_select(0, index)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0].index_select(0, ctx.packing.place), None
-
-
-class _Known(torch.autograd.Function):
-    """Keys, or values, of a packing, by token."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, packing: Packing) -> Tensor:
-        ctx.packing = packing
-        return x.index_select(0, packing.keys)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return ctx.packing.summed(gradients[0]), None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.back(gradients[0]), None, None
 
 
 def _fused(query: Tensor, key: Tensor, value: Tensor, seen: Seen, scale: float) -> Tensor:
     """By torch's fused attention, a run at a time."""
     packing = seen.packing
-    queries = _Asked.apply(query, packing).split([sum(run.sizes) for run in packing.runs])
-    sides = [_Known.apply(x, packing).split([run.rows * run.keys for run in packing.runs]) for x in (key, value)]
+    asked = _Taken.apply(query, packing.queries, lambda given: given.index_select(0, packing.place))  # none to padding
+    known = [_Taken.apply(x, packing.keys, packing.summed) for x in (key, value)]
+    queries = asked.split([sum(run.sizes) for run in packing.runs])
+    sides = [x.split([run.rows * run.keys for run in packing.runs]) for x in known]
     masks = seen.added(query.dtype, plain=False)
     found = []
     for run, mask, q, k, v in zip(packing.runs, masks, queries, *sides, strict=True):
