@@ -46,10 +46,10 @@ ARCHITECTURES = [
 VOCABULARY = 97
 
 
-@pytest.fixture(autouse=True, params=["a pass for each length", "as shipped", "one pass"])
+@pytest.fixture(autouse=True, params=["a pass for each length", "one pass"])
 def _passes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """However rows are cut into passes, nothing changes; in one pass there is the most padding."""
-    overhead = {"a pass for each length": 0, "as shipped": 64, "one pass": 10**6}[request.param]
+    overhead = {"a pass for each length": 0, "one pass": 10**6}[request.param]
     monkeypatch.setitem(shared_prompt.PASS_OVERHEAD, "cpu", overhead)
     monkeypatch.setattr(packing, "RUN_OVERHEAD", overhead)
 
