@@ -216,7 +216,8 @@ def accuracies(results: Iterable[tuple[Row, Rewards]]) -> dict[str, Figure]:
         prompts.append(row.prompt.id)
         categories.append(row.category)
     if not right:
-        raise UserError(f"no row to test on: {too_long:,} are longer than the reward model reads.")
+        why = f": {too_long:,} are longer than the reward model reads" if too_long else ""
+        raise UserError(f"no row to test on{why}.")
     found = {
         "accuracy": cluster_mean(right, prompts),
         "chance": Figure(value=fmean(chance), n=len(chance)),
