@@ -107,6 +107,7 @@ def training_account(run: RunFolder, report: dict[str, Any]) -> Account:
         "too long": report["too_long"],
         "held out": report["held_out_pairs"],
         "no label": report["no_label"],
+        **({"not drawn": report["not_drawn"]} if report.get("not_drawn") else {}),
     }
     total = run.rows("preferences")
     outcomes = {outcome: count for outcome, count in counts.items() if count is not None}

@@ -196,14 +196,24 @@ def winrate(
     outputs: Annotated[
         str | None, typer.Option("--outputs", help="What the models wrote, for its length; else len_a and len_b.")
     ] = None,
+    beside: Annotated[
+        str | None, typer.Option("--beside", help="Another model against the same baseline: the paired difference.")
+    ] = None,
 ) -> None:
     """Win rate of a model from recorded verdicts, raw, discrete and at equal length. The last line is JSON."""
     import json
 
-    from rlaif.recorded.winrate import figures_of, lines_of, read_contest
+    from rlaif.recorded.winrate import figures_of, lines_of, paired, read_contest
 
     contest = read_contest(judgements, model, baseline=baseline, judge=judge, outputs=outputs)
     card = figures_of(contest)
-    for line in lines_of(contest, card):
+    lines = lines_of(contest, card)
+    if beside:
+        other = read_contest(judgements, beside, baseline=contest.baseline, judge=contest.judge or None, outputs=outputs)
+        others = figures_of(other)
+        differences, said = paired(contest, other)
+        card |= {f"beside.{name}": figure for name, figure in others.items()} | differences
+        lines += ["", *lines_of(other, others), "", *said]
+    for line in lines:
         print(line)
     print(json.dumps({name: figure.model_dump() for name, figure in card.items()}))

@@ -6,7 +6,6 @@ Heavy modules are imported inside the commands that need them, so that ``--help`
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -20,7 +19,18 @@ from rlaif.certify_cli import app as certify
 from rlaif.certify_cli import winrate
 from rlaif.compare_cli import compare
 from rlaif.constitution_cli import app as constitution
-from rlaif.driving import Constitution, Limit, Model, Out, Settings, judged_by, model_of, run_to_end, shown
+from rlaif.driving import (
+    Constitution,
+    Limit,
+    Model,
+    Out,
+    Settings,
+    judged_by,
+    model_of,
+    quiet_bitsandbytes,
+    run_to_end,
+    shown,
+)
 from rlaif.ledger_cli import app as ledger
 from rlaif.reward_cli import app as reward
 from rlaif.world.cli import app as world
@@ -52,9 +62,7 @@ def main() -> None:
     from rlaif.errors import RlaifError, StorageError, UserError
     from rlaif.training import processes
 
-    logging.getLogger("bitsandbytes").setLevel(
-        logging.ERROR
-    )  # which wishes for another package, wherever it is imported
+    quiet_bitsandbytes()
     if processes.rank():  # started by `accelerate launch`, to help the first one train
         processes.follow()
         processes.leave(0)
@@ -174,13 +182,15 @@ def _find_any(name: str) -> Any:
 
 @app.command()
 def check(
-    file: Annotated[str, typer.Argument(help="A pipeline, judge or constitution: name or path.")],
+    file: Annotated[str, typer.Argument(help="A pipeline, study, judge or constitution: name or path.")],
     settings: Settings = [],  # noqa: B006
 ) -> None:
     """Check a file and everything it refers to, without asking a model anything."""
+    from rlaif.catalogue import Catalogue
     from rlaif.checking import check_file
+    from rlaif.study.recipe import check_study
 
-    print(check_file(file, settings))
+    print(check_study(file, tuple(settings), Catalogue()) or check_file(file, settings))
 
 
 # --- the road ---------------------------------------------------------------------------------------------------------

@@ -19,14 +19,18 @@ def compare(
     from rlaif.catalogue import Catalogue
     from rlaif.store import write_json
     from rlaif.study.measures import measure
-    from rlaif.study.recipe import load_study
+    from rlaif.study.page import write_page
+    from rlaif.study.recipe import check_arms, load_study
     from rlaif.study.telling import lines
     from rlaif.study.walk import walk
 
     plan = load_study(study, tuple(settings), Catalogue())
+    if not out.exists():
+        check_arms(plan)
     watched(lambda watcher: walk(plan, out, watcher))
     found = measure(plan, out)
     write_json(out / "compare.json", {name: figure.model_dump() for name, figure in found.figures.items()})
+    write_page(out / "compare.html", plan, out, found)
     for line in lines(plan, found):
         typer.echo(line)
-    typer.echo(f"written: {out / 'compare.json'}")
+    typer.echo(f"written: {out / 'compare.html'}, {out / 'compare.json'}")

@@ -259,8 +259,10 @@ class Pipeline(Section):
 
     @classmethod
     def hint(cls, key: str) -> str:
-        """A judge's settings, looked for in a pipeline, stand in the judge's file."""
+        """A judge's settings, looked for in a pipeline, stand in the judge's file; a study is no pipeline."""
         first = key.partition(".")[0]
+        if first in ("arms", "seeds"):
+            return "A study, whose arms differ in who labels, is walked by `rlaif compare`."
         return IN_JUDGE_FILE if first in ("judge", "judges", *JudgeFile.model_fields) else ""
 
     def needed_roles(self) -> Iterable[str]:

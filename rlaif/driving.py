@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import signal
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -71,6 +72,11 @@ def shown() -> Iterator[tuple[Display, Watcher]]:
     collect_seldom()
     with Display() as display:
         yield display, Watcher(display.listen, display.notice)
+
+
+def quiet_bitsandbytes() -> None:
+    """It wishes for another package wherever it is imported, and says so."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def collect_seldom() -> None:

@@ -208,7 +208,7 @@ def write_evaluation(
     for i, prompt in enumerate(prompts):
         answers = {arm.name: _sample(arm, i) for arm in arms}
         turns = [message.model_dump() for message in prompt.messages]
-        rows.append({"prompt": turns, "category": prompt.category, "answers": answers})
+        rows.append({"prompt_id": prompt.id, "prompt": turns, "category": prompt.category, "answers": answers})
     write_table(folder / "values.parquet", values_by_prompt(prompts, arms, values))
     write_json(folder / "samples.json", rows)
     write_json(folder / "measures.json", meanings_of(metrics))

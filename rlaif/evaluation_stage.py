@@ -35,7 +35,7 @@ class EvaluationStage:
         road = self.road
         section = road.pipeline.evaluation
         assert section
-        prompts, account = self._prompts()
+        prompts, account = self.prompts()
         if not prompts:
             road.watcher.notice(self._nothing_to_measure(account))
         sampling = road.evaluation_sampling
@@ -83,7 +83,7 @@ class EvaluationStage:
         await evaluation.run(prompts, sampling, road.evaluation_seed, road.folder / "evaluation", account)
         road.run_folder.finish("evaluation", "", time.perf_counter() - start)
 
-    def _prompts(self) -> tuple[list[Prompt], dict[str, Any]]:
+    def prompts(self) -> tuple[list[Prompt], dict[str, Any]]:
         """Held-out prompts by keyed draw, at most as many as the recipe says; and the account of a source of their own,
         of which those that the run trained on are left out."""
         road = self.road

@@ -23,7 +23,7 @@ from rlaif.models.local import LocalModel, LocalOptions, load_network
 from rlaif.models.rows import Rows
 from rlaif.models.shared_prompt import hidden_self_test, last_hidden, sharing_works
 from rlaif.records import Message, Preference, uniform
-from rlaif.training.batching import Group, group_preferences, need_labels
+from rlaif.training.batching import Group, drawn, group_preferences, need_labels
 from rlaif.training.losses import plackett_luce_loss, soft_preference_loss, with_margin
 from rlaif.training.networks import by_head
 from rlaif.training.passes import Done, per_response
@@ -132,6 +132,7 @@ class HeldOut:
     """What a reward model says of held-out pairs, aligned by index."""
 
     prompt_ids: list[str]
+    pair_ids: list[str]
     differences: list[float]  # raw reward of the first response of each pair minus the second
     p: list[float]
     weight: list[float]
@@ -146,6 +147,7 @@ class RewardReport:
     too_long: int  # with a label, left out of training or of the held-out pairs
     held_out_pairs: int  # with a label
     no_label: int  # of weight 0, in training or held out
+    not_drawn: int  # with a label, beyond ``options.labels``
     gain: float
     bias: float
     reference: int  # responses that gain and bias were set on; 0 where rewards stay as the network gives them
@@ -181,6 +183,7 @@ def train_reward_model(
         ended=ended,
         source_of=source_of,
     )
+    train = drawn(train, options.labels, seed)
     need_labels(train, "reward_model", options.room(base.context))
     test = group_preferences(
         watch.through(preferences()), base.tokens, options.room(base.context), keep=is_held_out, ended=ended
@@ -215,6 +218,7 @@ def train_reward_model(
         too_long=train.too_long + test.too_long,
         held_out_pairs=test.pairs,
         no_label=train.no_label,
+        not_drawn=train.not_drawn,
         gain=gain,
         bias=bias,
         reference=len(values) if found else 0,
@@ -272,11 +276,12 @@ def score_groups(
 
 
 def held_out_differences(groups: Sequence[Group], scored: Sequence[Sequence[float]]) -> HeldOut:
-    held = HeldOut([], [], [], [], [])
+    held = HeldOut([], [], [], [], [], [])
     for group, rewards in zip(groups, scored, strict=True):
-        for (a, b), p, weight in zip(group.pairs, group.p, group.weight, strict=True):
+        for (a, b), p, weight, name in zip(group.pairs, group.p, group.weight, group.pair_ids, strict=True):
             la, lb = len(group.responses[a]), len(group.responses[b])
             held.prompt_ids.append(group.prompt_id)
+            held.pair_ids.append(name)
             held.differences.append(rewards[a] - rewards[b])
             held.p.append(p)
             held.weight.append(weight)

@@ -81,6 +81,7 @@ class TrainingStages:
                 "too_long": report.too_long,
                 "held_out_pairs": report.held_out_pairs,
                 "no_label": report.no_label,
+                "not_drawn": report.not_drawn,
                 "gain": report.gain,
                 "bias": report.bias,
                 "reference": report.reference,

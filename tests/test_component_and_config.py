@@ -20,6 +20,7 @@ from rlaif.errors import ConfigError, UserError
 from rlaif.labels.judges import open_judge
 from rlaif.pipeline import Watcher
 from rlaif.prompting import Template
+from rlaif.study.recipe import check_study
 from tests.tiny import write_jsonl
 
 PAIR = {"prompt": "How do I boil an egg?", "chosen": "Ten minutes in boiling water.", "rejected": "No."}
@@ -534,10 +535,12 @@ def test_every_shipped_yaml_checks(kind: Kind, name: str, pairs: Path, policy_fo
     if kind == "pipeline":
         written = yaml.safe_load(path.read_text(encoding="utf-8"))
         folders = {"policy": policy_folder, "judge": judge_folder}
-        missing = [role for role, model in written["models"].items() if model is None]
+        missing = [role for role, model in written.get("models", {}).items() if model is None]
         settings = [f"models.{role}={folders[role]}" for role in missing]
-        settings += ["pairs=pairs.jsonl"] if "pairs" in written else ["prompts=set:first-questions"]
-    assert check_file(str(path), settings).startswith(f"{path}: sound")
+        if "arms" not in written:
+            settings += ["pairs=pairs.jsonl"] if "pairs" in written else ["prompts=set:first-questions"]
+    said = check_study(str(path), tuple(settings), Catalogue()) or check_file(str(path), settings)
+    assert said.startswith(f"{path}: sound")
 
 
 @pytest.mark.parametrize("name", shipped("template"))

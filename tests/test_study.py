@@ -84,7 +84,7 @@ def walked(tmp_path_factory: pytest.TempPathFactory, policy_folder: Path) -> Pat
     (folder / "policy").symlink_to(policy_folder)
     wrote(folder)
     said = rlaif(folder, "compare", "study.yaml", "--out", "out", seconds=400)
-    assert "again: labels.agreement 1.000" in said
+    assert "again: labels as human 100.0%" in said
     return folder
 
 

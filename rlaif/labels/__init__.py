@@ -20,6 +20,7 @@ SOURCES = {
     "human": "rlaif.labels.human:HumanLabels",
     "blend": "rlaif.labels.mixed:Blend",
     "noisy": "rlaif.labels.mixed:Noisy",
+    "recorded": "rlaif.recorded.labels:RecordedLabels",
 }
 
 

@@ -114,6 +114,7 @@ class PolicyReport:
     too_long: int | None = None
     held_out_pairs: int | None = None
     no_label: int | None = None  # of weight 0: nothing to learn from
+    not_drawn: int | None = None  # beyond the number of labels to learn from
     account: dict[str, Any] | None = None  # in the place of those counts, of a method that trains on other than pairs
     samples: list[dict[str, Any]] = field(default_factory=list)  # conversations along the way, for eyes
     looks: list[dict[str, float]] = field(default_factory=list)  # of a judge that looks on, beside the reward

@@ -16,7 +16,7 @@ from rlaif.models.local import LocalModel
 from rlaif.models.rows import Rows
 from rlaif.models.shared_prompt import token_logprobs
 from rlaif.policy import PolicyContext, PolicyReport, Tuned
-from rlaif.training.batching import Group, group_preferences, need_labels
+from rlaif.training.batching import Group, drawn, group_preferences, need_labels
 from rlaif.training.passes import Done, kept_logprobs, sequence_logprobs, spread
 from rlaif.training.trainer import PreferenceTrainer, fit
 
@@ -40,6 +40,7 @@ class AgainstReference(Tuned):
             ended=context.ended,
             source_of=context.source_of,
         )
+        data = drawn(data, options.labels, context.seed)
         need_labels(data, self.name, options.room(start.context))
         trained, history = fit(
             self.trainer,
@@ -58,6 +59,7 @@ class AgainstReference(Tuned):
             too_long=data.too_long,
             held_out_pairs=data.left_out,
             no_label=data.no_label,
+            not_drawn=data.not_drawn,
         )
 
 

@@ -9,16 +9,16 @@ way. The baseline of preference learning (Rafailov et al. 2023, 2305.18290, §6,
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rlaif.conversations import after_prompt, prompt_column, read_messages, read_prompt
 from rlaif.errors import DataError, RlaifError
 from rlaif.policy import PolicyContext, PolicyReport, Tuned
 from rlaif.records import Message, Prompt
 from rlaif.rows import need_source, read_rows, source_hash
-from rlaif.training.batching import Group, group_preferences, need_labels
+from rlaif.training.batching import Group, drawn, group_preferences, need_labels
 from rlaif.training.finetuning import FineTuner, demonstrated
 from rlaif.training.trainer import TrainingOptions, fit
 
@@ -32,6 +32,12 @@ class SFT(Tuned):
         adam_epsilon: float = Field(default=1e-5, gt=0)
         demonstrations: str | None = None  # a file of prompts, each with a response; None: the preferred ones
         column: str | None = None  # of the response; found by itself where the name is usual
+
+        @model_validator(mode="after")
+        def _one_source(self) -> Self:
+            if self.demonstrations and self.labels:
+                raise ValueError('"labels" counts preferences, and demonstrations are none: leave one of them out')
+            return self
 
     name = "sft"
 
@@ -63,6 +69,7 @@ class SFT(Tuned):
         data = group_preferences(
             rows, start.tokens, room, keep=lambda prompt: not context.is_held_out(prompt), ended=context.ended
         )
+        data = drawn(data, self.options.labels, context.seed)
         need_labels(data, self.name, room)
         groups = []
         for group in data.groups:  # all of them and their responses, so that no plan depends on labels
@@ -79,6 +86,7 @@ class SFT(Tuned):
             "too_long": data.too_long,
             "held_out_pairs": data.left_out,
             "no_label": data.no_label,
+            "not_drawn": data.not_drawn,
         }
         return groups, told
 

@@ -64,13 +64,13 @@ def card_of(replay: Replay, second: Replay | None = None) -> tuple[Card, list[st
         **_counts(replay),
         **_accuracy(replay),
         **_habits(replay),
-        **_agreement(replay),
+        **agreement_card(replay),
         **biases(replay),
         **circles(replay),
         **contests(replay),
         **_categories(replay),
     }
-    people, unsaid = _people(replay)
+    people, unsaid = people_card(replay)
     if second:
         card |= self_preference(replay, second)
         unsaid += [line] if (line := no_outside_view(replay, second)) else []
@@ -163,7 +163,7 @@ def _side(choice: Choice | None, side: str) -> float:
     return 0.5 if choice == "tie" else float(choice == side)
 
 
-def _agreement(replay: Replay) -> Card:
+def agreement_card(replay: Replay) -> Card:
     """The judge's verdicts, in whatever order, against the labels; beside them rules that read nothing."""
     rows = [(item, reading) for item in replay.items if item.label for reading in replay.readings.get(item.id, ())]
     said, labels = [reading.choice for _, reading in rows], [item.label for item, _ in rows]
@@ -212,7 +212,7 @@ def _prompts(items: Sequence[Item]) -> list[str]:
 # --- people -----------------------------------------------------------------------------------------------------------
 
 
-def _people(replay: Replay) -> tuple[Card, list[str]]:
+def people_card(replay: Replay) -> tuple[Card, list[str]]:
     """Where items have labels of several people: how far they agree, and the judge among them."""
     items = [item for item in replay.items if sum(choice is not None for choice in item.people.values()) >= 2]
     if not items:

@@ -18,9 +18,12 @@ from rlaif.errors import DataError, did_you_mean, written_as
 from rlaif.recorded.card import Card
 from rlaif.rows import read_rows
 from rlaif.statistics import Figure, discrete, length_controlled, standard_error, win_rate
+from rlaif.statistics.contests import at_equal_length
+from rlaif.statistics.studies import Conclusion, conclusions, crossed_difference
 
 COLUMNS = ("item_id", "model_a", "model_b", "judge", "p_b", "preference", "top_logprobs", "order", "len_a", "len_b")
 Row = Mapping[str, Any]
+MARGIN = 0.05  # of a win rate: differences within it count as none
 FAR = 10  # points between the two win rates, from which the length-controlled one is worth a warning
 
 
@@ -221,6 +224,53 @@ def lines_of(contest: Contest, card: Card) -> list[str]:
     if abs(controlled.value - card["win_rate"].value) > FAR:
         lines.append("Careful: length moves the win rate by more than 10 points; the fit may not carry that far.")
     return lines
+
+
+def paired(contest: Contest, other: Contest) -> tuple[Card, list[str]]:
+    """The model's win rate less the other's against the same baseline, item by item, in points, raw and at equal length; and what that
+    means: better, worse, equivalent within ``MARGIN``, or what such a comparison would have seen. Raises DataError where fewer
+    than two items are common to both."""
+    card: Card = {}
+    lines: list[str] = []
+    for name, words, columns in (
+        ("difference", "win rate", [contest.p, other.p]),
+        (
+            "difference.at_equal_length",
+            "win rate at equal length",
+            [_at_equal_length(each) for each in (contest, other)],
+        ),
+    ):
+        items = [item for item in columns[0] if item in columns[1]]
+        if len(items) < 2:
+            if name == "difference":
+                raise DataError(
+                    f"{contest.model} and {other.model} have {len(items)} items in common: two or more are needed."
+                )
+            continue
+        difference = crossed_difference([[columns[0][item] - columns[1][item] for item in items]])
+        said = conclusions({name: difference}, MARGIN)[name]
+        low, high = difference.interval()
+        card[name] = Figure(value=100 * difference.value, low=100 * low, high=100 * high, n=len(items))
+        lines.append(
+            f"{words}, {contest.model} less {other.model}, on {len(items):,} items of both: {100 * difference.value:+.2f} points "
+            f"({100 * low:+.2f} to {100 * high:+.2f}): {_meant(said)}"
+        )
+    return card, lines
+
+
+def _at_equal_length(contest: Contest) -> dict[str, float]:
+    items = [item for item in contest.p if item in contest.longer_by]
+    values = at_equal_length([contest.p[item] for item in items], [contest.longer_by[item] for item in items])
+    return {} if values is None else dict(zip(items, values.tolist(), strict=True))
+
+
+def _meant(said: Conclusion) -> str:
+    if said.answer == "equivalent":
+        return f"equivalent, within {100 * said.margin:g} points"
+    if said.answer == "inconclusive":
+        seen = 100 * said.difference.detectable()
+        return f"inconclusive: a difference of {seen:.1f} points would have been found in four of five such comparisons"
+    return said.answer
 
 
 def _said(figure: Figure) -> str:

@@ -33,6 +33,7 @@ def page(name: str) -> Template:
     environment.filters["figure"] = Measure("").written
     environment.filters["contest"] = contest
     environment.filters["percent"] = Measure("", "%").written
+    environment.filters["change"] = Measure("", "%").change
     return environment.get_template(name)
 
 

@@ -7,6 +7,7 @@ side as fit.
 from __future__ import annotations
 
 import io
+import itertools
 import textwrap
 from collections.abc import Sequence
 from typing import Any
@@ -23,6 +24,7 @@ from rlaif.findings import RATES
 from rlaif.statistics import Figure, reliability
 
 INK, ACCENT, MUTED = "#1f2933", "#2563a8", "#9aa5b1"
+COLOURS = (ACCENT, "#b4531f", "#2f7d4f", "#7b4ea3", "#8a6d00", MUTED)  # of several names in one panel
 WIDTH = 3.0  # inches; 96 CSS pixels each
 CURVES = (
     ("loss", "loss, nats"),
@@ -163,6 +165,47 @@ class Plots:
                 axes.set_xlabel(label)
                 found.append(_svg(canvas, f"Policies: {label}, with 95% intervals"))
         return found
+
+    def growth(
+        self, curves: dict[str, list[tuple[float, Figure]]], label: str, title: str, what: str = "labels to learn from"
+    ) -> str:
+        """A figure with its interval by a number on a scale of logarithms, one line for each name."""
+        if not any(len(points) > 1 for points in curves.values()):
+            return ""
+        with plt.rc_context(STYLE):
+            canvas, axes = _panel(2.8)
+            for colour, (name, points) in zip(itertools.cycle(COLOURS), curves.items(), strict=False):
+                known = [(x, figure) for x, figure in points if figure.value is not None]
+                axes.plot(
+                    [x for x, _ in known], [f.value for _, f in known], "o-", color=colour, markersize=4, label=name
+                )
+                for x, figure in known:
+                    if figure.low is not None and figure.high is not None:
+                        axes.plot([x, x], [figure.low, figure.high], color=colour, linewidth=1, alpha=0.6)
+            axes.set_xscale("log")
+            ticks = sorted({round(x) for points in curves.values() for x, _ in points})
+            axes.set_xticks(ticks, [f"{x:,}" for x in ticks], rotation=45)
+            axes.minorticks_off()
+            axes.set(xlabel=what, ylabel=label)
+            axes.legend(frameon=False, fontsize=8)
+            return _svg(canvas, title)
+
+    def frontier(self, points: dict[str, tuple[Figure, Figure]], across: str, up: str, title: str) -> str:
+        """Two figures of each name against each other, with both intervals."""
+        known = {name: pair for name, pair in points.items() if None not in (pair[0].value, pair[1].value)}
+        if len(known) < 2:
+            return ""
+        with plt.rc_context(STYLE):
+            canvas, axes = _panel(3.1)
+            for colour, (name, (x, y)) in zip(itertools.cycle(COLOURS), known.items(), strict=False):
+                if x.low is not None and x.high is not None:
+                    axes.plot([x.low, x.high], [y.value, y.value], color=colour, linewidth=1)
+                if y.low is not None and y.high is not None:
+                    axes.plot([x.value, x.value], [y.low, y.high], color=colour, linewidth=1)
+                axes.plot([x.value], [y.value], "o", color=colour, markersize=5, label=name)
+            axes.set(xlabel=across, ylabel=up)
+            axes.legend(frameon=False, fontsize=8)
+            return _svg(canvas, title)
 
 
 def _panel(height: float) -> tuple[Canvas, Any]:

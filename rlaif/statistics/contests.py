@@ -64,13 +64,11 @@ def length_controlled(p: ArrayLike, longer_by: ArrayLike, clusters: Sequence[Has
     Wilson's for so many clusters. No value for fewer than two rows, where all Δ are the same and not 0, or where length alone
     tells wins from losses: then nothing is known of equal lengths.
     """
-    target, difference = np.asarray(p, dtype=np.float64), np.asarray(longer_by, dtype=np.float64)
-    if target.size < 2 or (np.all(difference == difference[0]) and difference[0] != 0):
+    target = np.asarray(p, dtype=np.float64)
+    x = _lengths(target, np.asarray(longer_by, dtype=np.float64))
+    if x is None:
         return Figure(value=None, n=int(target.size))
-    x = np.tanh(difference / (difference.std(ddof=1) or 1.0))
-    if _separated(target, x):
-        return Figure(value=None, n=int(target.size))
-    value = float(_at_equal_length(target, x, np.ones((1, target.size)))[0])
+    value = float(_fitted(target, x, np.ones((1, target.size)))[0][0])
     index, groups = numbered(clusters)
     if groups < 2:
         return Figure(value=value, n=target.size)
@@ -82,9 +80,36 @@ def length_controlled(p: ArrayLike, longer_by: ArrayLike, clusters: Sequence[Has
     block = max(1, min(FITS, CELLS // max(groups, target.size)))
     for start in range(0, FITS, block):
         times = random.multinomial(groups, np.full(groups, 1 / groups), min(block, FITS - start))
-        draws.append(_at_equal_length(target, x, times[:, index].astype(np.float64)))
+        draws.append(_fitted(target, x, times[:, index].astype(np.float64))[0])
     low, high = np.quantile(np.concatenate(draws), [LEAST, MOST])
     return Figure(value=value, low=min(float(low), value), high=max(float(high), value), n=target.size)
+
+
+def at_equal_length(p: ArrayLike, longer_by: ArrayLike) -> Array | None:
+    """A value for each row, of shape (rows,), whose mean is ``length_controlled`` and whose spread is that figure's: with them it is
+    compared, paired and over seeds, as any mean is. None where there is no such figure.
+
+    Values of the fit's influence function: σ(θ) + σ'(θ) · n · (θ's part of H⁻¹ · the row's gradient), to first order what
+    leaving a row out would do (Hampel 1974); they take in that φ was fitted too.
+    """
+    target = np.asarray(p, dtype=np.float64)
+    x = _lengths(target, np.asarray(longer_by, dtype=np.float64))
+    if x is None:
+        return None
+    value, theta, phi = (float(found[0]) for found in _fitted(target, x, np.ones((1, target.size))))
+    predicted = 1 / (1 + np.exp(-(theta + phi * x)))
+    gap, curve = target - predicted, predicted * (1 - predicted)
+    h00, h01, h11 = curve.sum() + RIDGE, curve @ x, curve @ x**2 + RIDGE
+    influence: Array = target.size * gap * (h11 - h01 * x) / (h00 * h11 - h01**2)
+    return value + value * (1 - value) * influence
+
+
+def _lengths(target: Array, difference: Array) -> Array | None:
+    """tanh(Δ / deviation of Δ); None where nothing is known of equal lengths."""
+    if target.size < 2 or (np.all(difference == difference[0]) and difference[0] != 0):
+        return None
+    x: Array = np.tanh(difference / (difference.std(ddof=1) or 1.0))
+    return None if _separated(target, x) else x
 
 
 def _separated(target: Array, x: Array) -> bool:
@@ -95,8 +120,8 @@ def _separated(target: Array, x: Array) -> bool:
     return bool(won.min() > lost.max() or won.max() < lost.min())
 
 
-def _at_equal_length(target: Array, x: Array, weight: Array) -> Array:
-    """σ(θ) of the fit for every row of ``weight``, of shape (fits, rows): Newton's steps, none longer than 2."""
+def _fitted(target: Array, x: Array, weight: Array) -> tuple[Array, Array, Array]:
+    """σ(θ), θ and φ of the fit for every row of ``weight``, of shape (fits, rows): Newton's steps, none longer than 2."""
     theta, phi = np.zeros(len(weight)), np.zeros(len(weight))
     for _ in range(STEPS):
         predicted = 1 / (1 + np.exp(-(theta[:, None] + phi[:, None] * x)))
@@ -109,4 +134,4 @@ def _at_equal_length(target: Array, x: Array, weight: Array) -> Array:
         theta, phi = theta + step[0], phi + step[1]
         if np.abs(step).max() < 1e-10:
             break
-    return 1 / (1 + np.exp(-theta))
+    return 1 / (1 + np.exp(-theta)), theta, phi

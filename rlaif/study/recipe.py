@@ -8,12 +8,15 @@
     against: human
 
 An arm may say who labels, and by which calibration; whatever else it sets is refused, for then more than labels would differ.
+``truth`` labels too, and nothing learns from it: arms are measured by it. ``curves`` trains reward models on fewer labels.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,12 +24,14 @@ from typing import Any
 from pydantic import Field, field_validator, model_validator
 
 from rlaif.catalogue import Catalogue
+from rlaif.checking import open_road
 from rlaif.component import Place, parse_model
 from rlaif.config import LabelsSection, Pipeline, Section, apply_settings, load_pipeline
-from rlaif.errors import ConfigError, did_you_mean
+from rlaif.errors import ConfigError, UserError, did_you_mean
 
 MAY_DIFFER = ("labels", "preferences.calibration")  # keys of a recipe in which arms differ
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*$")
+SHARED, TRUTH, CURVES, CONTESTS = "shared", "truth", "curves", "contests"  # folders beside those of the arms
 
 
 class Arm(Section):
@@ -34,15 +39,39 @@ class Arm(Section):
 
     labels: LabelsSection
     set: tuple[str, ...] = ()  # key=value, as on the command line
+    noise_like: str = ""  # of these labels so many are turned round as the people of that arm slip; "": none
+    usd_per_label: float | None = Field(default=None, ge=0)  # where no ledger knows what a label costs: people's pay
+    seconds_per_label: float | None = Field(default=None, ge=0)
 
     @field_validator("labels", mode="before")
     @classmethod
     def _source(cls, value: Any) -> Any:
-        return {"source": value} if isinstance(value, str) else value
+        return _named(value)
 
-    @property
-    def settings(self) -> tuple[str, ...]:
-        return (f"labels={json.dumps(self.labels.model_dump(mode='json'))}", *self.set)
+    def settings(self, rate: float | None) -> tuple[str, ...]:
+        """``rate``: how many labels are turned round, where that is by another arm's."""
+        labels = self.labels.model_dump(mode="json")
+        if rate is not None:
+            labels = {"source": "noisy", "options": {"of": labels, "rate": rate}}
+        return (f"labels={json.dumps(labels)}", *self.set)
+
+
+def _named(value: Any) -> Any:
+    return {"source": value} if isinstance(value, str) else value
+
+
+class Curves(Section):
+    """Reward models of some arms, trained on so many labels: what a label is worth."""
+
+    labels: tuple[int, ...] = Field(min_length=2)
+    arms: tuple[str, ...] = ()  # (): all
+
+    @field_validator("labels")
+    @classmethod
+    def _rising(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if value[0] < 1 or any(one >= other for one, other in itertools.pairwise(value)):
+            raise ValueError("labels: rising numbers of labels are expected, such as [250, 500, 1000]")
+        return value
 
 
 class Study(Section):
@@ -53,8 +82,12 @@ class Study(Section):
     set: tuple[str, ...] = ()  # laid over the recipe in every arm
     seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
     arms: dict[str, Arm] = Field(min_length=2)
+    at_once: int = Field(default=1, ge=1, le=64)  # runs walked side by side, each in a process of its own
     against: str = ""  # the arm that the others are held against; "": the first
+    truth: LabelsSection | None = None  # labels that nothing learns from
+    curves: Curves | None = None
     margin: float = Field(default=0.05, gt=0, lt=1)  # of a share: differences within it count as none
+    label_margin: float = Field(default=0.03, gt=0, lt=1)  # of a share of labels
 
     @field_validator("arms", mode="before")
     @classmethod
@@ -63,8 +96,22 @@ class Study(Section):
             return value
         return {name: {"labels": arm} if isinstance(arm, str) else arm for name, arm in value.items()}
 
+    @field_validator("truth", mode="before")
+    @classmethod
+    def _source(cls, value: Any) -> Any:
+        return _named(value)
+
     @model_validator(mode="after")
     def _sound(self) -> Study:
+        if taken := [name for name in (SHARED, TRUTH, CURVES, CONTESTS) if name in self.arms]:
+            raise ValueError(f'arms: "{taken[0]}" is the name of a folder of the study: give the arm another')
+        asked = {name: arm.noise_like for name, arm in self.arms.items() if arm.noise_like}
+        asked |= {f"curves.arms, {name}": name for name in (self.curves.arms if self.curves else ())}
+        for where, name in asked.items():
+            if name not in self.arms:
+                raise ValueError(f'{where}: there is no arm "{name}".{did_you_mean(name, self.arms)}')
+            if where in self.arms and self.arms[name].noise_like:
+                raise ValueError(f"{where}: noise_like names an arm of people, and {name} has its noise from another")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError("seeds: one is named twice")
         if self.against and self.against not in self.arms:
@@ -75,10 +122,42 @@ class Study(Section):
     def baseline(self) -> str:
         return self.against or next(iter(self.arms))
 
-    def settings(self, arm: str | None, seed: int) -> list[str]:
+    def sizes(self, arm: str) -> tuple[int, ...]:
+        """Numbers of labels that reward models of an arm learn from, besides all."""
+        asked = self.curves and (not self.curves.arms or arm in self.curves.arms)
+        return self.curves.labels if self.curves and asked else ()
+
+    def settings(self, arm: str | None, seed: int, rate: float | None = None) -> list[str]:
         """What is laid over the recipe for one run; without an arm, for what all arms share."""
-        own = self.arms[arm].settings if arm else ()
+        own: tuple[str, ...] = ()
+        if arm == TRUTH:
+            assert self.truth
+            own = (f"labels={json.dumps(self.truth.model_dump(mode='json'))}",)
+        elif arm:
+            own = self.arms[arm].settings(0.0 if rate is None and self.arms[arm].noise_like else rate)
         return [*self.set, f"seed={seed}", *own]
+
+
+def check_study(name: str, settings: tuple[str, ...], catalogue: Catalogue) -> str | None:
+    """One line saying that a study is sound; None of a file that is none. Raises UserError otherwise."""
+    known = name.removeprefix("builtin:") in catalogue.names("pipeline") or Path(name).is_file()
+    if not known or "arms" not in (entry := catalogue.find("pipeline", name, where="check")).yaml():
+        return None
+    study = load_study(Path(name), settings, catalogue)
+    check_arms(study)
+    return f"{entry.path}: sound; {len(study.arms)} arms, {len(study.seeds)} seeds."
+
+
+def check_arms(study: Study) -> None:
+    """Raises UserError where something that an arm refers to is not there, before anything is asked."""
+    for arm in [*study.arms, *([TRUTH] if study.truth else [])]:
+        with tempfile.TemporaryDirectory() as nowhere:
+            settings = [*study.settings(arm, study.seeds[0]), f"ledger={nowhere}/ledger.sqlite"]
+            try:
+                road = open_road(study.recipe, settings, out=Path(nowhere))
+            except UserError as error:
+                raise type(error)(f"arm {arm}: {error}") from error
+            road.gateway.ledger.close()
 
 
 def load_study(path: Path, settings: tuple[str, ...], catalogue: Catalogue) -> Study:
@@ -94,6 +173,10 @@ def load_study(path: Path, settings: tuple[str, ...], catalogue: Catalogue) -> S
     alike = ["held_out_seed"] if whole.held_out_seed is None else []  # all seeds are measured on the same prompts
     alike += ["evaluation.seed"] if whole.evaluation and whole.evaluation.seed is None else []
     study = study.model_copy(update={"set": (*study.set, *(f"{key}={study.seeds[0]}" for key in alike))})
+    if study.curves and whole.reward_model is None:
+        raise ConfigError(
+            f"{where.at('curves')}: {study.recipe} trains no reward model. Leave curves out, or name another recipe."
+        )
     for seed in study.seeds:
         first, *others = [(name, load_pipeline(recipe, study.settings(name, seed))) for name in study.arms]
         for name, pipeline in others:

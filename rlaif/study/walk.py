@@ -2,28 +2,36 @@
 
     OUT/shared/seed0    prompts, responses, comparisons
     OUT/human/seed0     a run folder that goes on from them, as any other
+    OUT/truth/seed0     labels that nothing learns from, where the study names some
+    OUT/contests/ai/seed0    verdicts on the arm's policies against those of the arm that it is held against
+    OUT/curves/ai/seed0/250  a reward model of the arm that learnt from so many labels
 
 Each is resumed where it stands; a finished one is not walked again.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rlaif.checking import open_road
 from rlaif.config import Pipeline
 from rlaif.errors import UserError
 from rlaif.pipeline import Watcher
+from rlaif.statistics import flip_rate
 from rlaif.store import RECIPE, RunFolder, read_manifest, write_json
-from rlaif.study.recipe import Study, differing
+from rlaif.study.labelled import people_agree
+from rlaif.study.pool import Contest, Pool, Run
+from rlaif.study.recipe import CONTESTS, CURVES, SHARED, TRUTH, Study, differing
 
-SHARED = "shared"
+OF_THE_RUN = (".lock", "report.html", "accounts.json", "metrics.json", "superseded")  # not of what goes on from it
+TRAINED = ("reward_model", "policies", "training", "evaluation")
 BEFORE_LABELS = ("prompts", "responses", "comparisons")  # nouns that all arms of a seed have alike
 
 
@@ -31,37 +39,104 @@ def folder_of(out: Path, arm: str, seed: int) -> Path:
     return out / arm / f"seed{seed}"
 
 
+def contest_folder(out: Path, arm: str, seed: int) -> Path:
+    """Where the contests of an arm's policies with those of the arm that it is held against are kept."""
+    return folder_of(out / CONTESTS, arm, seed)
+
+
+def curve_folder(out: Path, arm: str, seed: int, labels: int) -> Path:
+    return folder_of(out / CURVES, arm, seed) / str(labels)
+
+
 async def walk(study: Study, out: Path, watcher: Watcher) -> None:
     """All runs of a study. Raises UserError where one has come to differ in more than labels."""
-    for seed in study.seeds:
-        shared = folder_of(out, SHARED, seed)
-        await _walk(study, None, seed, shared, watcher)
-        for arm in study.arms:
-            folder = folder_of(out, arm, seed)
-            if not folder.exists():
-                go_on_from(shared, folder)
-            watcher.notice(f"{arm}, seed {seed}: {folder}")
-            await _walk(study, arm, seed, folder, watcher)
+    async with Pool(study.at_once, watcher) as pool:
+        await _all(_walk_seed(study, seed, out, pool) for seed in study.seeds)
     need_alike(study, out)
 
 
-async def _walk(study: Study, arm: str | None, seed: int, folder: Path, watcher: Watcher) -> None:
-    road = open_road(study.recipe, study.settings(arm, seed), out=folder, watcher=watcher)
+async def _walk_seed(study: Study, seed: int, out: Path, pool: Pool) -> None:
+    shared = folder_of(out, SHARED, seed)
+    await pool.walk(Run(f"seed {seed}", study.recipe, study.settings(None, seed), shared, "comparisons"))
+    walked = {name: asyncio.Event() for name in study.arms}
+
+    async def arm_of(name: str) -> None:
+        arm = study.arms[name]
+        if arm.noise_like:
+            await walked[arm.noise_like].wait()
+        settings = study.settings(name, seed, rate_of(study, name, seed, out))
+        folder = folder_of(out, name, seed)
+        run = Run(f"{name}, seed {seed}", study.recipe, settings, begun(folder, shared), "report")
+        await pool.walk(run)
+        walked[name].set()
+        await _all([contest(run, name), *(shorter(run, name, count) for count in study.sizes(name))])
+
+    async def contest(run: Run, name: str) -> None:
+        if name != study.baseline:
+            await walked[study.baseline].wait()
+            against = Contest(folder_of(out, study.baseline, seed), contest_folder(out, name, seed))
+            await pool.walk(replace(run, until=against))
+
+    async def shorter(run: Run, name: str, labels: int) -> None:
+        folder = curve_folder(out, name, seed, labels)
+        if not folder.exists():
+            go_on_from(run.folder, folder, without=TRAINED)
+        more = [f"reward_model.options.labels={labels}", "policies=[]", "evaluation=null"]
+        what = f"{run.name}, {labels} labels"
+        await pool.walk(Run(what, run.recipe, [*run.settings, *more], folder, "policy"))
+
+    async def truth() -> None:
+        folder = begun(folder_of(out, TRUTH, seed), shared)
+        await pool.walk(Run(f"truth, seed {seed}", study.recipe, study.settings(TRUTH, seed), folder, "preferences"))
+
+    await _all([*map(arm_of, study.arms), *([truth()] if study.truth else [])])
+
+
+def begun(folder: Path, shared: Path) -> Path:
+    """A run folder that goes on from the other, begun where it is not there."""
+    if not folder.exists():
+        go_on_from(shared, folder)
+    return folder
+
+
+def rate_of(study: Study, arm: str, seed: int, out: Path) -> float | None:
+    """How many of an arm's labels are turned round, where it is as many as the people of another arm slip; None elsewhere. Raises
+    UserError where it is not known how far those agree."""
+    like = study.arms[arm].noise_like
+    if not like:
+        return None
+    agreement = people_agree(folder_of(out, like, seed))
     try:
-        await road.run("report" if arm else "comparisons")
-    finally:
-        road.gateway.ledger.close()
+        if agreement.value is None:
+            raise ValueError("no pair has labels of two people who both prefer a response")
+        return round(flip_rate(agreement.value), 4)
+    except ValueError as error:
+        raise UserError(
+            f"arms.{arm}.noise_like: how often the people of {like} slip is not known: {error}. What would do: labels of two people "
+            "on some of the pairs; or labels of source noisy, with a rate."
+        ) from error
 
 
-def go_on_from(run: Path, folder: Path) -> None:
-    """A run folder that holds what another does, as a run of its own. Files are the same on disk: none is ever written again in its
-    place."""
+async def _all(parts: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """All of them at once, as far as there are processes; the first that fails stops the others, and is raised."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for part in parts:
+                group.create_task(part)
+    except BaseExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+
+
+def go_on_from(run: Path, folder: Path, without: Sequence[str] = ()) -> None:
+    """A run folder that holds what another does, as a run of its own; ``without`` some stages and their folders. Files are the same
+    on disk: none is ever written again in its place."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     made = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(made, ignore_errors=True)
-    shutil.copytree(run, made, copy_function=os.link, ignore=shutil.ignore_patterns(".lock", "report.html"))
+    shutil.copytree(run, made, copy_function=os.link, ignore=shutil.ignore_patterns(*OF_THE_RUN, *without))
     manifest = read_manifest(run / "manifest.json")
-    write_json(made / "manifest.json", {**manifest, "id": uuid.uuid4().hex[:16]})
+    stages = {name: state for name, state in manifest["stages"].items() if name.partition("/")[0] not in without}
+    write_json(made / "manifest.json", {**manifest, "stages": stages, "id": uuid.uuid4().hex[:16]})
     made.rename(folder)
 
 

@@ -9,7 +9,7 @@ for every label source and after every resume.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import numpy as np
@@ -35,6 +35,7 @@ class Group:
     sources: list[str] = field(
         default_factory=list
     )  # of each pair's label, where they are of several: to be told apart in logs
+    pair_ids: list[str] = field(default_factory=list)  # of each pair, the same whoever labelled it
 
     @property
     def tokens(self) -> int:
@@ -52,6 +53,7 @@ class Grouped:
     pairs: int  # with a label, in the groups
     too_long: int  # with a label, left out for their length
     left_out: int  # with a label, not to be kept
+    not_drawn: int  # with a label, beyond the number to be learnt from
     no_label: int  # of weight 0, whatever became of them
 
 
@@ -82,7 +84,7 @@ def group_preferences(
         if group is None:
             group = Group(row.prompt_id, tuple(tokens.prompt_ids(row.prompt)))
         known = index.setdefault(row.prompt_id, {})
-        sides = sorted((row.chosen, row.rejected), key=lambda m: digest([x.model_dump() for x in m]))
+        sides = sorted((row.chosen, row.rejected), key=side_digest)
         ids = {
             side: tuple(tokens.response_ids(row.prompt, side, ended=ended(row, side)))
             for side in sides
@@ -101,9 +103,37 @@ def group_preferences(
         group.pairs.append((known[sides[0]], known[sides[1]]))
         group.p.append(1 - row.p if flipped else row.p)
         group.weight.append(row.weight)
+        group.pair_ids.append(pair_id(row.comparison_id, row.chosen, row.rejected))
         if source_of:
             group.sources.append(source_of(row))
-    return Grouped(list(groups.values()), pairs, too_long, left_out, no_label)
+    return Grouped(list(groups.values()), pairs, too_long, left_out, 0, no_label)
+
+
+def pair_id(comparison_id: str, one: Sequence[Message], other: Sequence[Message]) -> str:
+    """What names two responses of a comparison in whatever order: a comparison of more than two has several pairs."""
+    return digest(comparison_id, sorted(map(side_digest, (one, other))), length=20)
+
+
+def side_digest(response: Sequence[Message]) -> str:
+    """By which the responses of a pair are put in an order that no label has a say in."""
+    return digest([message.model_dump() for message in response])
+
+
+def drawn(data: Grouped, pairs: int | None, seed: int) -> Grouped:
+    """At most so many pairs, with a label or without, by a keyed draw of prompts: all pairs of a prompt or none, of one prompt at
+    least. What is drawn for fewer pairs is within what is drawn for more, and does not depend on labels. None: all of them."""
+    if pairs is None:
+        return data
+    kept: set[str] = set()
+    total = 0
+    for group in sorted(data.groups, key=lambda group: uniform("labels", seed, group.prompt_id)):
+        total += len(group.pairs)
+        if kept and total > pairs:
+            break
+        kept.add(group.prompt_id)
+    groups = [group for group in data.groups if group.prompt_id in kept]
+    labelled = sum(weight > 0 for group in groups for weight in group.weight)
+    return replace(data, groups=groups, pairs=labelled, not_drawn=data.pairs - labelled)
 
 
 def need_labels(data: Grouped, stage: str, max_tokens: int) -> None:

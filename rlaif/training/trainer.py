@@ -67,6 +67,9 @@ class TrainingOptions(NetworkOptions):
     batch_prompts: int = Field(default=32, ge=1)  # per optimiser step
     accumulation: int = Field(default=1, ge=1)  # micro-batches a step is split into
     max_tokens: int = Field(default=2048, ge=2)  # of prompt and one response; longer pairs are left out and counted
+    labels: int | None = Field(
+        default=None, ge=1
+    )  # pairs to learn from, at most: whole prompts by keyed draw; None: all
     warmup: float = Field(default=0.05, ge=0, lt=1)  # share of steps
     schedule: Schedule = "cosine"
     weight_decay: float = Field(default=0.0, ge=0)

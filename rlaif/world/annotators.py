@@ -68,6 +68,7 @@ class Annotators:
         values: dict[str, float] = VALUES
         people: int = Field(default=5, ge=1)
         votes: int = Field(default=1, ge=1)  # people asked about each comparison
+        overlap: float = Field(default=0.0, ge=0, le=1)  # share of comparisons about which one more is asked
         noise: float = Field(default=0.0, ge=0, le=1)
         position: float = Field(default=0.0, ge=-1, le=1)
         length: float = Field(default=0.0, ge=-1, le=1)
@@ -84,8 +85,9 @@ class Annotators:
                 raise ValueError(
                     "the probabilities of position, length, lists, own_style and cycle add up to more than 1"
                 )
-            if self.votes > self.people:
-                raise ValueError(f"votes is {self.votes}, but there are only {self.people} people")
+            if self.votes + (self.overlap > 0) > self.people:
+                more = ", and one more by overlap" if self.overlap else ""
+                raise ValueError(f"votes is {self.votes}{more}, but there are only {self.people} people")
             if unknown := set(self.values) - set(FAMILIES):
                 raise ValueError(f"values: {sorted(unknown)[0]} is no family; there are {', '.join(FAMILIES)}")
             return self
@@ -108,16 +110,18 @@ class Annotators:
         return {"source": "practice annotators", "options": self.options.model_dump(), "seed": self.seed}
 
     def per_comparison(self) -> int | None:
-        return self.options.votes
+        return None if 0 < self.options.overlap < 1 else self.options.votes + round(self.options.overlap)
 
     async def label(self, batches: AsyncIterator[list[Comparison]]) -> AsyncIterator[list[Judgement]]:
         async for comparisons in batches:
             yield [self.judge(who, c) for c in comparisons for who in self.asked(c)]
 
     def asked(self, comparison: Comparison) -> list[int]:
-        """The people who see a comparison: the first ``votes`` in an order of its own."""
+        """The people who see a comparison: the first ``votes`` in an order of its own, or one more."""
+        more = uniform("overlap", self.seed, comparison.id) < self.options.overlap
         people = range(self.options.people)
-        return sorted(people, key=lambda who: uniform("asked", self.seed, comparison.id, who))[: self.options.votes]
+        order = sorted(people, key=lambda who: uniform("asked", self.seed, comparison.id, who))
+        return order[: self.options.votes + more]
 
     def judge(self, who: int, comparison: Comparison) -> Judgement:
         """What one person says of a comparison, in the order drawn for them."""

@@ -1,0 +1,93 @@
+"""What a label of one source is worth in labels of another, by how well models do that learnt from more and more of each."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from rlaif.statistics.figures import LEAST, MOST, Array
+
+RESAMPLES = 2_000
+
+
+@dataclass(frozen=True)
+class LearningCurve:
+    """``labels``: rising numbers of labels, of shape (sizes,). ``right``: how well what learnt from them did on the same prompts
+    with the same seeds, of shape (sizes, seeds, prompts)."""
+
+    labels: Array
+    right: Array
+
+    def __init__(self, labels: ArrayLike, right: ArrayLike) -> None:
+        object.__setattr__(self, "labels", np.asarray(labels, dtype=np.float64))
+        object.__setattr__(self, "right", np.asarray(right, dtype=np.float64))
+        if self.right.ndim != 3 or len(self.right) != len(self.labels) or np.any(np.diff(self.labels) <= 0):
+            raise ValueError(
+                "a learning curve has rising numbers of labels, and values of shape (sizes, seeds, prompts)"
+            )
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """How many labels of the other source do what one does. ``value``: None where the other source's models do not reach as far with
+    all its labels, or reach it with its fewest; then ``low``, or ``high``, is what is known. An open end is None too."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int  # values each curve's points are the mean of
+
+
+def exchange_rate(one: LearningCurve, other: LearningCurve, place: int) -> Exchange:
+    """How many labels of ``other`` do what one of ``one`` does, where ``one`` has ``labels[place]``.
+
+    Both curves are made to rise (the means of neighbours that do not), and read between their sizes on a scale of logarithms. The
+    interval draws seeds and prompts anew, each for both curves alike (Owen 2007's pigeonhole bootstrap, a little too wide).
+    """
+    value = _rate(one, other, place, one.right.mean(axis=(1, 2)), other.right.mean(axis=(1, 2)))
+    seeds, prompts = one.right.shape[1:]
+    random = np.random.default_rng(0)
+    draws = np.empty(RESAMPLES)
+    for i in range(RESAMPLES):
+        of_seed = np.bincount(random.integers(0, seeds, seeds), minlength=seeds) / seeds
+        of_prompt = np.bincount(random.integers(0, prompts, prompts), minlength=prompts) / prompts
+        means = [of_seed @ curve.right @ of_prompt for curve in (one, other)]
+        draws[i] = _rate(one, other, place, *means)
+    low, high = (float(x) for x in np.quantile(draws, [LEAST, MOST], method="closest_observation"))
+    low, high = min(low, value), max(high, value)
+    fewest = float(other.labels[0] / one.labels[place])
+    most = float(other.labels[-1] / one.labels[place])
+    return Exchange(
+        value if 0 < value < math.inf else None,
+        low if 0 < low < math.inf else most if low == math.inf else None,
+        high if 0 < high < math.inf else fewest if high == 0 else None,
+        int(seeds * prompts),
+    )
+
+
+def _rate(one: LearningCurve, other: LearningCurve, place: int, means: Array, others: Array) -> float:
+    """0 where ``other`` does as well with its fewest labels, infinity where it never does."""
+    aim = rising(means)[place]
+    reached = rising(others)
+    if reached[0] >= aim:
+        return 1.0 * (reached[0] == aim and other.labels[0] == one.labels[place])
+    if reached[-1] < aim:
+        return math.inf
+    k = int(np.argmax(reached >= aim))
+    share = (aim - reached[k - 1]) / (reached[k] - reached[k - 1])
+    logs = np.log(other.labels)
+    return float(np.exp(logs[k - 1] + share * (logs[k] - logs[k - 1])) / one.labels[place])
+
+
+def rising(values: Array) -> Array:
+    """The closest curve that never falls, by pooling neighbours (isotonic regression of equal weights)."""
+    blocks: list[list[float]] = []  # mean, how many
+    for value in values:
+        blocks.append([float(value), 1])
+        while len(blocks) > 1 and blocks[-2][0] >= blocks[-1][0]:
+            (a, m), (b, n) = blocks[-2:]
+            blocks[-2:] = [[(a * m + b * n) / (m + n), m + n]]
+    return np.repeat([mean for mean, _ in blocks], [int(count) for _, count in blocks])

@@ -1,0 +1,88 @@
+"""Learning curves of the arms of a study: how well reward models do that learnt from more and more labels, and what a label of one
+arm is worth in labels of another.
+
+    arms.ARM.curve.250.accuracy    on held-out labels of the truth, or of the arm that the others are held against
+    arms.ARM.curve.250.labels      how many there were to learn from, the mean over seeds; ``all`` is the arm's own reward model
+    exchange.ARM.250               labels of ARM that do what one does of the arm it is held against, where that has 250
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+
+from rlaif.statistics import Figure
+from rlaif.statistics.exchange import LearningCurve, exchange_rate
+from rlaif.statistics.studies import crossed_difference
+from rlaif.study.labelled import Labels
+from rlaif.study.policies import Column
+from rlaif.study.recipe import TRUTH, Study
+from rlaif.study.trained import accuracy_by_prompt, held_of, learnt_from
+from rlaif.study.walk import curve_folder, folder_of
+
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Point:
+    """Reward models of one arm that learnt from so many labels, one a seed."""
+
+    name: str  # the number asked for, or "all"
+    labels: float  # the mean number there was
+    right: list[Column]  # by seed
+
+
+def curves_of(study: Study, out: Path, labels: Mapping[str, Mapping[int, Labels]]) -> dict[str, list[Point]]:
+    """The curve of each arm that has one, from the fewest labels to all."""
+    truth = labels[TRUTH if study.truth else study.baseline]
+    found: dict[str, list[Point]] = {}
+    for arm in study.arms:
+        for name in [*map(str, study.sizes(arm)), ALL] if study.sizes(arm) else []:
+            folders = {
+                seed: folder_of(out, arm, seed) if name == ALL else curve_folder(out, arm, seed, int(name))
+                for seed in study.seeds
+            }
+            held = {seed: held_of(folder) for seed, folder in folders.items()}
+            right = [accuracy_by_prompt(told, truth[seed]) for seed, told in held.items() if told]
+            count = fmean(learnt_from(folder) for folder in folders.values())
+            own = found.setdefault(arm, [])
+            if not own or count > own[-1].labels:  # all labels are no more than the last number asked for
+                own.append(Point(name, count, right))
+    return found
+
+
+def figures_of(study: Study, curves: Mapping[str, list[Point]]) -> dict[str, Figure]:
+    figures: dict[str, Figure] = {}
+    common = _common(curves)
+    if len(common) < 2:
+        return figures
+    arrays = {arm: np.stack([_matrix(point, common) for point in points]) for arm, points in curves.items()}
+    for arm, points in curves.items():
+        for point, values in zip(points, arrays[arm], strict=True):
+            head = f"arms.{arm}.curve.{point.name}"
+            figures[f"{head}.accuracy"] = crossed_difference(values).figure
+            figures[f"{head}.labels"] = Figure(value=point.labels, n=len(study.seeds))
+    if study.baseline in curves:
+        whole = {arm: LearningCurve([point.labels for point in points], arrays[arm]) for arm, points in curves.items()}
+        for arm in curves:
+            if arm != study.baseline:
+                for place, point in enumerate(curves[study.baseline]):
+                    rate = exchange_rate(whole[study.baseline], whole[arm], place)
+                    figures[f"exchange.{arm}.{point.name}"] = Figure(
+                        value=rate.value, low=rate.low, high=rate.high, n=rate.n
+                    )
+    return figures
+
+
+def _common(curves: Mapping[str, list[Point]]) -> list[str]:
+    """Prompts that every reward model was measured on."""
+    sides = [set(column) for points in curves.values() for point in points for column in point.right]
+    return sorted(set.intersection(*sides)) if sides else []
+
+
+def _matrix(point: Point, prompts: list[str]) -> np.ndarray:
+    return np.array([[column[prompt] for prompt in prompts] for column in point.right])

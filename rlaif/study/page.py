@@ -1,0 +1,275 @@
+"""``compare.html``: a study on one page that can be passed on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from rlaif.measures import Measure as Meaning
+from rlaif.records import Comparison, Response, uniform
+from rlaif.report import page
+from rlaif.report.figures import Plots
+from rlaif.statistics import Figure
+from rlaif.store import RECIPE, RunFolder, read_shard, write_text
+from rlaif.study.labelled import labels_of
+from rlaif.study.measures import HEAD_TO_HEAD, Answered, Measured
+from rlaif.study.policies import CONTEST, WIN
+from rlaif.study.recipe import TRUTH, Study
+from rlaif.study.telling import answer, meant
+from rlaif.study.walk import BEFORE_LABELS, contest_folder, folder_of
+from rlaif.training.batching import pair_id, side_digest
+
+SHOWN = 6  # pairs that two arms label differently
+ANSWERS = 4  # pairs of answers of two arms' policies
+LONGEST = 1200  # characters of a text shown
+OF_LABELS = {  # rows of the first table
+    "labels.truth": Meaning("labelled as the truth, ties left out", "%"),
+    "labels.agreement": Meaning("labelled alike, ties left out", "%"),
+    "labels.agreement_with_ties": Meaning("labelled alike, a tie being an opinion", "%"),
+    "labels.kappa": Meaning("the same beyond chance (Cohen's kappa)"),
+    "labels.agreement_with_one": Meaning("as one person labels", "%"),
+    "labels.noise_corrected": Meaning("right, where people's slips are taken out", "%"),
+    "labels.missing": Meaning("pairs without a label", "%"),
+    "labels.usd_per_1000": Meaning("US dollars for 1,000 labels"),
+    "labels.seconds_per_1000": Meaning("seconds of model or person for 1,000 labels"),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    value: str
+    change: str = ""  # from the arm that it is held against
+    answer: str = ""
+
+
+def write_page(path: Path, study: Study, out: Path, found: Measured) -> None:
+    plots, figures = Plots(), found.figures
+    first = folder_of(out, study.baseline, study.seeds[0])
+    manifest = RunFolder(first).manifest
+    html = page("compare.html.j2").render(
+        study=study,
+        name=out.name,
+        answers=answer(study, found),
+        unsaid=found.unsaid,
+        caveats=_caveats(study, out),
+        people={name: figures[name] for name in figures if name.startswith("people.")},
+        labels=list(_rows(study, found, OF_LABELS)),
+        rewards=list(_rows(study, found, {name: found.meanings[name] for name in _rewards(found)})),
+        policies=list(_rows(study, found, {name: found.meanings[name] for name in _policies(found)})),
+        arms={name: _told(arm.model_dump(mode="json", exclude_defaults=True)) for name, arm in study.arms.items()},
+        exchange=list(_exchange(study, figures)),
+        answered=[
+            (each, meant(each.conclusion, more_is_better=each.measure.more_is_better))
+            for each in found.answers.values()
+        ],
+        plots=_plots(study, found, plots),
+        pairs=_pairs(study, out),
+        contests=_contests(study, out),
+        manifest=manifest,
+        recipe=json.loads((first / RECIPE).read_text(encoding="utf-8")),
+        runs=list(_runs(study, out)),
+    )
+    write_text(path, html)
+
+
+def _rewards(found: Measured) -> list[str]:
+    return [name for name in found.meanings if name.startswith("reward.")]
+
+
+def _policies(found: Measured) -> list[str]:
+    """Contests between arms first, then against the start, then what was measured of the answers."""
+    names = [name for name in found.meanings if not name.startswith(("reward.", "labels."))]
+
+    def place(name: str) -> int:
+        ends = (*HEAD_TO_HEAD.values(), WIN, f"{WIN}_at_equal_length", "kl", "reward")
+        return next((n for n, end in enumerate(ends) if name.endswith(f".{end}")), len(ends))
+
+    return sorted(names, key=lambda name: (name.partition(".")[0], place(name)))
+
+
+Row = tuple[str, str, str, list[Cell]]  # name, what it is, its unit, a cell for each arm
+
+
+def _rows(study: Study, found: Measured, meanings: Mapping[str, Meaning]) -> Iterator[Row]:
+    for name, meaning in meanings.items():
+        cells = [_cell(arm, name, meaning, found) for arm in study.arms]
+        if any(cell.value != "–" for cell in cells):
+            unit = meaning.unit.removeprefix("% of ") if meaning.unit.startswith("% of ") else meaning.unit.strip("%")
+            yield name, meaning.what, unit, cells
+
+
+def _cell(arm: str, name: str, meaning: Meaning, found: Measured) -> Cell:
+    figure = found.figures.get(f"arms.{arm}.{name}")
+    key = f"differences.{arm}.{name}"
+    said: Answered | None = found.answers.get(key)
+    told = meant(said.conclusion, more_is_better=said.measure.more_is_better) if said else ""
+    change = "" if said and said.measure.none_at is not None else meaning.change(found.figures.get(key))
+    return Cell(meaning.written(figure), change, told.partition(":")[0])
+
+
+def _told(labels: Any) -> str:
+    return json.dumps(labels, ensure_ascii=False)
+
+
+def _exchange(study: Study, figures: Mapping[str, Figure]) -> Iterator[str]:
+    """What one label of the arm that is held against is worth, in words."""
+    for name, figure in figures.items():
+        if name.startswith("exchange."):
+            _, arm, size = name.split(".", 2)
+            labels = figures[f"arms.{study.baseline}.curve.{size}.labels"].value or 0
+            yield f"Of {labels:,.0f} labels of {study.baseline}, one is worth {worth(figure)} of {arm}."
+
+
+def worth(figure: Figure) -> str:
+    """An exchange rate with its interval; an end that is not known is open."""
+    if figure.value is not None:
+        low = "at most" if figure.low is None else f"{figure.low:.2g} to"
+        high = "more" if figure.high is None else f"{figure.high:.2g}"
+        return f"{figure.value:.2g} ({low} {high})"
+    if figure.high is None:
+        return f"more than {figure.low:.2g}" if figure.low is not None else "an unknown number"
+    return f"at most {figure.high:.2g}"
+
+
+def _plots(study: Study, found: Measured, plots: Plots) -> dict[str, str]:
+    figures = found.figures
+
+    def of(name: str) -> list[tuple[str, Figure]]:
+        return [(arm, figures[f"arms.{arm}.{name}"]) for arm in study.arms if f"arms.{arm}.{name}" in figures]
+
+    main = next((name for name in _policies(found) if name.endswith(HEAD_TO_HEAD[WIN])), None)
+    win = next((name for name in _policies(found) if name.endswith(f".{WIN}")), None)
+    kl = next((name for name in _policies(found) if name.endswith(".kl")), None)
+    truth = f"reward.accuracy.{TRUTH if study.truth else study.baseline}"
+    agreement = [*of("labels.truth" if study.truth else "labels.agreement")]
+    if "people.agreement" in figures and not study.truth:
+        agreement.append(("two people", figures["people.agreement"]))
+    against = TRUTH if study.truth else study.baseline
+    curves = {
+        arm: [
+            (figures[key.removesuffix("accuracy") + "labels"].value or 0.0, figures[key])
+            for key in figures
+            if key.startswith(f"arms.{arm}.curve.") and key.endswith(".accuracy")
+        ]
+        for arm in study.arms
+    }
+    return {
+        "agreement": plots.forest(agreement, f"share labelled as {against}", f"Labels: agreement with {against}", lines=(0.5,)),
+        "reward": plots.forest(of(truth), f"right on held-out labels of {against}", "Reward models", lines=(0.5,)),
+        "contests": plots.forest(
+            of(main) if main else [], f"win rate against {study.baseline}'s policy", "Policies head to head", lines=(0.5,)
+        ),
+        "curves": plots.growth({arm: points for arm, points in curves.items() if points}, "share right", "Learning curves"),
+        "frontier": plots.frontier(
+            {arm: (figures[f"arms.{arm}.{kl}"], figures[f"arms.{arm}.{win}"]) for arm in study.arms
+             if f"arms.{arm}.{kl}" in figures and f"arms.{arm}.{win}" in figures},
+            "KL to the start, nats per answer", "win rate against the start", "How far each policy went, and what it won",
+        ) if kl and win else "",
+    }  # fmt: skip
+
+
+# --- to be read -------------------------------------------------------------------------------------------------------
+
+
+def _other(study: Study) -> str:
+    """The arm whose labels are read beside those it is held against: the first."""
+    return next(arm for arm in study.arms if arm != study.baseline)
+
+
+def _pairs(study: Study, out: Path) -> list[dict[str, Any]]:
+    """Pairs that two arms label differently, by a keyed draw, one of a prompt at most."""
+    seed = study.seeds[0]
+    names = [study.baseline, _other(study), *([TRUTH] if study.truth else [])]
+    choices = {name: labels_of(folder_of(out, name, seed)).choices for name in names}
+    apart = {key for key, said in choices[study.baseline].items() if {said, choices[names[1]].get(key)} == {"a", "b"}}
+    found: dict[str, tuple[str, Comparison]] = {}
+    comparisons: Iterator[Comparison] = RunFolder(folder_of(out, study.baseline, seed)).read("comparisons")
+    for comparison in sorted(comparisons, key=lambda each: uniform("read", seed, each.id)):
+        if len(comparison.responses) == 2 and comparison.prompt.id not in found:
+            key = pair_id(comparison.id, *(response.messages for response in comparison.responses))
+            if key in apart:
+                found[comparison.prompt.id] = (key, comparison)
+        if len(found) == SHOWN:
+            break
+    return [
+        {
+            "prompt": [(message.role, _cut(message.content)) for message in comparison.prompt.messages],
+            "answers": [
+                (_cut(response.text), [name for name in names if choices[name].get(key) == side], "")
+                for side, response in zip(
+                    "ab", sorted(comparison.responses, key=lambda each: side_digest(each.messages)), strict=True
+                )
+            ],
+        }
+        for key, comparison in found.values()
+    ]
+
+
+def _contests(study: Study, out: Path) -> list[dict[str, Any]]:
+    """Answers of two arms' policies to the same prompt, won and lost in turn, by a keyed draw."""
+    seed, other = study.seeds[0], _other(study)
+    path = contest_folder(out, other, seed) / CONTEST
+    if not path.is_file():
+        return []
+    rows = pq.read_table(path).to_pylist()
+    policy = rows[0]["policy"] if rows else ""
+    decided = [row for row in rows if row["policy"] == policy and row["win"] in (0.0, 1.0)]
+    decided.sort(key=lambda row: uniform("read", seed, row["prompt_id"]))
+    shown = [row for win in (1.0, 0.0) for row in [r for r in decided if r["win"] == win][: ANSWERS // 2]]
+    answers = [_answers(folder_of(out, name, seed), policy) for name in (other, study.baseline)]
+    prompts = _prompts(folder_of(out, other, seed))
+    return [
+        {
+            "prompt": [(role, _cut(text)) for role, text in prompts.get(row["prompt_id"], [])],
+            "answers": [
+                (_cut(own[row["prompt_id"]].text), [name] if won else [], name)
+                for name, own, won in zip(
+                    (other, study.baseline), answers, (row["win"] == 1, row["win"] == 0), strict=True
+                )
+            ],
+        }
+        for row in shown
+        if all(row["prompt_id"] in own for own in answers)
+    ]
+
+
+def _answers(folder: Path, policy: str) -> dict[str, Response]:
+    names = list(json.loads((folder / "evaluation" / "samples.json").read_text(encoding="utf-8"))[0]["answers"])
+    shard = folder / "evaluation" / "responses" / f"part-{names.index(policy):05d}.parquet"
+    return {row.prompt_id: row for row in read_shard(shard, Response)}
+
+
+def _prompts(folder: Path) -> dict[str, list[tuple[str, str]]]:
+    """The prompts that policies were measured on, by the id that their answers name."""
+    samples = json.loads((folder / "evaluation" / "samples.json").read_text(encoding="utf-8"))
+    return {row["prompt_id"]: [(turn["role"], turn["content"]) for turn in row["prompt"]] for row in samples}
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST else text[:LONGEST] + " …"
+
+
+# --- what made it -----------------------------------------------------------------------------------------------------
+
+
+def _caveats(study: Study, out: Path) -> list[str]:
+    """What must be read wherever these labels are looked at, as the runs noted it."""
+    said: dict[str, None] = {}
+    for arm in study.arms:
+        run = RunFolder(folder_of(out, arm, study.seeds[0]))
+        said |= dict.fromkeys(run.manifest.get("caveats", ()))
+    return list(said)
+
+
+def _runs(study: Study, out: Path) -> Iterator[tuple[str, int, str, str, str]]:
+    """Arm, seed, the run's id and what its labels and what they were made of hash to."""
+    for arm in study.arms:
+        for seed in study.seeds:
+            run = RunFolder(folder_of(out, arm, seed))
+            shared = "-".join(run.content(noun)[:8] for noun in BEFORE_LABELS)
+            yield arm, seed, run.id, shared, run.content("preferences")[:16]

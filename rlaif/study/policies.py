@@ -1,0 +1,69 @@
+"""Policies of the arms of a study, prompt by prompt: as each run measured its own, and in the contests between arms."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from rlaif.evaluate import START
+from rlaif.statistics.contests import at_equal_length
+
+Column = dict[str, float]  # prompt -> value
+Table = dict[tuple[str, str], Column]  # policy and figure -> prompt -> value
+
+WIN, EQUAL = "win_rate", "win_rate_at_equal_length"
+CONTEST = "contest.parquet"  # in a folder of its own: a run's policies against those of the arm that it is held against
+LENGTH = "words"
+
+
+def measured(folder: Path) -> Table:
+    """What a run's policies were measured to be; the start is the same in all arms. Where there are verdicts, those at equal
+    length too."""
+    path = folder / "evaluation" / "values.parquet"
+    found: Table = {}
+    start: Column = {}
+    if path.is_file():
+        for row in pq.read_table(path).to_pylist():
+            if row["policy"] != START:
+                found.setdefault((row["policy"], row["figure"]), {})[row["prompt_id"]] = row["value"]
+            elif row["figure"] == LENGTH:
+                start[row["prompt_id"]] = row["value"]
+    for policy in [policy for policy, figure in found if figure == WIN]:
+        words = found.get((policy, LENGTH), {})
+        longer = {prompt: words[prompt] - start[prompt] for prompt in words.keys() & start.keys()}
+        found[policy, EQUAL] = equalised(found[policy, WIN], longer)
+    return found
+
+
+def equalised(wins: Column, longer: Column) -> Column:
+    """By prompt what the win rate at equal length is the mean of (``statistics.contests.at_equal_length``); of none where it is
+    not known."""
+    both = [prompt for prompt in wins if prompt in longer]
+    values = at_equal_length([wins[prompt] for prompt in both], [longer[prompt] for prompt in both])
+    return {} if values is None else dict(zip(both, values.tolist(), strict=True))
+
+
+def contested(folder: Path) -> Table:
+    """The contests of a run's policies with those of the arm that it is held against: won 1, tied 0.5, lost 0, and the same at
+    equal length."""
+    path = folder / CONTEST
+    found: Table = {}
+    if path.is_file():
+        rows = pq.read_table(path).to_pylist()
+        for policy in dict.fromkeys(row["policy"] for row in rows):
+            own = [row for row in rows if row["policy"] == policy]
+            wins = {row["prompt_id"]: row["win"] for row in own if row["win"] is not None}
+            longer = {row["prompt_id"]: row["longer_by"] for row in own if row["longer_by"] is not None}
+            found[policy, WIN] = wins
+            found[policy, EQUAL] = equalised(wins, longer)
+    return found
+
+
+def meanings(folder: Path) -> Mapping[str, tuple[str, str]]:
+    """What the run's own metrics are, and their units."""
+    path = folder / "evaluation" / "measures.json"
+    found: Mapping[str, tuple[str, str]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return found

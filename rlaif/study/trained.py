@@ -1,0 +1,61 @@
+"""Reward models of the arms of a study, on held-out labels of every arm."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rlaif.recorded.replay import WORTH
+from rlaif.statistics import Figure, calibration_figure
+from rlaif.study.labelled import Labels
+
+Held = Mapping[str, Any]  # what a reward model said of held-out pairs, as ``rlaif.reward:HeldOut`` has it
+
+
+def held_of(folder: Path) -> Held | None:
+    """Of a run's reward model; None of one that has none."""
+    told = _told(folder)
+    return told["held_out"] if told else None
+
+
+def learnt_from(folder: Path) -> int:
+    """How many labels a run's reward model learnt from."""
+    told = _told(folder)
+    return int(told["pairs"]) if told else 0
+
+
+def _told(folder: Path) -> dict[str, Any] | None:
+    path = folder / "training" / "reward_model.json"
+    if not path.is_file():
+        return None
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def accuracy_by_prompt(held: Held, labels: Labels) -> dict[str, float]:
+    """For each held-out prompt how many of its pairs the reward model ranks as ``labels`` do; ties of labels are left out, and one
+    of rewards counts half."""
+    right: dict[str, list[float]] = {}
+    for key, prompt, difference in zip(held["pair_ids"], held["prompt_ids"], held["differences"], strict=True):
+        said = labels.choices.get(key)
+        if said in ("a", "b"):
+            right.setdefault(prompt, []).append(0.5 if difference == 0 else float((difference > 0) == (said == "a")))
+    return {prompt: sum(values) / len(values) for prompt, values in right.items()}
+
+
+def calibration(held: Mapping[int, Held], labels: Mapping[int, Labels]) -> Figure:
+    """Expected calibration error of the reward models' probabilities against the held-out labels, ties counting half."""
+    p: list[float] = []
+    said: list[float] = []
+    prompts: list[str] = []
+    for seed, own in held.items():
+        for key, prompt, difference in zip(own["pair_ids"], own["prompt_ids"], own["differences"], strict=True):
+            choice = labels[seed].choices.get(key)
+            if choice:
+                p.append(1 / (1 + math.exp(-difference)))
+                said.append(WORTH[choice])
+                prompts.append(prompt)
+    return calibration_figure(p, said, prompts)
