@@ -209,7 +209,9 @@ def winrate(
     card = figures_of(contest)
     lines = lines_of(contest, card)
     if beside:
-        other = read_contest(judgements, beside, baseline=contest.baseline, judge=contest.judge or None, outputs=outputs)
+        other = read_contest(
+            judgements, beside, baseline=contest.baseline, judge=contest.judge or None, outputs=outputs
+        )
         others = figures_of(other)
         differences, said = paired(contest, other)
         card |= {f"beside.{name}": figure for name, figure in others.items()} | differences

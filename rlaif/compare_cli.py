@@ -20,13 +20,15 @@ def compare(
     from rlaif.store import write_json
     from rlaif.study.measures import measure
     from rlaif.study.page import write_page
-    from rlaif.study.recipe import check_arms, load_study
-    from rlaif.study.telling import lines
+    from rlaif.study.recipe import check_arms, load_study, recipe_of
+    from rlaif.study.telling import lines, planned
     from rlaif.study.walk import walk
 
     plan = load_study(study, tuple(settings), Catalogue())
     if not out.exists():
         check_arms(plan)
+        if line := planned(plan, recipe_of(plan, Catalogue())):
+            typer.echo(line)
     watched(lambda watcher: walk(plan, out, watcher))
     found = measure(plan, out)
     write_json(out / "compare.json", {name: figure.model_dump() for name, figure in found.figures.items()})

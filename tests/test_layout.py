@@ -47,8 +47,8 @@ LAYERS = (  # each may import those above it in this list, and its own
         "mock",
     },
     {"world"},
-    {"study"},
     {"driving"},
+    {"study"},
     {"cli", "certify_cli", "compare_cli", "constitution_cli", "ledger_cli", "reward_cli"},
 )
 STAGES = {"prompts", "sampling", "labels", "preferences", "reward", "policy"}

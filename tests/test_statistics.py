@@ -16,11 +16,13 @@ from rlaif.statistics import (
     calibration_error,
     calibration_figure,
     cluster_mean,
+    length_controlled,
     log_loss,
     paired_difference,
     reliability,
     wilson,
 )
+from rlaif.statistics.contests import at_equal_length
 
 
 def width(figure: Figure) -> float:
@@ -292,3 +294,24 @@ def test_the_interval_of_a_calibration_error_resamples_clusters() -> None:
     fours = calibration_figure(np.repeat(p, 4), np.repeat(outcome, 4), np.repeat(range(120), 4).tolist())
     assert (fours.value, fours.n) == (pytest.approx(alone.value, abs=0.03), 480)
     assert width(fours) == pytest.approx(width(alone), rel=0.2)  # four copies of a row say no more than one
+
+
+def test_rows_at_equal_length_have_the_figure_as_their_mean_and_its_spread_as_theirs() -> None:
+    random = np.random.default_rng(1)
+    longer = random.normal(20, 50, 400)
+    p = (random.random(400) < 1 / (1 + np.exp(-(0.3 + 0.8 * np.tanh(longer / 50))))).astype(float)
+    values = at_equal_length(p, longer)
+    assert values is not None
+    figure = length_controlled(p, longer, range(400))
+    assert values.mean() == pytest.approx(figure.value, abs=1e-6)
+    half = 1.96 * values.std(ddof=1) / 20
+    assert half == pytest.approx((figure.high - figure.low) / 2, rel=0.1)
+
+
+def test_rows_at_equal_length_are_the_outcomes_where_length_says_nothing() -> None:
+    p = np.array([1.0, 0.0, 1.0, 1.0])
+    assert at_equal_length(p, np.zeros(4)) == pytest.approx(p, abs=1e-5)
+
+
+def test_rows_at_equal_length_are_none_where_length_tells_wins_from_losses() -> None:
+    assert at_equal_length([1.0, 1.0, 0.0, 0.0], [3, 2, -1, -4]) is None

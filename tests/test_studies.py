@@ -13,8 +13,8 @@ from rlaif.statistics.studies import (
     clustered_difference,
     conclusions,
     crossed_difference,
+    detectable_with,
     holm,
-    needed,
 )
 
 
@@ -70,7 +70,7 @@ def test_what_could_be_detected_is_detected_as_often_as_said() -> None:
     true = Difference(0.0, deviation / math.sqrt(prompts), prompts - 1, prompts).detectable()
     found = [crossed_difference(rng.normal(true, deviation, (1, prompts))).p < 0.05 for _ in range(2000)]
     assert np.mean(found) == pytest.approx(0.8, abs=0.03)
-    assert needed(true, deviation) == pytest.approx(prompts, rel=0.03)
+    assert detectable_with(prompts, deviation) == pytest.approx(true, rel=0.02)
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5])

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from rlaif.catalogue import Catalogue
 from rlaif.errors import ConfigError, UserError
+from rlaif.statistics import flip_rate
 from rlaif.store import RECIPE as RECIPE_FILE
 from rlaif.study.recipe import load_study
 from rlaif.study.walk import need_alike
@@ -25,7 +28,7 @@ RECIPE: dict[str, Any] = {
     **SWAPPED,
     "labels": "human",
     "held_out": 0.3,
-    "evaluation": {"prompts": 8, "sampling": {"max_output_tokens": 8}},
+    "evaluation": {"prompts": 8, "sampling": {"max_output_tokens": 8}, "judges": ["longest"]},
 }
 STUDY: dict[str, Any] = {
     "recipe": "recipe.yaml",
@@ -34,15 +37,32 @@ STUDY: dict[str, Any] = {
         "human": "human",
         "again": {"labels": {"source": "human"}},
         "longest": {"labels": {"source": "judges", "options": {"judges": ["longest"]}}},
+        "slips": {
+            "labels": {"source": "judges", "options": {"judges": ["longest"]}}, "noise_like": "human", "usd_per_label": 0.5,
+        },
     },
-}
+    "truth": {"source": "judges", "options": {"judges": ["longest"]}},
+    "curves": {"labels": [10, 20], "arms": ["human", "longest"]},
+    "at_once": 2,
+}  # fmt: skip
+
+
+def seen_twice() -> list[dict[str, Any]]:
+    """The pairs of the swap; in every third two people say the same, in every ninth they do not."""
+    rows = pairs()
+    for n, row in enumerate(rows):
+        label = row.pop("label")
+        other = label if label in (None, "tie") or n % 9 else {"a": "b", "b": "a"}[label]
+        row["human_labels"] = {"ann": label, "bob": other} if n % 3 == 0 else {"ann": label}
+    return rows
 
 
 def wrote(folder: Path, **changes: Any) -> Path:
     (folder / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
-    write_jsonl(folder / "pairs.jsonl", pairs())
+    write_jsonl(folder / "pairs.jsonl", seen_twice())
     path = folder / "study.yaml"
-    path.write_text(yaml.safe_dump(STUDY | changes, sort_keys=False))
+    curves = {"curves": None} if "arms" in changes else {}
+    path.write_text(yaml.safe_dump(STUDY | curves | changes, sort_keys=False))
     return path
 
 
@@ -59,6 +79,37 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "one arm": ({"arms": {"a": "human"}}, '"arms"'),
     "an arm that is not there": ({"against": "humans"}, 'there is no arm "humans". Did you mean "human"?'),
     "a seed twice": ({"seeds": [1, 1]}, "seeds: one is named twice"),
+    "noise like an arm that is not there": (
+        {"arms": {"people": "human", "b": {"labels": "human", "noise_like": "peopel"}}},
+        'b: there is no arm "peopel". Did you mean "people"?',
+    ),
+    "noise like that of an arm that has it from another": (
+        {
+            "arms": {
+                "a": "human",
+                "b": {"labels": "human", "noise_like": "a"},
+                "c": {"labels": "human", "noise_like": "b"},
+            }
+        },
+        "c: noise_like names an arm of people, and b has its noise from another",
+    ),
+    "a curve of an arm that is not there": (
+        {"curves": {"labels": [10, 20], "arms": ["longst"]}},
+        'there is no arm "longst". Did you mean "longest"?',
+    ),
+    "a curve that does not rise": (
+        {"curves": {"labels": [20, 10]}},
+        "rising numbers of labels are expected, such as [250, 500, 1000]",
+    ),
+    "settings to try that are no reward model's": (
+        {"tune": ["policies.0.options.beta=1", "policies.0.options.beta=2"]},
+        'tune: "policies.0.options.beta=1": settings of reward models are tried, such as reward_model.options.',
+    ),
+    "one setting to try": ({"tune": ["reward_model.options.epochs=2"]}, "tune: one candidate leaves no choice"),
+    "an arm called as a folder of the study": (
+        {"arms": {"truth": "human", "b": "human"}},
+        'arms: "truth" is the name of a folder of the study',
+    ),
     "a name that is no folder's": (
         {"arms": {"a": "human", "../b": "human"}},
         'arms.../b: a name of letters, digits, "-"',
@@ -84,7 +135,8 @@ def walked(tmp_path_factory: pytest.TempPathFactory, policy_folder: Path) -> Pat
     (folder / "policy").symlink_to(policy_folder)
     wrote(folder)
     said = rlaif(folder, "compare", "study.yaml", "--out", "out", seconds=400)
-    assert "again: labels as human 100.0%" in said
+    assert ", labels as human 100.0%" in said
+    assert "Whether labels of longest do as well as those of human, this study cannot say" in said
     return folder
 
 
@@ -93,13 +145,18 @@ def test_arms_with_the_same_labels_end_the_same(walked: Path) -> None:
     assert figures["arms.again.labels.kappa"]["value"] == 1
     assert figures["arms.longest.labels.agreement"]["value"] < 1
     assert figures["arms.human.labels.missing"]["value"] == pytest.approx(1 / 60)  # the pair that nobody labelled
+    assert figures["arms.human.labels.missing"]["n"] == 60  # once, though both seeds have them
     assert figures["arms.longest.labels.missing"]["value"] == 0
     for name in ("dpo.kl", "dpo.length", "dpo.ended"):
         assert figures[f"differences.again.{name}"]["value"] == 0
         assert figures[f"differences.again.{name}"]["n"] == 16  # eight prompts, two seeds
         assert figures[f"arms.again.{name}"] == figures[f"arms.human.{name}"]
-    table = {name: figure["value"] for name, figure in figures.items() if ".reward.accuracy." in name}
-    assert len(table) == 9
+    table = {
+        name: figure["value"]
+        for name, figure in figures.items()
+        if name.startswith("arms.") and ".reward.accuracy." in name
+    }
+    assert len(table) == 4 * 5
     assert table["arms.again.reward.accuracy.longest"] == table["arms.human.reward.accuracy.longest"]
 
 
@@ -111,19 +168,141 @@ def test_what_does_not_depend_on_labels_is_made_once(walked: Path) -> None:
     ]
     ids = {
         json.loads((walked / "out" / arm / f"seed{seed}" / "manifest.json").read_text())["id"]
-        for arm in ("shared", *STUDY["arms"])
+        for arm in ("shared", "truth", *STUDY["arms"])
         for seed in (0, 1)
     }
-    assert len(ids) == 8
+    assert len(ids) == 12
 
 
 def test_a_finished_study_is_told_again_without_being_walked(walked: Path) -> None:
     weights = {path: path.stat().st_mtime_ns for path in (walked / "out").rglob("model.safetensors")}
-    assert len(weights) == 12
+    assert len(weights) == 2 * (4 * 2 + 2 * 2)  # reward model and policy of an arm, reward models of two curves
     before = (walked / "out" / "compare.json").read_bytes()
     rlaif(walked, "compare", "study.yaml", "--out", "out", seconds=200)
     assert {path: path.stat().st_mtime_ns for path in weights} == weights
     assert (walked / "out" / "compare.json").read_bytes() == before
+
+
+def test_labels_are_held_against_the_truth_and_against_people(walked: Path) -> None:
+    figures = json.loads((walked / "out" / "compare.json").read_text())
+    assert figures["arms.longest.labels.truth"]["value"] == 1
+    assert figures["differences.longest.labels.truth"]["value"] > 0
+    assert 0 <= figures["differences.longest.labels.truth.mcnemar_p"]["value"] < 1e-3
+    between = [row["human_labels"] for row in seen_twice() if len(row["human_labels"]) == 2]
+    clear = [two for two in between if set(two.values()) <= {"a", "b"}]
+    agreement = sum(len(set(two.values())) == 1 for two in clear) / len(clear)
+    assert 0.5 < agreement < 1
+    assert figures["people.agreement"]["value"] == pytest.approx(agreement)
+    slips = flip_rate(agreement)
+    assert figures["people.ceiling"]["value"] == pytest.approx(1 - slips)
+    recipe = json.loads((walked / "out" / "slips" / "seed1" / RECIPE_FILE).read_text())
+    assert recipe["labels"]["options"]["rate"] == pytest.approx(slips, abs=1e-4)
+    assert recipe["labels"]["options"]["of"]["options"] == {"judges": ["longest"]}
+    assert figures["arms.slips.labels.usd_per_1000"]["value"] == 500
+    assert "arms.longest.labels.usd_per_1000" not in figures
+
+
+def test_policies_meet_head_to_head(walked: Path) -> None:
+    figures = json.loads((walked / "out" / "compare.json").read_text())
+    assert figures["arms.again.dpo.head_to_head"] == {"value": 0.5, "low": 0.5, "high": 0.5, "n": 16}
+    assert "arms.human.dpo.head_to_head" not in figures
+    win, difference = (figures[f"{kind}.longest.dpo.head_to_head"]["value"] for kind in ("arms", "differences"))
+    assert difference == pytest.approx(win - 0.5)
+    lengths = {
+        arm: [
+            {row["prompt_id"]: len(row["messages"][0]["content"]) for row in pq.read_table(shard).to_pylist()}
+            for seed in (0, 1)
+            for shard in [walked / "out" / arm / f"seed{seed}" / "evaluation" / "responses" / "part-00001.parquet"]
+        ]
+        for arm in ("longest", "human")
+    }
+    wins = [
+        (1 + (ours[prompt] > theirs[prompt]) - (ours[prompt] < theirs[prompt])) / 2
+        for ours, theirs in zip(*lengths.values(), strict=True)
+        for prompt in ours
+    ]
+    assert win == pytest.approx(sum(wins) / len(wins))  # the judge of this recipe prefers the longer
+
+
+def test_reward_models_of_fewer_labels_make_a_curve(walked: Path) -> None:
+    figures = json.loads((walked / "out" / "compare.json").read_text())
+    told = [
+        json.loads(
+            (walked / "out" / "curves" / "human" / f"seed{seed}" / "20" / "training" / "reward_model.json").read_text()
+        )
+        for seed in (0, 1)
+    ]
+    assert all(0 < each["pairs"] <= 20 for each in told)
+    assert all(each["pairs"] + each["not_drawn"] + each["held_out_pairs"] == 59 for each in told)
+    assert figures["arms.human.curve.20.labels"]["value"] == sum(each["pairs"] for each in told) / 2
+    whole = figures["arms.human.curve.all.accuracy"]["value"]
+    assert whole == pytest.approx(figures["arms.human.reward.accuracy.truth"]["value"])
+    assert {name for name in figures if name.startswith("exchange.")} == {
+        f"exchange.longest.{size}" for size in ("10", "20", "all")
+    }
+    assert "arms.again.curve.20.accuracy" not in figures
+
+
+def test_the_page_holds_the_answer_the_tables_and_what_made_them(walked: Path) -> None:
+    html = (walked / "out" / "compare.html").read_text()
+    said = html.replace("&#39;", "'")
+    assert "Labels of again did as well as those of human" in said
+    assert "Two people of human agree with each other in" in said
+    for words in (
+        "Cohen's kappa",
+        "win rate against the policy of human",
+        "preferred by longest, truth",
+        "What made this",
+    ):
+        assert words in said, words
+    assert "nan" not in said
+    figures = json.loads((walked / "out" / "compare.json").read_text())
+    assert all(math.isfinite(x) for figure in figures.values() for x in figure.values() if x is not None)
+
+
+def test_each_arm_takes_the_settings_that_suit_its_own_labels(tmp_path: Path, policy_folder: Path) -> None:
+    (tmp_path / "policy").symlink_to(policy_folder)
+    tried = ["reward_model.options.learning_rate=1.0e-3", "reward_model.options.learning_rate=1.0e-9"]
+    arms = {name: STUDY["arms"][name] for name in ("human", "longest")}
+    wrote(tmp_path, arms=arms, seeds=[0, 1], truth=None, tune=tried, set=["policies=[]", "evaluation=null"])
+    rlaif(tmp_path, "compare", "study.yaml", "--out", "out", seconds=300)
+    out = tmp_path / "out"
+    figures = json.loads((out / "compare.json").read_text())
+    for arm in arms:
+        told = [json.loads((out / "tuning" / arm / n / "training" / "reward_model.json").read_text()) for n in "12"]
+        losses = [_loss(each["held_out"]) for each in told]
+        assert figures[f"arms.{arm}.tuned"] == {
+            "value": 1 + losses.index(min(losses)),
+            "low": None,
+            "high": None,
+            "n": 2,
+        }
+        for seed in (0, 1):
+            recipe = json.loads((out / arm / f"seed{seed}" / RECIPE_FILE).read_text())
+            chosen = tried[losses.index(min(losses))].partition("=")[2]
+            assert recipe["reward_model"]["options"]["learning_rate"] == float(chosen)
+        assert len({round(loss, 6) for loss in losses}) == 2
+    assert "Every arm tried 2 settings of its reward model" in (out / "compare.html").read_text()
+
+
+def _loss(held: dict[str, Any]) -> float:
+    parts = [
+        weight * -(p * math.log(1 / (1 + math.exp(-d))) + (1 - p) * math.log(1 / (1 + math.exp(d))))
+        for d, p, weight in zip(held["differences"], held["p"], held["weight"], strict=True)
+    ]
+    return sum(parts) / sum(held["weight"])
+
+
+def test_people_who_never_label_a_pair_twice_give_no_noise_to_match(tmp_path: Path, policy_folder: Path) -> None:
+    (tmp_path / "policy").symlink_to(policy_folder)
+    arms = {"people": "human", "b": {"labels": "human", "noise_like": "people"}}
+    wrote(tmp_path, arms=arms, seeds=[0], truth=None, curves=None)
+    write_jsonl(tmp_path / "pairs.jsonl", pairs())
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"pairs": "pairs.jsonl", "labels": "human"}))
+    said = rlaif(tmp_path, "compare", "study.yaml", "--out", "out", seconds=200, code=2)
+    line = "arms.b.noise_like: how often the people of people slip is not known: no pair has labels of two people"
+    assert line in said
+    assert "Traceback" not in said
 
 
 def _recipe(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:

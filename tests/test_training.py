@@ -36,7 +36,7 @@ from rlaif.reward import (
     score_groups,
     train_reward_model,
 )
-from rlaif.training.batching import Group, group_preferences, held_out, plan_batches
+from rlaif.training.batching import Group, drawn, group_preferences, held_out, plan_batches
 from rlaif.training.checkpoints import COMPLETE, last_checkpoint, saving
 from rlaif.training.losses import soft_preference_loss
 from rlaif.training.networks import initialise_head
@@ -150,6 +150,21 @@ def test_pairs_of_no_weight_stay_in_their_groups_and_are_counted_apart(base: Loc
     grouped = group_preferences(rows, base.tokens, 40, keep=lambda prompt: prompt == "hi")
     assert [len(group.pairs) for group in grouped.groups] == [2]
     assert (grouped.pairs, grouped.too_long, grouped.left_out, grouped.no_label) == (1, 1, 1, 3)
+
+
+def test_fewer_labels_are_those_of_whole_prompts_and_within_more_of_them(base: LocalModel) -> None:
+    rows = [preference(f"p{n}", side, "x", weight=float(side != "b")) for n in range(8) for side in "abc"]
+    whole = group_preferences(rows, base.tokens, 100)
+    drawn_for = {count: drawn(whole, count, 5) for count in (1, 6, 7, 12, 100)}
+    names = {count: [group.prompt_id for group in data.groups] for count, data in drawn_for.items()}
+    assert [len(names[count]) for count in (1, 6, 7, 12, 100)] == [1, 2, 2, 4, 8]  # one prompt at least
+    assert set(names[1]) < set(names[6]) == set(names[7]) < set(names[12]) < set(names[100])
+    assert names[12] == [group.prompt_id for group in whole.groups if group.prompt_id in names[12]]
+    assert [(data.pairs, data.not_drawn) for data in drawn_for.values()] == [(2, 14), (4, 12), (4, 12), (8, 8), (16, 0)]
+    other = [row.model_copy(update={"weight": 1 - row.weight, "p": 0.6}) for row in rows]
+    again = drawn(group_preferences(other, base.tokens, 100), 12, 5)
+    assert [group.prompt_id for group in again.groups] == names[12]
+    assert drawn(whole, None, 5) is whole
 
 
 def test_pairs_longer_than_the_models_context_are_too_long_whatever_max_tokens_says(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from rlaif.statistics.figures import LEAST, MOST, Array
 
-RESAMPLES = 2_000
+RESAMPLES = 1_000
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,10 @@ def exchange_rate(one: LearningCurve, other: LearningCurve, place: int) -> Excha
     value = _rate(one, other, place, one.right.mean(axis=(1, 2)), other.right.mean(axis=(1, 2)))
     seeds, prompts = one.right.shape[1:]
     random = np.random.default_rng(0)
-    draws = np.empty(RESAMPLES)
-    for i in range(RESAMPLES):
-        of_seed = np.bincount(random.integers(0, seeds, seeds), minlength=seeds) / seeds
-        of_prompt = np.bincount(random.integers(0, prompts, prompts), minlength=prompts) / prompts
-        means = [of_seed @ curve.right @ of_prompt for curve in (one, other)]
-        draws[i] = _rate(one, other, place, *means)
+    of_seed = random.multinomial(seeds, np.full(seeds, 1 / seeds), RESAMPLES) / seeds
+    of_prompt = random.multinomial(prompts, np.full(prompts, 1 / prompts), RESAMPLES) / prompts
+    means = [((curve.right @ of_prompt.T) * of_seed.T).sum(axis=1) for curve in (one, other)]  # (sizes, resamples)
+    draws = [_rate(one, other, place, *pair) for pair in zip(means[0].T, means[1].T, strict=True)]
     low, high = (float(x) for x in np.quantile(draws, [LEAST, MOST], method="closest_observation"))
     low, high = min(low, value), max(high, value)
     fewest = float(other.labels[0] / one.labels[place])
@@ -72,11 +70,13 @@ def _rate(one: LearningCurve, other: LearningCurve, place: int, means: Array, ot
     """0 where ``other`` does as well with its fewest labels, infinity where it never does."""
     aim = rising(means)[place]
     reached = rising(others)
-    if reached[0] >= aim:
-        return 1.0 * (reached[0] == aim and other.labels[0] == one.labels[place])
+    if reached[0] > aim:
+        return 0.0
     if reached[-1] < aim:
         return math.inf
     k = int(np.argmax(reached >= aim))
+    if k == 0:
+        return float(other.labels[0] / one.labels[place])
     share = (aim - reached[k - 1]) / (reached[k] - reached[k - 1])
     logs = np.log(other.labels)
     return float(np.exp(logs[k - 1] + share * (logs[k] - logs[k - 1])) / one.labels[place])

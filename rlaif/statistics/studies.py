@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import stdtr, stdtrit
+from scipy.special import ndtri, stdtr, stdtrit
 
 from rlaif.statistics.figures import Figure
 
@@ -137,8 +137,8 @@ def conclusions(differences: Mapping[str, Difference], margin: float, alpha: flo
     return {name: Conclusion(answer(name), each, margin, p[name], alike[name]) for name, each in differences.items()}
 
 
-def needed(difference: float, deviation: float, power: float = POWER, alpha: float = ALPHA) -> int:
-    """Prompts that a study needs to find a true ``difference`` of paired values with this ``deviation``, for many prompts:
-    ((z_{1−α/2} + z_power)·deviation/difference)²."""
-    z = float(stdtrit(np.inf, 1 - alpha / 2) + stdtrit(np.inf, power))
-    return math.ceil((z * deviation / difference) ** 2)
+def detectable_with(prompts: int, deviation: float, power: float = POWER, alpha: float = ALPHA) -> float:
+    """The smallest true difference of paired values with this ``deviation`` that so many prompts find, with this probability, where
+    trainings do not differ: (z_{1−α/2} + z_power)·deviation/√prompts."""
+    z = float(ndtri(1 - alpha / 2) + ndtri(power))
+    return z * deviation / math.sqrt(prompts)

@@ -2,7 +2,8 @@
 
 Figures are flat. ``arms.ARM.NAME`` is of an arm, over its seeds; ``differences.ARM.NAME`` is its difference from the arm it is held
 against, paired by prompt and seed, both taken as random (``statistics.studies``). A win rate against that arm itself,
-``POLICY.head_to_head``, differs from one half. ``people.NAME`` is of the people of the arm that is held against.
+``POLICY.head_to_head``, differs from one half. Beside a difference with an answer stand its p values, ``.p`` of none and
+``.p_equivalent`` of one beyond the margin, both corrected over the arms, and ``.detectable``, what four of five such studies find. ``people.NAME`` is of the people of the arm that is held against.
 
     labels.agreement, labels.kappa   with the labels of the arm it is held against, where both have one
     labels.truth                     share labelled as the truth is, where the study names one
@@ -12,7 +13,7 @@ against, paired by prompt and seed, both taken as random (``statistics.studies``
     reward.accuracy.OF               of the reward model on the held-out labels of arm OF, or of the truth, ties left out
     POLICY.NAME                      of a policy: win_rate against the start, kl, length, metrics
 
-``rlaif.study.curves`` adds learning curves and exchange rates.
+``arms.ARM.tuned`` is which of the settings that every arm tried was its own. ``rlaif.study.curves`` adds learning curves and exchange rates.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from rlaif.study.labelled import Labels, beside, by_prompt, items_of, labels_of,
 from rlaif.study.policies import EQUAL, WIN, Column, Table, contested, meanings, measured
 from rlaif.study.recipe import TRUTH, Study
 from rlaif.study.trained import accuracy_by_prompt, calibration, held_of
-from rlaif.study.walk import contest_folder, folder_of
+from rlaif.study.walk import choice_of, contest_folder, folder_of
 
 Figures = dict[str, Figure]
 HEAD_TO_HEAD = {WIN: "head_to_head", EQUAL: "head_to_head_at_equal_length"}
@@ -96,6 +97,8 @@ def measure(study: Study, out: Path) -> Measured:
     for each in (*_of_truth(study, labels, found), *of_reward, *_of_policies(study, out)):
         _tell(each, study, found)
     found.figures.update(figures_of(study, curves_of(study, out, labels)))
+    for arm in study.arms if study.tune else ():
+        found.figures[f"arms.{arm}.tuned"] = Figure(value=float(choice_of(study, arm, out)), n=len(study.tune))
     return found
 
 
@@ -117,7 +120,14 @@ def _tell(measure: Measure, study: Study, found: Measured) -> None:
         found.figures[f"differences.{arm}.{measure.name}"] = difference.figure
     if measure.margin is not None and differences:
         for arm, conclusion in conclusions(differences, measure.margin).items():
-            found.answers[f"differences.{arm}.{measure.name}"] = Answered(arm, measure, conclusion)
+            name, n = f"differences.{arm}.{measure.name}", conclusion.difference.n
+            found.answers[name] = Answered(arm, measure, conclusion)
+            for what, value in (
+                ("p", conclusion.p),
+                ("p_equivalent", conclusion.p_equivalent),
+                ("detectable", conclusion.difference.detectable()),
+            ):
+                found.figures[f"{name}.{what}"] = Figure(value=value, n=n)
 
 
 def _over_seeds(measure: Measure, arm: str) -> Figure:

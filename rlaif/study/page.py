@@ -62,6 +62,11 @@ def write_page(path: Path, study: Study, out: Path, found: Measured) -> None:
         rewards=list(_rows(study, found, {name: found.meanings[name] for name in _rewards(found)})),
         policies=list(_rows(study, found, {name: found.meanings[name] for name in _policies(found)})),
         arms={name: _told(arm.model_dump(mode="json", exclude_defaults=True)) for name, arm in study.arms.items()},
+        tuned={
+            arm: ", ".join(study.tune[int(figures[f"arms.{arm}.tuned"].value or 1) - 1])
+            for arm in study.arms
+            if study.tune
+        },
         exchange=list(_exchange(study, figures)),
         answered=[
             (each, meant(each.conclusion, more_is_better=each.measure.more_is_better))

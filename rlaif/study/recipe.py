@@ -17,7 +17,7 @@ import itertools
 import json
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,16 @@ from rlaif.errors import ConfigError, UserError, did_you_mean
 
 MAY_DIFFER = ("labels", "preferences.calibration")  # keys of a recipe in which arms differ
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*$")
-SHARED, TRUTH, CURVES, CONTESTS = "shared", "truth", "curves", "contests"  # folders beside those of the arms
+SHARED, TRUTH, CURVES, CONTESTS, TUNING = (
+    "shared",
+    "truth",
+    "curves",
+    "contests",
+    "tuning",
+)  # folders beside those of the arms
+
+
+OF_REWARD_MODELS = "reward_model.options."
 
 
 class Arm(Section):
@@ -86,6 +95,7 @@ class Study(Section):
     against: str = ""  # the arm that the others are held against; "": the first
     truth: LabelsSection | None = None  # labels that nothing learns from
     curves: Curves | None = None
+    tune: tuple[tuple[str, ...], ...] = ()  # settings of reward models that every arm tries; (): the recipe's, for all
     margin: float = Field(default=0.05, gt=0, lt=1)  # of a share: differences within it count as none
     label_margin: float = Field(default=0.03, gt=0, lt=1)  # of a share of labels
 
@@ -101,9 +111,26 @@ class Study(Section):
     def _source(cls, value: Any) -> Any:
         return _named(value)
 
+    @field_validator("tune", mode="before")
+    @classmethod
+    def _candidates(cls, value: Any) -> Any:
+        return [[each] if isinstance(each, str) else each for each in value or ()]
+
+    @field_validator("tune")
+    @classmethod
+    def _of_reward_models(cls, value: tuple[tuple[str, ...], ...]) -> tuple[tuple[str, ...], ...]:
+        for setting in itertools.chain.from_iterable(value):
+            if not setting.startswith(OF_REWARD_MODELS) or "=" not in setting:
+                raise ValueError(
+                    f'tune: "{setting}": settings of reward models are tried, such as {OF_REWARD_MODELS}learning_rate=1e-4'
+                )
+        if len(value) == 1:
+            raise ValueError("tune: one candidate leaves no choice: put it into set")
+        return value
+
     @model_validator(mode="after")
     def _sound(self) -> Study:
-        if taken := [name for name in (SHARED, TRUTH, CURVES, CONTESTS) if name in self.arms]:
+        if taken := [name for name in (SHARED, TRUTH, CURVES, CONTESTS, TUNING) if name in self.arms]:
             raise ValueError(f'arms: "{taken[0]}" is the name of a folder of the study: give the arm another')
         asked = {name: arm.noise_like for name, arm in self.arms.items() if arm.noise_like}
         asked |= {f"curves.arms, {name}": name for name in (self.curves.arms if self.curves else ())}
@@ -121,6 +148,11 @@ class Study(Section):
     @property
     def baseline(self) -> str:
         return self.against or next(iter(self.arms))
+
+    @property
+    def tuned(self) -> tuple[str, ...]:
+        """Keys in which arms may differ because each tried the same settings."""
+        return tuple(dict.fromkeys(setting.partition("=")[0] for candidate in self.tune for setting in candidate))
 
     def sizes(self, arm: str) -> tuple[int, ...]:
         """Numbers of labels that reward models of an arm learn from, besides all."""
@@ -160,6 +192,12 @@ def check_arms(study: Study) -> None:
             road.gateway.ledger.close()
 
 
+def recipe_of(study: Study, catalogue: Catalogue) -> Pipeline:
+    """The recipe that a study's arms walk, as the arm has it that the others are held against."""
+    entry = catalogue.find("pipeline", study.recipe, where="rlaif compare")
+    return load_pipeline(entry, study.settings(study.baseline, study.seeds[0]))
+
+
 def load_study(path: Path, settings: tuple[str, ...], catalogue: Catalogue) -> Study:
     """A study file with ``--set`` laid over it. Raises ConfigError where arms differ in more than labels."""
     entry = catalogue.find("pipeline", str(path), where="rlaif compare")
@@ -173,10 +211,11 @@ def load_study(path: Path, settings: tuple[str, ...], catalogue: Catalogue) -> S
     alike = ["held_out_seed"] if whole.held_out_seed is None else []  # all seeds are measured on the same prompts
     alike += ["evaluation.seed"] if whole.evaluation and whole.evaluation.seed is None else []
     study = study.model_copy(update={"set": (*study.set, *(f"{key}={study.seeds[0]}" for key in alike))})
-    if study.curves and whole.reward_model is None:
-        raise ConfigError(
-            f"{where.at('curves')}: {study.recipe} trains no reward model. Leave curves out, or name another recipe."
-        )
+    for key, wanted in (("curves", study.curves), ("tune", study.tune)):
+        if wanted and whole.reward_model is None:
+            raise ConfigError(
+                f"{where.at(key)}: {study.recipe} trains no reward model. Leave {key} out, or name another recipe."
+            )
     for seed in study.seeds:
         first, *others = [(name, load_pipeline(recipe, study.settings(name, seed))) for name in study.arms]
         for name, pipeline in others:
@@ -188,19 +227,19 @@ def load_study(path: Path, settings: tuple[str, ...], catalogue: Catalogue) -> S
     return study
 
 
-def differing(one: Pipeline, other: Pipeline) -> Iterator[str]:
-    """Keys in which two recipes differ, other than those in which arms may."""
-    yield from _differing(one.model_dump(mode="json"), other.model_dump(mode="json"), ())
+def differing(one: Pipeline, other: Pipeline, beside: Sequence[str] = ()) -> Iterator[str]:
+    """Keys in which two recipes differ, other than those in which arms may, and ``beside`` those."""
+    yield from _differing(one.model_dump(mode="json"), other.model_dump(mode="json"), (), (*MAY_DIFFER, *beside))
 
 
-def _differing(one: Any, other: Any, key: tuple[str, ...]) -> Iterator[str]:
-    if ".".join(key) in MAY_DIFFER or one == other:
+def _differing(one: Any, other: Any, key: tuple[str, ...], may: Sequence[str]) -> Iterator[str]:
+    if ".".join(key) in may or one == other:
         return
     if isinstance(one, dict) and isinstance(other, dict):
         for name in dict.fromkeys((*one, *other)):
-            yield from _differing(one.get(name), other.get(name), (*key, name))
+            yield from _differing(one.get(name), other.get(name), (*key, name), may)
     elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
         for n, pair in enumerate(zip(one, other, strict=True)):
-            yield from _differing(*pair, (*key, str(n)))
+            yield from _differing(*pair, (*key, str(n)), may)
     else:
         yield ".".join(key)

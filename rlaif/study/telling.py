@@ -4,19 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from rlaif.config import Pipeline
 from rlaif.measures import Measure as Meaning
 from rlaif.statistics import Figure
-from rlaif.statistics.studies import Conclusion
+from rlaif.statistics.studies import Conclusion, detectable_with
 from rlaif.study.measures import HEAD_TO_HEAD, Answered, Measured
 from rlaif.study.policies import WIN
 from rlaif.study.recipe import TRUTH, Study
 
 SHARE = Meaning("", "%")
+PASSES = 0.5  # omega from which labels may stand in for a person (Calderon et al. 2025)
+
+
+EVEN = 0.5  # deviation of outcomes that are won or lost, each half the time: the largest there is
+
+
+def planned(study: Study, recipe: Pipeline) -> str | None:
+    """Before anything is walked: how small a difference between policies the prompts suffice for. None where none are judged."""
+    section = recipe.evaluation
+    if section is None or not section.judges or not recipe.policies:
+        return None
+    prompts = min(section.prompts, section.judged or section.prompts)
+    seen = 100 * detectable_with(prompts, EVEN)
+    return (
+        f"Contests of policies on up to {prompts:,} prompts find a difference of {seen:.1f} points in four of five studies, if every "
+        f"training ended alike: {len(study.seeds)} seeds show how alike they are, and answers within {100 * study.margin:g} points "
+        "count as none."
+    )
 
 
 def lines(study: Study, found: Measured) -> Iterator[str]:
     """The answer, then each arm's labels and reward model, and every difference that has an answer."""
     yield from answer(study, found)
+    yield from _people(study, found)
     against = study.baseline
     for arm in study.arms:
         said = [
@@ -35,6 +55,19 @@ def lines(study: Study, found: Measured) -> Iterator[str]:
     for each in found.answers.values():
         yield f"{each.arm} against {against}, {each.measure.name}: {answered(each)}"
     yield from found.unsaid
+
+
+def _people(study: Study, found: Measured) -> Iterator[str]:
+    """How far people agree with each other, and which labels may stand in for a person."""
+    if between := found.figures.get("people.agreement"):
+        ceiling = found.figures.get("people.ceiling")
+        best = f"; no label could agree with one of them in more than {SHARE.written(ceiling)}" if ceiling else ""
+        yield f"Two people of {study.baseline} agree in {SHARE.written(between)}, ties left out{best}."
+    for arm in study.arms:
+        omega = found.figures.get(f"arms.{arm}.labels.alt_test.omega.crowd")
+        if omega and omega.value is not None:
+            may = "may" if omega.value >= PASSES else "may not"
+            yield f"{arm} {may} stand in for a crowd worker (alternative annotator test, omega {omega.value:.2f} of {PASSES} needed)."
 
 
 def answer(study: Study, found: Measured) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.recorded.replay import WORTH
-from rlaif.statistics import Figure, calibration_figure
+from rlaif.statistics import Figure, calibration_figure, log_loss
 from rlaif.study.labelled import Labels
 
 Held = Mapping[str, Any]  # what a reward model said of held-out pairs, as ``rlaif.reward:HeldOut`` has it
@@ -25,6 +25,18 @@ def learnt_from(folder: Path) -> int:
     """How many labels a run's reward model learnt from."""
     told = _told(folder)
     return int(told["pairs"]) if told else 0
+
+
+def own_loss(folder: Path) -> float:
+    """The mean loss in nats of a run's reward model on its own held-out labels; infinite where there is none."""
+    told = held_of(folder)
+    rows = list(zip(told["differences"], told["p"], told["weight"], strict=True)) if told else []
+    total = sum(weight for _, _, weight in rows)
+    if not total:
+        return math.inf
+    p = [1 / (1 + math.exp(-difference)) for difference, _, _ in rows]
+    losses = log_loss(p, [target for _, target, _ in rows])
+    return float(sum(weight * loss for (_, _, weight), loss in zip(rows, losses, strict=True)) / total)
 
 
 def _told(folder: Path) -> dict[str, Any] | None:

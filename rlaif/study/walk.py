@@ -5,6 +5,7 @@
     OUT/truth/seed0     labels that nothing learns from, where the study names some
     OUT/contests/ai/seed0    verdicts on the arm's policies against those of the arm that it is held against
     OUT/curves/ai/seed0/250  a reward model of the arm that learnt from so many labels
+    OUT/tuning/ai/2          one with the second of the settings that every arm tries, of the first seed
 
 Each is resumed where it stands; a finished one is not walked again.
 """
@@ -16,7 +17,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,12 @@ from rlaif.statistics import flip_rate
 from rlaif.store import RECIPE, RunFolder, read_manifest, write_json
 from rlaif.study.labelled import people_agree
 from rlaif.study.pool import Contest, Pool, Run
-from rlaif.study.recipe import CONTESTS, CURVES, SHARED, TRUTH, Study, differing
+from rlaif.study.recipe import CONTESTS, CURVES, SHARED, TRUTH, TUNING, Study, differing
+from rlaif.study.trained import own_loss
 
 OF_THE_RUN = (".lock", "report.html", "accounts.json", "metrics.json", "superseded")  # not of what goes on from it
-TRAINED = ("reward_model", "policies", "training", "evaluation")
+REWARD_MODEL_ALONE = ("policies=[]", "evaluation=null")
+TRAINED = ("reward_model", "reward_members", "policies", "training", "evaluation")
 BEFORE_LABELS = ("prompts", "responses", "comparisons")  # nouns that all arms of a seed have alike
 
 
@@ -48,14 +51,19 @@ def curve_folder(out: Path, arm: str, seed: int, labels: int) -> Path:
     return folder_of(out / CURVES, arm, seed) / str(labels)
 
 
+def tuning_folder(out: Path, arm: str, number: int) -> Path:
+    return out / TUNING / arm / str(number)
+
+
 async def walk(study: Study, out: Path, watcher: Watcher) -> None:
     """All runs of a study. Raises UserError where one has come to differ in more than labels."""
+    tuned = {name: asyncio.Event() for name in study.arms}  # in the first seed, for all
     async with Pool(study.at_once, watcher) as pool:
-        await _all(_walk_seed(study, seed, out, pool) for seed in study.seeds)
+        await _all(_walk_seed(study, seed, out, pool, tuned) for seed in study.seeds)
     need_alike(study, out)
 
 
-async def _walk_seed(study: Study, seed: int, out: Path, pool: Pool) -> None:
+async def _walk_seed(study: Study, seed: int, out: Path, pool: Pool, tuned: Mapping[str, asyncio.Event]) -> None:
     shared = folder_of(out, SHARED, seed)
     await pool.walk(Run(f"seed {seed}", study.recipe, study.settings(None, seed), shared, "comparisons"))
     walked = {name: asyncio.Event() for name in study.arms}
@@ -67,9 +75,20 @@ async def _walk_seed(study: Study, seed: int, out: Path, pool: Pool) -> None:
         settings = study.settings(name, seed, rate_of(study, name, seed, out))
         folder = folder_of(out, name, seed)
         run = Run(f"{name}, seed {seed}", study.recipe, settings, begun(folder, shared), "report")
+        if study.tune and seed == study.seeds[0]:
+            await _all(tried(run, name, number) for number in range(1, len(study.tune) + 1))
+            tuned[name].set()
+        if study.tune:
+            await tuned[name].wait()
+            run = replace(run, settings=[*settings, *study.tune[choice_of(study, name, out) - 1]])
         await pool.walk(run)
         walked[name].set()
         await _all([contest(run, name), *(shorter(run, name, count) for count in study.sizes(name))])
+
+    async def tried(run: Run, name: str, number: int) -> None:
+        folder = begun(tuning_folder(out, name, number), shared)
+        settings = [*run.settings, *study.tune[number - 1], *REWARD_MODEL_ALONE]
+        await pool.walk(Run(f"{name}, settings {number}", run.recipe, settings, folder, "policy"))
 
     async def contest(run: Run, name: str) -> None:
         if name != study.baseline:
@@ -81,7 +100,7 @@ async def _walk_seed(study: Study, seed: int, out: Path, pool: Pool) -> None:
         folder = curve_folder(out, name, seed, labels)
         if not folder.exists():
             go_on_from(run.folder, folder, without=TRAINED)
-        more = [f"reward_model.options.labels={labels}", "policies=[]", "evaluation=null"]
+        more = [f"reward_model.options.labels={labels}", *REWARD_MODEL_ALONE]
         what = f"{run.name}, {labels} labels"
         await pool.walk(Run(what, run.recipe, [*run.settings, *more], folder, "policy"))
 
@@ -97,6 +116,13 @@ def begun(folder: Path, shared: Path) -> Path:
     if not folder.exists():
         go_on_from(shared, folder)
     return folder
+
+
+def choice_of(study: Study, arm: str, out: Path) -> int:
+    """Which of the settings that every arm tried is an arm's: those whose reward model has the lowest loss on the arm's own held-out
+    labels."""
+    losses = [own_loss(tuning_folder(out, arm, number)) for number in range(1, len(study.tune) + 1)]
+    return 1 + losses.index(min(losses))
 
 
 def rate_of(study: Study, arm: str, seed: int, out: Path) -> float | None:
@@ -133,11 +159,18 @@ def go_on_from(run: Path, folder: Path, without: Sequence[str] = ()) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     made = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(made, ignore_errors=True)
-    shutil.copytree(run, made, copy_function=os.link, ignore=shutil.ignore_patterns(*OF_THE_RUN, *without))
+    shutil.copytree(run, made, copy_function=_linked, ignore=shutil.ignore_patterns(*OF_THE_RUN, *without))
     manifest = read_manifest(run / "manifest.json")
     stages = {name: state for name, state in manifest["stages"].items() if name.partition("/")[0] not in without}
     write_json(made / "manifest.json", {**manifest, "stages": stages, "id": uuid.uuid4().hex[:16]})
     made.rename(folder)
+
+
+def _linked(one: str, other: str) -> None:
+    try:
+        os.link(one, other)
+    except OSError:  # a disk that knows no links
+        shutil.copy2(one, other)
 
 
 def need_alike(study: Study, out: Path) -> None:
@@ -146,7 +179,7 @@ def need_alike(study: Study, out: Path) -> None:
     for seed in study.seeds:
         first, *others = [(arm, facts_of(folder_of(out, arm, seed))) for arm in study.arms]
         for arm, facts in others:
-            if found := list(_unlike(first[1], facts)):
+            if found := list(_unlike(first[1], facts, study.tuned)):
                 raise UserError(
                     f"{folder_of(out, arm, seed)} and {folder_of(out, first[0], seed)} differ in {', '.join(found)}, and not in "
                     "labels alone: nothing can be said of the difference. Remove the one that was changed, and walk the study again."
@@ -159,13 +192,16 @@ def facts_of(folder: Path) -> dict[str, Any]:
     return {
         "recipe": Pipeline(**json.loads((folder / RECIPE).read_text(encoding="utf-8"))),
         **{noun: run.content(noun) for noun in BEFORE_LABELS},
-        "models.policy": run.manifest["models"].get("policy"),
+        **{f"models.{role}": model for role, model in run.manifest["models"].items()},
         **{f"environment.{name}": value for name, value in run.manifest["environment"].items()},
     }
 
 
-def _unlike(one: dict[str, Any], other: dict[str, Any]) -> Iterator[str]:
-    yield from differing(one["recipe"], other["recipe"])
+def _unlike(one: dict[str, Any], other: dict[str, Any], tuned: Sequence[str]) -> Iterator[str]:
+    yield from differing(one["recipe"], other["recipe"], tuned)
     for name in dict.fromkeys((*one, *other)):
-        if name != "recipe" and one.get(name) != other.get(name):
+        of_one = name.startswith("models.") and not (
+            name in one and name in other
+        )  # a judge that the other does not ask
+        if name != "recipe" and not of_one and one.get(name) != other.get(name):
             yield name

@@ -337,3 +337,14 @@ def test_planted_biases_stand_in_the_accounts_with_their_sign_and_size(
 def test_biases_cannot_add_up_to_more_than_certainty() -> None:
     with pytest.raises(ConfigError, match="add up to more than 1"):
         parse_options(Annotators, {"position": 0.7, "length": -0.7}, "test")
+
+
+def test_an_overlap_asks_one_more_person_about_a_share_of_the_comparisons() -> None:
+    comparisons = drawn(400)
+    once, twice = (Annotators.of(Annotators.Options(noise=0.2, overlap=share), 0) for share in (0.0, 0.25))
+    asked = {c.id: (once.asked(c), twice.asked(c)) for c in comparisons}
+    assert all(both[: len(one)] == one for one, both in asked.values())
+    assert 70 < sum(len(both) == 2 for _, both in asked.values()) < 130
+    assert (once.per_comparison(), twice.per_comparison()) == (1, None)
+    with pytest.raises(ValueError, match="votes is 3, and one more by overlap, but there are only 3 people"):
+        Annotators.Options(people=3, votes=3, overlap=0.1)
