@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
-import signal
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -68,11 +66,8 @@ class Pool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for process in self.all:
-            if process.returncode is None and error is not None:
-                with contextlib.suppress(ProcessLookupError):
-                    process.send_signal(signal.SIGTERM)
-            assert process.stdin
-            process.stdin.close()
+            assert process.stdin is not None
+            process.stdin.close()  # one at work stops as at Ctrl-C, one that waits ends
         for process in self.all:
             await process.wait()
 

@@ -100,34 +100,34 @@ def test_every_shipped_principle_is_examined_below() -> None:
 def test_every_shipped_wording_is_read_the_right_way_round(name: str, principle: str) -> None:
     family, sign = MEANT[principle]
     word = Wording(shipped_principles()[principle], family, sign, negated=False)
-    answers = sit(*judge(name), [(pair, [label]) for pair, label in pairs_for(Random(principle), word, 96)])
+    answers = sit(*judge(name), [(pair, [label]) for pair, label in pairs_for(Random(principle), word, 48)])
     assert fmean(answer.right for answer in answers) > 0.6
 
 
 @pytest.mark.parametrize("name", JUDGES)
 def test_verdicts_follow_the_oracle_on_held_out_prompts(name: str) -> None:
     for way, least in {"seen": 0.92, "seen_negated": 0.92, "new_phrase": 0.8, "new_negated_frame": 0.8}.items():
-        answers = sit(*judge(name), paper(Random(f"test/{way}"), WAYS[way], 120))
+        answers = sit(*judge(name), paper(Random(f"test/{way}"), WAYS[way], 60))
         assert (right(answers).value or 0) > least, way
         assert 0.45 <= (first_shown(answers).value or 0) <= 0.55, way
 
 
 @pytest.mark.parametrize("name", JUDGES)
 def test_ties_stay_near_one_half(name: str) -> None:
-    ties = sit(*judge(name), paper(Random("test/ties"), WAYS["seen"], 96, ties=1.0))
+    ties = sit(*judge(name), paper(Random("test/ties"), WAYS["seen"], 48, ties=1.0))
     assert (from_one_half(ties).value or 1) < NEAR_TIE
 
 
 @pytest.mark.parametrize("name", JUDGES)
 def test_the_opposite_principle_turns_the_verdict(name: str) -> None:
-    answers = sit(*judge(name), opposites(Random("test/opposites"), 96))
+    answers = sit(*judge(name), opposites(Random("test/opposites"), 48))
     sides = [(answer.p or 0) > 0.5 for answer in answers]
     assert fmean(one != two for one, two in zip(sides[::2], sides[1::2], strict=True)) > 0.8
 
 
 @pytest.mark.parametrize("name", JUDGES)
 def test_two_families_prefer_the_same_reply_only_as_often_as_to_the_oracle(name: str) -> None:
-    answers = sit(*judge(name), strangers(Random("test/strangers"), 240))
+    answers = sit(*judge(name), strangers(Random("test/strangers"), 160))
     pairs = list(zip(answers[::2], answers[1::2], strict=True))
     to_judge = fmean(((a.p or 0) > 0.5) == ((b.p or 0) > 0.5) for a, b in pairs)
     to_oracle = fmean(a.label.p == b.label.p for a, b in pairs)
