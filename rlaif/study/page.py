@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,8 +73,8 @@ def write_page(path: Path, study: Study, out: Path, found: Measured) -> None:
             for each in found.answers.values()
         ],
         plots=_plots(study, found, plots),
-        pairs=_pairs(study, out),
-        contests=_contests(study, out),
+        pairs=_first(study, lambda other: _pairs(study, out, other)),
+        contests=_first(study, lambda other: _contests(study, out, other)),
         manifest=manifest,
         recipe=json.loads((first / RECIPE).read_text(encoding="utf-8")),
         runs=list(_runs(study, out)),
@@ -181,15 +181,18 @@ def _plots(study: Study, found: Measured, plots: Plots) -> dict[str, str]:
 # --- to be read -------------------------------------------------------------------------------------------------------
 
 
-def _other(study: Study) -> str:
-    """The arm whose labels are read beside those it is held against: the first."""
-    return next(arm for arm in study.arms if arm != study.baseline)
+def _first(study: Study, look: Callable[[str], list[dict[str, Any]]]) -> tuple[str, list[dict[str, Any]]]:
+    """The first arm with anything to read beside the one it is held against, and that."""
+    for arm in study.arms:
+        if arm != study.baseline and (found := look(arm)):
+            return arm, found
+    return "", []
 
 
-def _pairs(study: Study, out: Path) -> list[dict[str, Any]]:
+def _pairs(study: Study, out: Path, other: str) -> list[dict[str, Any]]:
     """Pairs that two arms label differently, by a keyed draw, one of a prompt at most."""
     seed = study.seeds[0]
-    names = [study.baseline, _other(study), *([TRUTH] if study.truth else [])]
+    names = [study.baseline, other, *([TRUTH] if study.truth else [])]
     choices = {name: labels_of(folder_of(out, name, seed)).choices for name in names}
     apart = {key for key, said in choices[study.baseline].items() if {said, choices[names[1]].get(key)} == {"a", "b"}}
     found: dict[str, tuple[str, Comparison]] = {}
@@ -215,9 +218,9 @@ def _pairs(study: Study, out: Path) -> list[dict[str, Any]]:
     ]
 
 
-def _contests(study: Study, out: Path) -> list[dict[str, Any]]:
+def _contests(study: Study, out: Path, other: str) -> list[dict[str, Any]]:
     """Answers of two arms' policies to the same prompt, won and lost in turn, by a keyed draw."""
-    seed, other = study.seeds[0], _other(study)
+    seed = study.seeds[0]
     path = contest_folder(out, other, seed) / CONTEST
     if not path.is_file():
         return []
