@@ -22,10 +22,10 @@ def compare(
     from rlaif.study.page import write_page
     from rlaif.study.recipe import check_arms, load_study, recipe_of
     from rlaif.study.telling import lines, planned
-    from rlaif.study.walk import walk
+    from rlaif.study.walk import folder_of, walk
 
     plan = load_study(study, tuple(settings), Catalogue())
-    if not out.exists():
+    if not all(folder_of(out, arm, seed).exists() for arm in plan.arms for seed in plan.seeds):
         check_arms(plan)
         if line := planned(plan, recipe_of(plan, Catalogue())):
             typer.echo(line)

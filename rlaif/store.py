@@ -38,7 +38,7 @@ import typing
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -291,15 +291,9 @@ class RunFolder:
             }  # fmt: skip
             self.save()
 
-    @contextmanager
-    def alone(self) -> Iterator[None]:
+    def alone(self) -> AbstractContextManager[None]:
         """Keep other processes from running in this folder meanwhile. Raises UserError when one is."""
-        with (self.path / ".lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise UserError(f"{self.path}: another run is at work in this folder. Wait for it.") from error
-            yield
+        return alone(self.path)
 
     def save(self) -> None:
         write_json(self.path / "manifest.json", self.manifest)
@@ -669,6 +663,18 @@ def _metadata(shard: Path, name: str) -> str:
 
 def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep other processes from working in a folder meanwhile, which is made where it is not there. Raises UserError when one is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"{folder}: another run is at work in this folder. Wait for it.") from error
+        yield
 
 
 def environment() -> dict[str, Any]:

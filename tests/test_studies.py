@@ -54,7 +54,7 @@ def test_holm_by_hand() -> None:
 
 def test_a_conclusion_needs_its_evidence() -> None:
     def one(value: float, error: float) -> str:
-        return conclusions({"ai": Difference(value, error, 1000, 1000)}, margin=0.05)["ai"].answer
+        return conclusions({"ai": Difference(value, error, 1000, 1000, 1000)}, margin=0.05)["ai"].answer
 
     assert one(0.10, 0.01) == "better"
     assert one(-0.10, 0.01) == "worse"
@@ -67,7 +67,7 @@ def test_a_conclusion_needs_its_evidence() -> None:
 def test_what_could_be_detected_is_detected_as_often_as_said() -> None:
     rng = np.random.default_rng(0)
     prompts, deviation = 200, 0.5
-    true = Difference(0.0, deviation / math.sqrt(prompts), prompts - 1, prompts).detectable()
+    true = Difference(0.0, deviation / math.sqrt(prompts), prompts - 1, prompts, prompts).detectable()
     found = [crossed_difference(rng.normal(true, deviation, (1, prompts))).p < 0.05 for _ in range(2000)]
     assert np.mean(found) == pytest.approx(0.8, abs=0.03)
     assert detectable_with(prompts, deviation) == pytest.approx(true, rel=0.02)

@@ -15,8 +15,10 @@ import yaml
 
 from rlaif.catalogue import Catalogue
 from rlaif.errors import ConfigError, UserError
+from rlaif.records import Message, Prompt, uniform
 from rlaif.statistics import flip_rate
 from rlaif.store import RECIPE as RECIPE_FILE
+from rlaif.store import read_shard, write_shard
 from rlaif.study.recipe import load_study
 from rlaif.study.walk import need_alike
 from tests.runs import rlaif
@@ -67,14 +69,17 @@ def wrote(folder: Path, **changes: Any) -> Path:
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "another seed": ({"arms": {"a": "human", "b": {"labels": "human", "set": ["seed=3"]}}}, "a and b differ in seed:"),
+    "another seed": (
+        {"arms": {"a": "human", "b": {"labels": "human", "set": ["seed=3"]}}},
+        'set: "seed=3": arms differ in labels, and may in preferences.calibration.',
+    ),
     "another hyper-parameter": (
         {"arms": {"a": "human", "b": {"labels": "human", "set": ["reward_model.options.learning_rate=1.0e-4"]}}},
-        "a and b differ in reward_model.options.learning_rate: arms may differ in labels and preferences.calibration alone.",
+        'set: "reward_model.options.learning_rate=1.0e-4": arms differ in labels',
     ),
     "other pairs": (
         {"arms": {"a": "human", "b": {"labels": "human", "set": ["pairs.limit=5"]}}},
-        "a and b differ in pairs.limit:",
+        'set: "pairs.limit=5": arms differ in labels',
     ),
     "one arm": ({"arms": {"a": "human"}}, '"arms"'),
     "an arm that is not there": ({"against": "humans"}, 'there is no arm "humans". Did you mean "human"?'),
@@ -105,10 +110,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"tune": ["policies.0.options.beta=1", "policies.0.options.beta=2"]},
         'tune: "policies.0.options.beta=1": settings of reward models are tried, such as reward_model.options.',
     ),
+    "numbers of labels to try": (
+        {"tune": ["reward_model.options.labels=10", "reward_model.options.labels=null"]},
+        'tune: "reward_model.options.labels=10": every arm learns from as many labels as it has',
+    ),
     "one setting to try": ({"tune": ["reward_model.options.epochs=2"]}, "tune: one candidate leaves no choice"),
     "an arm called as a folder of the study": (
         {"arms": {"truth": "human", "b": "human"}},
-        'arms: "truth" is the name of a folder of the study',
+        'arms: "truth" is taken by the study itself',
     ),
     "a name that is no folder's": (
         {"arms": {"a": "human", "../b": "human"}},
@@ -136,7 +145,7 @@ def walked(tmp_path_factory: pytest.TempPathFactory, policy_folder: Path) -> Pat
     wrote(folder)
     said = rlaif(folder, "compare", "study.yaml", "--out", "out", seconds=400)
     assert ", labels as human 100.0%" in said
-    assert "Whether labels of longest do as well as those of human, this study cannot say" in said
+    assert "longest instead of human: this study cannot say; it would have found a difference of" in said
     return folder
 
 
@@ -195,7 +204,10 @@ def test_labels_are_held_against_the_truth_and_against_people(walked: Path) -> N
 
 def test_policies_meet_head_to_head(walked: Path) -> None:
     figures = json.loads((walked / "out" / "compare.json").read_text())
-    assert figures["arms.again.dpo.head_to_head"] == {"value": 0.5, "low": 0.5, "high": 0.5, "n": 16}
+    again = figures["arms.again.dpo.head_to_head"]
+    assert (again["value"], again["n"]) == (0.5, 16)
+    assert again["low"] < 0.3 < 0.7 < again["high"]  # eight prompts, on which nothing differed, say little
+    assert figures["arms.longest.dpo.contests_without_verdict"]["value"] == 0
     assert "arms.human.dpo.head_to_head" not in figures
     win, difference = (figures[f"{kind}.longest.dpo.head_to_head"]["value"] for kind in ("arms", "differences"))
     assert difference == pytest.approx(win - 0.5)
@@ -237,7 +249,8 @@ def test_reward_models_of_fewer_labels_make_a_curve(walked: Path) -> None:
 def test_the_page_holds_the_answer_the_tables_and_what_made_them(walked: Path) -> None:
     html = (walked / "out" / "compare.html").read_text()
     said = html.replace("&#39;", "'")
-    assert "Labels of again did as well as those of human" in said
+    assert "again instead of human: this study cannot say; it would have found a difference of" in said
+    assert "Careful: longest is labelled by longest, which judges the policies too" in said
     assert "Two people of human agree with each other in" in said
     for words in (
         "Cohen's kappa",
@@ -285,11 +298,14 @@ def test_each_arm_takes_the_settings_that_suit_its_own_labels_and_a_finished_stu
 
 
 def _loss(held: dict[str, Any]) -> float:
+    """Of the half of the held-out prompts that settings are chosen by."""
+    columns = zip(held["prompt_ids"], held["differences"], held["p"], held["weight"], strict=True)
+    rows = [(d, p, weight) for prompt, d, p, weight in columns if uniform("tuning", prompt) < 0.5]
     parts = [
         weight * -(p * math.log(1 / (1 + math.exp(-d))) + (1 - p) * math.log(1 / (1 + math.exp(d))))
-        for d, p, weight in zip(held["differences"], held["p"], held["weight"], strict=True)
+        for d, p, weight in rows
     ]
-    return sum(parts) / sum(held["weight"])
+    return sum(parts) / sum(weight for *_, weight in rows)
 
 
 def test_people_who_never_label_a_pair_twice_give_no_noise_to_match(tmp_path: Path, policy_folder: Path) -> None:
@@ -319,6 +335,14 @@ def _other_comparisons(folder: Path) -> None:
         path.rename(folder / path.name)
 
 
+def _another_prompt(folder: Path) -> None:
+    (shard,) = (folder / "prompts").iterdir()
+    first, *others = read_shard(shard, Prompt)
+    turns = (Message(role="user", content=f"{first.messages[0].content} Please."),)
+    shard.unlink()  # a link to what other arms have
+    write_shard(shard, Prompt, [Prompt(messages=turns, metadata=first.metadata), *others], 60)
+
+
 CHANGED: dict[str, tuple[Callable[[Path], None], str]] = {
     "a seed": (_recipe(lambda recipe: recipe.update(seed=5)), "differ in seed,"),
     "a hyper-parameter": (
@@ -326,6 +350,7 @@ CHANGED: dict[str, tuple[Callable[[Path], None], str]] = {
         "differ in policies.0.options.learning_rate,",
     ),
     "the comparisons": (_other_comparisons, "differ in comparisons,"),
+    "one prompt": (_another_prompt, "differ in prompts,"),
 }
 
 

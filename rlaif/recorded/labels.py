@@ -9,7 +9,7 @@ Both files are as `rlaif certify recorded` reads them (docs/certify.md).
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rlaif.component import Options as BaseOptions
@@ -17,7 +17,7 @@ from rlaif.errors import ConfigError, DataError
 from rlaif.labels import LabelContext
 from rlaif.pairs import read_pair
 from rlaif.recorded.readers import find_reader
-from rlaif.recorded.replay import Reading, replay
+from rlaif.recorded.replay import Choice, Reading, replay
 from rlaif.records import NO_LABEL, Comparison, Judgement
 from rlaif.rows import need_source, read_rows, source_hash
 
@@ -28,6 +28,16 @@ class _Said:
 
     a: str
     readings: tuple[Reading, ...]
+
+    def called(self, a: str) -> tuple[Reading, ...]:
+        """The readings where the other response is called a, if it is the other."""
+        return self.readings if a == self.a else tuple(_turned(reading) for reading in self.readings)
+
+
+def _turned(reading: Reading) -> Reading:
+    order = None if reading.order is None else reading.order[::-1]
+    sides: dict[Choice | None, Choice | None] = {"a": "b", "b": "a"}
+    return replace(reading, order=order, choice=sides.get(reading.choice, reading.choice))
 
 
 class RecordedLabels:
@@ -69,7 +79,10 @@ class RecordedLabels:
             pair = read_pair(where, row)
             if isinstance(pair.comparison, str):
                 continue  # counted where the pairs were read
-            said[pair.comparison.id] = _Said(pair.first, tuple(found.readings.get(str(row["id"]), ())))
+            a = pair.first
+            readings = tuple(found.readings.get(str(row["id"]), ()))
+            before = said.get(pair.comparison.id)  # of a row with the same pair
+            said[pair.comparison.id] = _Said(a, (*(before.called(a) if before else ()), *readings))
         if not any(each.readings for each in said.values()):
             raise DataError(
                 f"{options.file}: no verdict of {self._labeller} is of a pair of {self.items} that can be judged."

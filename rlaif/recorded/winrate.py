@@ -247,7 +247,7 @@ def paired(contest: Contest, other: Contest) -> tuple[Card, list[str]]:
                     f"{contest.model} and {other.model} have {len(items)} items in common: two or more are needed."
                 )
             continue
-        difference = crossed_difference([[columns[0][item] - columns[1][item] for item in items]])
+        difference = crossed_difference([[columns[0][item] - columns[1][item] for item in items]]).of_shares
         said = conclusions({name: difference}, MARGIN)[name]
         low, high = difference.interval()
         card[name] = Figure(value=100 * difference.value, low=100 * low, high=100 * high, n=len(items))
@@ -268,8 +268,7 @@ def _meant(said: Conclusion) -> str:
     if said.answer == "equivalent":
         return f"equivalent, within {100 * said.margin:g} points"
     if said.answer == "inconclusive":
-        seen = 100 * said.difference.detectable()
-        return f"inconclusive: a difference of {seen:.1f} points would have been found in four of five such comparisons"
+        return f"inconclusive: a difference of {100 * said.detectable:.1f} points would have been found in four of five such comparisons"
     return said.answer
 
 

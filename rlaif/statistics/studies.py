@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -19,6 +19,7 @@ from rlaif.statistics.figures import Figure
 
 ALPHA = 0.05
 POWER = 0.8
+RARE = 3 / 1.645  # added errors, in prompts: 1.645 of them are the rule of three's bound
 Answer = Literal["better", "worse", "equivalent", "inconclusive"]
 
 
@@ -30,6 +31,7 @@ class Difference:
     error: float
     df: float
     n: int  # values it is of
+    units: int  # independent of each other: prompts
 
     def interval(self, level: float = 1 - ALPHA) -> tuple[float, float]:
         half = float(stdtrit(self.df, (1 + level) / 2)) * self.error if self.error else 0.0
@@ -55,6 +57,13 @@ class Difference:
             return 0.0 if distance > 0 else 1.0 if distance < 0 else 0.5
         return float(stdtr(self.df, -distance / self.error))
 
+    @property
+    def of_shares(self) -> Difference:
+        """The same of outcomes within a step of 1, such as yes and no. What hardly ever happens may not have happened here at all: then the
+        observed spread is less than the true one, none where nothing differed. As much is added to the error as makes the bound of
+        nothing seen the rule of three's, 3 / prompts (Hanley and Lippman-Hand 1983)."""
+        return replace(self, error=math.hypot(self.error, RARE / self.units))
+
     def detectable(self, power: float = POWER, alpha: float = ALPHA) -> float:
         """The smallest true difference that a study like this finds with this probability: (t_{1−α/2} + t_power)·error."""
         return float(stdtrit(self.df, 1 - alpha / 2) + stdtrit(self.df, power)) * self.error
@@ -76,14 +85,14 @@ def crossed_difference(values: ArrayLike) -> Difference:
     mean = float(d.mean())
     by_prompt = float(seeds * d.mean(axis=0).var(ddof=1))
     if seeds == 1:
-        return Difference(mean, math.sqrt(by_prompt / prompts), prompts - 1, prompts)
+        return Difference(mean, math.sqrt(by_prompt / prompts), prompts - 1, prompts, prompts)
     by_seed = float(prompts * d.mean(axis=1).var(ddof=1))
     rest = d - d.mean(axis=0) - d.mean(axis=1, keepdims=True) + mean
     left = float((rest**2).sum() / ((seeds - 1) * (prompts - 1)))
     total = max(by_seed + by_prompt - left, by_seed, by_prompt)
     spread = by_seed**2 / (seeds - 1) + by_prompt**2 / (prompts - 1) + left**2 / ((seeds - 1) * (prompts - 1))
     df = total**2 / spread if spread else 1.0
-    return Difference(mean, math.sqrt(total / (seeds * prompts)), max(df, 1.0), d.size)
+    return Difference(mean, math.sqrt(total / (seeds * prompts)), max(df, 1.0), d.size, prompts)
 
 
 def clustered_difference(values: ArrayLike, clusters: Sequence[object]) -> Difference:
@@ -96,7 +105,7 @@ def clustered_difference(values: ArrayLike, clusters: Sequence[object]) -> Diffe
     mean = float(d.mean())
     off = np.bincount(place, weights=d - mean, minlength=len(order))
     error = math.sqrt(float((off**2).sum()) * len(order) / (len(order) - 1)) / d.size
-    return Difference(mean, error, len(order) - 1, d.size)
+    return Difference(mean, error, len(order) - 1, d.size, len(order))
 
 
 def holm(p: Mapping[str, float]) -> dict[str, float]:
@@ -118,6 +127,7 @@ class Conclusion:
     margin: float
     p: float
     p_equivalent: float
+    detectable: float  # the smallest true difference that four of five such studies find, of so many arms
 
 
 def conclusions(differences: Mapping[str, Difference], margin: float, alpha: float = ALPHA) -> dict[str, Conclusion]:
@@ -134,7 +144,12 @@ def conclusions(differences: Mapping[str, Difference], margin: float, alpha: flo
             return "better" if differences[name].value > 0 else "worse"
         return "inconclusive"
 
-    return {name: Conclusion(answer(name), each, margin, p[name], alike[name]) for name, each in differences.items()}
+    return {
+        name: Conclusion(
+            answer(name), each, margin, p[name], alike[name], each.detectable(alpha=alpha / len(differences))
+        )
+        for name, each in differences.items()
+    }
 
 
 def detectable_with(prompts: int, deviation: float, power: float = POWER, alpha: float = ALPHA) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,9 @@ from rlaif.evaluate import JUDGED_ROWS, Arm, contests, passed_over, read_wins
 from rlaif.evaluation_stage import EvaluationStage
 from rlaif.labels import requests_per_comparison
 from rlaif.pipeline import Road, Watcher
-from rlaif.records import Judgement, Prompt, Response, digest
+from rlaif.records import Comparison, Judgement, Prompt, Response, digest
 from rlaif.store import RunFolder, cut, read_shard, write_json, write_shard, write_table
-from rlaif.study.policies import CONTEST
+from rlaif.study.policies import ACCOUNT, CONTEST
 
 SIGNATURE = "signature.json"
 
@@ -30,6 +31,8 @@ async def contest(
         road.gateway.run = road.run_folder.id
         if road.judges and road.methods:
             await _contest(road, folder, against, out)
+        else:
+            shutil.rmtree(out, ignore_errors=True)  # of a recipe that had judges
     finally:
         await road.gateway.close()
         road.gateway.ledger.close()
@@ -52,6 +55,8 @@ async def _contest(road: Road, folder: Path, against: Path, out: Path) -> None:
         return
     left = passed_over(prompts, road.pipeline.evaluation.judged, road.evaluation_seed)
     rows: dict[str, list[Any]] = {"policy": [], "prompt_id": [], "win": [], "longer_by": []}
+    accounts: dict[str, dict[str, int]] = {}
+    again = False
     for number, name in enumerate(road.methods, 1):
         ours, theirs = (_arm(name, prompts, side[name]) for side in sides)
         ours.passed_over = left
@@ -68,8 +73,17 @@ async def _contest(road: Road, folder: Path, against: Path, out: Path) -> None:
                 cells = (name, prompt.id, win, float(len(mine.text.split()) - len(yours.text.split())))
                 for column, cell in zip(rows.values(), cells, strict=True):
                     column.append(cell)
+        accounts[name] = {"asked": len(comparisons), "without_verdict": _without_verdict(asked, ours)}
+        again = again or any(judgement.retryable for judgement in judgements)
     write_table(out / CONTEST, rows)
-    write_json(out / SIGNATURE, {"signature": signature})
+    write_json(out / ACCOUNT, accounts)
+    write_json(
+        out / SIGNATURE, {"signature": None if again else signature}
+    )  # what could be asked again is, another time
+
+
+def _without_verdict(asked: Sequence[Comparison | None], arm: Arm) -> int:
+    return sum(comparison is not None and win is None for comparison, win in zip(asked, arm.wins, strict=True))
 
 
 def _signature(out: Path) -> str | None:

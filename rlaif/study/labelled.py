@@ -1,7 +1,4 @@
-"""What the arms of a study labelled: with whom they agree, people among themselves, what a label took.
-
-A pair counts once in each arm, however many seeds give it the same label.
-"""
+"""What the arms of a study labelled: with whom they agree, people among themselves, what a label took."""
 
 from __future__ import annotations
 
@@ -22,6 +19,7 @@ from rlaif.study.recipe import Arm
 from rlaif.training.batching import pair_id, side_digest
 
 THOUSAND = 1000
+CLEAR = {"a", "b"}  # labels that prefer one response
 
 
 @dataclass(frozen=True)
@@ -42,26 +40,38 @@ def labels_of(folder: Path) -> Labels:
     return found
 
 
-def items_of(folder: Path) -> dict[str, Item]:
-    """Every pair of a run with what each of its labellers says, as ``Labels`` name the two responses."""
+@dataclass(frozen=True)
+class Pair:
+    """A pair with what each of a run's labellers says, "a" being the response that its comparison lists first."""
+
+    item: Item
+    turned: bool  # whether ``Labels`` call that one "b"
+
+    def named(self, choice: Choice) -> Choice:
+        """A choice of ``Labels`` by the comparison's order."""
+        other: dict[Choice, Choice] = {"a": "b", "b": "a", "tie": "tie"}
+        return other[choice] if self.turned else choice
+
+
+def pairs_of(folder: Path) -> dict[str, Pair]:
+    """Every pair of a run, by name."""
     run = RunFolder(folder)
     said: dict[str, list[Judgement]] = {}
     for judgement in run.read("judgements"):
         said.setdefault(judgement.comparison_id, []).append(judgement)
     return {
-        item.id: item
+        pair.item.id: pair
         for comparison in run.read("comparisons")
-        for item in _items(comparison, said.get(comparison.id, []))
+        for pair in _pairs(comparison, said.get(comparison.id, []))
     }
 
 
-def _items(comparison: Comparison, judgements: list[Judgement]) -> Iterable[Item]:
-    for pair in itertools.combinations(comparison.responses, 2):
-        a, b = sorted(pair, key=lambda response: side_digest(response.messages))
+def _pairs(comparison: Comparison, judgements: list[Judgement]) -> Iterable[Pair]:
+    for a, b in itertools.combinations(comparison.responses, 2):
         if a.messages == b.messages:
             continue
         opinions, _ = votes(judgements, a.id, b.id)
-        yield Item(
+        item = Item(
             id=pair_id(comparison.id, a.messages, b.messages),
             prompt=comparison.prompt.id,
             lengths=(len(a.text), len(b.text)),
@@ -69,32 +79,38 @@ def _items(comparison: Comparison, judgements: list[Judgement]) -> Iterable[Item
             people={who: SIDES[side(p)] for who, p in opinions.items()},
             category=comparison.prompt.category,
         )
+        yield Pair(item, turned=side_digest(a.messages) > side_digest(b.messages))
 
 
 @dataclass(frozen=True)
 class Sides:
-    """The same pairs under two labels each, once for all seeds that say the same."""
+    """The same pairs under two labels each."""
 
     items: list[Item]  # with the label that is held against
     ours: dict[str, Choice | None]
 
     @property
     def replay(self) -> Replay:
-        return Replay(
-            "", "", self.items, {key: [Reading(None, said, shown=False)] for key, said in self.ours.items()}, Counter()
-        )
+        readings = {key: [Reading(None, said, shown=False)] for key, said in self.ours.items()}
+        return Replay("", "", self.items, readings, Counter())
 
 
-def beside(ours: Mapping[int, Labels], theirs: Mapping[int, Labels], items: Mapping[int, Mapping[str, Item]]) -> Sides:
+def beside(ours: Mapping[int, Labels], theirs: Mapping[int, Labels], pairs: Mapping[int, Mapping[str, Pair]]) -> Sides:
     """``ours`` against ``theirs``, by seed. Pairs that either left without a label are left out: arms are compared on what both
-    have, and what is missing is said apart."""
-    found: dict[tuple[str, Choice, Choice], Item] = {}
-    for seed, own in ours.items():
-        for key, said in own.choices.items():
-            other = theirs[seed].choices.get(key)
-            if said and other and key in items[seed]:
-                found[key, said, other] = replace(items[seed][key], id=f"{key} {said} {other}", label=other)
-    return Sides(list(found.values()), {item.id: said for (_, said, _), item in found.items()})
+    have, and what is missing is said apart. Where every seed says the same of the same pairs, one stands for all."""
+    seeds = list(ours)
+    first = seeds[0]
+    if all((ours[s], theirs[s], pairs[s]) == (ours[first], theirs[first], pairs[first]) for s in seeds):
+        seeds = [first]
+    sides = Sides([], {})
+    for seed in seeds:
+        for key, said in ours[seed].choices.items():
+            other, pair = theirs[seed].choices.get(key), pairs[seed].get(key)
+            if said and other and pair:
+                item = replace(pair.item, id=f"{seed} {key}", label=pair.named(other))
+                sides.items.append(item)
+                sides.ours[item.id] = pair.named(said)
+    return sides
 
 
 def of_labels(sides: Sides) -> dict[str, Figure]:
@@ -118,59 +134,75 @@ def of_people(sides: Sides) -> tuple[dict[str, Figure], list[str]]:
     return {names.get(name, name): figure for name, figure in card.items()}, unsaid
 
 
+def share_people(ours: Path, theirs: Path) -> bool:
+    """Whether somebody labels in both runs: such labels agree with a person for no merit of theirs."""
+    one, other = (
+        {judgement.labeller for judgement in RunFolder(folder).read("judgements")} for folder in (ours, theirs)
+    )
+    return not one.isdisjoint(other)
+
+
 def missing(labels: Mapping[int, Labels]) -> Figure:
     """The share of pairs without a label."""
-    rows = {
-        (prompt, key, said)
-        for own in labels.values()
+    seeds = list(labels.values())
+    rows = [
+        (said is None, own.prompts[key])
+        for own in (seeds[:1] if all(each == seeds[0] for each in seeds) else seeds)
         for key, said in own.choices.items()
-        for prompt in [own.prompts[key]]
-    }
-    return cluster_mean([float(said is None) for _, _, said in rows], [prompt for prompt, _, _ in rows])
+    ]
+    return cluster_mean([float(none) for none, _ in rows], [prompt for _, prompt in rows])
 
 
-def by_prompt(ours: Labels, theirs: Labels) -> dict[str, float]:
-    """For each prompt how many of its pairs are labelled as ``theirs`` says, of those where both prefer one response."""
+def by_prompt(ours: Labels, truth: Labels, also: Labels | None = None) -> dict[str, float]:
+    """For each prompt how many of its pairs are labelled as the truth is, of those where both prefer one response; ``also``: and this
+    one does, so that what is compared is compared on the same pairs."""
     right: dict[str, list[float]] = {}
     for key, said in ours.choices.items():
-        other = theirs.choices.get(key)
-        if said in ("a", "b") and other in ("a", "b"):
-            right.setdefault(ours.prompts[key], []).append(float(said == other))
+        others = [truth.choices.get(key), *([also.choices.get(key)] if also else [])]
+        if {said, *others} <= CLEAR:
+            right.setdefault(ours.prompts[key], []).append(float(said == others[0]))
     return {prompt: sum(values) / len(values) for prompt, values in right.items()}
 
 
 def taken(arm: Arm, folders: Iterable[Path]) -> dict[str, Figure]:
-    """Money and seconds for 1,000 labels: as the replies behind them had them, whichever arm asked first; else as the study says."""
-    labels, usd, seconds, found, priced = 0, 0.0, 0.0, 0, 0
+    """Money and seconds for 1,000 labels, as the study says; else as the replies behind them had them, whichever arm asked first, where
+    every label has its replies: what nobody knows of some labels is not spread over them."""
+    labels, usd, seconds, known, priced = 0, 0.0, 0.0, True, True
     for folder in folders:
         run = RunFolder(folder)
         labels += sum(row.weight > 0 for row in run.read("preferences"))
-        keys = [key for judgement in run.read("judgements") for key in judgement.reply_keys]
+        keys: set[str] = set()
+        for judgement in run.read("judgements"):
+            known = known and bool(judgement.reply_keys)
+            keys.update(judgement.reply_keys)
         ledger = folder / run.manifest["ledger"]
-        if keys and ledger.is_file():
+        if known and keys and ledger.is_file():
             replies = spent(ledger, keys)
+            known, priced = replies.found == replies.asked, priced and replies.priced == replies.found
             usd, seconds = usd + replies.cost_usd, seconds + replies.seconds
-            found, priced = found + replies.found, priced + replies.priced
-    each = (
-        {
-            "usd_per_1000": arm.usd_per_label if arm.usd_per_label is not None else usd / labels if priced else None,
-            "seconds_per_1000": arm.seconds_per_label
-            if arm.seconds_per_label is not None
-            else seconds / labels
-            if found
-            else None,
-        }
-        if labels
-        else {}
-    )
-    return {name: Figure(value=THOUSAND * value, n=labels) for name, value in each.items() if value is not None}
+        else:
+            known = False
+    each: dict[str, float | None] = {"usd": arm.usd_per_label, "seconds": arm.seconds_per_label}
+    if known and labels:
+        measured = {"seconds": seconds / labels} | ({"usd": usd / labels} if priced else {})
+        each = {name: measured.get(name) if value is None else value for name, value in each.items()}
+    return {
+        f"{name}_per_1000": Figure(value=THOUSAND * value, n=labels)
+        for name, value in each.items()
+        if value is not None
+    }
 
 
-def people_agree(folder: Path) -> Figure:
-    """How often two people of a run say the same of a pair that both find a difference in."""
+def people_agree(folders: Iterable[Path]) -> Figure:
+    """How often two people of an arm say the same of a pair that both find a difference in."""
+    items = {
+        (pair.item.id, tuple(pair.item.people.items())): pair.item
+        for folder in folders
+        for pair in pairs_of(folder).values()
+    }  # what people said of a pair is one opinion, however many seeds read it
     pairs = [
         (one, other, item.prompt)
-        for item in items_of(folder).values()
+        for item in items.values()
         for one, other in itertools.combinations([said for said in item.people.values() if said in ("a", "b")], 2)
     ]
     ones, others, prompts = ([row[i] for row in pairs] for i in range(3))

@@ -3,21 +3,24 @@
 Figures are flat. ``arms.ARM.NAME`` is of an arm, over its seeds; ``differences.ARM.NAME`` is its difference from the arm it is held
 against, paired by prompt and seed, both taken as random (``statistics.studies``). A win rate against that arm itself,
 ``POLICY.head_to_head``, differs from one half. Beside a difference with an answer stand its p values, ``.p`` of none and
-``.p_equivalent`` of one beyond the margin, both corrected over the arms, and ``.detectable``, what four of five such studies find. ``people.NAME`` is of the people of the arm that is held against.
+``.p_equivalent`` of one beyond the margin, both corrected over the arms, and ``.detectable``, what four of five such studies find.
+``people.NAME`` is of the people of the arm that is held against.
 
     labels.agreement, labels.kappa   with the labels of the arm it is held against, where both have one
-    labels.truth                     share labelled as the truth is, where the study names one
+    labels.truth                     share labelled as the truth is, where the study names one; the mean over prompts
     labels.missing                   share of comparisons without a label
     labels.agreement_with_one        with each single person's label, and labels.noise_corrected: with what is behind their slips
     labels.alt_test.omega.crowd      whether the labels may stand in for a person (Calderon et al. 2025)
     reward.accuracy.OF               of the reward model on the held-out labels of arm OF, or of the truth, ties left out
-    POLICY.NAME                      of a policy: win_rate against the start, kl, length, metrics
+    POLICY.NAME                      of a policy: win_rate against the start, kl, length, metrics; start.NAME is the start's
 
-``arms.ARM.tuned`` is which of the settings that every arm tried was its own. ``rlaif.study.curves`` adds learning curves and exchange rates.
+``arms.ARM.tuned`` is which of the settings that every arm tried was its own. ``rlaif.study.curves`` adds learning curves and
+exchange rates.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,20 +29,34 @@ from typing import Any
 
 import numpy as np
 
+from rlaif.evaluate import START
 from rlaif.measures import Measure as Meaning
 from rlaif.measures import Measures
-from rlaif.recorded.replay import Item
 from rlaif.statistics import Figure, mcnemar
 from rlaif.statistics.studies import Conclusion, Difference, conclusions, crossed_difference
+from rlaif.store import RECIPE
 from rlaif.study.curves import curves_of, figures_of
-from rlaif.study.labelled import Labels, beside, by_prompt, items_of, labels_of, missing, of_labels, of_people, taken
-from rlaif.study.policies import EQUAL, WIN, Column, Table, contested, meanings, measured
+from rlaif.study.labelled import (
+    CLEAR,
+    Labels,
+    beside,
+    by_prompt,
+    labels_of,
+    missing,
+    of_labels,
+    of_people,
+    pairs_of,
+    share_people,
+    taken,
+)
+from rlaif.study.policies import EQUAL, WIN, Column, Table, contested, meanings, measured, start, without_verdict
 from rlaif.study.recipe import TRUTH, Study
 from rlaif.study.trained import accuracy_by_prompt, calibration, held_of
-from rlaif.study.walk import choice_of, contest_folder, folder_of
+from rlaif.study.walk import choice_of, contest_folder, folder_of, measured_on
 
 Figures = dict[str, Figure]
 HEAD_TO_HEAD = {WIN: "head_to_head", EQUAL: "head_to_head_at_equal_length"}
+HABITS = ("first_rate", "orders_agree", "longer_rate", "undecided")  # of a run's own figures, of its judgements
 
 
 @dataclass(frozen=True)
@@ -49,25 +66,56 @@ class Measure:
     name: str
     values: Mapping[str, Sequence[Column]]
     meaning: Meaning
-    margin: float | None = None  # differences within it count as none; None: no answer is given
+    margin: float | None = None  # of a share: differences within it count as none; None: no answer is given
     more_is_better: bool = (
         False  # else a difference is called higher or lower, and whoever reads it knows which is better
     )
     none_at: float | None = (
         None  # what it is where arms do not differ, of one that is itself held against the other arm
     )
+    paired: Mapping[str, Sequence[Column]] | None = (
+        None  # differences by arm and seed, where they are not those of values
+    )
 
-    def matrix(self, arm: str, against: str | None) -> Any:
-        """(seeds, prompts), less the same of ``against``, of the prompts that every seed has in both; None for fewer than two."""
-        sides = [*self.values[arm], *(self.values[against] if against else ())]
-        common = sorted(set.intersection(*map(set, sides))) if sides else []
-        if len(common) < 2:
+    def mean(self, arm: str) -> Figure:
+        """An arm's mean over seeds and prompts; its interval takes both as random, as that of a difference from nothing."""
+        matrix = _matrix(self.values[arm])
+        if matrix is None:
+            every = [value for each in self.values[arm] for value in each.values()]
+            return Figure(value=fmean(every), n=len(every))
+        found = crossed_difference(matrix)
+        if self.margin is None:
+            return found.figure
+        low, high = found.of_shares.interval()
+        return Figure(value=found.value, low=max(0.0, low), high=min(1.0, high), n=found.n)
+
+    def difference(self, arm: str, against: str) -> Difference | None:
+        """An arm's difference from the one it is held against; None where fewer than two prompts have both, or it is that one."""
+        if self.none_at is not None:
+            matrix = _matrix(self.values[arm])
+            matrix = None if matrix is None else matrix - self.none_at
+        elif arm == against or not self.values.get(against):
             return None
-        ours, theirs = (
-            [[seed[prompt] for prompt in common] for seed in (self.values[name] if name else ())]
-            for name in (arm, against)
-        )
-        return np.asarray(ours, dtype=np.float64) - (np.asarray(theirs, dtype=np.float64) if against else 0.0)
+        elif self.paired:
+            matrix = _matrix(self.paired[arm])
+        else:
+            matrix = _matrix(self.values[arm], self.values[against])
+        if matrix is None:
+            return None
+        found = crossed_difference(matrix)
+        return found if self.margin is None else found.of_shares
+
+
+def _matrix(ours: Sequence[Column], theirs: Sequence[Column] = ()) -> Any:
+    """(seeds, prompts), less ``theirs``, of the prompts that every seed has in both; None for fewer than two."""
+    sides = [*ours, *theirs]
+    common = sorted(set.intersection(*map(set, sides))) if sides else []
+    if len(common) < 2:
+        return None
+    found, other = (
+        np.array([[seed[prompt] for prompt in common] for seed in side], dtype=np.float64) for side in (ours, theirs)
+    )
+    return found - other if theirs else found
 
 
 @dataclass(frozen=True)
@@ -93,8 +141,9 @@ def measure(study: Study, out: Path) -> Measured:
     """All that is to be said of a walked study."""
     labels = _labels(study, out)
     found = _of_labels(study, out, labels)
+    found.unsaid.extend(_graded_by_their_own(study, out))
     of_reward = list(_of_reward_models(study, out, labels, found))
-    for each in (*_of_truth(study, labels, found), *of_reward, *_of_policies(study, out)):
+    for each in (*_of_truth(study, labels, found), *of_reward, *_of_policies(study, out, found)):
         _tell(each, study, found)
     found.figures.update(figures_of(study, curves_of(study, out, labels)))
     for arm in study.arms if study.tune else ():
@@ -108,35 +157,25 @@ def _tell(measure: Measure, study: Study, found: Measured) -> None:
     differences: dict[str, Difference] = {}
     for arm, values in measure.values.items():
         if not values or not all(values):
+            if any(values):
+                found.unsaid.append(f"{arm}: {measure.name} was not measured with every seed: nothing is said of it.")
             continue
-        found.figures[f"arms.{arm}.{measure.name}"] = _over_seeds(measure, arm)
-        if measure.none_at is not None:
-            matrix = measure.matrix(arm, None)
-            differences |= {} if matrix is None else {arm: crossed_difference(matrix - measure.none_at)}
-        elif arm != study.baseline and measure.values.get(study.baseline):
-            matrix = measure.matrix(arm, study.baseline)
-            differences |= {} if matrix is None else {arm: crossed_difference(matrix)}
-    for arm, difference in differences.items():
-        found.figures[f"differences.{arm}.{measure.name}"] = difference.figure
-    if measure.margin is not None and differences:
-        for arm, conclusion in conclusions(differences, measure.margin).items():
-            name, n = f"differences.{arm}.{measure.name}", conclusion.difference.n
-            found.answers[name] = Answered(arm, measure, conclusion)
-            for what, value in (
-                ("p", conclusion.p),
-                ("p_equivalent", conclusion.p_equivalent),
-                ("detectable", conclusion.difference.detectable()),
-            ):
-                found.figures[f"{name}.{what}"] = Figure(value=value, n=n)
-
-
-def _over_seeds(measure: Measure, arm: str) -> Figure:
-    """The mean over seeds and prompts; its interval takes both as random, as that of a difference from nothing."""
-    matrix = measure.matrix(arm, None)
-    if matrix is None:
-        every = [value for each in measure.values[arm] for value in each.values()]
-        return Figure(value=fmean(every), n=len(every))
-    return crossed_difference(matrix).figure
+        head = START if arm == START else f"arms.{arm}"
+        found.figures[f"{head}.{measure.name}"] = measure.mean(arm)
+        if (difference := measure.difference(arm, study.baseline)) is not None:
+            differences[arm] = difference
+            found.figures[f"differences.{arm}.{measure.name}"] = difference.figure
+    if measure.margin is None or not differences:
+        return
+    for arm, conclusion in conclusions(differences, measure.margin).items():
+        name, n = f"differences.{arm}.{measure.name}", conclusion.difference.n
+        found.answers[name] = Answered(arm, measure, conclusion)
+        for what, value in (
+            ("p", conclusion.p),
+            ("p_equivalent", conclusion.p_equivalent),
+            ("detectable", conclusion.detectable),
+        ):
+            found.figures[f"{name}.{what}"] = Figure(value=value, n=n)
 
 
 # --- labels -----------------------------------------------------------------------------------------------------------
@@ -153,20 +192,57 @@ def _of_labels(study: Study, out: Path, labels: ByArm) -> Measured:
     figures: Figures = {}
     unsaid: list[str] = []
     theirs = labels[study.baseline]
-    items: dict[int, dict[str, Item]] = {seed: items_of(folder_of(out, study.baseline, seed)) for seed in study.seeds}
+    pairs = {seed: pairs_of(folder_of(out, study.baseline, seed)) for seed in study.seeds}
     for arm in study.arms:
-        own: Figures = {"missing": missing(labels[arm])}
-        own |= taken(study.arms[arm], [folder_of(out, arm, seed) for seed in study.seeds])
-        if arm != study.baseline:
-            sides = beside(labels[arm], theirs, items)
-            if sides.items:
-                own |= of_labels(sides)
-                people, not_said = of_people(sides)
-                figures |= {name: figure for name, figure in people.items() if name.startswith("people.")} | figures
+        folders = [folder_of(out, arm, seed) for seed in study.seeds]
+        own: Figures = {"missing": missing(labels[arm]), **_habits(folders), **taken(study.arms[arm], folders)}
+        sides = beside(labels[arm], theirs, pairs)
+        if sides.items and arm != study.baseline:
+            own |= of_labels(sides)
+            people, not_said = of_people(sides)
+            figures |= {name: figure for name, figure in people.items() if name.startswith("people.")} | figures
+            if share_people(folders[0], folder_of(out, study.baseline, study.seeds[0])):
+                unsaid.append(
+                    f"{arm}: some of its labels are by the people of {study.baseline}: agreement with them is no merit."
+                )
+            else:
                 own |= {name: figure for name, figure in people.items() if not name.startswith("people.")}
                 unsaid += [f"{arm}: {line}" for line in not_said]
         figures |= {f"arms.{arm}.labels.{name}": figure for name, figure in own.items()}
     return Measured(figures, {}, {}, list(_once(unsaid, len(study.arms) - 1)))
+
+
+def _graded_by_their_own(study: Study, out: Path) -> Iterator[str]:
+    """Arms labelled by a judge that judges the policies too."""
+    recipe = json.loads((folder_of(out, study.baseline, study.seeds[0]) / RECIPE).read_text(encoding="utf-8"))
+    grading = set((recipe.get("evaluation") or {}).get("judges", ()))
+    for arm, section in study.arms.items():
+        for name in sorted(grading & set(_judges_in(section.labels.options))):
+            yield (
+                f"Careful: {arm} is labelled by {name}, which judges the policies too: a policy may be preferred by the judge that "
+                "taught it. Name another in evaluation.judges."
+            )
+
+
+def _judges_in(options: Any) -> Iterator[str]:
+    """Names of judges anywhere in a label source's options: a blend's parts have their own."""
+    for key, value in options.items() if isinstance(options, Mapping) else ():
+        if key == "judges":
+            yield from value
+        for part in value if isinstance(value, list | tuple) else [value]:
+            yield from _judges_in(part)
+
+
+def _habits(folders: Sequence[Path]) -> Figures:
+    """What each run says of its judgements, over the seeds: the mean, with no interval of its own."""
+    told = [json.loads((folder / "metrics.json").read_text(encoding="utf-8")) for folder in folders]
+    found: Figures = {}
+    for name in HABITS:
+        own = [figures[key] for figures in told if (key := f"judgements.{name}") in figures]
+        own = [figure for figure in own if figure["value"] is not None]
+        if own:
+            found[name] = Figure(value=fmean(each["value"] for each in own), n=sum(each["n"] for each in own))
+    return found
 
 
 def _once(lines: Sequence[str], arms: int) -> Iterator[str]:
@@ -182,27 +258,31 @@ def _once(lines: Sequence[str], arms: int) -> Iterator[str]:
 def _of_truth(study: Study, labels: ByArm, found: Measured) -> Iterator[Measure]:
     if not study.truth:
         return
-    truth = labels[TRUTH]
+    truth, theirs = labels[TRUTH], labels[study.baseline]
     values = {arm: [by_prompt(labels[arm][seed], truth[seed]) for seed in study.seeds] for arm in study.arms}
+    paired: dict[str, list[Column]] = {}
     for arm in study.arms:
         if arm != study.baseline:
-            found.figures[f"differences.{arm}.labels.truth.mcnemar_p"] = _mcnemar(
-                labels[arm], labels[study.baseline], truth
-            )
-    meaning = Meaning("labels that prefer what the truth does", "% of labels without ties")
-    yield Measure("labels.truth", values, meaning, study.label_margin, more_is_better=True)
+            found.figures[f"differences.{arm}.labels.truth.mcnemar_p"] = _mcnemar(labels[arm], theirs, truth)
+        paired[arm] = []
+        for seed in study.seeds:  # on the pairs that both, and the truth, prefer one response of
+            ours = by_prompt(labels[arm][seed], truth[seed], theirs[seed])
+            other = by_prompt(theirs[seed], truth[seed], labels[arm][seed])
+            paired[arm].append({prompt: right - other[prompt] for prompt, right in ours.items()})
+    meaning = Meaning("labels that prefer what the truth does", "% of labels without ties, prompts alike")
+    yield Measure("labels.truth", values, meaning, study.label_margin, more_is_better=True, paired=paired)
 
 
 def _mcnemar(ours: Mapping[int, Labels], theirs: Mapping[int, Labels], truth: Mapping[int, Labels]) -> Figure:
     """p value of both being right equally often, on pairs that all three prefer one response of. Pairs of one prompt count as
-    independent in it: the interval beside it does not take them so."""
-    right = {
-        (key, ours[seed].choices[key] == true, theirs[seed].choices[key] == true)
+    independent in it, and it stands uncorrected: the difference beside it is neither."""
+    right = [
+        (ours[seed].choices[key] == true, theirs[seed].choices[key] == true)
         for seed, own in truth.items()
         for key, true in own.choices.items()
-        if {true, ours[seed].choices.get(key), theirs[seed].choices.get(key)} <= {"a", "b"}
-    }
-    p = mcnemar(sum(one and not other for _, one, other in right), sum(other and not one for _, one, other in right))
+        if {true, ours[seed].choices.get(key), theirs[seed].choices.get(key)} <= CLEAR
+    ]
+    p = mcnemar(sum(one and not other for one, other in right), sum(other and not one for one, other in right))
     return Figure(value=p, n=len(right))
 
 
@@ -210,18 +290,21 @@ def _mcnemar(ours: Mapping[int, Labels], theirs: Mapping[int, Labels], truth: Ma
 
 
 def _of_reward_models(study: Study, out: Path, labels: ByArm, found: Measured) -> Iterator[Measure]:
-    """Each arm's reward model on the held-out labels of every arm, and of the truth: all hold out the same pairs."""
+    """Each arm's reward model on the held-out labels of every arm, and of the truth: all hold out the same pairs. Where settings were
+    tried, on the held-out prompts that they were not chosen by."""
     held = {
         arm: {seed: told for seed in study.seeds if (told := held_of(folder_of(out, arm, seed)))} for arm in study.arms
     }
     for of in labels:
         values = {
-            arm: [accuracy_by_prompt(own[seed], labels[of][seed]) for seed in own] for arm, own in held.items() if own
+            arm: [measured_on(study, accuracy_by_prompt(own[seed], labels[of][seed])) for seed in own]
+            for arm, own in held.items()
+            if own
         }
         for arm, own in held.items():
             if own:
                 found.figures[f"arms.{arm}.reward.calibration_error.{of}"] = calibration(own, labels[of])
-        meaning = Meaning(f"reward model right on held-out labels of {of}", "% of pairs without ties")
+        meaning = Meaning(f"reward model right on held-out labels of {of}", "% of pairs without ties, prompts alike")
         margin = study.margin if of in (study.baseline, TRUTH) else None  # that each does best on its own says nothing
         yield Measure(f"reward.accuracy.{of}", values, meaning, margin, more_is_better=True)
 
@@ -229,28 +312,32 @@ def _of_reward_models(study: Study, out: Path, labels: ByArm, found: Measured) -
 # --- policies ---------------------------------------------------------------------------------------------------------
 
 
-def _of_policies(study: Study, out: Path) -> Iterator[Measure]:
+def _of_policies(study: Study, out: Path, found: Measured) -> Iterator[Measure]:
     tables = {arm: [measured(folder_of(out, arm, seed)) for seed in study.seeds] for arm in study.arms}
     told = Measures(meanings(folder_of(out, study.baseline, study.seeds[0])))
     for policy, figure in _names(tables.values()):
         values = {arm: [table.get((policy, figure), {}) for table in own] for arm, own in tables.items()}
-        meaning = (
-            Meaning("win rate against the start, at equal length", "% of prompts") if figure == EQUAL else told[figure]
-        )
+        meaning = told[figure]
+        if figure == EQUAL:
+            meaning = Meaning("win rate against the start, at equal length", "% of prompts")
         margin = study.margin if meaning.is_share or _shares(values) else None
         yield Measure(f"{policy}.{figure}", values, meaning, margin, more_is_better=figure in (WIN, EQUAL))
-    contests = {
-        arm: [contested(contest_folder(out, arm, seed)) for seed in study.seeds]
-        for arm in study.arms
-        if arm != study.baseline
+    starts = [start(folder_of(out, study.baseline, seed)) for seed in study.seeds]
+    for _, figure in _names([starts]):
+        yield Measure(figure, {START: [table.get((START, figure), {}) for table in starts]}, told[figure])
+    folders = {
+        arm: [contest_folder(out, arm, seed) for seed in study.seeds] for arm in study.arms if arm != study.baseline
     }
+    contests = {arm: [contested(folder) for folder in own] for arm, own in folders.items()}
+    for arm, own in folders.items():
+        for policy, share in without_verdict(own).items():
+            found.figures[f"arms.{arm}.{policy}.contests_without_verdict"] = share
     for policy, figure in _names(contests.values()):
         values = {arm: [table.get((policy, figure), {}) for table in own] for arm, own in contests.items()}
-        beside = ", at equal length" if figure == EQUAL else ""
-        meaning = Meaning(f"win rate against the policy of {study.baseline}{beside}", "% of prompts")
-        yield Measure(
-            f"{policy}.{HEAD_TO_HEAD[figure]}", values, meaning, study.margin, more_is_better=True, none_at=0.5
-        )
+        at = ", at equal length" if figure == EQUAL else ""
+        meaning = Meaning(f"win rate against the policy of {study.baseline}{at}", "% of prompts")
+        head_to_head = f"{policy}.{HEAD_TO_HEAD[figure]}"
+        yield Measure(head_to_head, values, meaning, study.margin, more_is_better=True, none_at=0.5)
 
 
 def _names(tables: Iterable[Sequence[Table]]) -> list[tuple[str, str]]:

@@ -10,6 +10,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from rlaif.evaluate import START
+from rlaif.measures import OF_ANSWERS
 from rlaif.measures import Measure as Meaning
 from rlaif.records import Comparison, Response, uniform
 from rlaif.report import page
@@ -18,9 +20,9 @@ from rlaif.statistics import Figure
 from rlaif.store import RECIPE, RunFolder, read_shard, write_text
 from rlaif.study.labelled import labels_of
 from rlaif.study.measures import HEAD_TO_HEAD, Answered, Measured
-from rlaif.study.policies import CONTEST, WIN
+from rlaif.study.policies import CONTEST, EQUAL, WIN
 from rlaif.study.recipe import TRUTH, Study
-from rlaif.study.telling import answer, meant
+from rlaif.study.telling import answer, first_measure, meant, surely
 from rlaif.study.walk import BEFORE_LABELS, contest_folder, folder_of
 from rlaif.training.batching import pair_id, side_digest
 
@@ -34,6 +36,12 @@ OF_LABELS = {  # rows of the first table
     "labels.kappa": Meaning("the same beyond chance (Cohen's kappa)"),
     "labels.agreement_with_one": Meaning("as one person labels", "%"),
     "labels.noise_corrected": Meaning("right, where people's slips are taken out", "%"),
+    "labels.alt_test.omega.crowd": Meaning("may stand in for a crowd worker (omega; 0.5 is needed)"),
+    "labels.alt_test.rho": Meaning("as close to the others as a person is (rho)", "%"),
+    "labels.first_rate": Meaning("first shown preferred", "%"),
+    "labels.orders_agree": Meaning("both orders agree", "%"),
+    "labels.longer_rate": Meaning("longer preferred", "%"),
+    "labels.undecided": Meaning("undecided under every principle", "%"),
     "labels.missing": Meaning("pairs without a label", "%"),
     "labels.usd_per_1000": Meaning("US dollars for 1,000 labels"),
     "labels.seconds_per_1000": Meaning("seconds of model or person for 1,000 labels"),
@@ -43,7 +51,9 @@ OF_LABELS = {  # rows of the first table
 @dataclass(frozen=True)
 class Cell:
     value: str
+    interval: str = ""
     change: str = ""  # from the arm that it is held against
+    change_interval: str = ""
     answer: str = ""
 
 
@@ -55,12 +65,14 @@ def write_page(path: Path, study: Study, out: Path, found: Measured) -> None:
         study=study,
         name=out.name,
         answers=answer(study, found),
+        surely=list(surely(study, found)),
         unsaid=found.unsaid,
-        caveats=_caveats(study, out),
+        cares=_cares(study, out),
+        made_of=_made_of(study, out),
         people={name: figures[name] for name in figures if name.startswith("people.")},
         labels=list(_rows(study, found, OF_LABELS)),
         rewards=list(_rows(study, found, {name: found.meanings[name] for name in _rewards(found)})),
-        policies=list(_rows(study, found, {name: found.meanings[name] for name in _policies(found)})),
+        policies=list(_rows(study, found, _called(found), start=True)),
         arms={name: _told(arm.model_dump(mode="json", exclude_defaults=True)) for name, arm in study.arms.items()},
         tuned={
             arm: ", ".join(study.tune[int(figures[f"arms.{arm}.tuned"].value or 1) - 1])
@@ -88,33 +100,59 @@ def _rewards(found: Measured) -> list[str]:
 
 def _policies(found: Measured) -> list[str]:
     """Contests between arms first, then against the start, then what was measured of the answers."""
-    names = [name for name in found.meanings if not name.startswith(("reward.", "labels."))]
+    of_arms = {name.split(".", 2)[2] for name in found.figures if name.startswith("arms.")}
+    names = [name for name in found.meanings if name in of_arms and not name.startswith(("reward.", "labels."))]
 
     def place(name: str) -> int:
-        ends = (*HEAD_TO_HEAD.values(), WIN, f"{WIN}_at_equal_length", "kl", "reward")
+        ends = (*HEAD_TO_HEAD.values(), WIN, EQUAL, "kl", "reward")
         return next((n for n, end in enumerate(ends) if name.endswith(f".{end}")), len(ends))
 
-    return sorted(names, key=lambda name: (name.partition(".")[0], place(name)))
+    return sorted(names, key=lambda name: (policy_of(name), place(name)))
+
+
+def policy_of(name: str) -> str:
+    """The policy that a figure is of."""
+    ends = tuple(f".{end}" for end in (*HEAD_TO_HEAD.values(), WIN, EQUAL, *OF_ANSWERS))
+    end = next((end for end in ends if name.endswith(end)), None)
+    return name.removesuffix(end) if end else name.partition(".")[0]
+
+
+def _called(found: Measured) -> dict[str, Meaning]:
+    """What the figures of policies are; with several policies, of which."""
+    names = _policies(found)
+    several = len({policy_of(name) for name in names}) > 1
+    return {
+        name: found.meanings[name]._replace(what=f"{policy_of(name)}: {found.meanings[name].what}")
+        if several
+        else found.meanings[name]
+        for name in names
+    }
 
 
 Row = tuple[str, str, str, list[Cell]]  # name, what it is, its unit, a cell for each arm
 
 
-def _rows(study: Study, found: Measured, meanings: Mapping[str, Meaning]) -> Iterator[Row]:
+def _rows(study: Study, found: Measured, meanings: Mapping[str, Meaning], *, start: bool = False) -> Iterator[Row]:
     for name, meaning in meanings.items():
-        cells = [_cell(arm, name, meaning, found) for arm in study.arms]
+        cells = [_cell(arm, study.baseline, name, meaning, found) for arm in [*([START] if start else []), *study.arms]]
         if any(cell.value != "–" for cell in cells):
             unit = meaning.unit.removeprefix("% of ") if meaning.unit.startswith("% of ") else meaning.unit.strip("%")
             yield name, meaning.what, unit, cells
 
 
-def _cell(arm: str, name: str, meaning: Meaning, found: Measured) -> Cell:
-    figure = found.figures.get(f"arms.{arm}.{name}")
+def _cell(arm: str, baseline: str, name: str, meaning: Meaning, found: Measured) -> Cell:
+    head = f"{START}.{name.removeprefix(policy_of(name) + '.')}" if arm == START else f"arms.{arm}.{name}"
+    figure = found.figures.get(head)
+    if name == "labels.agreement_with_one" and arm == baseline:
+        figure = found.figures.get("people.agreement")
     key = f"differences.{arm}.{name}"
     said: Answered | None = found.answers.get(key)
     told = meant(said.conclusion, more_is_better=said.measure.more_is_better) if said else ""
-    change = "" if said and said.measure.none_at is not None else meaning.change(found.figures.get(key))
-    return Cell(meaning.written(figure), change, told.partition(":")[0])
+    against_itself = said is not None and said.measure.none_at is not None  # whose value says it all
+    value, _, interval = meaning.written(figure).partition(" (")
+    change, _, about = ("" if against_itself else meaning.change(found.figures.get(key))).partition(" (")
+    short = told.partition(":")[0].partition(" within")[0]
+    return Cell(value, interval.rstrip(")"), change.removesuffix(" points"), about.rstrip(")"), short)
 
 
 def _told(labels: Any) -> str:
@@ -127,15 +165,18 @@ def _exchange(study: Study, figures: Mapping[str, Figure]) -> Iterator[str]:
         if name.startswith("exchange."):
             _, arm, size = name.split(".", 2)
             labels = figures[f"arms.{study.baseline}.curve.{size}.labels"].value or 0
-            yield f"Of {labels:,.0f} labels of {study.baseline}, one is worth {worth(figure)} of {arm}."
+            yield f"Where {study.baseline} has {labels:,.0f} labels, one of them is worth {worth(figure)} of {arm}."
 
 
 def worth(figure: Figure) -> str:
     """An exchange rate with its interval; an end that is not known is open."""
     if figure.value is not None:
-        low = "at most" if figure.low is None else f"{figure.low:.2g} to"
-        high = "more" if figure.high is None else f"{figure.high:.2g}"
-        return f"{figure.value:.2g} ({low} {high})"
+        if figure.low is None and figure.high is None:
+            return f"{figure.value:.2g} (how sure that is, is not known)"
+        if figure.low is None or figure.high is None:
+            known = f"at most {figure.high:.2g}" if figure.low is None else f"at least {figure.low:.2g}"
+            return f"{figure.value:.2g} ({known})"
+        return f"{figure.value:.2g} ({figure.low:.2g} to {figure.high:.2g})"
     if figure.high is None:
         return f"more than {figure.low:.2g}" if figure.low is not None else "an unknown number"
     return f"at most {figure.high:.2g}"
@@ -147,9 +188,12 @@ def _plots(study: Study, found: Measured, plots: Plots) -> dict[str, str]:
     def of(name: str) -> list[tuple[str, Figure]]:
         return [(arm, figures[f"arms.{arm}.{name}"]) for arm in study.arms if f"arms.{arm}.{name}" in figures]
 
-    main = next((name for name in _policies(found) if name.endswith(HEAD_TO_HEAD[WIN])), None)
-    win = next((name for name in _policies(found) if name.endswith(f".{WIN}")), None)
-    kl = next((name for name in _policies(found) if name.endswith(".kl")), None)
+    names = _policies(found)
+    told = first_measure(found) or ""
+    policy = policy_of(told) if told in names else policy_of(names[0]) if names else ""
+    main, win, kl = (
+        next((name for name in names if name == f"{policy}.{end}"), None) for end in (HEAD_TO_HEAD[WIN], WIN, "kl")
+    )
     truth = f"reward.accuracy.{TRUTH if study.truth else study.baseline}"
     agreement = [*of("labels.truth" if study.truth else "labels.agreement")]
     if "people.agreement" in figures and not study.truth:
@@ -247,7 +291,10 @@ def _contests(study: Study, out: Path, other: str) -> list[dict[str, Any]]:
 
 
 def _answers(folder: Path, policy: str) -> dict[str, Response]:
-    names = list(json.loads((folder / "evaluation" / "samples.json").read_text(encoding="utf-8"))[0]["answers"])
+    samples = json.loads((folder / "evaluation" / "samples.json").read_text(encoding="utf-8"))
+    names = list(samples[0]["answers"]) if samples else []
+    if policy not in names:
+        return {}
     shard = folder / "evaluation" / "responses" / f"part-{names.index(policy):05d}.parquet"
     return {row.prompt_id: row for row in read_shard(shard, Response)}
 
@@ -265,13 +312,25 @@ def _cut(text: str) -> str:
 # --- what made it -----------------------------------------------------------------------------------------------------
 
 
-def _caveats(study: Study, out: Path) -> list[str]:
-    """What must be read wherever these labels are looked at, as the runs noted it."""
-    said: dict[str, None] = {}
+def _cares(study: Study, out: Path) -> list[str]:
+    """What must be read wherever these labels are looked at, as the runs say it; what is so of some arms with their names."""
+    said: dict[str, list[str]] = {}
     for arm in study.arms:
-        run = RunFolder(folder_of(out, arm, study.seeds[0]))
-        said |= dict.fromkeys(run.manifest.get("caveats", ()))
-    return list(said)
+        for line in RunFolder(folder_of(out, arm, study.seeds[0])).cares():
+            said.setdefault(line, []).append(arm)
+    return [line if len(arms) == len(study.arms) else f"{', '.join(arms)}: {line}" for line, arms in said.items()]
+
+
+def _made_of(study: Study, out: Path) -> list[tuple[str, str, str]]:
+    """Kind, name and hash of every file and model that any arm was made of."""
+    found: dict[tuple[str, str, str], None] = {}
+    for arm in [*study.arms, *([TRUTH] if study.truth else [])]:
+        manifest = RunFolder(folder_of(out, arm, study.seeds[0])).manifest
+        for file in manifest["files"]:
+            found[file["kind"] + " (built-in)" * file["builtin"], file["name"], file["sha256"]] = None
+        found |= {("input", each["source"], each["sha256"]): None for each in manifest["inputs"]}
+        found |= {(f"model “{role}”", each["name"], each["sha256"]): None for role, each in manifest["models"].items()}
+    return list(found)
 
 
 def _runs(study: Study, out: Path) -> Iterator[tuple[str, int, str, str, str]]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
 from rlaif.evaluate import START
+from rlaif.statistics import Figure, wilson
 from rlaif.statistics.contests import at_equal_length
 
 Column = dict[str, float]  # prompt -> value
@@ -16,6 +17,7 @@ Table = dict[tuple[str, str], Column]  # policy and figure -> prompt -> value
 
 WIN, EQUAL = "win_rate", "win_rate_at_equal_length"
 CONTEST = "contest.parquet"  # in a folder of its own: a run's policies against those of the arm that it is held against
+ACCOUNT = "account.json"  # beside it: how many were asked about, and how many have no verdict
 LENGTH = "words"
 
 
@@ -24,17 +26,27 @@ def measured(folder: Path) -> Table:
     length too."""
     path = folder / "evaluation" / "values.parquet"
     found: Table = {}
-    start: Column = {}
+    before: Column = {}
     if path.is_file():
         for row in pq.read_table(path).to_pylist():
             if row["policy"] != START:
                 found.setdefault((row["policy"], row["figure"]), {})[row["prompt_id"]] = row["value"]
             elif row["figure"] == LENGTH:
-                start[row["prompt_id"]] = row["value"]
+                before[row["prompt_id"]] = row["value"]
     for policy in [policy for policy, figure in found if figure == WIN]:
         words = found.get((policy, LENGTH), {})
-        longer = {prompt: words[prompt] - start[prompt] for prompt in words.keys() & start.keys()}
+        longer = {prompt: words[prompt] - before[prompt] for prompt in words.keys() & before.keys()}
         found[policy, EQUAL] = equalised(found[policy, WIN], longer)
+    return found
+
+
+def start(folder: Path) -> Table:
+    """What the start was measured to be, which is all arms' start."""
+    path = folder / "evaluation" / "values.parquet"
+    found: Table = {}
+    for row in pq.read_table(path).to_pylist() if path.is_file() else ():
+        if row["policy"] == START:
+            found.setdefault((START, row["figure"]), {})[row["prompt_id"]] = row["value"]
     return found
 
 
@@ -60,6 +72,17 @@ def contested(folder: Path) -> Table:
             found[policy, WIN] = wins
             found[policy, EQUAL] = equalised(wins, longer)
     return found
+
+
+def without_verdict(folders: Sequence[Path]) -> dict[str, Figure]:
+    """By policy the share of contests put to the judges that have no verdict."""
+    asked: dict[str, int] = {}
+    missing: dict[str, int] = {}
+    for path in (folder / ACCOUNT for folder in folders):
+        for policy, account in json.loads(path.read_text(encoding="utf-8")).items() if path.is_file() else ():
+            asked[policy] = asked.get(policy, 0) + account["asked"]
+            missing[policy] = missing.get(policy, 0) + account["without_verdict"]
+    return {policy: wilson(missing[policy], count) for policy, count in asked.items() if count}
 
 
 def meanings(folder: Path) -> Mapping[str, tuple[str, str]]:

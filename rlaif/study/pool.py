@@ -113,5 +113,4 @@ class Pool:
 def own_environment(size: int, environment: Mapping[str, str]) -> dict[str, str]:
     """That of one of ``size`` processes: each has its part of the cores, where ``environment`` does not say how many."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    own = {"OMP_NUM_THREADS": str(max(1, cores // size))} if size > 1 else {}
-    return {**own, **environment}
+    return {"OMP_NUM_THREADS": str(max(1, cores // size)), **environment}

@@ -29,7 +29,8 @@ from rlaif.component import Place, parse_model
 from rlaif.config import LabelsSection, Pipeline, Section, apply_settings, load_pipeline
 from rlaif.errors import ConfigError, UserError, did_you_mean
 
-MAY_DIFFER = ("labels", "preferences.calibration")  # keys of a recipe in which arms differ
+CALIBRATION = "preferences.calibration"
+MAY_DIFFER = ("labels", CALIBRATION)  # keys of a recipe in which arms differ
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*$")
 SHARED, TRUTH, CURVES, CONTESTS, TUNING = (
     "shared",
@@ -56,6 +57,16 @@ class Arm(Section):
     @classmethod
     def _source(cls, value: Any) -> Any:
         return _named(value)
+
+    @field_validator("set")
+    @classmethod
+    def _of_labels(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for setting in value:
+            if setting.partition("=")[0] != CALIBRATION:
+                raise ValueError(
+                    f'set: "{setting}": arms differ in labels, and may in {CALIBRATION}. What all share goes into the study\'s own set'
+                )
+        return value
 
     def settings(self, rate: float | None) -> tuple[str, ...]:
         """``rate``: how many labels are turned round, where that is by another arm's."""
@@ -120,6 +131,8 @@ class Study(Section):
     @classmethod
     def _of_reward_models(cls, value: tuple[tuple[str, ...], ...]) -> tuple[tuple[str, ...], ...]:
         for setting in itertools.chain.from_iterable(value):
+            if setting.startswith(f"{OF_REWARD_MODELS}labels="):
+                raise ValueError(f'tune: "{setting}": every arm learns from as many labels as it has')
             if not setting.startswith(OF_REWARD_MODELS) or "=" not in setting:
                 raise ValueError(
                     f'tune: "{setting}": settings of reward models are tried, such as {OF_REWARD_MODELS}learning_rate=1e-4'
@@ -130,8 +143,8 @@ class Study(Section):
 
     @model_validator(mode="after")
     def _sound(self) -> Study:
-        if taken := [name for name in (SHARED, TRUTH, CURVES, CONTESTS, TUNING) if name in self.arms]:
-            raise ValueError(f'arms: "{taken[0]}" is the name of a folder of the study: give the arm another')
+        if taken := [name for name in (SHARED, TRUTH, CURVES, CONTESTS, TUNING, "start") if name in self.arms]:
+            raise ValueError(f'arms: "{taken[0]}" is taken by the study itself: give the arm another name')
         asked = {name: arm.noise_like for name, arm in self.arms.items() if arm.noise_like}
         asked |= {f"curves.arms, {name}": name for name in (self.curves.arms if self.curves else ())}
         for where, name in asked.items():

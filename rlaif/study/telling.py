@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from rlaif.config import Pipeline
 from rlaif.measures import Measure as Meaning
 from rlaif.statistics import Figure
-from rlaif.statistics.studies import Conclusion, detectable_with
+from rlaif.statistics.studies import ALPHA, Conclusion, detectable_with
 from rlaif.study.measures import HEAD_TO_HEAD, Answered, Measured
 from rlaif.study.policies import WIN
 from rlaif.study.recipe import TRUTH, Study
@@ -25,17 +25,22 @@ def planned(study: Study, recipe: Pipeline) -> str | None:
     if section is None or not section.judges or not recipe.policies:
         return None
     prompts = min(section.prompts, section.judged or section.prompts)
-    seen = 100 * detectable_with(prompts, EVEN)
+    seen = 100 * detectable_with(prompts, EVEN, alpha=ALPHA / (len(study.arms) - 1))
+    seeds = (
+        f"{len(study.seeds)} seeds show how alike they do"
+        if len(study.seeds) > 1
+        else "with one seed that is not known"
+    )
     return (
         f"Contests of policies on up to {prompts:,} prompts find a difference of {seen:.1f} points in four of five studies, if every "
-        f"training ended alike: {len(study.seeds)} seeds show how alike they are, and answers within {100 * study.margin:g} points "
-        "count as none."
+        f"training ends alike ({seeds}); differences within {100 * study.margin:g} points count as none."
     )
 
 
 def lines(study: Study, found: Measured) -> Iterator[str]:
     """The answer, then each arm's labels and reward model, and every difference that has an answer."""
     yield from answer(study, found)
+    yield from surely(study, found)
     yield from _people(study, found)
     against = study.baseline
     for arm in study.arms:
@@ -95,13 +100,34 @@ def first_measure(found: Measured) -> str | None:
 
 
 def _sentence(study: Study, each: Answered) -> str:
+    conclusion = each.conclusion
+    low, high = conclusion.difference.interval()
+    middle = each.measure.none_at
+    figures = [100 * (x + (middle or 0)) for x in (conclusion.difference.value, low, high)]
+    if middle is None:
+        measured = f"{each.measure.meaning.what}, {figures[0]:+.1f} points ({figures[1]:+.1f} to {figures[2]:+.1f})"
+    else:
+        measured = f"{each.measure.meaning.what} {figures[0]:.1f}% ({figures[1]:.1f} to {figures[2]:.1f}%)"
     said = {
-        "better": f"Labels of {each.arm} did better than those of {study.baseline}",
-        "worse": f"Labels of {each.arm} did worse than those of {study.baseline}",
-        "equivalent": f"Labels of {each.arm} did as well as those of {study.baseline}",
-        "inconclusive": f"Whether labels of {each.arm} do as well as those of {study.baseline}, this study cannot say",
-    }[each.conclusion.answer]
-    return f"{said}: {each.measure.meaning.what}, {answered(each)}."
+        "better": "better",
+        "worse": "worse",
+        "equivalent": f"as good, within {100 * conclusion.margin:g} points",
+        "inconclusive": "this study cannot say; it would have found a difference of "
+        f"{100 * conclusion.detectable:.1f} points in four of five tries",
+    }[conclusion.answer]
+    return f"{each.arm} instead of {study.baseline}: {said}. {measured[0].upper()}{measured[1:]}."
+
+
+def surely(study: Study, found: Measured) -> Iterator[str]:
+    """For each arm what of its policies' answers is surely different, whatever the judges of the contests prefer."""
+    for arm in study.arms:
+        said = [
+            f"{each.measure.meaning.what} {answered(each).rpartition(', ')[0]}"
+            for each in found.answers.values()
+            if each.arm == arm and each.conclusion.answer in ("better", "worse") and not each.measure.more_is_better
+        ]
+        if said:
+            yield f"{arm} instead of {study.baseline}, surely different: {'; '.join(said)}."
 
 
 def answered(each: Answered) -> str:
@@ -114,10 +140,7 @@ def answered(each: Answered) -> str:
 
 def meant(conclusion: Conclusion, *, more_is_better: bool) -> str:
     if conclusion.answer == "inconclusive":
-        seen = conclusion.difference.detectable()
-        return (
-            f"inconclusive: a difference of {100 * seen:.1f} points would have been found in four of five such studies"
-        )
+        return f"inconclusive: a difference of {100 * conclusion.detectable:.1f} points would have been found in four of five such studies"
     if conclusion.answer == "equivalent":
         return f"equivalent within {100 * conclusion.margin:g} points"
     return conclusion.answer if more_is_better else {"better": "higher", "worse": "lower"}[conclusion.answer]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from scipy.special import expit
 
 from rlaif.recorded.replay import WORTH
 from rlaif.statistics import Figure, calibration_figure, log_loss
@@ -27,16 +29,16 @@ def learnt_from(folder: Path) -> int:
     return int(told["pairs"]) if told else 0
 
 
-def own_loss(folder: Path) -> float:
-    """The mean loss in nats of a run's reward model on its own held-out labels; infinite where there is none."""
+def own_loss(folder: Path, counts: Callable[[str], bool]) -> float:
+    """The mean loss in nats of a run's reward model on its own labels of the held-out prompts that count; infinite where there is none."""
     told = held_of(folder)
-    rows = list(zip(told["differences"], told["p"], told["weight"], strict=True)) if told else []
-    total = sum(weight for _, _, weight in rows)
+    columns = (told["prompt_ids"], told["differences"], told["p"], told["weight"]) if told else ([], [], [], [])
+    rows = [row for row in zip(*columns, strict=True) if counts(row[0])]
+    total = sum(weight for *_, weight in rows)
     if not total:
         return math.inf
-    p = [1 / (1 + math.exp(-difference)) for difference, _, _ in rows]
-    losses = log_loss(p, [target for _, target, _ in rows])
-    return float(sum(weight * loss for (_, _, weight), loss in zip(rows, losses, strict=True)) / total)
+    losses = log_loss(expit([difference for _, difference, _, _ in rows]), [p for _, _, p, _ in rows])
+    return float(sum(row[3] * loss for row, loss in zip(rows, losses, strict=True)) / total)
 
 
 def _told(folder: Path) -> dict[str, Any] | None:
@@ -67,7 +69,7 @@ def calibration(held: Mapping[int, Held], labels: Mapping[int, Labels]) -> Figur
         for key, prompt, difference in zip(own["pair_ids"], own["prompt_ids"], own["differences"], strict=True):
             choice = labels[seed].choices.get(key)
             if choice:
-                p.append(1 / (1 + math.exp(-difference)))
+                p.append(float(expit(difference)))
                 said.append(WORTH[choice])
                 prompts.append(prompt)
     return calibration_figure(p, said, prompts)

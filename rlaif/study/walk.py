@@ -25,14 +25,16 @@ from typing import Any
 from rlaif.config import Pipeline
 from rlaif.errors import UserError
 from rlaif.pipeline import Watcher
+from rlaif.records import digest, uniform
 from rlaif.statistics import flip_rate
-from rlaif.store import RECIPE, RunFolder, read_manifest, write_json
+from rlaif.store import RECIPE, RunFolder, alone, environment, read_manifest, write_json
 from rlaif.study.labelled import people_agree
-from rlaif.study.pool import Contest, Pool, Run
+from rlaif.study.pool import Contest, Pool, Run, own_environment
 from rlaif.study.recipe import CONTESTS, CURVES, SHARED, TRUTH, TUNING, Study, differing
 from rlaif.study.trained import own_loss
 
 OF_THE_RUN = (".lock", "report.html", "accounts.json", "metrics.json", "superseded")  # not of what goes on from it
+MACHINE = "machine.json"  # what all runs of a study have in common besides what their recipes say
 REWARD_MODEL_ALONE = ("policies=[]", "evaluation=null")
 TRAINED = ("reward_model", "reward_members", "policies", "training", "evaluation")
 BEFORE_LABELS = ("prompts", "responses", "comparisons")  # nouns that all arms of a seed have alike
@@ -56,23 +58,52 @@ def tuning_folder(out: Path, arm: str, number: int) -> Path:
 
 
 async def walk(study: Study, out: Path, watcher: Watcher) -> None:
-    """All runs of a study. Raises UserError where one has come to differ in more than labels."""
+    """All runs of a study. Raises UserError where one has come to differ in more than labels, and before anything is walked where
+    another process is at work in ``out``, or what was walked there was walked otherwise."""
+    with alone(out):
+        need_same_machine(study, out)
+        await _walk(study, out, watcher)
+
+
+def need_same_machine(study: Study, out: Path) -> None:
+    """Raises UserError where the runs so far had other versions or another number of threads: then arms would differ in those."""
+    now = environment() | {"threads": own_environment(study.at_once, os.environ)["OMP_NUM_THREADS"]}
+    path = out / MACHINE
+    if not path.is_file():
+        write_json(path, now)
+    before = json.loads(path.read_text(encoding="utf-8"))
+    if found := [name for name in dict.fromkeys((*before, *now)) if before.get(name) != now.get(name)]:
+        words = ", ".join(f"{name} {before.get(name)} then, {now.get(name)} now" for name in found)
+        raise UserError(
+            f"{out}: its runs were begun otherwise ({words}), and arms may differ in labels alone. What would do: the same again "
+            "(at_once sets the threads of a run), or another --out."
+        )
+
+
+async def _walk(study: Study, out: Path, watcher: Watcher) -> None:
     tuned = {name: asyncio.Event() for name in study.arms}  # in the first seed, for all
+    walked = {(name, seed): asyncio.Event() for name in study.arms for seed in study.seeds}
     async with Pool(study.at_once, watcher) as pool:
-        await _all(_walk_seed(study, seed, out, pool, tuned) for seed in study.seeds)
+        await _all(_walk_seed(study, seed, out, pool, tuned, walked) for seed in study.seeds)
     need_alike(study, out)
 
 
-async def _walk_seed(study: Study, seed: int, out: Path, pool: Pool, tuned: Mapping[str, asyncio.Event]) -> None:
+async def _walk_seed(
+    study: Study,
+    seed: int,
+    out: Path,
+    pool: Pool,
+    tuned: Mapping[str, asyncio.Event],
+    walked: Mapping[tuple[str, int], asyncio.Event],
+) -> None:
     shared = folder_of(out, SHARED, seed)
     await pool.walk(Run(f"seed {seed}", study.recipe, study.settings(None, seed), shared, "comparisons"))
-    walked = {name: asyncio.Event() for name in study.arms}
 
     async def arm_of(name: str) -> None:
         arm = study.arms[name]
-        if arm.noise_like:
-            await walked[arm.noise_like].wait()
-        settings = study.settings(name, seed, rate_of(study, name, seed, out))
+        for each in study.seeds if arm.noise_like else ():
+            await walked[arm.noise_like, each].wait()
+        settings = study.settings(name, seed, rate_of(study, name, out))
         folder = folder_of(out, name, seed)
         run = Run(f"{name}, seed {seed}", study.recipe, settings, begun(folder, shared), "report")
         if study.tune and seed == study.seeds[0]:
@@ -82,7 +113,7 @@ async def _walk_seed(study: Study, seed: int, out: Path, pool: Pool, tuned: Mapp
             await tuned[name].wait()
             run = replace(run, settings=[*settings, *study.tune[choice_of(study, name, out) - 1]])
         await pool.walk(run)
-        walked[name].set()
+        walked[name, seed].set()
         await _all([contest(run, name), *(shorter(run, name, count) for count in study.sizes(name))])
 
     async def tried(run: Run, name: str, number: int) -> None:
@@ -92,7 +123,7 @@ async def _walk_seed(study: Study, seed: int, out: Path, pool: Pool, tuned: Mapp
 
     async def contest(run: Run, name: str) -> None:
         if name != study.baseline:
-            await walked[study.baseline].wait()
+            await walked[study.baseline, seed].wait()
             against = Contest(folder_of(out, study.baseline, seed), contest_folder(out, name, seed))
             await pool.walk(replace(run, until=against))
 
@@ -119,19 +150,29 @@ def begun(folder: Path, shared: Path) -> Path:
 
 
 def choice_of(study: Study, arm: str, out: Path) -> int:
-    """Which of the settings that every arm tried is an arm's: those whose reward model has the lowest loss on the arm's own held-out
-    labels."""
-    losses = [own_loss(tuning_folder(out, arm, number)) for number in range(1, len(study.tune) + 1)]
+    """Which of the settings that every arm tried is an arm's: those whose reward model has the lowest loss on the arm's own labels of
+    half of the held-out prompts. What is measured is measured on the other half."""
+    losses = [own_loss(tuning_folder(out, arm, number), chosen_by) for number in range(1, len(study.tune) + 1)]
     return 1 + losses.index(min(losses))
 
 
-def rate_of(study: Study, arm: str, seed: int, out: Path) -> float | None:
-    """How many of an arm's labels are turned round, where it is as many as the people of another arm slip; None elsewhere. Raises
-    UserError where it is not known how far those agree."""
+def chosen_by(prompt_id: str) -> bool:
+    """Whether settings are chosen by a held-out prompt, rather than measured on it."""
+    return uniform("tuning", prompt_id) < 0.5
+
+
+def measured_on(study: Study, by_prompt: Mapping[str, float]) -> dict[str, float]:
+    """Of figures of held-out prompts those that no settings were chosen by."""
+    return {prompt: value for prompt, value in by_prompt.items() if not (study.tune and chosen_by(prompt))}
+
+
+def rate_of(study: Study, arm: str, out: Path) -> float | None:
+    """How many of an arm's labels are turned round, where it is as many as the people of another arm slip, over all seeds; None
+    elsewhere. Raises UserError where it is not known how far those agree."""
     like = study.arms[arm].noise_like
     if not like:
         return None
-    agreement = people_agree(folder_of(out, like, seed))
+    agreement = people_agree(folder_of(out, like, seed) for seed in study.seeds)
     try:
         if agreement.value is None:
             raise ValueError("no pair has labels of two people who both prefer a response")
@@ -191,7 +232,7 @@ def facts_of(folder: Path) -> dict[str, Any]:
     run = RunFolder(folder)
     return {
         "recipe": Pipeline(**json.loads((folder / RECIPE).read_text(encoding="utf-8"))),
-        **{noun: run.content(noun) for noun in BEFORE_LABELS},
+        **{noun: digest([row.fingerprint() for row in run.read(noun)]) for noun in BEFORE_LABELS},
         **{f"models.{role}": model for role, model in run.manifest["models"].items()},
         **{f"environment.{name}": value for name, value in run.manifest["environment"].items()},
     }

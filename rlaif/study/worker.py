@@ -40,21 +40,21 @@ def main() -> None:
         tell("progress", asdict(progress))
 
     while (line := runs.get()) is not None:
-        busy.set()
+        ended: tuple[str, Any] = ("done", None)
         try:
             run_to_end(lambda run=json.loads(line): _walk(run, Watcher(listen, lambda said: tell("notice", said))))  # type: ignore[misc]
         except KeyboardInterrupt:
             sys.exit(130)
         except RlaifError as error:
             kind = next(each for each in (UserError, StorageError, RlaifError) if isinstance(error, each))
-            tell(kind.__name__, str(error))
-        else:
-            tell("done")
-        busy.clear()
+            ended = (kind.__name__, str(error))
+        busy.clear()  # before another run is sent
+        tell(*ended)
 
 
 def _listen(runs: queue.SimpleQueue[str | None], busy: threading.Event) -> None:
     for line in sys.stdin:
+        busy.set()  # before the run can begin: whoever goes away then stops it
         runs.put(line)
     runs.put(None)
     if busy.is_set():  # nobody is there any more to be told

@@ -1,0 +1,93 @@
+"""What a study makes of labels and outcomes: on common support, over seeds, and where nothing ever happens."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+from rlaif.recorded.replay import Item
+from rlaif.statistics.studies import Difference, conclusions, crossed_difference
+from rlaif.study.labelled import Labels, Pair, beside, by_prompt, missing, of_labels
+
+PAIRS = [f"p{n}" for n in range(400)]
+KNOWN = {name: Pair(Item(name, name, (10, 20), None), turned=n % 2 == 1) for n, name in enumerate(PAIRS)}
+
+
+def labels(choices: dict[str, str | None]) -> Labels:
+    return Labels(choices, {name: name for name in choices})  # type: ignore[arg-type]
+
+
+def test_labels_that_vary_by_seed_agree_as_often_as_they_do() -> None:
+    """People's labels are the same with every seed; of the others one in four is turned round, anew with each."""
+    draw = random.Random(0)
+    people = labels({name: draw.choice("ab") for name in PAIRS})
+    turned = {"a": "b", "b": "a"}
+    noisy = {
+        seed: labels({name: turned[said] if draw.random() < 0.25 else said for name, said in people.choices.items()})  # type: ignore[index]
+        for seed in range(3)
+    }
+    expected = np.mean([said == people.choices[name] for own in noisy.values() for name, said in own.choices.items()])
+    found = of_labels(beside(noisy, dict.fromkeys(range(3), people), dict.fromkeys(range(3), KNOWN)))
+    assert found["agreement"].value == pytest.approx(expected)
+    assert found["agreement"].n == 1200
+    same = of_labels(
+        beside(dict.fromkeys(range(3), people), dict.fromkeys(range(3), people), dict.fromkeys(range(3), KNOWN))
+    )
+    assert (same["agreement"].value, same["agreement"].n) == (1, 400)  # one seed says all
+
+
+def test_the_rule_that_prefers_the_first_goes_by_the_order_of_the_comparison() -> None:
+    firsts = labels({name: "b" if pair.turned else "a" for name, pair in KNOWN.items()})
+    found = of_labels(beside({0: firsts}, {0: firsts}, {0: KNOWN}))
+    assert found["agreement.first"].value == 1
+    assert found["agreement.longest"].value == 0  # of every pair the second is the longer
+
+
+def test_who_says_nothing_of_hard_pairs_gains_nothing_by_it() -> None:
+    choices = {f"p{n}": said for n, said in enumerate("aabbab")}
+    prompts = {name: name[:1] + str(int(name[1:]) // 2) for name in choices}  # two pairs a prompt
+    truth = Labels(dict.fromkeys(choices, "a"), prompts)  # type: ignore[arg-type]
+    people = Labels(choices, prompts)  # type: ignore[arg-type]
+    silent = Labels({name: said if said == "a" else None for name, said in choices.items()}, prompts)  # type: ignore[arg-type]
+    assert by_prompt(silent, truth) == {"p0": 1, "p2": 1}
+    assert by_prompt(silent, truth, people) == by_prompt(people, truth, silent)
+    assert missing({0: silent}).value == 0.5
+
+
+@pytest.mark.parametrize(
+    ("prompts", "rates"), [(20, (0.0, 0.06)), (40, (0.0, 0.05)), (60, (0.0, 0.06)), (100, (0.01, 0.06))]
+)
+def test_what_hardly_ever_happens_is_seldom_falsely_equivalent(prompts: int, rates: tuple[float, float]) -> None:
+    rng = np.random.default_rng(5)
+    false = 0
+    for _ in range(1000):
+        one, other = (rng.random((1, prompts)) < rate for rate in rates)
+        difference = crossed_difference(one.astype(float) - other).of_shares
+        false += conclusions({"ai": difference}, margin=0.05)["ai"].answer == "equivalent"
+    assert false / 1000 <= 0.064
+
+
+def test_nothing_seen_on_many_prompts_is_equivalent() -> None:
+    assert (
+        conclusions({"ai": crossed_difference(np.zeros((3, 400))).of_shares}, margin=0.05)["ai"].answer == "equivalent"
+    )
+    assert (
+        conclusions({"ai": crossed_difference(np.zeros((3, 40))).of_shares}, margin=0.05)["ai"].answer == "inconclusive"
+    )
+
+
+def test_of_several_arms_what_could_be_detected_is_detected_as_often_as_said() -> None:
+    rng = np.random.default_rng(0)
+    names, error = "abcde", 0.03
+    told = conclusions({name: Difference(0.0, error, 500, 500, 500) for name in names}, margin=0.001)["a"].detectable
+    found = [
+        conclusions(
+            {name: Difference(rng.normal(told if name == "a" else 0.0, error), error, 500, 500, 500) for name in names},
+            margin=0.001,
+        )["a"].answer
+        == "better"
+        for _ in range(2000)
+    ]
+    assert 0.78 <= np.mean(found) <= 0.85
