@@ -35,7 +35,7 @@ from rlaif.config import (
 )
 from rlaif.conversations import prompt_column
 from rlaif.errors import ConfigError, UserError, did_you_mean
-from rlaif.evaluate import Metric, open_metrics
+from rlaif.evaluate import START, Metric, open_metrics
 from rlaif.families import same_family
 from rlaif.labels import LabelContext, LabelSource, open_source
 from rlaif.labels.judges import JudgeLabels, judges_of
@@ -244,6 +244,8 @@ def build(
     _say_gold_alike(golds, rewards, labels, watcher)
     serving = _open_serving(pipeline, methods, models, gateway, where)
     judges, metrics = _open_evaluation(pipeline, context, where)
+    for number, component in enumerate(pipeline.policies):
+        _check_room(methods[component.policy].options, models["policy"], where.at("policies", number, "options"))
     if entry.builtin:
         _say_passed_over(pipeline, entry.name, catalogue, settings)
     for line in catalogue.notices:
@@ -384,6 +386,15 @@ def _check_trainable(pipeline: Pipeline, models: dict[str, Any], where: Place) -
             )
 
 
+def _check_room(options: Any, start: Any, where: Place) -> None:
+    """Raises ConfigError where what a policy may say is as long as all that it reads, and no prompt has room."""
+    asked = getattr(options, "max_new_tokens", None)
+    if asked is not None and asked >= start.context:
+        raise ConfigError(
+            f"{where.at('max_new_tokens')}: {asked:,} new tokens leave no room for a prompt: {start.name} reads {start.context:,} in all."
+        )
+
+
 def _check_targets(options: Any, base: Any, where: Place) -> None:
     """Raises ConfigError where adapters are to go into layers that the model has not."""
     lora = getattr(options, "lora", None)
@@ -443,6 +454,10 @@ def _open_methods(pipeline: Pipeline, where: Place) -> dict[str, PolicyMethod]:
         name = component.policy
         if name in methods:
             raise ConfigError(f'{place}: "{name}" is named twice: call one otherwise (called: NAME).')
+        if name == START:
+            raise ConfigError(
+                f'{place}: "{name}" is what policies are measured beside: call this one otherwise (called: NAME).'
+            )
         kind = load(component.name, METHODS, "policy method", place.at("name"))
         options = parse_options(kind, component.options, place.at("options"))
         methods[name] = construct(kind, "(options, where)", options, str(where))

@@ -218,12 +218,25 @@ def parse_model(model: type[BaseModel], values: Any, where: str | Place) -> Any:
         raise ConfigError("; ".join(f"{blamed}: {'; '.join(found)}" for blamed, found in lines.items())) from error
 
 
+WANTED = {  # by pydantic's name of a fault: what was expected, in words of ours
+    **dict.fromkeys(
+        ("model_type", "model_attributes_type", "dataclass_type", "dict_type", "mapping_type"),
+        "must be settings, key: value",
+    ),
+    **dict.fromkeys(("tuple_type", "list_type"), "must be a list"),
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "must be a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "must be a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "must be true or false"),
+    "string_type": "must be a text",
+}
+
+
 def _within(place: tuple[Any, ...], whole: tuple[Any, ...]) -> bool:
     return len(place) > len(whole) > 0 and place[: len(whole)] == whole
 
 
 def _explain(model: type[BaseModel], item: Any) -> str:
-    path = [str(part) for part in item["loc"]]
+    path = [str(part) for part in item["loc"] if "[" not in str(part)]  # without the names of a choice's forms
     name = ".".join(path)
     if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):  # of a model, of a dataclass
         hint = getattr(model, "hint", lambda key: "")(name)
@@ -231,7 +244,9 @@ def _explain(model: type[BaseModel], item: Any) -> str:
         return f'unknown key "{name}".{f" {hint}" if hint and "Did you mean" not in known else known}'
     if item["type"] == "missing":
         return f'"{name}" is missing'
-    message = item["msg"].removeprefix("Value error, ")
+    message = WANTED.get(item["type"]) or item["msg"].removeprefix("Value error, ").replace(
+        "Input should be", "must be"
+    )
     found = repr(item["input"])
     return f'"{name}": {message} (found {found if len(found) <= 80 else found[:77] + "..."})' if name else message
 

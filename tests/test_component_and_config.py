@@ -81,16 +81,16 @@ FAULTS = {
     ),
     "wrong type": (
         "pairs: x\nseed: soon",
-        'recipe.yaml: "seed": Input should be a valid integer, unable to parse string as an integer (found \'soon\')',
+        'recipe.yaml: "seed": must be a whole number (found \'soon\')',
     ),
     "a flag for a number": ("pairs: x\nseed: true", 'recipe.yaml: "seed": expected a number (found True)'),
     "out of range": (
         "pairs: x\nheld_out: 1.5",
-        'recipe.yaml: "held_out": Input should be less than 1 (found 1.5)',
+        'recipe.yaml: "held_out": must be less than 1 (found 1.5)',
     ),
     "a list for a mapping": (
         "pairs: x\nmodels: [a, b]",
-        "recipe.yaml: \"models\": Input should be a valid dictionary (found ['a', 'b'])",
+        "recipe.yaml: \"models\": must be settings, key: value (found ['a', 'b'])",
     ),
     "missing key": ("pairs: {limit: 3}", 'recipe.yaml: "pairs.source" is missing'),
     "clamp not symmetric": (
@@ -280,7 +280,7 @@ BLAMED: dict[str, tuple[list[str], str]] = {
     ),
     "a wrong type": (
         ["seed=2", "seed=soon"],
-        '--set seed=soon: "seed": Input should be a valid integer, unable to parse string as an integer (found \'soon\')',
+        '--set seed=soon: "seed": must be a whole number (found \'soon\')',
     ),
     "a key inside the value": (
         ["policies=[{nme: dpo}]"],
@@ -296,7 +296,7 @@ BLAMED: dict[str, tuple[list[str], str]] = {
     ),
     "two flags": (
         ["sed=1", "held_out=2"],
-        '--set held_out=2: "held_out": Input should be less than 1 (found 2); '
+        '--set held_out=2: "held_out": must be less than 1 (found 2); '
         '--set sed=1: unknown key "sed". Did you mean "seed"?',
     ),
     "the file's own fault beside a flag": (["seed=1"], 'recipe.yaml: unknown key "lables". Did you mean "labels"?'),
@@ -641,7 +641,7 @@ def test_a_faulty_judge_file_is_one_line(name: str) -> None:
         ),
         "a weight of nothing": (
             "principles: [{id: a, text: x, weight: 0}]",
-            'c.yaml: "principles.0.weight": Input should be greater than 0 (found 0)',
+            'c.yaml: "principles.0.weight": must be greater than 0 (found 0)',
         ),
         "an unknown key": (
             "principles: [{id: a, text: x, wieght: 2}]",

@@ -217,7 +217,7 @@ def test_a_source_in_a_source_in_a_source_and_its_judges() -> None:
         (
             "noisy",
             {"of": {"source": "human"}, "rate": 0.7},
-            'labels.options: "rate": Input should be less than or equal to 0.5 (found 0.7)',
+            'labels.options: "rate": must be less than or equal to 0.5 (found 0.7)',
         ),
         (
             "noisy",

@@ -204,7 +204,7 @@ def test_the_reward_in_the_documentation_is_one(tmp_path: Path, monkeypatch: pyt
     _, (one, two) = replies("two words", "a b c d")
     cut = two.model_copy(update={"finish_reason": "length"})
     found = asyncio.run(rewards([(QUESTION, [one, two, cut])]))
-    assert [reward.total for reward in found[0]] == [0.5, 0.0, None]
+    assert [reward.total for reward in found[0]] == [0.5, 0.0, 0.0]
     assert rewards.signature()[0][0] == "brevity"
 
 

@@ -290,7 +290,8 @@ class _Training:
                 f"{self.method.name}, step {self.trainer.step + 1}: {lost} of {len(rows)} responses got no reward ({by}; "
                 f"failure_tolerance {self.context.failure_tolerance:g}). What would do: where a source did not answer, run it again "
                 "once it does, and training goes on from its last checkpoint; replies that cannot be read are in the ledger and stay "
-                "so: a judge that is easier to read, principles: draw, or a higher failure_tolerance."
+                "so: a judge that is easier to read, principles: draw, or a higher failure_tolerance; a class of your own that gives None "
+                "gives it again: a number for such replies, or where they are cut off a larger max_new_tokens."
             )
         self._say_cut_off(parts)
         figures = self.trainer.figures(parts)
@@ -449,7 +450,7 @@ class _Training:
             before = max(step for step in found if self._is_planned(step) and (step < stopped or step == 0))
         trainer.load(self.context.work / f"checkpoint-{before}")
         self.context.start.notice(
-            f"{self.method.name}: training ended after {stopped} of {trainer.steps} steps: {why}. The policy is "
+            f"Careful: {self.method.name}: training ended after {stopped} of {trainer.steps} steps: {why}. The policy is "
             + (f"that after {before} steps." if before else "the start: nothing was learnt.")
         )
         trainer.history, trainer.samples, trainer.kept = history, samples, kept

@@ -7,9 +7,11 @@ responses and gives a number for each, or None where there is none: a judge that
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any, Protocol
 
 from rlaif.canaries import Claims
@@ -72,9 +74,9 @@ class Rewards:
             if shape != wanted:
                 raise ValueError(f"reward {part.name}: expected numbers for {wanted} responses, got {shape}")
             for value in (value for row in values for value in row if value is not None):
-                if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
                     raise ValueError(f"reward {part.name}: expected a finite number or None, got {value!r}")
-        return values
+        return [[None if value is None else float(value) for value in row] for row in values]
 
     def _sum(self, values: Sequence[float | None]) -> Rewarded:
         parts = {part.name: value for part, value in zip(self.parts, values, strict=True)}
@@ -105,7 +107,7 @@ def open_rewards(specs: Sequence[RewardSpec], context: RewardContext) -> Rewards
         kind = load(spec.source, REWARDS, "reward", where.at("source"))
         options = parse_options(kind, spec.options, where.at("options"))
         source = construct(kind, "(options, context)", options, replace(context, where=where))
-        if not callable(source) or not hasattr(source, "signature"):
+        if not inspect.iscoroutinefunction(type(source).__call__) or not hasattr(source, "signature"):
             raise ConfigError(
                 f'{where.at("source")}: "{spec.source}" is no reward: its class needs `async def __call__(self, items)` and '
                 "`signature`."
@@ -113,4 +115,8 @@ def open_rewards(specs: Sequence[RewardSpec], context: RewardContext) -> Rewards
         name = getattr(source, "name", spec.source)
         taken = {part.name for part in parts}
         parts.append(Part(name if name not in taken else f"{name} {number + 1}", source, spec.weight))
+    if parts and not any(part.weight for part in parts):
+        raise ConfigError(
+            f"{context.where}: every reward has weight 0: nothing would be learnt. Give one of them a weight."
+        )
     return Rewards(tuple(parts))

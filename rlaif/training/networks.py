@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from rlaif.component import Options as BaseOptions
@@ -34,6 +34,11 @@ class LoraOptions(BaseOptions):
     alpha: int = Field(default=32, ge=1)  # what adapters add is scaled by alpha/rank
     targets: tuple[str, ...] | Literal["all-linear"] = "all-linear"  # names of layers
     bits: Literal[4] | None = None  # that the frozen base is kept in (QLoRA); None: as it is
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) and value != "all-linear" else value
 
 
 Schedule = Literal[

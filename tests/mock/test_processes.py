@@ -164,7 +164,7 @@ def test_every_option_is_a_flag_and_every_fault_is_named_in_the_help(capsys: pyt
 
 MISTAKES = {
     "unknown fault": (("--fault", "resett=0.1"), 'unknown fault "resett". Did you mean "reset"?'),
-    "out of range": (("--skill", "2"), '"skill": Input should be less than or equal to 1'),
+    "out of range": (("--skill", "2"), '"skill": must be less than or equal to 1'),
     "no script": (("--script", "nowhere.jsonl"), "nowhere.jsonl: not a script that can be read"),
     "a script without replies": (("--script", "script.yaml"), 'script.yaml: row 1: "reply" is missing'),
     "a script that is no expression": (
