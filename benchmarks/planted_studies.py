@@ -4,7 +4,7 @@
     python benchmarks/planted_studies.py FOLDER --policies --repetitions 1 --seeds 5    policies too
 
 People slip in 25% of their labels. Beside them label three who know the truth and slip in 5% (planted better), in 25% (equal) and in
-40% (worse), independently. Each repetition has prompts, responses, draws and seeds of its own. What an arm's labels are really worth,
+40% (worse), none of them where people do for that reason. Each repetition has prompts, responses, draws and seeds of its own. What an arm's labels are really worth,
 for a reward model of this size, is taken to be the mean difference over all repetitions; said falsely is "better" or "worse" of the
 other sign or of the equal arm, and "equivalent" of one whose mean lies beyond the margin. "Inconclusive" is counted apart. What a
 repetition has done is kept in FOLDER.

@@ -44,10 +44,11 @@ def write_model_card(
     rewarded: Sequence[str] = (),
     read: Collection[str] = (),
     reward_model: bool = False,
+    cares: Sequence[str] = (),
 ) -> None:
     """``learnt``: the noun that it was trained on; ``account``: what became of its rows, in words; ``rewards``: the reward models
     it learnt from; ``rewarded``: by what its responses were rewarded, in words; ``read``: the run's inputs that
-    had a part in it; ``reward_model``: whether it is one."""
+    had a part in it; ``reward_model``: whether it is one; ``cares``: what was said of its training that must be read beside it."""
     from rlaif.models.local import weights_hash
 
     manifest = run.manifest
@@ -69,7 +70,7 @@ def write_model_card(
         if source["source"] in read
     )
     packages = ", ".join(f"{key} {value}" for key, value in sorted(manifest["environment"].items()))
-    caveats = "".join(f"\n> {line}\n" for line in manifest["caveats"])
+    caveats = "".join(f"\n> {line}\n" for line in (*manifest["caveats"], *cares))
     by = ", ".join(f"{who} ({count:,})" for who, count in sorted(labellers.items())) or "nobody: no labels were read"
     told = f"Its responses were rewarded by {', '.join(rewarded)}." if rewarded else f"Labels by {by}."
     text = f"""---

@@ -279,6 +279,7 @@ class TrainingStages:
             rewarded=judges,
             read={*road.inputs, *getattr(road.methods.get(name), "inputs", {})},
             reward_model=name not in road.methods,
+            cares=[line for line in road.watcher.said if line.startswith(f"Careful: {name}")],
         )
 
     def _rewarding(self, name: str) -> list[str]:
