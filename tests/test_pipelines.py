@@ -67,7 +67,26 @@ ALONE: dict[str, list[str]] = {  # those that end with other things than the one
 def test_every_shipped_pipeline_is_run_below() -> None:
     shipped = {path.stem for path in (ROOT / "pipelines").rglob("*.yaml")}
     assert shipped
-    assert shipped == set(ARGUMENTS) | set(ALONE)
+    assert shipped == set(ARGUMENTS) | set(ALONE) | {"swap-study"}
+
+
+@pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_shipped_study_is_walked_to_its_page(whole: bool, tmp_path: Path) -> None:
+    """With few prompts, every one of whose pairs two people label: the rate of their slips needs some."""
+    common = ["prompts.limit=10", "held_out=0.4", "evaluation.prompts=6", "evaluation.judged=3"]
+    common += ["policies=[{name: dpo, options: {batch_prompts: 4}}]" if whole else "policies=[]"]
+    common += [] if whole else ["evaluation=null", "reward_model=null"]
+    settings = [f"set={json.dumps(common)}", "seeds=[0]", "arms.human.labels.options.overlap=1.0"]
+    settings += ["curves.labels=[6, 12]" if whole else "curves=null"]
+    arguments = [part for setting in settings for part in ("--set", setting)]
+    said = rlaif(tmp_path, "compare", "swap-study", "--out", "study", *arguments, seconds=280)
+    assert "half instead of human: " in said
+    assert "Two people of human agree in " in said
+    figures = json.loads((tmp_path / "study" / "compare.json").read_text())
+    for arm in ("ai", "matched", "half", "longest", "random"):
+        assert (f"arms.{arm}.dpo.head_to_head" in figures) == whole
+        assert f"differences.{arm}.labels.truth" in figures
+    assert "What made this" in (tmp_path / "study" / "compare.html").read_text()
 
 
 @pytest.mark.parametrize("name", sorted(ALONE))
