@@ -264,6 +264,7 @@ def test_the_page_holds_the_answer_the_tables_and_what_made_them(walked: Path) -
     assert all(math.isfinite(x) for figure in figures.values() for x in figure.values() if x is not None)
 
 
+@pytest.mark.slow
 def test_each_arm_takes_the_settings_that_suit_its_own_labels_and_a_finished_study_is_not_walked_again(
     tmp_path: Path, policy_folder: Path
 ) -> None:
