@@ -145,11 +145,8 @@ class Evaluation:
         assert self.judges
         asked = contests(prompts, start, arm)
         comparisons = [comparison for comparison in asked if comparison]
-        judgements: list[Judgement] = []
         with self.counting(f"win rate of {arm.name}", len(comparisons) * requests_per_comparison(self.judges)):
-            async for batch in self.judges.label(cut(comparisons, JUDGED_ROWS)):
-                judgements += batch
-        write_shard(verdicts, Judgement, judgements, len(comparisons))
+            judgements = await judged(self.judges, comparisons, verdicts)
         read_wins(arm, start, asked, judgements)
 
     async def _rewards(self, prompts: list[Prompt], arms: list[Arm]) -> None:
@@ -180,6 +177,15 @@ class Evaluation:
             values = iter(ours[0] - theirs[0] for ours, theirs in zip(*both, strict=True))
             arm.kl = [next(values) if response and response.token_ids else None for response in arm.responses]
         self.start.unload()
+
+
+async def judged(judges: LabelSource, comparisons: Sequence[Comparison], verdicts: Path) -> list[Judgement]:
+    """What the judges say of comparisons, kept in the file ``verdicts``."""
+    found: list[Judgement] = []
+    async for batch in judges.label(cut(comparisons, JUDGED_ROWS)):
+        found += batch
+    write_shard(verdicts, Judgement, found, len(comparisons))
+    return found
 
 
 def is_plain(sampling: Sampling) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rlaif.statistics.figures import LEAST, MOST, Array
+from rlaif.statistics.figures import LEAST, MOST, Array, Figure
 
 RESAMPLES = 1_000
 
@@ -30,19 +30,11 @@ class LearningCurve:
             )
 
 
-@dataclass(frozen=True)
-class Exchange:
-    """How many labels of the other source do what one does. ``value``: None where the other source's models do not reach as far with
-    all its labels, or reach it with its fewest; then ``low``, or ``high``, is what is known. An open end is None too."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-    n: int  # values each curve's points are the mean of
-
-
-def exchange_rate(one: LearningCurve, other: LearningCurve, place: int) -> Exchange:
+def exchange_rate(one: LearningCurve, other: LearningCurve, place: int) -> Figure:
     """How many labels of ``other`` do what one of ``one`` does, where ``one`` has ``labels[place]``.
+
+    No value where the other source's models do not reach as far with all its labels, or reach it with its fewest; then ``low``, or
+    ``high``, is what is known. An open end is None too. ``n``: values each point of a curve is the mean of.
 
     Both curves are made to rise (the means of neighbours that do not), and read between their sizes on a scale of logarithms. The
     interval draws seeds and prompts anew, each for both curves alike (Owen 2007's pigeonhole bootstrap), one seed fewer than there are, as
@@ -61,11 +53,11 @@ def exchange_rate(one: LearningCurve, other: LearningCurve, place: int) -> Excha
     low, high = min(low, value), max(high, value)
     fewest = float(other.labels[0] / one.labels[place])
     most = float(other.labels[-1] / one.labels[place])
-    return Exchange(
-        value if 0 < value < math.inf else None,
-        low if 0 < low < math.inf else most if low == math.inf else None,
-        high if 0 < high < math.inf else fewest if high == 0 else None,
-        int(seeds * prompts),
+    return Figure(
+        value=value if 0 < value < math.inf else None,
+        low=low if 0 < low < math.inf else most if low == math.inf else None,
+        high=high if 0 < high < math.inf else fewest if high == 0 else None,
+        n=int(seeds * prompts),
     )
 
 

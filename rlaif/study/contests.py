@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.checking import open_road
-from rlaif.evaluate import JUDGED_ROWS, Arm, contests, passed_over, read_wins
+from rlaif.evaluate import Arm, contests, judged, passed_over, read_wins
 from rlaif.evaluation_stage import EvaluationStage
 from rlaif.labels import requests_per_comparison
 from rlaif.pipeline import Road, Watcher
-from rlaif.records import Comparison, Judgement, Prompt, Response, digest
-from rlaif.store import RunFolder, cut, read_shard, write_json, write_shard, write_table
+from rlaif.records import Comparison, Prompt, Response, digest
+from rlaif.store import RunFolder, read_shard, write_json, write_table
 from rlaif.study.policies import ACCOUNT, CONTEST
 
 SIGNATURE = "signature.json"
@@ -62,11 +62,8 @@ async def _contest(road: Road, folder: Path, against: Path, out: Path) -> None:
         ours.passed_over = left
         asked = contests(prompts, theirs, ours)
         comparisons = [comparison for comparison in asked if comparison]
-        judgements: list[Judgement] = []
         with road.counting(f"contests of {name}", len(comparisons) * requests_per_comparison(road.judges)):
-            async for batch in road.judges.label(cut(comparisons, JUDGED_ROWS)):
-                judgements += batch
-        write_shard(out / "judgements" / f"part-{number:05d}.parquet", Judgement, judgements, len(comparisons))
+            judgements = await judged(road.judges, comparisons, out / "judgements" / f"part-{number:05d}.parquet")
         read_wins(ours, theirs, asked, judgements)
         for prompt, win, mine, yours in zip(prompts, ours.wins, ours.responses, theirs.responses, strict=True):
             if win is not None and mine and yours:

@@ -21,8 +21,8 @@ from rlaif.statistics.studies import crossed_difference
 from rlaif.study.labelled import Labels
 from rlaif.study.policies import Column
 from rlaif.study.recipe import TRUTH, Study
-from rlaif.study.trained import accuracy_by_prompt, held_of, learnt_from
-from rlaif.study.walk import curve_folder, folder_of
+from rlaif.study.trained import accuracy_by_prompt, learnt_from
+from rlaif.study.walk import curve_folder, folder_of, measured_by
 
 ALL = "all"
 
@@ -46,7 +46,7 @@ def curves_of(study: Study, out: Path, labels: Mapping[str, Mapping[int, Labels]
                 seed: folder_of(out, arm, seed) if name == ALL else curve_folder(out, arm, seed, int(name))
                 for seed in study.seeds
             }
-            held = {seed: held_of(folder) for seed, folder in folders.items()}
+            held = {seed: measured_by(study, folder) for seed, folder in folders.items()}
             right = [accuracy_by_prompt(told, truth[seed]) for seed, told in held.items() if told]
             count = fmean(learnt_from(folder) for folder in folders.values())
             own = found.setdefault(arm, [])
@@ -72,9 +72,7 @@ def figures_of(study: Study, curves: Mapping[str, list[Point]]) -> dict[str, Fig
             if arm != study.baseline:
                 for place, point in enumerate(curves[study.baseline]):
                     rate = exchange_rate(whole[study.baseline], whole[arm], place)
-                    figures[f"exchange.{arm}.{point.name}"] = Figure(
-                        value=rate.value, low=rate.low, high=rate.high, n=rate.n
-                    )
+                    figures[f"exchange.{arm}.{point.name}"] = rate
     return figures
 
 

@@ -49,10 +49,10 @@ from rlaif.study.labelled import (
     share_people,
     taken,
 )
-from rlaif.study.policies import EQUAL, WIN, Column, Table, contested, meanings, measured, start, without_verdict
+from rlaif.study.policies import EQUAL, WIN, Column, Table, contested, meanings, measured, without_verdict
 from rlaif.study.recipe import TRUTH, Study
-from rlaif.study.trained import accuracy_by_prompt, calibration, held_of
-from rlaif.study.walk import choice_of, contest_folder, folder_of, measured_on
+from rlaif.study.trained import accuracy_by_prompt, calibration
+from rlaif.study.walk import choice_of, contest_folder, folder_of, measured_by
 
 Figures = dict[str, Figure]
 HEAD_TO_HEAD = {WIN: "head_to_head", EQUAL: "head_to_head_at_equal_length"}
@@ -73,9 +73,8 @@ class Measure:
     none_at: float | None = (
         None  # what it is where arms do not differ, of one that is itself held against the other arm
     )
-    paired: Mapping[str, Sequence[Column]] | None = (
-        None  # differences by arm and seed, where they are not those of values
-    )
+    paired: Mapping[str, Sequence[Column]] | None = None  # differences by arm and seed, where not those of values
+    policy: str = ""  # that it is of
 
     def mean(self, arm: str) -> Figure:
         """An arm's mean over seeds and prompts; its interval takes both as random, as that of a difference from nothing."""
@@ -134,6 +133,7 @@ class Measured:
     figures: Figures
     answers: dict[str, Answered]
     meanings: dict[str, Meaning]  # by NAME
+    policies: dict[str, str] = field(default_factory=dict)  # that a NAME is of, by NAME
     unsaid: list[str] = field(default_factory=list)
 
 
@@ -154,6 +154,8 @@ def measure(study: Study, out: Path) -> Measured:
 def _tell(measure: Measure, study: Study, found: Measured) -> None:
     """A measure's figures, its differences and their answers, corrected over the arms (Holm)."""
     found.meanings[measure.name] = measure.meaning
+    if measure.policy:
+        found.policies[measure.name] = measure.policy
     differences: dict[str, Difference] = {}
     for arm, values in measure.values.items():
         if not values or not all(values):
@@ -209,7 +211,7 @@ def _of_labels(study: Study, out: Path, labels: ByArm) -> Measured:
                 own |= {name: figure for name, figure in people.items() if not name.startswith("people.")}
                 unsaid += [f"{arm}: {line}" for line in not_said]
         figures |= {f"arms.{arm}.labels.{name}": figure for name, figure in own.items()}
-    return Measured(figures, {}, {}, list(_once(unsaid, len(study.arms) - 1)))
+    return Measured(figures, {}, {}, unsaid=list(_once(unsaid, len(study.arms) - 1)))
 
 
 def _graded_by_their_own(study: Study, out: Path) -> Iterator[str]:
@@ -293,13 +295,12 @@ def _of_reward_models(study: Study, out: Path, labels: ByArm, found: Measured) -
     """Each arm's reward model on the held-out labels of every arm, and of the truth: all hold out the same pairs. Where settings were
     tried, on the held-out prompts that they were not chosen by."""
     held = {
-        arm: {seed: told for seed in study.seeds if (told := held_of(folder_of(out, arm, seed)))} for arm in study.arms
+        arm: {seed: told for seed in study.seeds if (told := measured_by(study, folder_of(out, arm, seed)))}
+        for arm in study.arms
     }
     for of in labels:
         values = {
-            arm: [measured_on(study, accuracy_by_prompt(own[seed], labels[of][seed])) for seed in own]
-            for arm, own in held.items()
-            if own
+            arm: [accuracy_by_prompt(own[seed], labels[of][seed]) for seed in own] for arm, own in held.items() if own
         }
         for arm, own in held.items():
             if own:
@@ -316,15 +317,17 @@ def _of_policies(study: Study, out: Path, found: Measured) -> Iterator[Measure]:
     tables = {arm: [measured(folder_of(out, arm, seed)) for seed in study.seeds] for arm in study.arms}
     told = Measures(meanings(folder_of(out, study.baseline, study.seeds[0])))
     for policy, figure in _names(tables.values()):
+        if policy == START:  # all arms' start
+            values = {START: [table.get((START, figure), {}) for table in tables[study.baseline]]}
+            yield Measure(figure, values, told[figure])
+            continue
         values = {arm: [table.get((policy, figure), {}) for table in own] for arm, own in tables.items()}
         meaning = told[figure]
         if figure == EQUAL:
             meaning = Meaning("win rate against the start, at equal length", "% of prompts")
         margin = study.margin if meaning.is_share or _shares(values) else None
-        yield Measure(f"{policy}.{figure}", values, meaning, margin, more_is_better=figure in (WIN, EQUAL))
-    starts = [start(folder_of(out, study.baseline, seed)) for seed in study.seeds]
-    for _, figure in _names([starts]):
-        yield Measure(figure, {START: [table.get((START, figure), {}) for table in starts]}, told[figure])
+        better = figure in (WIN, EQUAL)
+        yield Measure(f"{policy}.{figure}", values, meaning, margin, more_is_better=better, policy=policy)
     folders = {
         arm: [contest_folder(out, arm, seed) for seed in study.seeds] for arm in study.arms if arm != study.baseline
     }
@@ -337,7 +340,7 @@ def _of_policies(study: Study, out: Path, found: Measured) -> Iterator[Measure]:
         at = ", at equal length" if figure == EQUAL else ""
         meaning = Meaning(f"win rate against the policy of {study.baseline}{at}", "% of prompts")
         head_to_head = f"{policy}.{HEAD_TO_HEAD[figure]}"
-        yield Measure(head_to_head, values, meaning, study.margin, more_is_better=True, none_at=0.5)
+        yield Measure(head_to_head, values, meaning, study.margin, more_is_better=True, none_at=0.5, policy=policy)
 
 
 def _names(tables: Iterable[Sequence[Table]]) -> list[tuple[str, str]]:

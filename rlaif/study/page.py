@@ -11,13 +11,12 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from rlaif.evaluate import START
-from rlaif.measures import OF_ANSWERS
 from rlaif.measures import Measure as Meaning
 from rlaif.records import Comparison, Response, uniform
 from rlaif.report import page
 from rlaif.report.figures import Plots
 from rlaif.statistics import Figure
-from rlaif.store import RECIPE, RunFolder, read_shard, write_text
+from rlaif.store import RunFolder, read_shard, write_text
 from rlaif.study.labelled import labels_of
 from rlaif.study.measures import HEAD_TO_HEAD, Answered, Measured
 from rlaif.study.policies import CONTEST, EQUAL, WIN
@@ -88,7 +87,6 @@ def write_page(path: Path, study: Study, out: Path, found: Measured) -> None:
         pairs=_first(study, lambda other: _pairs(study, out, other)),
         contests=_first(study, lambda other: _contests(study, out, other)),
         manifest=manifest,
-        recipe=json.loads((first / RECIPE).read_text(encoding="utf-8")),
         runs=list(_runs(study, out)),
     )
     write_text(path, html)
@@ -100,32 +98,22 @@ def _rewards(found: Measured) -> list[str]:
 
 def _policies(found: Measured) -> list[str]:
     """Contests between arms first, then against the start, then what was measured of the answers."""
-    of_arms = {name.split(".", 2)[2] for name in found.figures if name.startswith("arms.")}
-    names = [name for name in found.meanings if name in of_arms and not name.startswith(("reward.", "labels."))]
+    ends = (*HEAD_TO_HEAD.values(), WIN, EQUAL, "kl", "reward")
 
     def place(name: str) -> int:
-        ends = (*HEAD_TO_HEAD.values(), WIN, EQUAL, "kl", "reward")
         return next((n for n, end in enumerate(ends) if name.endswith(f".{end}")), len(ends))
 
-    return sorted(names, key=lambda name: (policy_of(name), place(name)))
-
-
-def policy_of(name: str) -> str:
-    """The policy that a figure is of."""
-    ends = tuple(f".{end}" for end in (*HEAD_TO_HEAD.values(), WIN, EQUAL, *OF_ANSWERS))
-    end = next((end for end in ends if name.endswith(end)), None)
-    return name.removesuffix(end) if end else name.partition(".")[0]
+    return sorted(found.policies, key=lambda name: (found.policies[name], place(name)))
 
 
 def _called(found: Measured) -> dict[str, Meaning]:
     """What the figures of policies are; with several policies, of which."""
-    names = _policies(found)
-    several = len({policy_of(name) for name in names}) > 1
+    several = len(set(found.policies.values())) > 1
     return {
-        name: found.meanings[name]._replace(what=f"{policy_of(name)}: {found.meanings[name].what}")
+        name: found.meanings[name]._replace(what=f"{found.policies[name]}: {found.meanings[name].what}")
         if several
         else found.meanings[name]
-        for name in names
+        for name in _policies(found)
     }
 
 
@@ -141,7 +129,7 @@ def _rows(study: Study, found: Measured, meanings: Mapping[str, Meaning], *, sta
 
 
 def _cell(arm: str, baseline: str, name: str, meaning: Meaning, found: Measured) -> Cell:
-    head = f"{START}.{name.removeprefix(policy_of(name) + '.')}" if arm == START else f"arms.{arm}.{name}"
+    head = f"{START}.{name.removeprefix(found.policies.get(name, '') + '.')}" if arm == START else f"arms.{arm}.{name}"
     figure = found.figures.get(head)
     if name == "labels.agreement_with_one" and arm == baseline:
         figure = found.figures.get("people.agreement")
@@ -189,8 +177,7 @@ def _plots(study: Study, found: Measured, plots: Plots) -> dict[str, str]:
         return [(arm, figures[f"arms.{arm}.{name}"]) for arm in study.arms if f"arms.{arm}.{name}" in figures]
 
     names = _policies(found)
-    told = first_measure(found) or ""
-    policy = policy_of(told) if told in names else policy_of(names[0]) if names else ""
+    policy = found.policies.get(first_measure(found) or "") or (found.policies[names[0]] if names else "")
     main, win, kl = (
         next((name for name in names if name == f"{policy}.{end}"), None) for end in (HEAD_TO_HEAD[WIN], WIN, "kl")
     )

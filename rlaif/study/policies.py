@@ -22,31 +22,17 @@ LENGTH = "words"
 
 
 def measured(folder: Path) -> Table:
-    """What a run's policies were measured to be; the start is the same in all arms. Where there are verdicts, those at equal
-    length too."""
+    """What a run's policies were measured to be, and the start, which is the same in all arms. Where there are verdicts, those at
+    equal length too."""
     path = folder / "evaluation" / "values.parquet"
     found: Table = {}
-    before: Column = {}
-    if path.is_file():
-        for row in pq.read_table(path).to_pylist():
-            if row["policy"] != START:
-                found.setdefault((row["policy"], row["figure"]), {})[row["prompt_id"]] = row["value"]
-            elif row["figure"] == LENGTH:
-                before[row["prompt_id"]] = row["value"]
+    for row in pq.read_table(path).to_pylist() if path.is_file() else ():
+        found.setdefault((row["policy"], row["figure"]), {})[row["prompt_id"]] = row["value"]
+    before = found.get((START, LENGTH), {})
     for policy in [policy for policy, figure in found if figure == WIN]:
         words = found.get((policy, LENGTH), {})
         longer = {prompt: words[prompt] - before[prompt] for prompt in words.keys() & before.keys()}
         found[policy, EQUAL] = equalised(found[policy, WIN], longer)
-    return found
-
-
-def start(folder: Path) -> Table:
-    """What the start was measured to be, which is all arms' start."""
-    path = folder / "evaluation" / "values.parquet"
-    found: Table = {}
-    for row in pq.read_table(path).to_pylist() if path.is_file() else ():
-        if row["policy"] == START:
-            found.setdefault((START, row["figure"]), {})[row["prompt_id"]] = row["value"]
     return found
 
 

@@ -32,16 +32,9 @@ from rlaif.errors import ConfigError, UserError, did_you_mean
 CALIBRATION = "preferences.calibration"
 MAY_DIFFER = ("labels", CALIBRATION)  # keys of a recipe in which arms differ
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*$")
-SHARED, TRUTH, CURVES, CONTESTS, TUNING = (
-    "shared",
-    "truth",
-    "curves",
-    "contests",
-    "tuning",
-)  # folders beside those of the arms
-
-
 OF_REWARD_MODELS = "reward_model.options."
+SHARED, TRUTH, CURVES = "shared", "truth", "curves"  # folders beside those of the arms, as the next
+CONTESTS, TUNING = "contests", "tuning"
 
 
 class Arm(Section):

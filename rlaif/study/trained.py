@@ -23,22 +23,27 @@ def held_of(folder: Path) -> Held | None:
     return told["held_out"] if told else None
 
 
+def only(held: Held | None, counts: Callable[[str], bool]) -> Held | None:
+    """Of the pairs of the prompts that count."""
+    if held is None:
+        return None
+    places = [i for i, prompt in enumerate(held["prompt_ids"]) if counts(prompt)]
+    return {name: [column[i] for i in places] for name, column in held.items()}
+
+
 def learnt_from(folder: Path) -> int:
     """How many labels a run's reward model learnt from."""
     told = _told(folder)
     return int(told["pairs"]) if told else 0
 
 
-def own_loss(folder: Path, counts: Callable[[str], bool]) -> float:
-    """The mean loss in nats of a run's reward model on its own labels of the held-out prompts that count; infinite where there is none."""
-    told = held_of(folder)
-    columns = (told["prompt_ids"], told["differences"], told["p"], told["weight"]) if told else ([], [], [], [])
-    rows = [row for row in zip(*columns, strict=True) if counts(row[0])]
-    total = sum(weight for *_, weight in rows)
-    if not total:
+def own_loss(held: Held | None) -> float:
+    """The mean loss in nats of a reward model on its own held-out labels; infinite where there is none."""
+    total = sum(held["weight"]) if held else 0.0
+    if held is None or not total:
         return math.inf
-    losses = log_loss(expit([difference for _, difference, _, _ in rows]), [p for _, _, p, _ in rows])
-    return float(sum(row[3] * loss for row, loss in zip(rows, losses, strict=True)) / total)
+    losses = log_loss(expit(held["differences"]), held["p"])
+    return float(sum(weight * loss for weight, loss in zip(held["weight"], losses, strict=True)) / total)
 
 
 def _told(folder: Path) -> dict[str, Any] | None:

@@ -31,7 +31,7 @@ from rlaif.store import RECIPE, RunFolder, alone, environment, read_manifest, wr
 from rlaif.study.labelled import people_agree
 from rlaif.study.pool import Contest, Pool, Run, own_environment
 from rlaif.study.recipe import CONTESTS, CURVES, SHARED, TRUTH, TUNING, Study, differing
-from rlaif.study.trained import own_loss
+from rlaif.study.trained import Held, held_of, only, own_loss
 
 OF_THE_RUN = (".lock", "report.html", "accounts.json", "metrics.json", "superseded")  # not of what goes on from it
 MACHINE = "machine.json"  # what all runs of a study have in common besides what their recipes say
@@ -152,7 +152,8 @@ def begun(folder: Path, shared: Path) -> Path:
 def choice_of(study: Study, arm: str, out: Path) -> int:
     """Which of the settings that every arm tried is an arm's: those whose reward model has the lowest loss on the arm's own labels of
     half of the held-out prompts. What is measured is measured on the other half."""
-    losses = [own_loss(tuning_folder(out, arm, number), chosen_by) for number in range(1, len(study.tune) + 1)]
+    tried = [held_of(tuning_folder(out, arm, number)) for number in range(1, len(study.tune) + 1)]
+    losses = [own_loss(only(held, chosen_by)) for held in tried]
     return 1 + losses.index(min(losses))
 
 
@@ -161,9 +162,9 @@ def chosen_by(prompt_id: str) -> bool:
     return uniform("tuning", prompt_id) < 0.5
 
 
-def measured_on(study: Study, by_prompt: Mapping[str, float]) -> dict[str, float]:
-    """Of figures of held-out prompts those that no settings were chosen by."""
-    return {prompt: value for prompt, value in by_prompt.items() if not (study.tune and chosen_by(prompt))}
+def measured_by(study: Study, folder: Path) -> Held | None:
+    """What a run's reward model says of the held-out prompts that no settings were chosen by."""
+    return only(held_of(folder), lambda prompt: not (study.tune and chosen_by(prompt)))
 
 
 def rate_of(study: Study, arm: str, out: Path) -> float | None:
@@ -215,8 +216,8 @@ def _linked(one: str, other: str) -> None:
 
 
 def need_alike(study: Study, out: Path) -> None:
-    """Raises UserError where arms of a seed differ in a prompt, a response, a setting, a model or a version: in anything but labels
-    and what was made of them."""
+    """Raises UserError where arms of a seed differ in a prompt, a response, a setting or a model: in anything but labels and what was
+    made of them. Versions and threads are the machine's (``need_same_machine``)."""
     for seed in study.seeds:
         first, *others = [(arm, facts_of(folder_of(out, arm, seed))) for arm in study.arms]
         for arm, facts in others:
@@ -234,7 +235,6 @@ def facts_of(folder: Path) -> dict[str, Any]:
         "recipe": Pipeline(**json.loads((folder / RECIPE).read_text(encoding="utf-8"))),
         **{noun: digest([row.fingerprint() for row in run.read(noun)]) for noun in BEFORE_LABELS},
         **{f"models.{role}": model for role, model in run.manifest["models"].items()},
-        **{f"environment.{name}": value for name, value in run.manifest["environment"].items()},
     }
 
 
