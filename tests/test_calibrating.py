@@ -96,6 +96,22 @@ def test_verdicts_without_probabilities_are_smoothed(tmp_path: Path) -> None:
     assert found.figures["verdicts.log_loss"]["value"] < found.figures["one half.log_loss"]["value"]
 
 
+def test_an_arm_of_a_study_with_a_calibration_differs_in_its_probabilities_alone(tmp_path: Path) -> None:
+    prepare(tmp_path, 60)
+    rlaif(tmp_path, "judge", "sure.yaml", "pairs.jsonl", "--out", "run")
+    rlaif(tmp_path, "calibrate", "run", "--kind", "temperature")
+    found = Calibration.model_validate_json((tmp_path / "calibration.json").read_text())
+    labels = {"source": "judges", "options": {"judges": ["sure.yaml"]}}
+    (tmp_path / "recipe.yaml").write_text(json.dumps({"pairs": "pairs.jsonl", "labels": labels}))
+    arms = {"plain": {"labels": labels}, "mild": {"labels": labels, "set": ["preferences.calibration=calibration.json"]}}
+    (tmp_path / "study.yaml").write_text(json.dumps({"recipe": "recipe.yaml", "seeds": [0], "arms": arms}))
+    said = rlaif(tmp_path, "compare", "study.yaml", "--out", "out")
+    assert "mild: the same label as plain in 100.0%" in said
+    plain, mild = (preferences(tmp_path / "out" / arm / "seed0") for arm in arms)
+    assert mild == {name: pytest.approx(found.map.of(p)) for name, p in plain.items()}
+    assert mild != plain
+
+
 def test_a_calibration_of_another_judge_is_pointed_at_and_a_file_that_is_none_refused(tmp_path: Path) -> None:
     prepare(tmp_path, 40)
     rlaif(tmp_path, "judge", "sure.yaml", "pairs.jsonl", "--out", "run")

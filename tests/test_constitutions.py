@@ -22,8 +22,8 @@ from rlaif.constitutions.runs import open_run
 from rlaif.constitutions.trying import try_constitution
 from rlaif.constitutions.wording import joined, meaning, only_vague
 from rlaif.errors import ConfigError, UserError
+from tests.command_line import Rlaif
 from tests.conftest import ROOT
-from tests.test_bad_input_cli import Rlaif, rlaif  # noqa: F401  (a fixture)
 from tests.tiny import write_jsonl
 
 SPEAKER = '''
@@ -92,7 +92,7 @@ X, Y, IDLE = principle("x", weight=2), principle("y"), principle("idle")
 MODEL = "models.judge={provider: scripted, model: 'con_voice:speak'}"
 
 
-def judged(rlaif: Rlaif, *extra: str, judge: str = "opinion", mode: str = "average") -> Path:  # noqa: F811
+def judged(rlaif: Rlaif, *extra: str, judge: str = "opinion", mode: str = "average") -> Path:
     constitution("mine", X, Y, IDLE)
     said = rlaif(
         "judge", judge, "pairs.jsonl", "--constitution", "mine", "--out", "run",
@@ -105,7 +105,7 @@ def judged(rlaif: Rlaif, *extra: str, judge: str = "opinion", mode: str = "avera
 # --- attribution and ablation, by hand --------------------------------------------------------------------------------
 
 
-def test_the_label_is_decided_by_whose_removal_changes_it_else_by_the_largest_margin(rlaif: Rlaif) -> None:  # noqa: F811
+def test_the_label_is_decided_by_whose_removal_changes_it_else_by_the_largest_margin(rlaif: Rlaif) -> None:
     """Margins are share × (2p − 1), shares 1/2 (x), 1/4 (y), 1/4 (idle), and 2p − 1 = difference / 10.
 
     pair 0: x 0.40, y −0.025: x alone.   pair 1: x −0.40, y 0: x alone (without it a tie).
@@ -132,7 +132,7 @@ def test_the_label_is_decided_by_whose_removal_changes_it_else_by_the_largest_ma
     assert [row["tie"] for row in rows].count(True) == 1
 
 
-def test_leaving_a_principle_out_counts_the_labels_that_change(rlaif: Rlaif) -> None:  # noqa: F811
+def test_leaving_a_principle_out_counts_the_labels_that_change(rlaif: Rlaif) -> None:
     """Without x: pair 0 flips to y's side, 1 and 2 become ties. Without y: pair 3 becomes a tie."""
     judged(rlaif)
     found = asyncio.run(ablate("mine", Path("run")))
@@ -148,26 +148,26 @@ def test_leaving_a_principle_out_counts_the_labels_that_change(rlaif: Rlaif) -> 
     assert found.verdict().startswith("x matters most")
 
 
-def test_drawn_principles_are_not_ablated_but_attributed(rlaif: Rlaif) -> None:  # noqa: F811
+def test_drawn_principles_are_not_ablated_but_attributed(rlaif: Rlaif) -> None:
     run = judged(rlaif, mode="draw")
     with pytest.raises(UserError, match="one principle was drawn"):
         asyncio.run(ablate("mine", run))
     assert all(len(decision.alone) <= 1 for decision in decisions(open_run(run)))
 
 
-def test_principles_shown_at_once_cannot_be_told_apart(rlaif: Rlaif) -> None:  # noqa: F811
+def test_principles_shown_at_once_cannot_be_told_apart(rlaif: Rlaif) -> None:
     with pytest.raises(UserError, match="all principles at once"):
         open_run(judged(rlaif, mode="all"))
 
 
-def test_another_constitution_is_not_ablated_in_its_place(rlaif: Rlaif) -> None:  # noqa: F811
+def test_another_constitution_is_not_ablated_in_its_place(rlaif: Rlaif) -> None:
     judged(rlaif)
     constitution("other", X, Y)
     with pytest.raises(UserError, match="idle differ"):
         asyncio.run(ablate("other", Path("run")))
 
 
-def test_the_practice_world_names_the_principle_that_matters(rlaif: Rlaif) -> None:  # noqa: F811
+def test_the_practice_world_names_the_principle_that_matters(rlaif: Rlaif) -> None:
     """A judge that reads the truth, three principles: without the one on harm, harm is preferred where it was not."""
     from random import Random
 
@@ -243,7 +243,7 @@ def test_examples_pass_or_not_and_what_was_not_measured_is_no_failure(voice: Any
     assert len(voice.ASKED) - asked == 2  # both orders of the one that failed
 
 
-def test_the_command_leaves_with_one_unless_all_pass(rlaif: Rlaif) -> None:  # noqa: F811
+def test_the_command_leaves_with_one_unless_all_pass(rlaif: Rlaif) -> None:
     constitution("good", principle("x", examples=[example("x3", "x1")]))
     constitution("bad", principle("x", examples=[example("x1", "x3")]))
     assert rlaif("constitution", "test", "good", "--judge", "opinion", "--to", "f.json").code == 0
@@ -257,7 +257,7 @@ def test_the_command_leaves_with_one_unless_all_pass(rlaif: Rlaif) -> None:  # n
 # --- diff -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_changed_principle_alone_is_asked_again(rlaif: Rlaif, voice: Any) -> None:  # noqa: F811
+def test_a_changed_principle_alone_is_asked_again(rlaif: Rlaif, voice: Any) -> None:
     """Of three principles one is reworded from x to y: two orders of five pairs are asked, the rest is in the ledger."""
     run = judged(rlaif, "--set", MODEL, judge="compare-text")
     voice.ASKED.clear()
@@ -273,7 +273,7 @@ def test_a_changed_principle_alone_is_asked_again(rlaif: Rlaif, voice: Any) -> N
     assert len(Path("flips.jsonl").read_text().splitlines()) == len(again.flips)
 
 
-def test_weights_cost_nothing_and_equal_constitutions_flip_nothing(rlaif: Rlaif) -> None:  # noqa: F811
+def test_weights_cost_nothing_and_equal_constitutions_flip_nothing(rlaif: Rlaif) -> None:
     run = judged(rlaif, "--set", MODEL, judge="compare-text")
     constitution("weights", {**X, "weight": 1}, {**Y, "weight": 5}, IDLE)
     assert asyncio.run(diff("mine", "weights", run, settings=[MODEL])).asked == 0
@@ -282,7 +282,7 @@ def test_weights_cost_nothing_and_equal_constitutions_flip_nothing(rlaif: Rlaif)
     assert set(same.changes) <= {"same", "none"}
 
 
-def test_drawn_principles_ask_only_where_another_is_drawn(rlaif: Rlaif) -> None:  # noqa: F811
+def test_drawn_principles_ask_only_where_another_is_drawn(rlaif: Rlaif) -> None:
     run = judged(rlaif, "--set", MODEL, judge="compare-text", mode="draw")
     constitution("more", X, Y, IDLE, principle("extra", "Prefer y."))
     found = asyncio.run(diff("mine", "more", run, settings=[MODEL]))

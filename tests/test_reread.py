@@ -17,10 +17,10 @@ from rlaif.judging.reading import read_choice
 from rlaif.mock import MockOptions, start
 from rlaif.reread import Ahead, Changes, Reread, open_reread
 from rlaif.store import RunFolder
+from tests.command_line import Rlaif
 from tests.runs import ledger_rows, stage_files
 from tests.runs import rlaif as run_cli
 from tests.runs import start as start_cli
-from tests.test_bad_input_cli import Rlaif, rlaif  # noqa: F401  (a fixture)
 from tests.test_judging import write_judge
 from tests.tiny import write_jsonl
 
@@ -213,7 +213,7 @@ def voted(folder: Path) -> Path:
     return folder
 
 
-def test_labels_that_would_be_lost_are_not(voted: Path, rlaif: Rlaif) -> None:  # noqa: F811
+def test_labels_that_would_be_lost_are_not(voted: Path, rlaif: Rlaif) -> None:
     before, manifest = stage_files(voted / "run"), (voted / "run" / "manifest.json").read_bytes()
     said = rlaif("reread", "run")
     assert said.code == 2
@@ -229,7 +229,7 @@ def test_labels_that_would_be_lost_are_not(voted: Path, rlaif: Rlaif) -> None:  
     assert changes.lines()[0] == f"judgements: {2 * PAIRS} showings read again, 0 changed"
 
 
-def test_labels_that_may_be_lost_are_counted_and_come_back(voted: Path, rlaif: Rlaif) -> None:  # noqa: F811
+def test_labels_that_may_be_lost_are_counted_and_come_back(voted: Path, rlaif: Rlaif) -> None:
     said = rlaif("reread", "run", "--allow-missing")
     assert said.code == 0
     assert f"{2 * PAIRS} × ranked -> failed" in said.out
@@ -270,7 +270,7 @@ def test_an_unfinished_run_is_read_as_far_as_it_got(folder: Path) -> None:
 def test_a_model_behind_an_api_is_read_without_its_server_or_key(
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
-    rlaif: Rlaif,  # noqa: F811
+    rlaif: Rlaif,
 ) -> None:
     monkeypatch.setenv("A_KEY", "sk-a-key-of-tests")
     with start(MockOptions()) as server:
@@ -292,7 +292,7 @@ def test_a_model_behind_an_api_is_read_without_its_server_or_key(
 def test_a_local_judge_is_read_without_a_pass_of_its_network(
     folder: Path,
     judge_folder: Path,
-    rlaif: Rlaif,  # noqa: F811
+    rlaif: Rlaif,
 ) -> None:
     write_judge("mine", protocol="pairwise-logprobs", options={"minimum_mass": 0.0})
     run_cli(folder, "judge", "mine", "pairs.jsonl", "--model", str(judge_folder), "--out", "run")
@@ -306,7 +306,7 @@ def test_a_local_judge_is_read_without_a_pass_of_its_network(
 # --- what cannot be reread --------------------------------------------------------------------------------------------
 
 
-def test_what_cannot_be_reread_is_one_line(judged: Path, rlaif: Rlaif) -> None:  # noqa: F811
+def test_what_cannot_be_reread_is_one_line(judged: Path, rlaif: Rlaif) -> None:
     run_cli(judged, "judge", "longest", "pairs.jsonl", "--out", "people")
     shutil.rmtree(judged / "people")
     rows = [{"prompt": "q", "response_a": "x", "response_b": "y", "label": "a"}]

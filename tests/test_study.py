@@ -145,6 +145,7 @@ def walked(tmp_path_factory: pytest.TempPathFactory, policy_folder: Path) -> Pat
     wrote(folder)
     said = rlaif(folder, "compare", "study.yaml", "--out", "out", seconds=400)
     assert ", labels as human 100.0%" in said
+    assert "dpo.kl" not in said  # every difference stands on the page
     assert "longest instead of human: this study cannot say; it would have found a difference of" in said
     return folder
 
@@ -166,6 +167,8 @@ def test_arms_with_the_same_labels_end_the_same(walked: Path) -> None:
         if name.startswith("arms.") and ".reward.accuracy." in name
     }
     assert len(table) == 4 * 5
+    compared = [name for name in figures if name.startswith("differences.longest.reward.accuracy.")]
+    assert {name.split(".")[4] for name in compared} == {"human", "truth"}
     assert table["arms.again.reward.accuracy.longest"] == table["arms.human.reward.accuracy.longest"]
 
 
@@ -244,6 +247,9 @@ def test_reward_models_of_fewer_labels_make_a_curve(walked: Path) -> None:
         f"exchange.longest.{size}" for size in ("10", "20", "all")
     }
     assert "arms.again.curve.20.accuracy" not in figures
+    shares = [figure for name, figure in figures.items() if name.startswith("arms.") and ".accuracy" in name]
+    assert len(shares) > 20
+    assert all(0 <= figure["low"] <= figure["value"] <= figure["high"] <= 1 for figure in shares)
 
 
 def test_the_page_holds_the_answer_the_tables_and_what_made_them(walked: Path) -> None:

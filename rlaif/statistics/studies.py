@@ -43,6 +43,12 @@ class Difference:
         return Figure(value=self.value, low=low, high=high, n=self.n)
 
     @property
+    def share(self) -> Figure:
+        """Of a difference from nothing: what is itself a share, so that its interval ends where shares do."""
+        low, high = self.interval()
+        return Figure(value=self.value, low=max(0.0, low), high=min(1.0, high), n=self.n)
+
+    @property
     def p(self) -> float:
         """Two-sided p value of no difference."""
         return 2 * self._beyond(abs(self.value))

@@ -64,7 +64,7 @@ def figures_of(study: Study, curves: Mapping[str, list[Point]]) -> dict[str, Fig
     for arm, points in curves.items():
         for point, values in zip(points, arrays[arm], strict=True):
             head = f"arms.{arm}.curve.{point.name}"
-            figures[f"{head}.accuracy"] = crossed_difference(values).figure
+            figures[f"{head}.accuracy"] = crossed_difference(values).of_shares.share
             figures[f"{head}.labels"] = Figure(value=point.labels, n=len(study.seeds))
     if study.baseline in curves:
         whole = {arm: LearningCurve([point.labels for point in points], arrays[arm]) for arm, points in curves.items()}

@@ -73,8 +73,13 @@ class Measure:
     none_at: float | None = (
         None  # what it is where arms do not differ, of one that is itself held against the other arm
     )
+    compared: bool = True  # False: that arms differ in it says nothing
     paired: Mapping[str, Sequence[Column]] | None = None  # differences by arm and seed, where not those of values
     policy: str = ""  # that it is of
+
+    @property
+    def is_share(self) -> bool:
+        return self.margin is not None or self.meaning.is_share
 
     def mean(self, arm: str) -> Figure:
         """An arm's mean over seeds and prompts; its interval takes both as random, as that of a difference from nothing."""
@@ -83,17 +88,14 @@ class Measure:
             every = [value for each in self.values[arm] for value in each.values()]
             return Figure(value=fmean(every), n=len(every))
         found = crossed_difference(matrix)
-        if self.margin is None:
-            return found.figure
-        low, high = found.of_shares.interval()
-        return Figure(value=found.value, low=max(0.0, low), high=min(1.0, high), n=found.n)
+        return found.of_shares.share if self.is_share else found.figure
 
     def difference(self, arm: str, against: str) -> Difference | None:
         """An arm's difference from the one it is held against; None where fewer than two prompts have both, or it is that one."""
         if self.none_at is not None:
             matrix = _matrix(self.values[arm])
             matrix = None if matrix is None else matrix - self.none_at
-        elif arm == against or not self.values.get(against):
+        elif not self.compared or arm == against or not self.values.get(against):
             return None
         elif self.paired:
             matrix = _matrix(self.paired[arm])
@@ -102,7 +104,7 @@ class Measure:
         if matrix is None:
             return None
         found = crossed_difference(matrix)
-        return found if self.margin is None else found.of_shares
+        return found.of_shares if self.is_share else found
 
 
 def _matrix(ours: Sequence[Column], theirs: Sequence[Column] = ()) -> Any:
@@ -303,11 +305,12 @@ def _of_reward_models(study: Study, out: Path, labels: ByArm, found: Measured) -
             arm: [accuracy_by_prompt(own[seed], labels[of][seed]) for seed in own] for arm, own in held.items() if own
         }
         for arm, own in held.items():
-            if own:
+            if own and of in (arm, study.baseline, TRUTH):
                 found.figures[f"arms.{arm}.reward.calibration_error.{of}"] = calibration(own, labels[of])
         meaning = Meaning(f"reward model right on held-out labels of {of}", "% of pairs without ties, prompts alike")
-        margin = study.margin if of in (study.baseline, TRUTH) else None  # that each does best on its own says nothing
-        yield Measure(f"reward.accuracy.{of}", values, meaning, margin, more_is_better=True)
+        compared = of in (study.baseline, TRUTH)  # that each does best on its own labels says nothing
+        margin = study.margin if compared else None
+        yield Measure(f"reward.accuracy.{of}", values, meaning, margin, more_is_better=True, compared=compared)
 
 
 # --- policies ---------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,18 +22,19 @@ from rlaif.study.labelled import labels_of
 from rlaif.study.measures import HEAD_TO_HEAD, Answered, Measured
 from rlaif.study.policies import CONTEST, EQUAL, WIN
 from rlaif.study.recipe import TRUTH, Study
-from rlaif.study.telling import answer, first_measure, meant, surely
+from rlaif.study.telling import answers, first_measure, meant
 from rlaif.study.walk import BEFORE_LABELS, contest_folder, folder_of
 from rlaif.training.batching import pair_id, side_digest
 
 SHOWN = 6  # pairs that two arms label differently
 ANSWERS = 4  # pairs of answers of two arms' policies
 LONGEST = 1200  # characters of a text shown
+COIN = 0.5  # accuracy of a reward model that knows nothing
 OF_LABELS = {  # rows of the first table
     "labels.truth": Meaning("labelled as the truth, ties left out", "%"),
     "labels.agreement": Meaning("labelled alike, ties left out", "%"),
     "labels.agreement_with_ties": Meaning("labelled alike, a tie being an opinion", "%"),
-    "labels.kappa": Meaning("the same beyond chance (Cohen's kappa)"),
+    "labels.kappa": Meaning("the same beyond chance, a tie being an opinion (Cohen's kappa)"),
     "labels.agreement_with_one": Meaning("as one person labels", "%"),
     "labels.noise_corrected": Meaning("right, where people's slips are taken out", "%"),
     "labels.alt_test.omega.crowd": Meaning("may stand in for a crowd worker (omega; 0.5 is needed)"),
@@ -63,8 +65,7 @@ def write_page(path: Path, study: Study, out: Path, found: Measured) -> None:
     html = page("compare.html.j2").render(
         study=study,
         name=out.name,
-        answers=answer(study, found),
-        surely=list(surely(study, found)),
+        answers=answers(study, found),
         unsaid=found.unsaid,
         cares=_cares(study, out),
         made_of=_made_of(study, out),
@@ -72,7 +73,10 @@ def write_page(path: Path, study: Study, out: Path, found: Measured) -> None:
         labels=list(_rows(study, found, OF_LABELS)),
         rewards=list(_rows(study, found, {name: found.meanings[name] for name in _rewards(found)})),
         policies=list(_rows(study, found, _called(found), start=True)),
-        arms={name: _told(arm.model_dump(mode="json", exclude_defaults=True)) for name, arm in study.arms.items()},
+        arms={
+            **{name: _told(arm.model_dump(mode="json", exclude_defaults=True)) for name, arm in study.arms.items()},
+            **({TRUTH: _told({"labels": study.truth.model_dump(mode="json")})} if study.truth else {}),
+        },
         tuned={
             arm: ", ".join(study.tune[int(figures[f"arms.{arm}.tuned"].value or 1) - 1])
             for arm in study.arms
@@ -148,11 +152,15 @@ def _told(labels: Any) -> str:
 
 
 def _exchange(study: Study, figures: Mapping[str, Figure]) -> Iterator[str]:
-    """What one label of the arm that is held against is worth, in words."""
+    """What one label of the arm that is held against is worth, in words: where its reward models surely beat a coin, for what does as
+    well as a coin is worth nothing."""
     for name, figure in figures.items():
         if name.startswith("exchange."):
             _, arm, size = name.split(".", 2)
-            labels = figures[f"arms.{study.baseline}.curve.{size}.labels"].value or 0
+            own = f"arms.{study.baseline}.curve.{size}"
+            if (figures[f"{own}.accuracy"].low or 0.0) <= COIN:
+                continue
+            labels = figures[f"{own}.labels"].value or 0
             yield f"Where {study.baseline} has {labels:,.0f} labels, one of them is worth {worth(figure)} of {arm}."
 
 
@@ -226,13 +234,13 @@ def _pairs(study: Study, out: Path, other: str) -> list[dict[str, Any]]:
     names = [study.baseline, other, *([TRUTH] if study.truth else [])]
     choices = {name: labels_of(folder_of(out, name, seed)).choices for name in names}
     apart = {key for key, said in choices[study.baseline].items() if {said, choices[names[1]].get(key)} == {"a", "b"}}
-    found: dict[str, tuple[str, Comparison]] = {}
+    found: dict[str, tuple[str, Comparison, tuple[Response, ...]]] = {}
     comparisons: Iterator[Comparison] = RunFolder(folder_of(out, study.baseline, seed)).read("comparisons")
     for comparison in sorted(comparisons, key=lambda each: uniform("read", seed, each.id)):
-        if len(comparison.responses) == 2 and comparison.prompt.id not in found:
-            key = pair_id(comparison.id, *(response.messages for response in comparison.responses))
+        for pair in itertools.combinations(comparison.responses, 2):
+            key = pair_id(comparison.id, *(response.messages for response in pair))
             if key in apart:
-                found[comparison.prompt.id] = (key, comparison)
+                found.setdefault(comparison.prompt.id, (key, comparison, pair))
         if len(found) == SHOWN:
             break
     return [
@@ -240,12 +248,10 @@ def _pairs(study: Study, out: Path, other: str) -> list[dict[str, Any]]:
             "prompt": [(message.role, _cut(message.content)) for message in comparison.prompt.messages],
             "answers": [
                 (_cut(response.text), [name for name in names if choices[name].get(key) == side], "")
-                for side, response in zip(
-                    "ab", sorted(comparison.responses, key=lambda each: side_digest(each.messages)), strict=True
-                )
+                for side, response in zip("ab", sorted(pair, key=lambda each: side_digest(each.messages)), strict=True)
             ],
         }
-        for key, comparison in found.values()
+        for key, comparison, pair in found.values()
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from rlaif.config import Pipeline
 from rlaif.measures import Measure as Meaning
@@ -14,8 +15,6 @@ from rlaif.study.recipe import TRUTH, Study
 
 SHARE = Meaning("", "%")
 PASSES = 0.5  # omega from which labels may stand in for a person (Calderon et al. 2025)
-
-
 EVEN = 0.5  # deviation of outcomes that are won or lost, each half the time: the largest there is
 
 
@@ -38,9 +37,9 @@ def planned(study: Study, recipe: Pipeline) -> str | None:
 
 
 def lines(study: Study, found: Measured) -> Iterator[str]:
-    """The answer, then each arm's labels and reward model, and every difference that has an answer."""
-    yield from answer(study, found)
-    yield from surely(study, found)
+    """The answer, and each arm's labels and reward model. Every difference is on the page."""
+    for each in answers(study, found):
+        yield f"{each.said} {each.surely}".strip()
     yield from _people(study, found)
     against = study.baseline
     for arm in study.arms:
@@ -57,8 +56,6 @@ def lines(study: Study, found: Measured) -> Iterator[str]:
         ]
         if said:
             yield f"{arm}: {', '.join(said)}"
-    for each in found.answers.values():
-        yield f"{each.arm} against {against}, {each.measure.name}: {answered(each)}"
     yield from found.unsaid
 
 
@@ -75,17 +72,31 @@ def _people(study: Study, found: Measured) -> Iterator[str]:
             yield f"{arm} {may} stand in for a crowd worker (alternative annotator test, omega {omega.value:.2f} of {PASSES} needed)."
 
 
-def answer(study: Study, found: Measured) -> list[str]:
-    """A sentence for each arm on the furthest that was measured: policies against each other, before policies against the start,
-    before reward models, before labels."""
+class Answer(NamedTuple):
+    """What a study says of one arm: ``said`` on the furthest that was measured, and what else of its policies is ``surely`` another;
+    "" for nothing."""
+
+    said: str
+    surely: str = ""
+
+
+def answers(study: Study, found: Measured) -> list[Answer]:
+    """One for each arm on the furthest that was measured: policies against each other, before policies against the start, before
+    reward models, before labels."""
     main = first_measure(found)
     if main is None:
         return [
-            f"{arm}: the same label as {study.baseline} in {SHARE.written(figure)} of the pairs on which both prefer a response."
+            Answer(
+                f"{arm}: the same label as {study.baseline} in {SHARE.written(figure)} of the pairs on which both prefer a response."
+            )
             for arm in study.arms
             if (figure := found.figures.get(f"arms.{arm}.labels.agreement"))
         ]
-    return [_sentence(study, each) for each in found.answers.values() if each.measure.name == main]
+    return [
+        Answer(_sentence(study, each), _surely(each.arm, found))
+        for each in found.answers.values()
+        if each.measure.name == main
+    ]
 
 
 def first_measure(found: Measured) -> str | None:
@@ -111,31 +122,23 @@ def _sentence(study: Study, each: Answered) -> str:
     said = {
         "better": "better",
         "worse": "worse",
-        "equivalent": f"as good, within {100 * conclusion.margin:g} points",
+        "equivalent": f"{'as good' if middle is None else 'preferred as often'}, within {100 * conclusion.margin:g} points",
         "inconclusive": "this study cannot say; it would have found a difference of "
         f"{100 * conclusion.detectable:.1f} points in four of five tries",
     }[conclusion.answer]
     return f"{each.arm} instead of {study.baseline}: {said}. {measured[0].upper()}{measured[1:]}."
 
 
-def surely(study: Study, found: Measured) -> Iterator[str]:
-    """For each arm what of its policies' answers is surely different, whatever the judges of the contests prefer."""
-    for arm in study.arms:
-        said = [
-            f"{each.measure.meaning.what} {answered(each).rpartition(', ')[0]}"
-            for each in found.answers.values()
-            if each.arm == arm and each.conclusion.answer in ("better", "worse") and not each.measure.more_is_better
-        ]
-        if said:
-            yield f"{arm} instead of {study.baseline}, surely different: {'; '.join(said)}."
-
-
-def answered(each: Answered) -> str:
-    """A difference and what it means."""
-    conclusion = each.conclusion
-    low, high = conclusion.difference.interval()
-    said = f"{100 * conclusion.difference.value:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f})"
-    return f"{said}, {meant(conclusion, more_is_better=each.measure.more_is_better)}"
+def _surely(arm: str, found: Measured) -> str:
+    """What of an arm's policies is surely different, whatever the judges of the contests prefer."""
+    said = []
+    for each in found.answers.values():
+        if each.arm == arm and each.conclusion.answer in ("better", "worse") and not each.measure.more_is_better:
+            value, (low, high) = each.conclusion.difference.value, each.conclusion.difference.interval()
+            said.append(
+                f"{each.measure.meaning.what} {100 * value:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f})"
+            )
+    return f"Surely different: {'; '.join(said)}." if said else ""
 
 
 def meant(conclusion: Conclusion, *, more_is_better: bool) -> str:

@@ -14,7 +14,7 @@ from rlaif.canaries import CANARIES
 from rlaif.judging.listwise import Listwise
 from rlaif.judging.steps import FirstWrongStep
 from rlaif.mock import MockOptions, start
-from tests.test_bad_input_cli import Rlaif, Said, rlaif  # noqa: F401  (a fixture)
+from tests.command_line import Rlaif, Said
 from tests.tiny import write_jsonl
 
 PAIRS = 100
@@ -45,7 +45,7 @@ def people(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def run(rlaif: Rlaif) -> Run:  # noqa: F811
+def run(rlaif: Rlaif) -> Run:
     """The command line, which is to end with this code."""
 
     def with_code(*arguments: str, code: int = 0) -> Said:

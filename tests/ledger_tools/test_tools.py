@@ -26,9 +26,9 @@ from rlaif.ledger_tools.rendering import request_of
 from rlaif.models import Reply
 from rlaif.records import digest
 from rlaif.store import RunFolder
+from tests.command_line import Rlaif
 from tests.runs import rlaif as run_cli
 from tests.runs import start as start_cli
-from tests.test_bad_input_cli import Rlaif, rlaif  # noqa: F401  (a fixture)
 from tests.test_judging import write_judge
 from tests.test_ledger import FIRST_FORMAT
 from tests.tiny import write_jsonl
@@ -84,7 +84,7 @@ def reader(path: Path, keys: list[str]) -> Iterator[Reader]:
 # --- info -------------------------------------------------------------------------------------------------------------
 
 
-def test_info_sums_by_model_and_by_run(path: Path, keys: list[str], rlaif: Rlaif) -> None:  # noqa: F811
+def test_info_sums_by_model_and_by_run(path: Path, keys: list[str], rlaif: Rlaif) -> None:
     ledger = Ledger(path)
     ledger.charge("aaaa1111", 0.0625)
     ledger.set_open("aaaa2222", 0.03125)
@@ -117,7 +117,7 @@ def test_info_sums_by_model_and_by_run(path: Path, keys: list[str], rlaif: Rlaif
     )
 
 
-def test_an_empty_ledger_has_nothing_in_it(path: Path, rlaif: Rlaif) -> None:  # noqa: F811
+def test_an_empty_ledger_has_nothing_in_it(path: Path, rlaif: Rlaif) -> None:
     Ledger(path).close()
     assert rlaif("ledger", "info").out.endswith(" MB, 0 replies\n")
     assert rlaif("ledger", "check").out == "0 replies checked: sound\n"
@@ -126,7 +126,7 @@ def test_an_empty_ledger_has_nothing_in_it(path: Path, rlaif: Rlaif) -> None:  #
 # --- show -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_reply_is_shown_by_the_beginning_of_its_key(keys: list[str], rlaif: Rlaif) -> None:  # noqa: F811
+def test_a_reply_is_shown_by_the_beginning_of_its_key(keys: list[str], rlaif: Rlaif) -> None:
     said = rlaif("ledger", "show", keys[1][:9].upper())
     assert said.out.splitlines() == [
         f"key        {keys[1]}",
@@ -141,7 +141,7 @@ def test_a_reply_is_shown_by_the_beginning_of_its_key(keys: list[str], rlaif: Rl
     ]
 
 
-def test_a_beginning_that_several_keys_have_lists_them(path: Path, rlaif: Rlaif) -> None:  # noqa: F811
+def test_a_beginning_that_several_keys_have_lists_them(path: Path, rlaif: Rlaif) -> None:
     ledger = Ledger(path)
     same = [f"abc{number}".ljust(64, "0") for number in range(7)]
     ledger.put([Entry(key, "m", Reply()) for key in [*same, "abd".ljust(64, "0")]])
@@ -199,7 +199,7 @@ def test_every_reply_of_a_run_leads_to_the_very_prompt_that_was_sent(judged: Pat
             assert "GOOD" in request.messages[-1].content
 
 
-def test_the_prompt_is_shown_from_the_runs_own_copies_after_an_edit(judged: Path, rlaif: Rlaif) -> None:  # noqa: F811
+def test_the_prompt_is_shown_from_the_runs_own_copies_after_an_edit(judged: Path, rlaif: Rlaif) -> None:
     write_judge("mine", protocol="pairwise-votes", sampling={"temperature": 1.0}, rubric=None)
     first = next(iter(RunFolder(judged / "run").read("judgements")))
     for arguments in (("run",), ("--run", "run"), (".rlaif/ledger.sqlite", "--run", "run")):
@@ -215,7 +215,7 @@ def test_the_prompt_is_shown_from_the_runs_own_copies_after_an_edit(judged: Path
         assert prompt.rstrip().endswith("=== sampling seed 0, sample 2")
 
 
-def test_a_run_folder_alone_shows_its_first_replies(judged: Path, rlaif: Rlaif) -> None:  # noqa: F811
+def test_a_run_folder_alone_shows_its_first_replies(judged: Path, rlaif: Rlaif) -> None:
     keys = every_key(judged)
     said = rlaif("ledger", "show", "run").out
     assert [line.split()[1] for line in said.splitlines() if line.startswith("key  ")] == keys[:2]
@@ -227,7 +227,7 @@ def test_a_run_folder_alone_shows_its_first_replies(judged: Path, rlaif: Rlaif) 
     assert f"run {named}, run: {len(keys)} replies" in rlaif("ledger", "info", "run").out
 
 
-def test_a_prompt_that_cannot_be_rendered_again_is_not_made_up(judged: Path, path: Path, rlaif: Rlaif) -> None:  # noqa: F811
+def test_a_prompt_that_cannot_be_rendered_again_is_not_made_up(judged: Path, path: Path, rlaif: Rlaif) -> None:
     key = every_key(judged)[0]
     (judged / "voice.py").write_text(SPEAKER.replace("Some reasons.", "Other reasons."))
     text = run_cli(judged, "ledger", "show", key, "run")  # a process of its own: the module is read anew
@@ -258,7 +258,7 @@ def test_a_sample_leads_to_its_prompt(working_folder: Path, path: Path, policy_f
 def test_check_with_a_run_finds_replies_that_are_gone_and_requests_that_are_others(
     judged: Path,
     path: Path,
-    rlaif: Rlaif,  # noqa: F811
+    rlaif: Rlaif,
 ) -> None:
     assert rlaif("ledger", "check", "run").out == "48 replies, 16 judgements checked: sound\n"
     keys = every_key(judged)
@@ -298,7 +298,7 @@ def test_check_names_what_is_wrong_counts_it_and_ends_with_1(
     path: Path,
     keys: list[str],
     what: str,
-    rlaif: Rlaif,  # noqa: F811
+    rlaif: Rlaif,
 ) -> None:
     assert rlaif("ledger", "check").out == "4 replies checked: sound\n"
     with closing(sqlite3.connect(path)) as db:
@@ -310,7 +310,7 @@ def test_check_names_what_is_wrong_counts_it_and_ends_with_1(
     assert f" × {what} (first: " in said.out
 
 
-def test_check_finds_a_damaged_file(path: Path, working_folder: Path, rlaif: Rlaif) -> None:  # noqa: F811
+def test_check_finds_a_damaged_file(path: Path, working_folder: Path, rlaif: Rlaif) -> None:
     fill(path, [("m", "", None, START + number) for number in range(300)])
     with closing(sqlite3.connect(path)) as db:
         page = db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'sqlite_autoindex_replies_1'").fetchone()[0]
@@ -323,7 +323,7 @@ def test_check_finds_a_damaged_file(path: Path, working_folder: Path, rlaif: Rla
     assert "damaged" in said.text or "malformed" in said.text
 
 
-def test_claims_of_the_dead_are_a_note_and_no_fault(path: Path, keys: list[str], rlaif: Rlaif) -> None:  # noqa: F811
+def test_claims_of_the_dead_are_a_note_and_no_fault(path: Path, keys: list[str], rlaif: Rlaif) -> None:
     with closing(sqlite3.connect(path)) as db:
         db.execute("INSERT INTO owners VALUES ('elsewhere:7:abc', 1.0)")
         db.executemany("INSERT INTO claims VALUES (?, 'elsewhere:7:abc')", [("x",), ("y",)])
@@ -338,7 +338,7 @@ def test_claims_of_the_dead_are_a_note_and_no_fault(path: Path, keys: list[str],
 # --- export -----------------------------------------------------------------------------------------------------------
 
 
-def test_an_export_holds_every_selected_reply_whole(path: Path, working_folder: Path, rlaif: Rlaif) -> None:  # noqa: F811
+def test_an_export_holds_every_selected_reply_whole(path: Path, working_folder: Path, rlaif: Rlaif) -> None:
     ledger = Ledger(path)
     reply = Reply(
         text='naïve "\n', finish_reason="length", logprobs=(("A", -0.5), ("B", float("-inf"))), token_ids=(1, 2),
@@ -433,7 +433,7 @@ def there(path: Path) -> set[str]:
         return {row[0].hex() for row in reader.rows("SELECT key FROM replies")}
 
 
-def test_nothing_is_deleted_without_yes(path: Path, keys: list[str], rlaif: Rlaif) -> None:  # noqa: F811
+def test_nothing_is_deleted_without_yes(path: Path, keys: list[str], rlaif: Rlaif) -> None:
     for last in ((), ("--dry-run",), ("--yes", "--dry-run")):
         said = rlaif("ledger", "prune", "--model", "gpt", "--used-too", *last)
         assert said.out.splitlines() == [
@@ -447,7 +447,7 @@ def test_nothing_is_deleted_without_yes(path: Path, keys: list[str], rlaif: Rlai
 
 def test_what_is_deleted_is_what_was_said_and_the_money_still_adds_up(
     path: Path,
-    rlaif: Rlaif,  # noqa: F811
+    rlaif: Rlaif,
 ) -> None:
     keys = fill(path, [*ROWS, *(("models/Qwen", "aaaa1111", None, START) for _ in range(500))])
     size = path.stat().st_size
@@ -466,7 +466,7 @@ def test_what_is_deleted_is_what_was_said_and_the_money_still_adds_up(
     assert rlaif("ledger", "check").code == 0
 
 
-def test_what_a_named_run_points_to_stays(judged: Path, path: Path, rlaif: Rlaif) -> None:  # noqa: F811
+def test_what_a_named_run_points_to_stays(judged: Path, path: Path, rlaif: Rlaif) -> None:
     ledger = Ledger(path)
     ledger.put([Entry(digest("other"), "m", Reply(), '{"sample":"p-0","index":0}')])
     ledger.close()
@@ -481,7 +481,7 @@ def test_superseded_judgements_and_samples_of_a_named_run_stay_too(
     working_folder: Path,
     path: Path,
     policy_folder: Path,
-    rlaif: Rlaif,  # noqa: F811
+    rlaif: Rlaif,
 ) -> None:
     prompts = write_jsonl(working_folder / "prompts.jsonl", [{"prompt": f"how long is way {i}"} for i in range(3)])
     (working_folder / "voice.py").write_text("def speak(request):\n    return '[[A]]'\n")
@@ -499,7 +499,7 @@ def test_superseded_judgements_and_samples_of_a_named_run_stay_too(
     assert there(path) == whole
 
 
-def test_prune_wants_to_be_told_what_and_what_to_keep(keys: list[str], rlaif: Rlaif) -> None:  # noqa: F811
+def test_prune_wants_to_be_told_what_and_what_to_keep(keys: list[str], rlaif: Rlaif) -> None:
     which = "rlaif: prune: say which replies: --model, --of-run, --before, or --keep RUN."
     assert rlaif("ledger", "prune", "--yes").line == which
     assert rlaif("ledger", "prune", "--used-too", "--yes").line == which
@@ -561,7 +561,7 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("row", WRONG)
-def test_what_is_no_ledger_is_one_line_for_every_command(working_folder: Path, row: str, rlaif: Rlaif) -> None:  # noqa: F811
+def test_what_is_no_ledger_is_one_line_for_every_command(working_folder: Path, row: str, rlaif: Rlaif) -> None:
     spoil, words = WRONG[row]
     spoil(working_folder / "l.sqlite")
     before = sorted(working_folder.iterdir())
@@ -571,21 +571,21 @@ def test_what_is_no_ledger_is_one_line_for_every_command(working_folder: Path, r
     assert [path for path in sorted(working_folder.iterdir()) if not path.name.endswith(("-wal", "-shm"))] == before
 
 
-def test_without_a_ledger_in_the_folder_none_is_made(working_folder: Path, rlaif: Rlaif) -> None:  # noqa: F811
+def test_without_a_ledger_in_the_folder_none_is_made(working_folder: Path, rlaif: Rlaif) -> None:
     assert rlaif("ledger", "info").line == (
         "rlaif: .rlaif/ledger.sqlite: there is no ledger here. Name one, or go to the folder that has one."
     )
     assert not list(working_folder.iterdir())
 
 
-def test_a_run_folder_whose_ledger_is_gone_is_said(judged: Path, path: Path, rlaif: Rlaif) -> None:  # noqa: F811
+def test_a_run_folder_whose_ledger_is_gone_is_said(judged: Path, path: Path, rlaif: Rlaif) -> None:
     assert rlaif("ledger", "info", "run").out.startswith(".rlaif/ledger.sqlite: ")
     path.unlink()
     assert rlaif("ledger", "info", "run").line == "rlaif: run: its ledger is not there (any more). Name the file."
     assert rlaif("ledger", "show", "ab", "--run", "nowhere").line.startswith("rlaif: nowhere: there is no ledger here.")
 
 
-def test_an_older_ledger_is_brought_up_to_date_and_read(path: Path, rlaif: Rlaif) -> None:  # noqa: F811
+def test_an_older_ledger_is_brought_up_to_date_and_read(path: Path, rlaif: Rlaif) -> None:
     path.parent.mkdir()
     with closing(sqlite3.connect(path)) as old:
         old.executescript(FIRST_FORMAT)
@@ -607,13 +607,13 @@ def test_a_ledger_that_another_process_holds_is_said(path: Path, keys: list[str]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everything")
-def test_a_ledger_that_cannot_be_written_can_be_read(path: Path, keys: list[str], rlaif: Rlaif) -> None:  # noqa: F811
+def test_a_ledger_that_cannot_be_written_can_be_read(path: Path, keys: list[str], rlaif: Rlaif) -> None:
     path.chmod(0o400)
     assert rlaif("ledger", "info").code == 0
     said = rlaif("ledger", "prune", "--model", "gpt", "--used-too", "--yes")
     assert (said.code, "cannot be pruned: attempt to write a readonly database" in said.line) == (2, True)
 
 
-def test_a_file_to_export_to_is_checked(path: Path, keys: list[str], rlaif: Rlaif) -> None:  # noqa: F811
+def test_a_file_to_export_to_is_checked(path: Path, keys: list[str], rlaif: Rlaif) -> None:
     assert rlaif("ledger", "export", "out.csv").line == "rlaif: out.csv: the name of a file ends in .jsonl or .parquet."
     assert rlaif("ledger", "export", "no/such/../../out.jsonl").code == 0
