@@ -65,6 +65,7 @@ def study(seeds: list[int], at_once: int, *, policies: bool) -> dict[str, Any]:
     for name, rate in RATES.items():
         arms[name] = {"labels": {"source": "noisy", "options": {"of": truth, "rate": rate}}}
     common = ["prompts.limit=200", "held_out=0.4", "evaluation.judges=[]", "evaluation.prompts=500"]
+    common += ["reward_model.options.epochs=4", "reward_model.options.batch_prompts=4"]  # few labels: small steps
     common += (
         ["policies=[{name: dpo, options: {learning_rate: 3.0e-4, epochs: 2, batch_prompts: 8}}]"]
         if policies

@@ -103,7 +103,10 @@ def test_an_arm_of_a_study_with_a_calibration_differs_in_its_probabilities_alone
     found = Calibration.model_validate_json((tmp_path / "calibration.json").read_text())
     labels = {"source": "judges", "options": {"judges": ["sure.yaml"]}}
     (tmp_path / "recipe.yaml").write_text(json.dumps({"pairs": "pairs.jsonl", "labels": labels}))
-    arms = {"plain": {"labels": labels}, "mild": {"labels": labels, "set": ["preferences.calibration=calibration.json"]}}
+    arms = {
+        "plain": {"labels": labels},
+        "mild": {"labels": labels, "set": ["preferences.calibration=calibration.json"]},
+    }
     (tmp_path / "study.yaml").write_text(json.dumps({"recipe": "recipe.yaml", "seeds": [0], "arms": arms}))
     said = rlaif(tmp_path, "compare", "study.yaml", "--out", "out")
     assert "mild: the same label as plain in 100.0%" in said
