@@ -8,10 +8,10 @@ quickstart: $(STAMP)  ## the whole road offline in minutes, to runs/quickstart/r
 	$(VENV)/bin/rlaif run quickstart --out runs/quickstart
 
 test: $(STAMP) lint  ## lint, types and tests; makes the environment when it is missing
-	$(VENV)/bin/python -m pytest -n 4 --dist loadfile
+	$(VENV)/bin/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 test-all: $(STAMP) lint  ## the same and the long ones
-	$(VENV)/bin/python -m pytest -n 4 --dist loadfile -m "slow or not slow"
+	$(VENV)/bin/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m "slow or not slow"
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .

@@ -76,17 +76,30 @@ class _RankingTrainer(_RewardTrainer):
     def total(
         self, one: torch.Tensor, other: torch.Tensor, p: torch.Tensor, weight: torch.Tensor, first: int
     ) -> torch.Tensor:
+        return self.part_of(one, other, p, weight, torch.ones_like(weight), first)
+
+    def part_of(
+        self,
+        one: torch.Tensor,
+        other: torch.Tensor,
+        p: torch.Tensor,
+        weight: torch.Tensor,
+        own: torch.Tensor,
+        first: int,
+    ) -> torch.Tensor:
+        """A ranking is of all its pairs together: those that are ``own`` have of its loss what they have of its weight."""
         groups = [self.groups[i] for i in self.plan.batches[first]]
         parts: list[torch.Tensor] = []
         start = 0
         for group in groups:
-            own = slice(start, start + len(group.pairs))
-            start = own.stop
-            if places := ranked_places(group, weight[own].tolist()):
-                rewards = _rewards_of(group, one[own], other[own])
-                found = plackett_luce_loss(rewards, torch.tensor(places, device=rewards.device)) * weight[own].sum()
+            pairs = slice(start, start + len(group.pairs))
+            start = pairs.stop
+            counted = weight[pairs] * own[pairs]
+            if places := ranked_places(group, weight[pairs].tolist()):
+                rewards = _rewards_of(group, one[pairs], other[pairs])
+                found = plackett_luce_loss(rewards, torch.tensor(places, device=rewards.device)) * counted.sum()
             else:
-                found = soft_preference_loss(one[own] - other[own], p[own], weight[own])
+                found = soft_preference_loss(one[pairs] - other[pairs], p[pairs], counted)
             parts.append(found)
         return torch.stack(parts).sum()
 

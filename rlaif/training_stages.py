@@ -285,11 +285,16 @@ class TrainingStages:
     def _rewarding(self, name: str) -> list[str]:
         """The stages whose reward models a policy learns from: as its reward, or as what its value network begins as."""
         road = self.road
-        if name not in road.rewards:
+        if name not in road.rewards or not road.pipeline.reward_model:
             return []
-        used = any(isinstance(part.source, TrainedReward) for part in road.rewards[name].parts)
-        used = used or getattr(road.methods[name], "has_value", False)
-        return reward_stages(road.pipeline) if used and road.pipeline.reward_model else []
+        stages = reward_stages(road.pipeline)
+        if any(isinstance(part.source, TrainedReward) for part in road.rewards[name].parts):
+            return stages
+        from rlaif.training.values import reads_alike
+
+        first, start = stages[:1], road.models["policy"]
+        begins = getattr(road.methods[name], "has_value", False) and reads_alike(road.folder / first[0], start)
+        return first if begins else []
 
     def _told_of(self, name: str, report: PolicyReport) -> dict[str, Any]:
         """What is kept of a training, the same in two equal runs; how long it waited for rewards is said."""

@@ -26,6 +26,7 @@ from rlaif.policy.ppo import PPO
 from rlaif.policy.raft import RAFT
 from rlaif.policy.reinforce import Reinforce
 from rlaif.policy.rloo import RLOO
+from rlaif.policy.sft import SFT
 from rlaif.records import Prompt
 from rlaif.training.rollouts import Rollouts
 from rlaif.training.trainer import Interrupted, Watch
@@ -105,7 +106,12 @@ def test_gradients_of_policy_and_value_are_clipped_each_by_its_own_norm(base: Lo
     ("kind", "options", "message"),
     [
         (RAFT, {"clip": 0.1, "beta": 0.0}, "clip is of a ratio"),
+        (RLOO, {"clip": 0.1}, "clip is of a ratio between the updates that one sample makes"),
+        (PPO, {"value_clip": 0.1, "inner_epochs": 1}, "value_clip is of a ratio between the updates"),
         (RLOO, {"kl_horizon": 10}, "set kl_target"),
+        (RLOO, {"kl_target": 6.0, "max_kl": 0.5}, "kl_target 6 lies beyond max_kl 0.5"),
+        (RLOO, {"watch": {"judge": "j", "looks": 2, "patience": 3}}, "patience 3 is more than there are looks"),
+        (SFT, {"column": "answer"}, '"column" is of demonstrations'),
         (Reinforce, {"value_weight": 0.5}, "value_weight is of baseline: value"),
         (RLOO, {"schedule": "constant", "warmup": 0.1}, "schedule constant has no warmup"),
         (RLOO, {"schedule": "polynomial", "learning_rate": 1e-7}, "schedule polynomial falls to 1e-07"),
@@ -332,7 +338,7 @@ def moved_rollouts(kind: Any, start: LocalModel, folder: Path, **options: Any) -
 
 
 def test_the_rloo_loss_equals_trls(base: LocalModel, tmp_path: Path) -> None:
-    trainer, part, network = moved_rollouts(RLOO, base, tmp_path, beta=0.05, clip=0.01)
+    trainer, part, network = moved_rollouts(RLOO, base, tmp_path, beta=0.05, clip=0.01, inner_epochs=2)
     theirs = trls("RLOO", base, network, tmp_path / "trl", epsilon=0.01, beta=0.0)
     inputs = trl_inputs(part, base.tokens.pad_id)
     assert part.old is not None
@@ -347,7 +353,7 @@ def test_the_rloo_loss_equals_trls(base: LocalModel, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("average", "theirs"), [("response", "grpo"), ("tokens", "dapo"), ("constant", "dr_grpo")])
 def test_the_grpo_loss_equals_trls(average: str, theirs: str, base: LocalModel, tmp_path: Path) -> None:
-    trainer, part, network = moved_rollouts(GRPO, base, tmp_path, beta=0.04, average=average, clip=0.01)
+    trainer, part, network = moved_rollouts(GRPO, base, tmp_path, beta=0.04, average=average, clip=0.01, inner_epochs=2)
     other = trls(
         "GRPO", base, network, tmp_path / "trl", epsilon=0.01, beta=0.04, loss_type=theirs, use_bias_correction_kl=False
     )

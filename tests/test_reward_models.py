@@ -101,6 +101,21 @@ def test_two_responses_are_no_ranking_and_keep_their_probability(base: LocalMode
     assert float(trainer.total(one, other, p, weight, 0)) == pytest.approx(expected)
 
 
+def test_the_losses_of_a_blend_s_sources_add_up_to_that_of_a_ranking(base: LocalModel, tmp_path: Path) -> None:
+    group = Group(
+        "x", (1,), [(2,), (3,), (4,)], [(0, 1), (0, 2), (1, 2)], [1.0, 1.0, 0.0], [1.0, 2.0, 1.0], ["human", "judge", "judge"],
+    )  # fmt: skip
+    network = load_network(base.folder, base.options, "float32", "test", head=True)
+    network.config.pad_token_id = base.tokens.pad_id
+    trainer = _RankingTrainer(network, [group], RewardOptions(loss="plackett-luce"), tmp_path, 0, Watch())
+    trainer.pad_id = base.tokens.pad_id
+    with torch.no_grad():
+        whole = float(trainer.compute_loss(network, {"micro_batch": 0}))
+    found = trainer.figures(trainer.sums)
+    assert (found["loss.human"], found["loss.judge"]) == pytest.approx((whole, whole))
+    assert (found["weight.human"], found["weight.judge"]) == (1.0, 3.0)
+
+
 def test_how_many_probabilities_a_ranking_drops_is_said(base: LocalModel, tmp_path: Path) -> None:
     said: list[str] = []
     start = LocalModel(str(base.folder), base.options, where="models.policy", notice=said.append)

@@ -165,6 +165,27 @@ def test_a_list_is_ranked_side_by_side() -> None:
     assert asked == 2
 
 
+@pytest.mark.parametrize("protocol", ["pointwise", "pairwise-text"])
+def test_a_principle_that_is_drawn_is_one_for_replies_that_are_held_against_each_other(protocol: str) -> None:
+    """Else a reply would be worth more for having met a milder principle."""
+    write_judge("mine", protocol=protocol)
+    write_constitution({"kind": ("Be kind.", 1.0), "true": ("Be true.", 1.0)})
+    under: dict[str, set[str]] = {}
+
+    def answer(request: ChatRequest) -> str:
+        whole = " ".join(message.content for message in request.messages)
+        (asked,) = set(re.findall(r"Question \d+", whole))
+        under.setdefault(asked, set()).update(re.findall(r"Be kind|Be true", whole))
+        return ("[[10]]" if "Be kind." in whole else "[[1]]") if protocol == "pointwise" else by_length(request)
+
+    groups = [replies("*", "**", "***", "****", prompt=make.prompt(f"Question {n}")) for n in range(12)]
+    found, _ = rewards_of(answer, *groups, constitution="mine", principles="draw")
+    assert all(len(principles) == 1 for principles in under.values())
+    assert len(set.union(*under.values())) == 2  # and not the same for every prompt
+    if protocol == "pointwise":
+        assert all(len(set(many)) == 1 for many in found)
+
+
 # --- sums and ensembles -----------------------------------------------------------------------------------------------
 
 

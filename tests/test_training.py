@@ -339,6 +339,24 @@ def test_step_of_rows_without_any_weight_moves_nothing(base: LocalModel, tmp_pat
     assert not any(g.any() for g in found)
 
 
+def test_step_of_rows_without_any_weight_moves_nothing_after_others(base: LocalModel, tmp_path: Path) -> None:
+    """Neither by the momentum of steps before nor by decay."""
+    rows = [row.model_copy(update={"weight": float(i < 4)}) for i, row in enumerate(planted(8))]
+    groups = group_preferences(rows, base.tokens, 200).groups
+    network = load_network(base.folder, base.options, "float32", "test", head=True)
+    network.config.pad_token_id = base.tokens.pad_id
+    settings = options(batch_prompts=4, learning_rate=1e-2, weight_decay=0.1)
+    trainer = _RewardTrainer(network, groups, settings, tmp_path, 0, Watch())
+    trainer.pad_id = base.tokens.pad_id
+    trainer.plan.__init__(groups, [[0, 1, 2, 3], [4, 5, 6, 7]], 1)  # type: ignore[misc]
+    seen: list[torch.Tensor] = []
+    trainer.watch = Watch(report=lambda *_: seen.append(network.score.weight.detach().clone()))
+    before = network.score.weight.detach().clone()
+    trainer.run()
+    assert not torch.equal(before, seen[0])
+    assert torch.equal(seen[0], seen[1])
+
+
 def train_reward(
     base: LocalModel,
     rows: Sequence[Preference],

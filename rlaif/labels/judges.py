@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -226,15 +226,16 @@ class JudgeLabels:
     async def _all(self, showings: Iterator[tuple[Judge, Comparison, Principle | None, Shown]]) -> list[Judgement]:
         return await self.context.gateway.gather(self._models, (self.judge(*showing) for showing in showings))
 
-    async def judge_alone(self, judge: Judge, asked: Iterable[tuple[Prompt, Response]]) -> list[Judgement]:
+    async def judge_alone(self, judge: Judge, asked: Iterable[tuple[Prompt, Response, str]]) -> list[Judgement]:
         """Of a judge that sees responses one by one: each one's judgements, one for every principle it is judged under, with
-        the response's id in the place of a comparison's."""
+        the response's id in the place of a comparison's. A principle is drawn for the string beside a response: those that are
+        to be held against each other have the same."""
 
         def one(prompt: Prompt, response: Response, principle: Principle | None) -> Coroutine[Any, Any, Judgement]:
             return self._put(judge, self.alone(judge, prompt, response, principle), principle, response.id)
 
         return await self.context.gateway.gather(
-            self._models, (one(p, r, principle) for p, r in asked for principle in self.principles_of(r.id))
+            self._models, (one(p, r, principle) for p, r, drawn in asked for principle in self.principles_of(drawn))
         )
 
     def alone(self, judge: Judge, prompt: Prompt, response: Response, principle: Principle | None) -> Showing:
@@ -242,14 +243,15 @@ class JudgeLabels:
         fence = fence_for(self.context.secret, response.id, [prompt.text, response.text])
         return Showing(prompt, (response,), principle, judge.rubric, fence)
 
-    async def judge_all(self, comparisons: list[Comparison]) -> list[Judgement]:
+    async def judge_all(self, comparisons: list[Comparison], drawn: Mapping[str, str] | None = None) -> list[Judgement]:
+        """``drawn``: by comparison's id what a principle is drawn for, where that is not the comparison."""
         if self.options.second_order:
             return await self._judge_sparingly(comparisons, self.options.second_order.margin)
         return await self._all(
             (judge, comparison, principle, order)
             for comparison in comparisons
             for judge in self.judges
-            for principle in self.chosen_principles(comparison)
+            for principle in self.principles_of((drawn or {}).get(comparison.id, comparison.id))
             for order in self.orders(judge, comparison)
         )
 

@@ -189,7 +189,7 @@ class _Planner:
             stage, judge.entry.name, str(judge.file.model_role), judge.model, judge.file.sampling, "showings", share
         )
         for prompt, response in responses:
-            for principle in labels.principles_of(response.id):
+            for principle in labels.principles_of(prompt.id):  # as many, whichever it is drawn for
                 tally.items += 1
                 showing = labels.alone(judge, prompt, response, principle)
                 await self._put(tally, labels, judge, showing, judge.questions // 2)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rlaif.canaries import Claims
 from rlaif.component import Options as BaseOptions
@@ -58,6 +58,14 @@ class GoldSpec(BaseOptions):
     prompts: int = Field(default=64, ge=2)  # held-out ones, at most, that the policy and its start answer
     looks: int = Field(default=5, ge=2)  # along the training
     patience: int = Field(default=1, ge=1)  # looks in a row that say so, before training ends
+
+    @model_validator(mode="after")
+    def _can_end(self) -> GoldSpec:
+        if self.patience > self.looks:
+            raise ValueError(
+                f"patience {self.patience} is more than there are looks ({self.looks}): they could never end a training"
+            )
+        return self
 
 
 @dataclass(frozen=True)

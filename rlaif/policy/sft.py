@@ -37,6 +37,8 @@ class SFT(Tuned):
         def _one_source(self) -> Self:
             if self.demonstrations and self.labels:
                 raise ValueError('"labels" counts preferences, and demonstrations are none: leave one of them out')
+            if self.column and not self.demonstrations:
+                raise ValueError('"column" is of demonstrations: name their file too, or leave it out')
             return self
 
     name = "sft"

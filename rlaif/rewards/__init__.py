@@ -56,7 +56,8 @@ class Part:
 
 @dataclass(frozen=True)
 class Rewards:
-    """A weighted sum of sources. A response that one of them has no number for has none."""
+    """A weighted sum of sources. A response that one of them has no number for has none; a source of weight 0 is told of, and
+    decides nothing."""
 
     parts: tuple[Part, ...]
 
@@ -80,8 +81,9 @@ class Rewards:
 
     def _sum(self, values: Sequence[float | None]) -> Rewarded:
         parts = {part.name: value for part, value in zip(self.parts, values, strict=True)}
-        known = [part.weight * value for part, value in zip(self.parts, values, strict=True) if value is not None]
-        return Rewarded(sum(known) if len(known) == len(values) else None, parts)
+        counted = [(part.weight, value) for part, value in zip(self.parts, values, strict=True) if part.weight]
+        known = [weight * value for weight, value in counted if value is not None]
+        return Rewarded(sum(known) if len(known) == len(counted) else None, parts)
 
     @property
     def claims(self) -> Claims:

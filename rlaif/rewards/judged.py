@@ -2,7 +2,8 @@
 
 One that scores replies by themselves gives each its score, put from its scale onto −1 to 1; of several principles, the mean
 by weight. One that compares gives each the mean probability with which it beats the others of its prompt, both orders and all
-principles averaged as in labels, put onto −1 to 1. Equal replies are one, and tie. A reply that the judge could not read,
+principles averaged as in labels, put onto −1 to 1. A principle that is drawn is one for all replies to a prompt that are sampled together: they
+are held against each other. Equal replies are one, and tie. A reply that the judge could not read,
 refused or failed on has no reward, and is no part of the others'. Where it compares, so many are left out, those with the most
 comparisons that have no label first, that the rest are all compared with one another: the opponents of one are those of all.
 """
@@ -22,7 +23,7 @@ from rlaif.labels.judges import JudgeLabels
 from rlaif.models import BatchModel
 from rlaif.policy import Items
 from rlaif.preferences import reconcile
-from rlaif.records import Comparison, Judgement, Message, Prompt, Response
+from rlaif.records import Comparison, Judgement, Message, Prompt, Response, digest
 from rlaif.rewards import RewardContext, Values
 
 
@@ -58,7 +59,9 @@ class JudgedReward:
     async def _scores(self, items: Items) -> Values:
         """Each response's score; None where it has none under one of its principles."""
         low, high = getattr(self.judge.protocol, "scale", (-1.0, 1.0))
-        asked = [(prompt, response) for prompt, responses in items for response in _different(responses)]
+        asked = [
+            (prompt, response, _group(responses)) for prompt, responses in items for response in _different(responses)
+        ]
         by_response: dict[str, list[Judgement]] = {}
         for judgement in await self.labels.judge_alone(self.judge, asked):
             by_response.setdefault(judgement.comparison_id, []).append(judgement)
@@ -79,7 +82,12 @@ class JudgedReward:
         """Each response's mean probability of beating the others of its prompt that have one; 0 where all say the same."""
         groups = [self.comparisons(prompt, responses) for prompt, responses in items]
         by_comparison: dict[str, list[Judgement]] = {}
-        for judgement in await self.labels.judge_all([comparison for group in groups for comparison in group]):
+        drawn = {
+            comparison.id: _group(responses)
+            for (_, responses), group in zip(items, groups, strict=True)
+            for comparison in group
+        }
+        for judgement in await self.labels.judge_all([each for group in groups for each in group], drawn):
             by_comparison.setdefault(judgement.comparison_id, []).append(judgement)
         found: Values = []
         for (_, responses), group in zip(items, groups, strict=True):
@@ -120,6 +128,11 @@ def _different(responses: Sequence[Response]) -> list[Response]:
     for response in responses:
         found.setdefault(response.messages, response)
     return list(found.values())
+
+
+def _group(responses: Sequence[Response]) -> str:
+    """What names replies to a prompt that are held against each other."""
+    return digest([response.id for response in responses])
 
 
 def _mean_score(judgements: Sequence[Judgement]) -> float | None:

@@ -100,6 +100,15 @@ class OnlineOptions(NetworkOptions):
             raise ValueError("kl_target steers beta, and beta is 0: give it a value to begin with")
         if self.kl_target is None and "kl_horizon" in self.model_fields_set:
             raise ValueError("kl_horizon is how fast kl_target steers beta: set kl_target, or leave it out")
+        if self.kl_target is not None and self.kl_target > self.max_kl:
+            raise ValueError(
+                f"kl_target {self.kl_target:g} lies beyond max_kl {self.max_kl:g}, at which training stops"
+            )
+        if self.once and (of_several := sorted({"clip", "value_clip"} & self.model_fields_set)):
+            raise ValueError(
+                f"{of_several[0]} is of a ratio between the updates that one sample makes: with inner_epochs: 1 and minibatches: 1 there is "
+                "one update, and nothing to bound. Leave it out"
+            )
         if self.accumulation % self.minibatches:
             raise ValueError(f"accumulation {self.accumulation} is not a multiple of minibatches {self.minibatches}")
         check_schedule(self)
@@ -291,7 +300,8 @@ class OnlineTrainer(ABC):
         if not all(map(math.isfinite, norms)):
             found = next(norm for norm in norms if not math.isfinite(norm))
             raise Diverged(f"step {self.step + 1}: the gradient is {found}", self.options.precision)
-        self.optimizer.step()
+        if sums["count"]:  # else momentum and decay would move what no reward asks for
+            self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.updated = True

@@ -367,6 +367,10 @@ class PreferenceTrainer(GroupTrainer):
         """The loss of pairs whose responses are worth these, a sum: 0 where all weights are 0."""
         return soft_preference_loss(one - other, p, weight)
 
+    def part_of(self, one: Tensor, other: Tensor, p: Tensor, weight: Tensor, own: Tensor, first: int) -> Tensor:
+        """What of ``total`` is due to pairs that are ``own``, which is 1 there and 0 elsewhere; over all sources it adds up."""
+        return self.total(one, other, p, weight * own, first)
+
     def loss_of(self, model: Any, groups: Sequence[Group], first: int) -> Tensor:
         with self.options.autocast(model):
             values = self.values(model, rows_of(groups), groups, first)
@@ -390,7 +394,7 @@ class PreferenceTrainer(GroupTrainer):
         one, other, p, weight = pairs
         for name in sorted(set(sources)):
             own = torch.tensor([source == name for source in sources], device=weight.device)
-            self.sums[f"loss {name}"] += float(self.total(one, other, p, weight * own, first))
+            self.sums[f"loss {name}"] += float(self.part_of(one, other, p, weight, own, first))
             self.sums[f"weight {name}"] += float((weight * own).sum())
             self.sums[f"right {name}"] += float((right * own).sum())
             self.sums[f"clear {name}"] += float((clear & own).sum())
@@ -427,6 +431,10 @@ class _Follow(TrainerCallback):
 
     def __init__(self, trainer: GroupTrainer, steps: int) -> None:
         self.trainer, self.steps = trainer, steps
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not self.trainer.plan.weight[state.global_step * self.trainer.split]:
+            kwargs["model"].zero_grad(set_to_none=True)  # no label: momentum and decay move nothing either
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.close_step(state.global_step, self.steps)

@@ -32,7 +32,12 @@ class ValueTrainer(OnlineTrainer):
 
     def open_more(self, value_folder: Path | None) -> None:
         start = self.start
-        folder = value_folder if value_folder and _reads_alike(value_folder, start) else None
+        folder = value_folder if value_folder and reads_alike(value_folder, start) else None
+        if value_folder and not folder:
+            start.notice(
+                f"the value network begins as the start model: the reward model in {value_folder.name} does not read the policy's "
+                "tokens, or not as many of them."
+            )
         network = load_network(
             folder or start.folder,
             start.options,
@@ -64,8 +69,8 @@ class ValueTrainer(OnlineTrainer):
         return by_head(self.value, hidden)
 
 
-def _reads_alike(folder: Path, start: LocalModel) -> bool:
-    """Whether the model of a folder reads the policy's tokens, and as many."""
+def reads_alike(folder: Path, start: LocalModel) -> bool:
+    """Whether a value network of this start begins as the reward model of a folder: whether that reads the policy's tokens, and as many."""
     from transformers import AutoConfig, AutoTokenizer
 
     settings: Any = {"local_files_only": True, "trust_remote_code": start.options.trust_remote_code}
