@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import functools
+import gc
 import json
 import math
 import os
@@ -211,10 +212,17 @@ class Variant:
     peak_mb: float = 0.0
 
     def measure(self, number: int) -> None:
+        """One more round, on a CPU in a process of its own: what other variants left of the memory does not slow it."""
+        used, wall, self.work = (
+            apart(self.name, lambda: self._timed(number)) if self.device == "cpu" else self._timed(number)
+        )
+        self.used.append(used / self.work)
+        self.wall.append(wall / self.work)
+
+    def _timed(self, number: int) -> list[float]:
         used, wall = seconds(self.device), time.perf_counter()
-        self.work = self.run(number)
-        self.used.append((seconds(self.device) - used) / self.work)
-        self.wall.append((time.perf_counter() - wall) / self.work)
+        work = self.run(number)
+        return [seconds(self.device) - used, time.perf_counter() - wall, work]
 
 
 def seconds(device: str) -> float:
@@ -228,7 +236,7 @@ def seconds(device: str) -> float:
 def rounds(title: str, unit: str, variants: Sequence[Variant], count: int) -> dict[str, Variant]:
     """All variants in turn, every other round in reverse order, after one run apart for memory and positions."""
     for variant in variants:
-        variant.peak_mb, variant.positions = (apart if variant.device == "cpu" else on_gpu)(variant)
+        variant.peak_mb, variant.positions = on_gpu(variant) if variant.device != "cpu" else on_cpu(variant)
     for number in range(count):
         for variant in variants if number % 2 == 0 else list(reversed(variants)):
             variant.measure(number + 1)
@@ -281,31 +289,40 @@ def on_gpu(variant: Variant) -> tuple[float, float]:
     return (torch.cuda.max_memory_allocated(variant.device) - before) / 2**20, sum(counted) / work
 
 
-def apart(variant: Variant) -> tuple[float, float]:
-    """One run in a forked process: its peak memory in MB above the start, and token positions per unit of work."""
+def on_cpu(variant: Variant) -> list[float]:
+    """One run: its peak memory in MB above the start, and token positions per unit of work."""
     if not Path("/proc/self/clear_refs").exists():
-        return 0.0, 0.0
+        return [0.0, 0.0]
+
+    def looked() -> list[float]:
+        Path("/proc/self/clear_refs").write_text("5")
+        before = _status("VmRSS")
+        with positions() as counted:
+            work = variant.run(0)
+        return [(_status("VmHWM") - before) / 1024, sum(counted) / work]
+
+    return apart(variant.name, looked)
+
+
+def apart(name: str, work: Callable[[], Sequence[float]]) -> list[float]:
+    """The numbers that ``work`` gives in a forked process."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         try:
-            ctypes.CDLL(None).malloc_trim(0)  # memory kept from earlier variants would hide what this one takes
-            Path("/proc/self/clear_refs").write_text("5")
-            before = _status("VmRSS")
-            with positions() as counted:
-                work = variant.run(0)
-            os.write(writer, f"{(_status('VmHWM') - before) / 1024} {sum(counted) / work}".encode())
+            gc.freeze()  # trainers look for garbage once: what was there before is none
+            os.write(writer, " ".join(map(repr, work())).encode())
         finally:
             if sys.exc_info()[0]:
                 traceback.print_exc()
             os._exit(0)
     os.close(writer)
     with os.fdopen(reader) as pipe:
-        memory, _, passed = pipe.read().partition(" ")
+        found = [float(each) for each in pipe.read().split()]
     os.waitpid(child, 0)
-    if not passed:
-        raise SystemExit(f"{variant.name}: its run in a process of its own failed.")
-    return float(memory), float(passed)
+    if not found:
+        raise SystemExit(f"{name}: its run in a process of its own failed.")
+    return found
 
 
 def _status(name: str) -> int:

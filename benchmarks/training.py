@@ -255,30 +255,32 @@ def training(
     per_step = case.step * len(groups[0].pairs)
     real = float(sum(len(g.prompt) + len(g.responses[i]) for g in groups for pair in g.pairs for i in pair))
 
-    def variant(side: str, setting: Setting) -> Variant:
+    def variant(side: str, setting: Setting, some: Sequence[Group] = groups) -> Variant:
+        pairs = rows_of(some, sides.method)
+
         def run(number: int) -> float:
             with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
                 if side == "rlaif":
-                    sides.ours(groups, Path(folder), case.step, setting).run()
+                    sides.ours(some, Path(folder), case.step, setting).run()
                 else:
-                    sides.theirs(rows, Path(folder), per_step, setting).train()
-            return real
+                    sides.theirs(pairs, Path(folder), per_step, setting).train()
+            return real * len(pairs) / len(rows)
 
         return Variant(f"{side}, {setting}", run, sides.world.device)
 
-    aheads = (False, True) if sides.method == "dpo" else (False,)
+    def quickest(side: str, settings: Sequence[Setting]) -> Setting:
+        """By one run each on a third of the prompts."""
+        few = groups[: case.step * max(1, len(groups) // (3 * case.step))]
+        named = {f"{side}, {each}": each for each in settings}
+        return named[fastest([variant(side, each, few) for each in settings]).name]
+
     splits = [split for split in SPLITS if split >= case.least]
     kinds = ((False, False), (True, False), (True, True)) if sides.world.device == "cpu" else ((True, False),)
-
-    def quickest(side: str, settings: Sequence[Setting]) -> Variant:
-        """The fastest of them with the step in two parts, or more where memory asks for it; then in how many parts it is fastest."""
-        parted = [replace(each, split=splits[:2][-1]) for each in settings]
-        named = {f"{side}, {each}": each for each in parted}
-        first = named[fastest([variant(side, each) for each in parted]).name]
-        return fastest([variant(side, replace(first, split=split)) for split in splits])
-
-    best = quickest("TRL", [Setting(bf16, eager, ahead) for ahead in aheads for bf16, eager in kinds])
-    mine = quickest("rlaif", [Setting(bf16) for bf16 in dict.fromkeys(bf16 for bf16, _ in kinds)])
+    theirs = quickest("TRL", [Setting(bf16, eager, split=split) for bf16, eager in kinds for split in splits])
+    if sides.method == "dpo":
+        theirs = quickest("TRL", [theirs, replace(theirs, ahead=True)])
+    ours = quickest("rlaif", [Setting(bf16, split=split) for bf16 in {bf16 for bf16, _ in kinds} for split in splits])
+    mine, best = variant("rlaif", ours), variant("TRL", theirs)
     found = rounds(
         f"{sides.method}, {case.name}: {len(groups)} prompts of {case.prompt} tokens on average, K = {case.samples}, {len(rows)} "
         f"pairs, {case.step} prompts a step, {real:,.0f} tokens in separate rows; {sides.world.parameters:,} parameters",

@@ -31,9 +31,11 @@ from transformers.masking_utils import causal_mask_function
 from rlaif.models.rows import Rows, cut
 
 NAME = "rlaif_packed"
-RUN_OVERHEAD = 32  # keys that cost about as much as attention over one more run of rows
+RUN_OVERHEAD = 96  # keys that cost about as much as attention over one more run of rows
 TILE = 256  # queries of plain attention at a time: what they cannot see is left out, and less lies in memory
 ALIGNED = 8  # masked rows have a multiple of so many keys, as torch's kernels ask for
+SHAPED = 32  # plain attention has a multiple of so many queries and keys: a CPU's kernels are made anew for every shape
+TOKENS = 64  # and then a sequence a multiple of so many tokens, for the layers' sake
 UNKNOWN = ("sinks", "position_bias")  # that attention may be given, and is not here
 KEPT_UP_TO = 512  # keys: beyond, plain attention computes its weights again in the backward pass
 
@@ -103,13 +105,17 @@ class Packing:
                 self.suffixes.append(len(ids))
                 ids += suffix
                 positions.append(np.arange(before, before + len(suffix)))
+        if plain and (spare := -len(ids) % TOKENS):  # a row that nobody reads
+            alone.append(Segment(0, 0, len(ids), spare))
+            ids += [0] * spare
+            positions.append(np.arange(spare))
         self.tokens = len(ids)
         self.ids = torch.tensor(ids, device=device)[None]
         self.positions = torch.from_numpy(np.concatenate(positions)).to(device)[None]
         self.runs: list[Run] = []
         lay = _Lay(self.tokens)
         for segments in (alone, after):
-            lengths = [segment.before + segment.own for segment in segments]
+            lengths = [_up(segment.before + segment.own, SHAPED if plain else 1) for segment in segments]
             for run in cut(lengths, RUN_OVERHEAD) if segments else []:
                 self.runs.append(lay.run([segments[n] for n in run], TILE if plain else None, device))
         self.queries = lay.joined(lay.queries, device)  # the token of each query, tile by tile
@@ -150,7 +156,7 @@ class _Lay:
         prompt, before, start, own = told[:, 0], told[:, 1], told[:, 2], told[:, 3]
         alone = not before.any()
         width = int((before + own).max())
-        steps = np.arange(width if alone else -(-width // ALIGNED) * ALIGNED)
+        steps = np.arange(_up(width, SHAPED if tile else 1 if alone else ALIGNED))
         real = steps < before + own
         inside = np.where(steps < before, prompt + steps, start + steps - before)
         self.keys.append(np.where(real, inside, inside[:, :1]).ravel())
@@ -160,7 +166,7 @@ class _Lay:
             if segment.before:
                 self._use(segment, first)
         self._known += real.size
-        longest = int(own.max())
+        longest = _up(int(own.max()), SHAPED if tile else 1)
         tiles = []
         for begin in range(0, longest, tile or longest):
             columns = np.arange(begin, min(begin + (tile or longest), longest))
@@ -169,7 +175,7 @@ class _Lay:
             self.place[(start + columns)[asking]] = self._asked + np.arange(asking.size).reshape(asking.shape)[asking]
             self.queries.append((start + found).ravel())
             self._asked += asking.size
-            most = int((before + found).max()) + 1 if tile else len(steps)
+            most = _up(int((before + found).max()) + 1, SHAPED) if tile else len(steps)
             tiles.append(
                 Tile(
                     len(columns),
@@ -194,6 +200,11 @@ class _Lay:
     @staticmethod
     def joined(pieces: Sequence[np.ndarray], device: torch.device) -> Tensor:
         return torch.from_numpy(np.concatenate(pieces)).to(device)
+
+
+def _up(length: int, multiple: int) -> int:
+    """The least multiple that is as much."""
+    return -(-length // multiple) * multiple
 
 
 class _Through:
