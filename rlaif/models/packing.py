@@ -35,7 +35,7 @@ RUN_OVERHEAD = 96  # keys that cost about as much as attention over one more run
 TILE = 256  # queries of plain attention at a time: what they cannot see is left out, and less lies in memory
 ALIGNED = 8  # masked rows have a multiple of so many keys, as torch's kernels ask for
 SHAPED = 32  # plain attention has a multiple of so many queries and keys: a CPU's kernels are made anew for every shape
-TOKENS = 64  # and then a sequence a multiple of so many tokens, for the layers' sake
+TOKENS = 128  # and then a sequence a multiple of so many tokens, for the layers' sake
 UNKNOWN = ("sinks", "position_bias")  # that attention may be given, and is not here
 KEPT_UP_TO = 512  # keys: beyond, plain attention computes its weights again in the backward pass
 
@@ -358,6 +358,15 @@ def _weights(
     return scores.softmax(-1), slope
 
 
+def _added(sums: Tensor | None, more: Tensor, like: Tensor) -> Tensor:
+    """What came to the keys of a run by further queries, which may see fewer of them than there are."""
+    if sums is None and more.shape == like.shape:
+        return more
+    sums = torch.zeros_like(like) if sums is None else sums
+    sums[:, : more.shape[1]] += more
+    return sums
+
+
 class _Plain(torch.autograd.Function):
     """By products of matrices: on a CPU the faster in half precision, its backward pass above all.
 
@@ -378,7 +387,7 @@ class _Plain(torch.autograd.Function):
     ) -> Tensor:
         packing, heads = seen.packing, key.shape[1]
         asked = iter(
-            (query * scale).index_select(0, packing.queries).split([n for run in packing.runs for n in run.sizes])
+            query.index_select(0, packing.queries).mul_(scale).split([n for run in packing.runs for n in run.sizes])
         )
         known = [
             x.index_select(0, packing.keys).split([run.rows * run.keys for run in packing.runs]) for x in (key, value)
@@ -417,7 +426,8 @@ class _Plain(torch.autograd.Function):
         values: list[Tensor] = []
         for run in packing.runs:
             k, v = next(saved), next(saved)
-            of_k, of_v = torch.zeros_like(k), torch.zeros_like(v)
+            of_k: Tensor | None = None
+            of_v: Tensor | None = None
             for tile in run.tiles:
                 q, weights, mask, slope = next(saved), next(saved), next(masks), None
                 if weights is None:
@@ -433,11 +443,13 @@ class _Plain(torch.autograd.Function):
                     scores, weights = scores[..., :-1], weights[..., :-1]
                 scores = scores if slope is None else scores * slope
                 queries.append(_flat(torch.bmm(scores, k[:, : tile.keys]), run.rows, tile.queries))
-                of_k[:, : tile.keys] += torch.bmm(scores.transpose(1, 2), q)
-                of_v[:, : tile.keys] += torch.bmm(weights.transpose(1, 2), own)
+                of_k = _added(of_k, torch.bmm(scores.transpose(1, 2), q), k)
+                of_v = _added(of_v, torch.bmm(weights.transpose(1, 2), own), v)
+            assert of_k is not None
+            assert of_v is not None
             keys.append(_flat(of_k, run.rows, run.keys))
             values.append(_flat(of_v, run.rows, run.keys))
         of_keys, of_values = (packing.summed(torch.cat(each)) for each in (keys, values))
         to_sinks = None if sinks is None or of_sinks is None else of_sinks.to(sinks.dtype)
-        of_queries = torch.cat(queries).index_select(0, packing.place) * scale
+        of_queries = torch.cat(queries).index_select(0, packing.place).mul_(scale)
         return of_queries, of_keys, of_values, to_sinks, None, None, None
