@@ -1,7 +1,7 @@
 """Are a study's conclusions right? Studies in the practice world whose answer is known, again and again.
 
-    python benchmarks/planted_studies.py FOLDER [--repetitions 20]                      reward models; about a minute each
-    python benchmarks/planted_studies.py FOLDER --policies --repetitions 1 --seeds 5    policies too
+    python benchmarks/planted_studies.py FOLDER [--repetitions 20]                      reward models; some two minutes each
+    python benchmarks/planted_studies.py FOLDER --policies --repetitions 1    policies too
 
 People slip in 25% of their labels. Beside them label three who know the truth and slip in 5% (planted better), in 25% (equal) and in
 40% (worse), none of them where people do for that reason. Each repetition has prompts, responses, draws and seeds of its own. What an arm's labels are really worth,
@@ -33,7 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--repetitions", type=int, default=20)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=5)  # with three no difference of these is sure
     parser.add_argument("--policies", action="store_true")
     parser.add_argument("--at-once", type=int, default=2)
     args = parser.parse_args()
