@@ -1,6 +1,6 @@
 """Are a study's conclusions right? Studies in the practice world whose answer is known, again and again.
 
-    python benchmarks/planted_studies.py FOLDER [--repetitions 20]                      reward models; some two minutes each
+    python benchmarks/planted_studies.py FOLDER [--repetitions 20]               reward models
     python benchmarks/planted_studies.py FOLDER --policies --repetitions 1    policies too
 
 People slip in 25% of their labels. Beside them label three who know the truth and slip in 5% (planted better), in 25% (equal) and in

@@ -5,13 +5,12 @@
 
 The model, the texts and the way of measuring are those of ``benchmarks/local.py``: one thread, random weights, lengths as
 uneven as real ones, variants in turn, ratios of CPU times. Both sides train on the same token ids with the same loss, which is
-asserted on a batch before anything is timed; each side gets the setting in which it is fastest, searched for in every case: precision,
-kind of attention, reference before or beside, and parts of a step, which pad less the more there are. A prompt
-with K responses has all K·(K − 1)/2 pairs, all labelled.
+asserted on a batch before anything is timed; each side gets the setting in which it is fastest, searched for in every case:
+precision, kind of attention, reference before or beside, and parts of a step, which pad less the more there are. A prompt with
+K responses has all K·(K − 1)/2 pairs, all labelled.
 
-On a GPU there are prompts of 3,600 tokens too. With ``--rank`` adapters learn
-alone, which is what a model of 8 billion parameters has room for. ``--profile`` writes what each side spends its time on, as
-torch's profiler has it.
+On a GPU there are prompts of 3,600 tokens too. With ``--rank`` adapters learn alone, which is what a model of 8 billion
+parameters has room for. ``--profile`` writes what each side spends its time on, as torch's profiler has it.
 """
 
 from __future__ import annotations

@@ -124,6 +124,17 @@ def test_options_that_would_do_nothing_are_refused(kind: Any, options: dict[str,
         kind.Options(**options)
 
 
+def test_a_value_network_that_does_not_begin_as_the_reward_model_says_so(base: LocalModel, tmp_path: Path) -> None:
+    said: list[str] = []
+    start = LocalModel(str(base.folder), base.options, where="models.policy", notice=said.append)
+    method = method_of(PPO)
+    short = tiny.build(tmp_path / "short", "llama", hidden=32, context=128)
+    for folder, lines in ((base.folder, 0), (short, 1)):
+        said.clear()
+        method.trainer(start, method.options, steps=1, work=tmp_path, seed=0, watch=Watch(), value_folder=folder)
+        assert sum("begins as the start model" in line for line in said) == lines
+
+
 class Given:
     """Rewards by a rule; those of ``failed``, by prompt and place, are missing."""
 

@@ -237,6 +237,20 @@ def test_parts_add_up_by_weight_and_stay_apart() -> None:
     assert two.parts == {"stars": 3.0, "stars 2": 3.0}
 
 
+class Ones(Stars):
+    name = "ones"
+
+    async def __call__(self, items: Any) -> list[list[float | None]]:
+        return [[1.0 for _ in many] for _, many in items]
+
+
+def test_a_source_of_weight_0_is_told_of_and_decides_nothing() -> None:
+    rewards = opened({"source": f"{__name__}:Ones"}, {"source": f"{__name__}:Stars", "weight": 0})
+    ((one, odd),) = asyncio.run(rewards([replies("***", "odd")]))
+    assert (one.total, odd.total) == (1.0, 1.0)
+    assert (one.parts["stars"], odd.parts["stars"]) == (3.0, None)
+
+
 def test_a_source_that_loses_a_response_is_told() -> None:
     with pytest.raises(Exception, match=r"reward short: expected numbers for \[2\] responses, got \[1\]"):
         asyncio.run(opened({"source": f"{__name__}:Short"})([replies("*", "**")]))

@@ -246,22 +246,24 @@ class JudgeLabels:
     async def judge_all(self, comparisons: list[Comparison], drawn: Mapping[str, str] | None = None) -> list[Judgement]:
         """``drawn``: by comparison's id what a principle is drawn for, where that is not the comparison."""
         if self.options.second_order:
-            return await self._judge_sparingly(comparisons, self.options.second_order.margin)
+            return await self._judge_sparingly(comparisons, self.options.second_order.margin, drawn)
         return await self._all(
             (judge, comparison, principle, order)
             for comparison in comparisons
             for judge in self.judges
-            for principle in self.principles_of((drawn or {}).get(comparison.id, comparison.id))
+            for principle in self.chosen_principles(comparison, drawn)
             for order in self.orders(judge, comparison)
         )
 
-    async def _judge_sparingly(self, comparisons: list[Comparison], margin: float) -> list[Judgement]:
+    async def _judge_sparingly(
+        self, comparisons: list[Comparison], margin: float, drawn: Mapping[str, str] | None
+    ) -> list[Judgement]:
         """The first order of every comparison, the second where it is needed (see ``second_order``)."""
-        asked = [(judge, c, p) for c in comparisons for judge in self.judges for p in self.chosen_principles(c)]
-        drawn = second_order.audited(comparisons)
+        asked = [(judge, c, p) for c in comparisons for judge in self.judges for p in self.chosen_principles(c, drawn)]
+        audited = second_order.audited(comparisons)
         judgements = await self._all((judge, c, p, _first_order(c)) for judge, c, p in asked)
         firsts = [
-            First(found, offset.corrected(found) if offset else found, c.id in drawn)
+            First(found, offset.corrected(found) if offset else found, c.id in audited)
             for found, (judge, c, _) in zip(judgements, asked, strict=True)
             for offset in (self.offsets.get(judge.labeller),)
         ]
@@ -324,8 +326,10 @@ class JudgeLabels:
             if found and (line := found.line()):
                 self.context.notice(line)
 
-    def chosen_principles(self, comparison: Comparison) -> tuple[Principle | None, ...]:
-        return self.principles_of(comparison.id)
+    def chosen_principles(
+        self, comparison: Comparison, drawn: Mapping[str, str] | None = None
+    ) -> tuple[Principle | None, ...]:
+        return self.principles_of((drawn or {}).get(comparison.id, comparison.id))
 
     def principles_of(self, item: str) -> tuple[Principle | None, ...]:
         """The principles that what has this id is judged under."""
