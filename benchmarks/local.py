@@ -104,12 +104,13 @@ def main() -> None:
     print(json.dumps(figures))
 
 
-def keep_memory() -> None:
-    """Have glibc keep what is freed, for all sides alike: how often pages are asked for anew would else depend on what ran before."""
+def keep_memory(size: int = 2**30) -> None:
+    """Have glibc keep what is freed, in pieces of less than this many bytes, for all sides alike: how often pages are asked for anew
+    would else depend on what ran before."""
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
-        for option, value in ((-1, 2**30), (-3, 2**30)):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
-            libc.mallopt(option, value)
+        for option in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+            libc.mallopt(option, size)
 
 
 def place(parser: argparse.ArgumentParser) -> None:
@@ -207,6 +208,7 @@ class Variant:
     device: str
     used: list[float] = field(default_factory=list)  # seconds of the CPU, or of the GPU, per unit of work, by round
     wall: list[float] = field(default_factory=list)
+    tried: float = math.inf  # seconds per unit of work in one run, when the fastest was looked for; inf: out of memory
     work: float = 0.0
     positions: float = 0.0  # token positions the network computed, padding included, per unit of work
     peak_mb: float = 0.0
@@ -269,13 +271,16 @@ def fastest(variants: Sequence[Variant]) -> Variant:
     for variant in variants:
         try:
             variant.measure(1)
+            variant.tried = variant.used.pop()
+            variant.wall.clear()
         except torch.OutOfMemoryError:
-            variant.used = [math.inf]
             torch.cuda.empty_cache()
-    best = min(variants, key=lambda variant: variant.used[0])
-    found = (f"{v.name} {1 / v.used[0]:,.1f}{per(v.device)}" if v.wall else f"{v.name} out of memory" for v in variants)
+    best = min(variants, key=lambda variant: variant.tried)
+    found = (
+        f"{v.name} {1 / v.tried:,.1f}{per(v.device)}" if v.tried < math.inf else f"{v.name} out of memory"
+        for v in variants
+    )
     print(", ".join(found) + f": taking {best.name}", flush=True)
-    best.used, best.wall = [], []
     return best
 
 
@@ -295,6 +300,7 @@ def on_cpu(variant: Variant) -> list[float]:
         return [0.0, 0.0]
 
     def looked() -> list[float]:
+        keep_memory(2**17)  # as the C library does of itself: what is kept is no need
         ctypes.CDLL(None).malloc_trim(0)  # what is kept of earlier work would hide what this one takes
         Path("/proc/self/clear_refs").write_text("5")
         before = _status("VmRSS")

@@ -92,7 +92,6 @@ class Watcher:
         self.notice = notice
 
 
-SHOWN_OFFLINE, SHOWN_ONLINE = ("loss", "accuracy"), ("reward", "kl", "length")  # of a step's figures, on its line
 TELL_SECONDS = 0.1  # between two words on how far a stage is: thousands of replies may come in a second
 
 

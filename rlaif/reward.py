@@ -23,11 +23,11 @@ from rlaif.models.local import LocalModel, LocalOptions, load_network
 from rlaif.models.rows import Rows
 from rlaif.models.shared_prompt import hidden_self_test, last_hidden, sharing_works
 from rlaif.records import Message, Preference, uniform
-from rlaif.training.batching import Group, drawn, group_preferences, need_labels
+from rlaif.training.batching import Group, drawn, group_preferences, need_labels, worths
 from rlaif.training.losses import plackett_luce_loss, soft_preference_loss, with_margin
 from rlaif.training.networks import by_head
 from rlaif.training.passes import Done, per_response
-from rlaif.training.trainer import PreferenceTrainer, TrainingOptions, Watch, fit
+from rlaif.training.trainer import PreferenceTrainer, ShownPrompts, TrainingOptions, Watch, fit, prompt_of
 
 Answers = tuple[
     tuple[Message, ...], Sequence[tuple[tuple[Message, ...], bool]]
@@ -58,6 +58,25 @@ class _RewardTrainer(PreferenceTrainer):
 
     def values(self, model: Any, rows: Rows, groups: Sequence[Group], first: int) -> torch.Tensor:
         return self.outputs(model, rows)
+
+    def say(self) -> list[dict[str, Any]]:
+        """What it makes, as it is, of the responses to a few of its prompts, before gain and bias."""
+        texts = {name: prompt.text for name, prompt in self.prompts.items()}
+        groups = [group for group in self.groups if group.prompt_id in texts]
+        network: Any = self.model
+        with self.options.autocast(network):
+            rewards = score_groups(network.eval(), groups, self.pad_id, share=self.share)
+        network.train()
+        return [
+            {
+                "prompt": texts[group.prompt_id],
+                "response": self.base.tokens.decode(ids),
+                "reward": reward,
+                "label": label,
+            }
+            for group, many in zip(groups, rewards, strict=True)
+            for ids, reward, label in zip(group.responses, many, _in_words(group), strict=True)
+        ]
 
     def total(
         self, one: torch.Tensor, other: torch.Tensor, p: torch.Tensor, weight: torch.Tensor, first: int
@@ -102,6 +121,12 @@ class _RankingTrainer(_RewardTrainer):
                 found = soft_preference_loss(one[pairs] - other[pairs], p[pairs], counted)
             parts.append(found)
         return torch.stack(parts).sum()
+
+
+def _in_words(group: Group) -> list[str]:
+    """Of each response whether its labels prefer it to the others."""
+    worth = worths(group)
+    return ["preferred" if w > 0 else "not preferred" if w < 0 else "" for w in worth]
 
 
 def ranked_places(group: Group, weight: Sequence[float]) -> list[int]:
@@ -164,6 +189,7 @@ class RewardReport:
     gain: float
     bias: float
     reference: int  # responses that gain and bias were set on; 0 where rewards stay as the network gives them
+    samples: list[dict[str, Any]]  # what it made of a few responses along the way, before gain and bias
 
 
 def train_reward_model(
@@ -187,9 +213,9 @@ def train_reward_model(
     on. Fewer than two different rewards have no deviation: gain and bias then are 1 and 0, and rewards stay as the
     network gives them. Raises RlaifError where no label is left to train on.
     """
-    rows = watch.through(preferences())
+    shown = ShownPrompts(lambda prompt: not is_held_out(prompt))
     train = group_preferences(
-        rows,
+        shown.of(watch.through(preferences()), prompt_of),
         base.tokens,
         options.room(base.context),
         keep=lambda prompt: not is_held_out(prompt),
@@ -208,7 +234,17 @@ def train_reward_model(
             f"reward_model: plackett-luce learns the order of a prompt's responses: {soft:,} of {train.pairs:,} labels are "
             "probabilities, of which it learns the side alone. loss: pairs learns them."
         )
-    trained, history = fit(kind, base, train.groups, options, work=work, seed=seed, watch=watch, pad_id=pad_id)
+    trained, history, samples = fit(
+        kind,
+        base,
+        train.groups,
+        options,
+        work=work,
+        seed=seed,
+        watch=watch,
+        pad_id=pad_id,
+        prompts=shown.prompts,
+    )
     network, share = trained.network.eval(), trained.share
     if reference is None:
         known = reference_groups(train.groups, options.normalise_on, seed)
@@ -235,6 +271,7 @@ def train_reward_model(
         gain=gain,
         bias=bias,
         reference=len(values) if found else 0,
+        samples=samples,
     )
 
 

@@ -86,6 +86,7 @@ class TrainingStages:
                 "bias": report.bias,
                 "reference": report.reference,
                 "held_out": report.held_out.__dict__,
+                "samples": report.samples,
             }
 
         async def train(work: Path, out: Path, watch: Any) -> Any:

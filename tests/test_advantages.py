@@ -117,6 +117,11 @@ def test_beta_is_steered_towards_its_target_by_at_most_a_fifth_of_the_horizon() 
     assert control.beta == pytest.approx(0.1 * 1.1)
     control.update(5.4, 100)  # a tenth below
     assert control.beta == pytest.approx(0.1 * 1.1 * 0.9)
+    control = KLController(0.1, 6.0, 1)  # a short horizon
+    control.update(60.0, 50)
+    assert control.beta == pytest.approx(0.2)
+    control.update(0.0, 50)
+    assert control.beta == pytest.approx(0.1)
     fixed = KLController(0.1, None, 100)
     fixed.update(60.0, 50)
     assert fixed.beta == 0.1

@@ -90,10 +90,10 @@ def test_the_loss_and_its_point_do_not_depend_on_how_a_step_is_split(base: Local
     start, tuned = shaken(base)
     groups = hard_groups(base, 8)
     losses, points = [], []
-    for parts in (1, 2, 4):
-        trainer = trainer_of(base, tuned, start, groups, tmp_path / str(parts), accumulation=parts, beta=0.3)
+    for tokens in (4096, sum(group.tokens for group in groups) // 2, 1):
+        trainer = trainer_of(base, tuned, start, groups, tmp_path / str(tokens), micro_batch_tokens=tokens, beta=0.3)
         with torch.no_grad():
-            losses.append(sum(float(trainer.compute_loss(tuned, {"micro_batch": i})) for i in range(parts)))
+            losses.append(sum(float(trainer.compute_loss(tuned, {"micro_batch": i})) for i in range(trainer.split)))
         points.append(trainer.point[1])
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-6)
     assert points == pytest.approx([points[0]] * 3, rel=1e-6)

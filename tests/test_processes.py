@@ -30,7 +30,7 @@ from tests.tiny import write_jsonl
 STEPS = {"batch_prompts": 8, "learning_rate": 1.0e-3}
 SAMPLED = {**STEPS, "max_new_tokens": 8, "steps": 3, "probes": 0}
 OFFLINE: list[dict[str, Any]] = [
-    {"name": "dpo", "options": {**STEPS, "accumulation": 2}},
+    {"name": "dpo", "options": {**STEPS, "micro_batch_tokens": 60}},
     {"name": "dpo", "called": "adapted", "options": {**STEPS, "lora": {"rank": 4}, "batch_prompts": 5}},
     {"name": "kto", "options": STEPS},
     {"name": "sft", "options": STEPS},
@@ -73,7 +73,7 @@ main()
 def recipe(folder: Path, policy: Path, policies: list[dict[str, Any]]) -> None:
     (folder / "policy").symlink_to(policy)
     write_jsonl(folder / "pairs.jsonl", pairs())
-    reward = {**STEPS, "accumulation": 2, "epochs": 2, "normalise_on": 40, "checkpoints": 100}
+    reward = {**STEPS, "micro_batch_tokens": 60, "epochs": 2, "normalise_on": 40, "checkpoints": 100}
     content = {
         "models": {"policy": "policy"},
         "pairs": {"source": "pairs.jsonl"},

@@ -147,12 +147,12 @@ def test_the_loss_of_rankings_does_not_depend_on_how_a_step_is_split(base: Local
     network = load_network(base.folder, base.options, "float32", "test", head=True).eval()
     initialise_head(network, 0)
     network.config.pad_token_id = base.tokens.pad_id
-    for parts in (1, 2, 4):
-        options = RewardOptions(loss="plackett-luce", batch_prompts=8, accumulation=parts)
-        trainer = _RankingTrainer(network, groups, options, tmp_path / str(parts), 0, Watch())
+    for tokens in (4096, sum(group.tokens for group in groups) // 2, 1):
+        options = RewardOptions(loss="plackett-luce", batch_prompts=8, micro_batch_tokens=tokens)
+        trainer = _RankingTrainer(network, groups, options, tmp_path / str(tokens), 0, Watch())
         trainer.pad_id = base.tokens.pad_id
         with torch.no_grad():
-            losses.append(sum(float(trainer.compute_loss(network, {"micro_batch": i})) for i in range(parts)))
+            losses.append(sum(float(trainer.compute_loss(network, {"micro_batch": i})) for i in range(trainer.split)))
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-6)
 
 

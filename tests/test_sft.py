@@ -72,10 +72,12 @@ def test_the_loss_does_not_depend_on_how_a_step_is_split(base: LocalModel, tmp_p
         for g in hard_groups(base, 8)
     ]
     losses = []
-    for parts in (1, 2, 4):
-        trainer = tuner(base.network, base, groups, tmp_path / str(parts), accumulation=parts)
+    for tokens in (4096, sum(group.tokens for group in groups) // 2, 1):
+        trainer = tuner(base.network, base, groups, tmp_path / str(tokens), micro_batch_tokens=tokens)
         with torch.no_grad():
-            losses.append(sum(float(trainer.compute_loss(base.network, {"micro_batch": i})) for i in range(parts)))
+            losses.append(
+                sum(float(trainer.compute_loss(base.network, {"micro_batch": i})) for i in range(trainer.split))
+            )
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-6)
 
 

@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, TrainerCallback
 
@@ -36,7 +38,7 @@ from rlaif.reward import (
     score_groups,
     train_reward_model,
 )
-from rlaif.training.batching import Group, drawn, group_preferences, held_out, plan_batches
+from rlaif.training.batching import Group, drawn, group_preferences, held_out, plan_steps, split_steps
 from rlaif.training.checkpoints import COMPLETE, last_checkpoint, saving
 from rlaif.training.losses import soft_preference_loss
 from rlaif.training.networks import initialise_head
@@ -194,14 +196,14 @@ def test_cut_off_responses_have_no_end_of_turn(base: LocalModel) -> None:
 def test_plan_is_a_permutation_per_epoch_and_keyed_by_seed() -> None:
     draw = random.Random(1)
     sizes = [draw.randint(5, 300) for _ in range(70)]
-    plan = plan_batches(sizes, 8, 3, seed=0)
+    plan = plan_steps(sizes, 8, 3, seed=0)
     flat = [i for batch in plan for i in batch]
     for epoch in range(3):
         assert sorted(flat[70 * epoch : 70 * (epoch + 1)]) == list(range(70))
     assert flat[:70] != flat[70:140]
-    assert plan == plan_batches(sizes, 8, 3, seed=0)
-    assert plan != plan_batches(sizes, 8, 3, seed=1)
-    assert plan[:9] == plan_batches(sizes, 8, 1, seed=0)
+    assert plan == plan_steps(sizes, 8, 3, seed=0)
+    assert plan != plan_steps(sizes, 8, 3, seed=1)
+    assert plan[:9] == plan_steps(sizes, 8, 1, seed=0)
     within = sum(max(sizes[i] for i in batch) - min(sizes[i] for i in batch) for batch in plan) / len(plan)
     assert within < 0.3 * (max(sizes) - min(sizes))
 
@@ -264,16 +266,17 @@ def assert_close(one: Sequence[torch.Tensor], other: Sequence[torch.Tensor], rel
         assert float((a - b).norm()) <= relative * whole
 
 
-def test_accumulation_does_not_change_the_gradient(base: LocalModel, tmp_path: Path) -> None:
+def test_the_gradient_does_not_depend_on_how_a_step_is_split(base: LocalModel, tmp_path: Path) -> None:
     """Uneven weights and lengths: dividing each micro-batch by its own weight would show."""
     rows = [
         row.model_copy(update={"weight": 0.1 + (i % 7), "p": 0.5 + (i % 5) / 10}) for i, row in enumerate(planted(8))
     ]
     groups = group_preferences(rows, base.tokens, 200).groups
-    one, four, eight = (gradients(base, groups, tmp_path / str(n), accumulation=n) for n in (1, 4, 8))
-    assert len(one) == len(four) == len(eight) == 1
-    assert_close(four[0], one[0], 1e-6)
-    assert_close(eight[0], one[0], 1e-6)
+    two = 2 * max(group.tokens for group in groups)
+    whole, some, each = (gradients(base, groups, tmp_path / str(n), micro_batch_tokens=n) for n in (4096, two, 1))
+    assert len(whole) == len(some) == len(each) == 1
+    assert_close(some[0], whole[0], 1e-6)
+    assert_close(each[0], whole[0], 1e-6)
 
 
 def written_out(base: LocalModel, groups: Sequence[Group]) -> list[torch.Tensor]:
@@ -291,31 +294,45 @@ def test_gradient_is_that_of_the_loss_written_out(base: LocalModel, tmp_path: Pa
     """The trainer adds no scaling of its own."""
     rows = [row.model_copy(update={"weight": 0.1 + (i % 3)}) for i, row in enumerate(planted(4))]
     groups = group_preferences(rows, base.tokens, 200).groups
-    (found,) = gradients(base, groups, tmp_path, accumulation=2, batch_prompts=4)
+    (found,) = gradients(base, groups, tmp_path, micro_batch_tokens=1, batch_prompts=4)
     assert_close(found, written_out(base, groups), 1e-5)
 
 
 def test_last_step_with_fewer_micro_batches_is_divided_by_its_own_weight(base: LocalModel, tmp_path: Path) -> None:
     rows = [row.model_copy(update={"weight": 0.5 + (i % 4)}) for i, row in enumerate(planted(5))]
     groups = group_preferences(rows, base.tokens, 200).groups
-    steps = gradients(base, groups, tmp_path, accumulation=4, batch_prompts=4, learning_rate=1e-12)
+    steps = gradients(base, groups, tmp_path, micro_batch_tokens=1, batch_prompts=4, learning_rate=1e-12)
     assert len(steps) == 2
-    plan = plan_batches([group.tokens for group in groups], 4, 1, 0, accumulation=4)
-    for step, found in enumerate(steps):
-        members = [groups[i] for batch in plan[4 * step : 4 * step + 4] for i in batch]
-        assert_close(found, written_out(base, members), 1e-5)
+    planned = plan_steps([group.tokens for group in groups], 4, 1, 0)
+    assert sorted(map(len, planned)) == [1, 4]
+    for step, found in zip(planned, steps, strict=True):
+        assert_close(found, written_out(base, [groups[i] for i in step]), 1e-5)
 
 
-def test_what_makes_a_step_does_not_depend_on_accumulation() -> None:
-    """Steps of 8 groups, the last one short, split in one, two or four: the same groups in the same order."""
-    sizes = [(7 * i) % 31 + 1 for i in range(53)]
-    plans = {a: plan_batches(sizes, 8, 2, 3, accumulation=a) for a in (1, 2, 4)}
-    steps = {
-        a: [[i for batch in plan[n : n + a] for i in batch] for n in range(0, len(plan), a)]
-        for a, plan in plans.items()
-    }
-    assert steps[1] == steps[2] == steps[4]
-    assert len(steps[1]) == 14
+@given(
+    sizes=st.lists(st.integers(1, 50), min_size=1, max_size=40),
+    most=st.integers(1, 200),
+    processes=st.integers(1, 3),
+    per_step=st.integers(1, 9),
+)
+def test_steps_are_split_by_tokens_alone(sizes: list[int], most: int, processes: int, per_step: int) -> None:
+    """The same groups in the same order, in micro-batches of at most so many tokens, as many to each step."""
+    steps = plan_steps(sizes, per_step, 2, 3)
+    batches, split = split_steps(steps, sizes, most, processes)
+    assert split % processes == 0
+    parts = [batches[n : n + split] for n in range(0, len(batches), split)]
+    assert [[i for part in step for i in part] for step in parts] == steps
+    assert all(len(part) == 1 or sum(sizes[i] for i in part) <= most for part in batches if part)
+    assert any(step[0] for step in parts)
+    if most >= sum(sizes):
+        assert split == processes
+
+
+def test_micro_batches_are_as_few_and_as_even_as_may_be() -> None:
+    sizes = [1, 2, 3, 4, 5, 6, 7]
+    assert split_steps([[0, 1, 2, 3, 4, 5, 6]], sizes, 16) == ([[0, 1, 2, 3, 4], [5, 6]], 2)
+    assert split_steps([[0, 1, 2, 3, 4, 5, 6], [6]], sizes, 14) == ([[0, 1, 2, 3], [4, 5], [6], [], [], [6]], 3)
+    assert split_steps([[0, 1, 2, 3], [6]], sizes, 100, 2) == ([[0, 1, 2], [3], [6], []], 2)
 
 
 def test_rows_without_weight_change_nothing(base: LocalModel, tmp_path: Path) -> None:
@@ -527,11 +544,15 @@ def test_values_that_are_equal_count_one_half_and_a_step_without_labels_tells_no
     base: LocalModel, tmp_path: Path
 ) -> None:
     rows = [replace_label(row, number) for number, row in enumerate(planted(64))]
-    history = tune(base, rows, tmp_path, epochs=1)
-    assert history[0]["accuracy"] == 0.5  # the policy is its reference still
-    assert [sorted(step) for step in tune(base, [as_ties(row) for row in rows], tmp_path / "ties", epochs=1)] == [
-        ["loss", "step"]
-    ] * len(history)
+    network = load_network(base.folder, base.options, "float32", "test", head=True)
+    torch.nn.init.zeros_(network.score.weight)  # all rewards are equal
+    groups = group_preferences(rows, base.tokens, 200).groups
+    trainer = _RewardTrainer(network, groups, options(), tmp_path / "equal", 0, Watch())
+    trainer.compute_loss(network, {"micro_batch": 0})
+    assert trainer.figures(trainer.sums)["accuracy"] == 0.5
+    ties = tune(base, [as_ties(row) for row in rows], tmp_path / "ties", epochs=1)
+    assert len(ties) == 6
+    assert all(sorted(step) == ["loss", "step"] for step in ties)
 
 
 def replace_label(row: Preference, number: int) -> Preference:
@@ -634,14 +655,14 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("kind", RUNS)
-@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("tokens", [4096, 60])
 def test_stopped_and_resumed_run_equals_a_straight_one(
-    kind: str, accumulation: int, base: LocalModel, tmp_path: Path
+    kind: str, tokens: int, base: LocalModel, tmp_path: Path
 ) -> None:
     """Bit for bit, with a schedule that depends on the step, stopped twice and between two epochs' plans."""
     train, name = RUNS[kind]
     rows = planted(30)
-    settings = {"epochs": 2, "schedule": "cosine", "warmup": 0.2, "accumulation": accumulation, "checkpoints": 2}
+    settings = {"epochs": 2, "schedule": "cosine", "warmup": 0.2, "micro_batch_tokens": tokens, "checkpoints": 2}
     straight = train(base, rows, tmp_path / "straight", **settings)
     for step in (2, 4):
         with pytest.raises(Interrupted):

@@ -35,7 +35,7 @@ RUN_OVERHEAD = 96  # keys that cost about as much as attention over one more run
 TILE = 256  # queries of plain attention at a time: what they cannot see is left out, and less lies in memory
 ALIGNED = 8  # masked rows have a multiple of so many keys, as torch's kernels ask for
 SHAPED = 32  # plain attention has a multiple of so many queries and keys: a CPU's kernels are made anew for every shape
-TOKENS = 128  # and then a sequence a multiple of so many tokens, for the layers' sake
+TOKENS = 64  # and then a sequence a multiple of so many tokens, for the layers' sake
 UNKNOWN = ("sinks", "position_bias")  # that attention may be given, and is not here
 KEPT_UP_TO = 512  # keys: beyond, plain attention computes its weights again in the backward pass
 

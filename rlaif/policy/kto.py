@@ -60,7 +60,7 @@ class _Trainer(OfflineTrainer):
 
 
 def mismatched_steps(
-    groups: Sequence[Group], batches: Sequence[Sequence[int]], accumulation: int, max_tokens: int
+    groups: Sequence[Group], batches: Sequence[Sequence[int]], split: int, max_tokens: int
 ) -> list[list[Group]]:
     """For every optimiser step its prompts, each with the first response to the prompt that follows in the plan; those that
     would be too long are left out. Nothing looks at a label."""
@@ -68,9 +68,9 @@ def mismatched_steps(
     following = dict(zip(range(len(order)), [*order[1:], *order[:1]], strict=True))
     steps: list[list[Group]] = []
     place = 0
-    for start in range(0, len(batches), accumulation):
+    for start in range(0, len(batches), split):
         found = []
-        for i in (i for batch in batches[start : start + accumulation] for i in batch):
+        for i in (i for batch in batches[start : start + split] for i in batch):
             other = groups[following[place]]
             place += 1
             if other is not groups[i] and len(groups[i].prompt) + len(other.responses[0]) <= max_tokens:

@@ -18,7 +18,7 @@ from rlaif.models.shared_prompt import token_logprobs
 from rlaif.policy import PolicyContext, PolicyReport, Tuned
 from rlaif.training.batching import Group, drawn, group_preferences, need_labels
 from rlaif.training.passes import Done, kept_logprobs, sequence_logprobs, spread
-from rlaif.training.trainer import PreferenceTrainer, fit
+from rlaif.training.trainer import PreferenceTrainer, ShownPrompts, fit, prompt_of
 
 
 class AgainstReference(Tuned):
@@ -32,8 +32,9 @@ class AgainstReference(Tuned):
 
     def train(self, context: PolicyContext) -> PolicyReport:
         start, options = context.start, self.options
+        shown = ShownPrompts(context.is_held_out)
         data = group_preferences(
-            context.watch.through(context.preferences()),
+            shown.of(context.watch.through(context.preferences()), prompt_of),
             start.tokens,
             options.room(start.context),
             keep=lambda prompt: not context.is_held_out(prompt),
@@ -42,7 +43,7 @@ class AgainstReference(Tuned):
         )
         data = drawn(data, options.labels, context.seed)
         need_labels(data, self.name, options.room(start.context))
-        trained, history = fit(
+        trained, history, samples = fit(
             self.trainer,
             start,
             data.groups,
@@ -50,6 +51,7 @@ class AgainstReference(Tuned):
             work=context.work,
             seed=context.seed,
             watch=context.watch,
+            prompts=shown.prompts,
             kept=(context.kept, start.identity.sha256) if context.kept else None,
         )
         trained.save(context.out)
@@ -60,6 +62,7 @@ class AgainstReference(Tuned):
             held_out_pairs=data.left_out,
             no_label=data.no_label,
             not_drawn=data.not_drawn,
+            samples=samples,
         )
 
 

@@ -33,17 +33,16 @@ from rlaif.policy import PolicyContext, PolicyReport, Tuned
 from rlaif.records import Message, Prompt, Response, uniform
 from rlaif.statistics import cluster_mean, paired_difference
 from rlaif.training import processes
-from rlaif.training.batching import evenly, plan_batches
+from rlaif.training.batching import evenly, plan_steps
 from rlaif.training.checkpoints import prune_checkpoints
 from rlaif.training.online import OnlineOptions, OnlineTrainer
 from rlaif.training.rollouts import Rollouts
 from rlaif.training.shares import opened
-from rlaif.training.trainer import Interrupted, Watch
+from rlaif.training.trainer import SHOWN, Interrupted, Watch, has_shown
 from rlaif.training.values import ValueTrainer
 
 MOST_CUT_OFF = 0.5  # of a step's responses, before it is said
 LEAST_GAIN = 0.01  # in reward, that is told of
-SHOWN = 3  # conversations kept of a step that has some
 
 
 class Online(Tuned):
@@ -171,7 +170,7 @@ class _Training:
     def _plan(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """The prompts of every step; it never looks at a reward."""
         sizes = [len(self.context.start.tokens.prompt_ids(prompt.messages)) for prompt in prompts]
-        plan = plan_batches(sizes, self.options.batch_prompts, self.options.epochs, self.context.seed)
+        plan = plan_steps(sizes, self.options.batch_prompts, self.options.epochs, self.context.seed)
         return plan[: self.options.steps]
 
     def _open(self, steps: int) -> OnlineTrainer:
@@ -483,7 +482,7 @@ def _steps(checkpoint: Path) -> int:
 
 def _shown(parts: Sequence[Rollouts], step: int) -> list[dict[str, Any]]:
     """The first conversations of a step, for eyes: of steps 1, 2, 4, 8, …"""
-    if step & (step - 1):
+    if not has_shown(step):
         return []
     rows = [
         (prompt, response, reward)

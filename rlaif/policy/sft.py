@@ -18,9 +18,9 @@ from rlaif.errors import DataError, RlaifError
 from rlaif.policy import PolicyContext, PolicyReport, Tuned
 from rlaif.records import Message, Prompt
 from rlaif.rows import need_source, read_rows, source_hash
-from rlaif.training.batching import Group, drawn, group_preferences, need_labels
+from rlaif.training.batching import Group, drawn, group_preferences, need_labels, worths
 from rlaif.training.finetuning import FineTuner, demonstrated
-from rlaif.training.trainer import TrainingOptions, fit
+from rlaif.training.trainer import ShownPrompts, TrainingOptions, fit, prompt_of
 
 ANSWERS = ("response", "completion", "answer", "output", "chosen")
 
@@ -58,16 +58,25 @@ class SFT(Tuned):
 
     def train(self, context: PolicyContext) -> PolicyReport:
         start, options = context.start, self.options
-        groups, account = self._demonstrated(context) if options.demonstrations else self._preferred(context)
-        trained, history = fit(
-            FineTuner, start, groups, options, work=context.work, seed=context.seed, watch=context.watch
+        shown = ShownPrompts(context.is_held_out)
+        learnt_from = self._demonstrated if options.demonstrations else self._preferred
+        groups, account = learnt_from(context, shown)
+        trained, history, samples = fit(
+            FineTuner,
+            start,
+            groups,
+            options,
+            work=context.work,
+            seed=context.seed,
+            watch=context.watch,
+            prompts=shown.prompts,
         )
         trained.save(context.out)
-        return PolicyReport(history, **account)
+        return PolicyReport(history, **account, samples=samples)
 
-    def _preferred(self, context: PolicyContext) -> tuple[list[Group], dict[str, Any]]:
+    def _preferred(self, context: PolicyContext, shown: ShownPrompts) -> tuple[list[Group], dict[str, Any]]:
         start, room = context.start, self.options.room(context.start.context)
-        rows = context.watch.through(context.preferences())
+        rows = shown.of(context.watch.through(context.preferences()), prompt_of)
         data = group_preferences(
             rows, start.tokens, room, keep=lambda prompt: not context.is_held_out(prompt), ended=context.ended
         )
@@ -75,11 +84,7 @@ class SFT(Tuned):
         need_labels(data, self.name, room)
         groups = []
         for group in data.groups:  # all of them and their responses, so that no plan depends on labels
-            worth = [0.0] * len(group.responses)
-            for (a, b), p, weight in zip(group.pairs, group.p, group.weight, strict=True):
-                worth[a] += weight * (p - 0.5)
-                worth[b] += weight * (0.5 - p)
-            weighed = [(ids, max(0.0, w)) for ids, w in zip(group.responses, worth, strict=True)]
+            weighed = [(ids, max(0.0, w)) for ids, w in zip(group.responses, worths(group), strict=True)]
             groups.append(demonstrated(group.prompt_id, group.prompt, weighed))
         if not any(weight > 0 for group in groups for weight in group.weight):
             raise RlaifError("sft: no response is preferred to another: every label is a tie.")
@@ -92,11 +97,12 @@ class SFT(Tuned):
         }
         return groups, told
 
-    def _demonstrated(self, context: PolicyContext) -> tuple[list[Group], dict[str, Any]]:
+    def _demonstrated(self, context: PolicyContext, shown: ShownPrompts) -> tuple[list[Group], dict[str, Any]]:
         start, room = context.start, self.options.room(context.start.context)
         groups: dict[str, tuple[tuple[int, ...], list[tuple[tuple[int, ...], float]]]] = {}
         counts = dict.fromkeys(("trained on", "held out", "too long", "repeated"), 0)
-        for prompt, response in context.watch.through(_demonstrations(self.options)):
+        rows = context.watch.through(_demonstrations(self.options))
+        for prompt, response in shown.of(rows, lambda row: (row[0].id, row[0])):
             ids = tuple(start.tokens.prompt_ids(prompt.messages))
             said = tuple(start.tokens.response_ids(prompt.messages, response))
             _, known = groups.get(prompt.id, (ids, []))

@@ -67,6 +67,7 @@ def write_report(
         findings=findings(metrics, measures),
         methods={section.policy: section.name for section in pipeline.policies},
         trainings=[(name, plots.curves(_history(run, f"policies/{name}"), name)) for name in tuned],
+        judged=(run.trained("reward_model") or {}).get("samples"),
         conversations={name: _told(run, name, "samples") for name in tuned},
         probes={name: _told(run, name, "probes") for name in tuned},
         plots={

@@ -70,7 +70,7 @@ def whitened(values: Tensor, mask: Tensor, *, keep_mean: bool = False) -> Tensor
 
 class KLController:
     """The weight β of the KL penalty, fixed, or steered towards a target (Ziegler et al. 2019, 1909.08593, §2.2):
-    e = clip(KL/target − 1, −0.2, 0.2), β ← β·(1 + e·n/horizon) after n responses, to half of it at most at once."""
+    e = clip(KL/target − 1, −0.2, 0.2), β ← β·(1 + e·n/horizon) after n responses, to half or twice of it at most at once."""
 
     def __init__(self, beta: float, target: float | None, horizon: int) -> None:
         self.beta, self.target, self.horizon = beta, target, horizon
@@ -78,5 +78,5 @@ class KLController:
     def update(self, kl: float, responses: int) -> None:
         if self.target is not None:
             error = min(max(kl / self.target - 1, -0.2), 0.2)
-            # a short horizon must not turn the penalty round
-            self.beta *= max(0.5, 1 + error * responses / self.horizon)
+            # a short horizon must neither turn the penalty round nor let it leap
+            self.beta *= min(max(0.5, 1 + error * responses / self.horizon), 2.0)

@@ -109,6 +109,15 @@ def group_preferences(
     return Grouped(list(groups.values()), pairs, too_long, left_out, 0, no_label)
 
 
+def worths(group: Group) -> list[float]:
+    """Of each response how far its labels prefer it to the others: Σ weight · (p − ½), 0 where they are ties."""
+    found = [0.0] * len(group.responses)
+    for (a, b), p, weight in zip(group.pairs, group.p, group.weight, strict=True):
+        found[a] += weight * (p - 0.5)
+        found[b] += weight * (0.5 - p)
+    return found
+
+
 def pair_id(comparison_id: str, one: Sequence[Message], other: Sequence[Message]) -> str:
     """What names two responses of a comparison in whatever order: a comparison of more than two has several pairs."""
     return digest(comparison_id, sorted(map(side_digest, (one, other))), length=20)
@@ -167,14 +176,11 @@ def evenly(rows: Sequence[T], parts: int) -> list[Sequence[T]]:
     return [rows[len(rows) * k // parts : len(rows) * (k + 1) // parts] for k in range(parts)]
 
 
-def plan_batches(
-    sizes: Sequence[int], groups_per_step: int, epochs: int, seed: int, *, accumulation: int = 1
-) -> list[list[int]]:
-    """Micro-batches of group indices, ``accumulation`` to each optimiser step, epochs one after another.
+def plan_steps(sizes: Sequence[int], groups_per_step: int, epochs: int, seed: int) -> list[list[int]]:
+    """Group indices of each optimiser step, epochs one after another.
 
     Each epoch is a keyed permutation; within windows of ``WINDOW_STEPS`` steps groups are sorted by size, so that a
-    step holds groups of like length, and the steps of a window are shuffled again. Which groups make a step does not
-    depend on ``accumulation``: it only splits them, and a short step may leave a micro-batch empty.
+    step holds groups of like length, and the steps of a window are shuffled again.
     """
     plan: list[list[int]] = []
     for epoch in range(epochs):
@@ -184,6 +190,43 @@ def plan_batches(
         for start in range(0, len(order), window):
             alike = sorted((int(i) for i in order[start : start + window]), key=lambda i: (sizes[i], i))
             steps = [alike[i : i + groups_per_step] for i in range(0, len(alike), groups_per_step)]
-            for n in random.permutation(len(steps)):
-                plan += map(list, evenly(steps[n], accumulation))
+            plan += [steps[n] for n in random.permutation(len(steps))]
     return plan
+
+
+def split_steps(
+    steps: Sequence[Sequence[int]], sizes: Sequence[int], most: int, processes: int = 1
+) -> tuple[list[list[int]], int]:
+    """The micro-batches of steps, as many to each, and how many those are.
+
+    A micro-batch has at most ``most`` tokens, or one group that is larger alone. A step has as few as that takes, in a
+    multiple of ``processes``, the largest of them as small as may be; where others take more, empty ones come first.
+    """
+    parts = []
+    for step in steps:
+        least = _up(len(_filled(step, sizes, most)), processes)
+        low, high = 1, min(most, sum(sizes[i] for i in step))
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if len(_filled(step, sizes, middle)) <= least else (middle + 1, high)
+        found = _filled(step, sizes, low)
+        parts.append([*found, *([] for _ in range(least - len(found)))])
+    split = max(map(len, parts), default=1)
+    return [part for found in parts for part in [*([] for _ in range(split - len(found))), *found]], split
+
+
+def _filled(step: Sequence[int], sizes: Sequence[int], most: int) -> list[list[int]]:
+    """A step's groups in their order, each with those before it as long as there is room."""
+    parts: list[list[int]] = []
+    room = 0
+    for i in step:
+        if not parts or sizes[i] > room:
+            parts.append([])
+            room = most
+        parts[-1].append(i)
+        room -= sizes[i]
+    return parts
+
+
+def _up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple

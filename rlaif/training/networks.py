@@ -143,6 +143,15 @@ class Trained:
         save_whole(self.whole().peft.merge_and_unload(), self.base, out, pad_id=pad_id, beside=beside)
 
 
+def decaying_groups(network: Any, **settings: float) -> list[dict[str, Any]]:
+    """What learns, for an optimiser: weight decay is of matrices, not of norms and biases."""
+    weights = [p for p in network.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in weights if p.dim() > 1], **settings},
+        {"params": [p for p in weights if p.dim() <= 1], "weight_decay": 0.0, **settings},
+    ]
+
+
 def learnt(network: Any) -> dict[str, Tensor]:
     """The weights that learn, by name."""
     return {name: p.detach() for name, p in network.named_parameters() if p.requires_grad}

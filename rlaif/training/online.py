@@ -36,16 +36,16 @@ from rlaif.training.networks import (
     Schedule,
     Trained,
     check_schedule,
+    decaying_groups,
     learning,
     learnt,
     take,
 )
 from rlaif.training.passes import rows_of
-from rlaif.training.rollouts import PolicySampler, Rollouts
+from rlaif.training.rollouts import ALWAYS, PolicySampler, Rollouts
 from rlaif.training.trainer import Diverged, Watch
 
 STATE, TENSORS = "state.json", "state.pt"
-ALWAYS = -1  # in the place of a version, of draws that no version changes
 
 
 class OnlineOptions(NetworkOptions):
@@ -175,7 +175,7 @@ class OnlineTrainer(ABC):
         """Load further networks."""
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        return [{"params": [p for p in self.network.parameters() if p.requires_grad]}]
+        return decaying_groups(self.network)
 
     @abstractmethod
     def prepare(self, parts: Sequence[Rollouts]) -> None:

@@ -21,6 +21,7 @@ from rlaif.policy import Rewarded
 from rlaif.records import Message, Prompt, Response, digest
 from rlaif.training.batching import Group
 
+ALWAYS = -1  # in the place of a version, of draws that no version changes
 TENSORS = ("old", "reference", "values", "advantages", "returns")
 
 

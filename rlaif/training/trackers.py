@@ -62,5 +62,9 @@ class Trackers:
 
 
 def _words(sample: Mapping[str, Any]) -> str:
-    reward = "none" if sample["reward"] is None else f"{sample['reward']:.3f}"
-    return f"{sample['prompt']}\n\n→ {sample['response']}\n\nreward {reward}"
+    told = [sample["prompt"], f"→ {sample['response']}"]
+    if "reward" in sample:
+        told.append("reward none" if sample["reward"] is None else f"reward {sample['reward']:.3f}")
+    if sample.get("label"):
+        told.append(sample["label"])
+    return "\n\n".join(told)

@@ -15,9 +15,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from types import MappingProxyType
+from typing import Any, NamedTuple, Self, TypeVar
 
 import torch
 from pydantic import Field, model_validator
@@ -27,13 +28,15 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
+from rlaif.config import Sampling
 from rlaif.errors import ModelError, RlaifError, UserError
 from rlaif.models.local import LocalModel, LocalOptions
 from rlaif.models.rows import Rows
 from rlaif.models.shared_prompt import token_logprobs
+from rlaif.records import Preference, Prompt
 from rlaif.store import write_json
 from rlaif.training import processes
-from rlaif.training.batching import Group, plan_batches
+from rlaif.training.batching import Group, plan_steps, split_steps
 from rlaif.training.checkpoints import COMPLETE, last_checkpoint, saving
 from rlaif.training.losses import soft_preference_loss
 from rlaif.training.networks import (
@@ -47,8 +50,10 @@ from rlaif.training.networks import (
     take_calls,
 )
 from rlaif.training.passes import Done, pair_index, rows_of
+from rlaif.training.rollouts import ALWAYS, PolicySampler
 
 ADAPTED = "learnt.safetensors"  # in a checkpoint of a network with adapters
+SHOWN, SHOWN_TOKENS = 3, 96  # conversations of a step that has some, and the tokens that a policy then says at most
 T = TypeVar("T")
 Report = Callable[[int, int, dict[str, float]], None]  # step, steps, the latest figures
 Say = Callable[[int, Sequence[Mapping[str, Any]]], None]  # step, conversations of it
@@ -65,7 +70,9 @@ class TrainingOptions(NetworkOptions):
     learning_rate: float = Field(default=1e-5, gt=0)
     epochs: int = Field(default=1, ge=1)
     batch_prompts: int = Field(default=32, ge=1)  # per optimiser step
-    accumulation: int = Field(default=1, ge=1)  # micro-batches a step is split into
+    micro_batch_tokens: int = Field(
+        default=4096, ge=1
+    )  # in one pass: a step that has more makes several, and one update
     max_tokens: int = Field(default=2048, ge=2)  # of prompt and one response; longer pairs are left out and counted
     labels: int | None = Field(
         default=None, ge=1
@@ -82,11 +89,7 @@ class TrainingOptions(NetworkOptions):
         return min(self.max_tokens, context)
 
     @model_validator(mode="after")
-    def _whole_micro_batches(self) -> Self:
-        if self.batch_prompts % self.accumulation:
-            raise ValueError(
-                f"batch_prompts {self.batch_prompts} is not a multiple of accumulation {self.accumulation}"
-            )
+    def _checked(self) -> Self:
         check_schedule(self)
         return self
 
@@ -125,6 +128,38 @@ class Watch:
                 hook.remove()
 
 
+class ShownPrompts:
+    """A few prompts of what is read, by which a training shows what it has come to: the first that are ``wanted``, else any."""
+
+    def __init__(self, wanted: Callable[[str], bool]) -> None:
+        self._wanted = wanted
+        self._found: dict[bool, dict[str, Prompt]] = {True: {}, False: {}}
+
+    def of(self, rows: Iterable[T], prompt_of: Callable[[T], tuple[str, Prompt]]) -> Iterator[T]:
+        """``rows``, looked at as they pass; ``prompt_of``: the id and the prompt of one."""
+        for row in rows:
+            if len(self._found[True]) < SHOWN:
+                name, prompt = prompt_of(row)
+                known = self._found[self._wanted(name)]
+                if len(known) < SHOWN:
+                    known[name] = prompt
+            yield row
+
+    @property
+    def prompts(self) -> dict[str, Prompt]:
+        """By id."""
+        return dict([*self._found[True].items(), *self._found[False].items()][:SHOWN])
+
+
+def prompt_of(row: Preference) -> tuple[str, Prompt]:
+    return row.prompt_id, Prompt(messages=row.prompt)
+
+
+def has_shown(step: int) -> bool:
+    """Whether conversations are shown of a step: of 1, 2, 4, 8, …"""
+    return step & (step - 1) == 0
+
+
 class Plan(Dataset[list[int]]):
     """The whole training as a list of micro-batches: epochs one after another, so that resume has nothing to recompute.
 
@@ -147,6 +182,11 @@ class Plan(Dataset[list[int]]):
     def __getitem__(self, index: int) -> list[int]:
         return [index * processes.count() + processes.rank()]
 
+    def beside(self, index: int) -> list[list[int]]:
+        """The micro-batches that all processes have at the same time as this one."""
+        first = index - index % processes.count()
+        return self.batches[first : first + processes.count()]
+
 
 class GroupTrainer(Trainer, ABC):
     """Trains ``model`` on groups, by a loss that is a sum of what each group's weights weigh."""
@@ -154,19 +194,23 @@ class GroupTrainer(Trainer, ABC):
     head: bool = False  # whether the network has a scalar head in the place of its language model's
     share: bool = True  # whether a prompt goes through the network once for all its responses
     pad_id: int = 0
+    prompts: Mapping[str, Prompt] = MappingProxyType({})  # by which it shows what it has come to
+    base: LocalModel
 
     def __init__(
         self, model: Any, groups: Sequence[Group], options: TrainingOptions, folder: Path, seed: int, watch: Watch
     ) -> None:
         self.groups, self.options, self.watch = groups, options, watch
         sizes = [group.tokens for group in groups]
-        self.split = options.accumulation * processes.count()  # micro-batches of a step, in all processes
-        batches = plan_batches(sizes, options.batch_prompts, options.epochs, seed, accumulation=self.split)
+        planned = plan_steps(sizes, options.batch_prompts, options.epochs, seed)
+        # micro-batches, and how many of them a step has in all processes
+        batches, self.split = split_steps(planned, sizes, options.micro_batch_tokens, processes.count())
         self.plan = Plan(groups, batches, self.split)
         self.shortest = [min(range(len(groups)), key=sizes.__getitem__)] if groups else []
-        steps = -(-len(batches) // self.split)
+        steps = len(planned)
         self.sums: dict[str, float] = defaultdict(float)  # of the step that is being made
         self.history: list[dict[str, float]] = []
+        self.samples: list[dict[str, Any]] = []  # conversations along the way
         self.stopped = False  # the watch has asked for it
         self.adapted = options.lora is not None and not processes.sharding()  # checkpoints hold what learns alone
         model._hf_peft_config_loaded = options.lora is not None  # no base in four bits is trained but with adapters
@@ -180,7 +224,7 @@ class GroupTrainer(Trainer, ABC):
             args=_Arguments(
                 output_dir=str(folder),
                 per_device_train_batch_size=1,
-                gradient_accumulation_steps=options.accumulation,
+                gradient_accumulation_steps=self.split // processes.count(),
                 num_train_epochs=1,
                 learning_rate=options.learning_rate,
                 lr_scheduler_type=options.schedule,
@@ -225,6 +269,28 @@ class GroupTrainer(Trainer, ABC):
         """What is told of a step beside its loss."""
         return {}
 
+    def say(self) -> list[dict[str, Any]]:
+        """Conversations with the network as it is, for eyes: one sample to each prompt, by draws that are the same at every step."""
+        fitting = [
+            prompt
+            for prompt in self.prompts.values()
+            if len(self.base.tokens.prompt_ids(prompt.messages)) + SHOWN_TOKENS <= self.base.context
+        ]
+        if not fitting:
+            return []
+        network: Any = self.model
+        network.eval()
+        with self.options.autocast(network):
+            said = self.sampler.sample(fitting, ALWAYS).responses
+        network.train()
+        return [{"prompt": prompt.text, "response": one.text} for prompt, (one,) in zip(fitting, said, strict=True)]
+
+    @cached_property
+    def sampler(self) -> PolicySampler:
+        network, sampling = self.model, Sampling(temperature=1.0, max_output_tokens=SHOWN_TOKENS)
+        caches = self.base.caches_work(network)
+        return PolicySampler(self.base, network, caches=caches, sampling=sampling, samples=1, seed=int(self.args.seed))
+
     def get_train_dataloader(self) -> DataLoader[Any]:
         return DataLoader(self.plan, batch_size=1, shuffle=False, collate_fn=self.data_collator)
 
@@ -234,7 +300,10 @@ class GroupTrainer(Trainer, ABC):
         index = int(inputs["micro_batch"])
         groups = [self.groups[i] for i in self.plan.batches[index]]
         self.look_at_step(index // self.split)
-        if not groups:  # a short step leaves a micro-batch empty: no loss, and no gradient
+        if not any(self.plan.beside(index)):  # a smaller step than others: nothing to be done, in no process
+            nothing = torch.zeros((), requires_grad=True) * 1.0
+            return (nothing, {}) if return_outputs else nothing
+        if not groups:  # the others have some: no loss, and no gradient
             none = called_with(model, self.nothing)
             return (none, {}) if return_outputs else none
         total = called_with(model, partial(self.loss_of, groups=groups, first=index))
@@ -245,10 +314,7 @@ class GroupTrainer(Trainer, ABC):
         return (loss, {}) if return_outputs else loss
 
     def nothing(self, model: Any) -> Tensor:
-        """A loss of 0 with gradients of 0. Among several processes a pass is made for it: the others wait in theirs."""
-        if processes.count() == 1:
-            none: Tensor = next(p for p in model.parameters() if p.requires_grad).sum() * 0.0
-            return none
+        """A loss of 0 with gradients of 0, by a pass: other processes wait in theirs."""
         return self.outputs(model, rows_of([self.groups[i] for i in self.shortest])).sum() * 0.0
 
     def outputs(self, model: Any, rows: Rows) -> Tensor:
@@ -288,7 +354,7 @@ class GroupTrainer(Trainer, ABC):
                     f"{checkpoint}: written with weights {kept['layout']}, and started with weights {processes.layout()}. Start it as "
                     "it was, or remove the checkpoint to train anew."
                 )
-            self.history = kept["history"]
+            self.history, self.samples = kept["history"], kept["samples"]
         self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if self.stopped:
             raise Interrupted
@@ -304,6 +370,10 @@ class GroupTrainer(Trainer, ABC):
         figures = {"step": float(step), **loss, **self.figures(sums)}
         self.history.append(figures)
         self.watch.report(step, steps, figures)
+        if has_shown(step) and not processes.rank() and not processes.sharding():
+            said = [{"step": step, **each} for each in self.say()]
+            self.samples += said
+            self.watch.say(step, said)
         self.stopped = processes.of_first(self.watch.stop.is_set)
 
     def gathered(self) -> Mapping[str, Tensor] | None:
@@ -324,7 +394,16 @@ class Job:
     work: Path
     seed: int
     pad_id: int | None = None  # None: the base's own
+    prompts: Mapping[str, Prompt] = field(default_factory=dict)  # by which it shows what it has come to
     kept: tuple[Path, str] | None = None  # where passes of the reference are kept, and what they depend on
+
+
+class Fitted(NamedTuple):
+    """What a training gives: the network, whole, figures per step, and conversations along the way."""
+
+    trained: Trained
+    history: list[dict[str, float]]
+    samples: list[dict[str, Any]]
 
 
 def fit(
@@ -337,23 +416,26 @@ def fit(
     seed: int,
     watch: Watch,
     pad_id: int | None = None,
+    prompts: Mapping[str, Prompt] | None = None,
     kept: tuple[Path, str] | None = None,
-) -> tuple[Trained, list[dict[str, float]]]:
-    """Train a network of ``base`` on groups, in all processes. Returns it whole, and figures per step."""
-    job = Job(kind, base.name, base.options, base.where, groups, options, work, seed, pad_id, kept)
+) -> Fitted:
+    """Train a network of ``base`` on groups, in all processes."""
+    job = Job(kind, base.name, base.options, base.where, groups, options, work, seed, pad_id, prompts or {}, kept)
     return processes.everywhere(_fit, job, base=base, watch=watch)
 
 
-def _fit(job: Job, *, base: LocalModel | None = None, watch: Watch | None = None) -> Any:
+def _fit(job: Job, *, base: LocalModel | None = None, watch: Watch | None = None) -> Fitted:
     base = base or LocalModel(job.model, job.model_options, where=job.where, notice=lambda line: None)
     trained = Trained(base, job.options, seed=job.seed, head=job.kind.head, pad_id=job.pad_id)
     trainer = job.kind(trained.network, job.groups, job.options, job.work, job.seed, watch or Watch())
     trainer.share = trained.share
     trainer.pad_id = base.tokens.pad_id if job.pad_id is None else job.pad_id
+    trainer.base, trainer.prompts = base, job.prompts
     trainer.prepare(base, job.kept)
     history = trainer.run()
     weights = trainer.gathered()
-    return trained.whole(weights) if weights is not None and not processes.rank() else trained, history
+    whole = trained.whole(weights) if weights is not None and not processes.rank() else trained
+    return Fitted(whole, history, trainer.samples)
 
 
 class PreferenceTrainer(GroupTrainer):
@@ -444,7 +526,9 @@ class _Follow(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         if processes.rank() == 0:
-            write_json(folder / COMPLETE, {"layout": processes.layout(), "history": self.trainer.history})
+            write_json(folder / COMPLETE, {
+                "layout": processes.layout(), "history": self.trainer.history, "samples": self.trainer.samples,
+            })  # fmt: skip
 
 
 def labels_of(groups: Sequence[Group], device: Any) -> tuple[Tensor, Tensor]:

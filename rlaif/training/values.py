@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rlaif.models.local import LocalModel, load_network
 from rlaif.models.shared_prompt import hidden_self_test, sharing_works, token_hidden
-from rlaif.training.networks import by_head, checkpoint
+from rlaif.training.networks import by_head, checkpoint, decaying_groups
 from rlaif.training.online import OnlineOptions, OnlineTrainer
 from rlaif.training.passes import rows_of
 from rlaif.training.rollouts import Rollouts
@@ -57,7 +57,7 @@ class ValueTrainer(OnlineTrainer):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         rate = self.options.value_learning_rate or self.options.learning_rate
-        return [*super().parameter_groups(), {"params": list(self.value.parameters()), "lr": rate}]
+        return [*super().parameter_groups(), *decaying_groups(self.value, lr=rate)]
 
     def look(self, rollouts: Rollouts) -> None:
         rollouts.values = self.values(rollouts)
