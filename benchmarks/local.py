@@ -300,7 +300,7 @@ def on_cpu(variant: Variant) -> list[float]:
         return [0.0, 0.0]
 
     def looked() -> list[float]:
-        keep_memory(2**17)  # as the C library does of itself: what is kept is no need
+        keep_memory(2**17)  # what is kept is not needed
         ctypes.CDLL(None).malloc_trim(0)  # what is kept of earlier work would hide what this one takes
         Path("/proc/self/clear_refs").write_text("5")
         before = _status("VmRSS")

@@ -7,7 +7,8 @@ The model, the texts and the way of measuring are those of ``benchmarks/local.py
 uneven as real ones, variants in turn, ratios of CPU times. Both sides train on the same token ids with the same loss, which is
 asserted on a batch before anything is timed; TRL gets the setting in which it is fastest, searched for in every case:
 precision, kind of attention, reference before or beside, and parts of a step, which pad less the more there are; ours is as
-it comes, in the quicker precision. The ratio in float32 is of one run each, on a third of the prompts. A prompt with K responses has all K·(K − 1)/2 pairs, all labelled.
+it comes, in the quicker precision, with no prompts to show conversations by. The ratio in float32 is of the quickest of single
+runs on a third of the prompts. A prompt with K responses has all K·(K − 1)/2 pairs, all labelled.
 
 On a GPU there are prompts of 3,600 tokens too. With ``--rank`` adapters learn alone, which is what a model of 8 billion
 parameters has room for. ``--profile`` writes what each side spends its time on, as torch's profiler has it.
@@ -308,18 +309,25 @@ def training(
     memory = round(found[mine.name].peak_mb / max(1.0, found[best.name].peak_mb), 3)
     figures = {
         f"{name}.ratio_to_trl": ratio(found[mine.name], found[best.name]),
-        f"{name}.memory_to_trl": {"value": memory, "n": 1},
+        f"{name}.memory_to_trl": single(memory),
     }
     if sides.world.device == "cpu":
-        figures[f"{name}.float32.ratio_to_trl"] = {"value": round(exact("TRL") / exact("rlaif"), 3), "n": 1}
-    for side, variant_of in (("ours", mine), ("trl", best)):
-        told = found[variant_of.name]
-        figures[f"{name}.{side}"] = {
-            "tokens_per_second": round(1 / statistics.median(told.used), 1),
-            "computed_per_token": round(told.positions, 3),
-            "peak_mb": round(told.peak_mb),
-        }
+        figures[f"{name}.float32.ratio_to_trl"] = single(round(exact("TRL") / exact("rlaif"), 3))
+    for side, told in (("ours", found[mine.name]), ("trl", found[best.name])):
+        speeds = sorted(round(1 / used, 1) for used in told.used)
+        figures |= {
+            f"{name}.{side}.tokens_per_second": {
+                "value": statistics.median(speeds), "low": speeds[0], "high": speeds[-1], "n": len(speeds),
+            },
+            f"{name}.{side}.computed_per_token": single(round(told.positions, 3)),
+            f"{name}.{side}.peak_mb": single(round(told.peak_mb)),
+        }  # fmt: skip
     return figures
+
+
+def single(value: float) -> dict[str, Any]:
+    """A figure of one run."""
+    return {"value": value, "low": None, "high": None, "n": 1}
 
 
 def profile(variants: Sequence[Variant], folder: Path) -> None:

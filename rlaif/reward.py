@@ -27,7 +27,7 @@ from rlaif.training.batching import Group, drawn, group_preferences, need_labels
 from rlaif.training.losses import plackett_luce_loss, soft_preference_loss, with_margin
 from rlaif.training.networks import by_head
 from rlaif.training.passes import Done, per_response
-from rlaif.training.trainer import PreferenceTrainer, ShownPrompts, TrainingOptions, Watch, fit, prompt_of
+from rlaif.training.trainer import SHOWN, PreferenceTrainer, ShownPrompts, TrainingOptions, Watch, fit, prompt_of
 
 Answers = tuple[
     tuple[Message, ...], Sequence[tuple[tuple[Message, ...], bool]]
@@ -62,7 +62,7 @@ class _RewardTrainer(PreferenceTrainer):
     def say(self) -> list[dict[str, Any]]:
         """What it makes, as it is, of the responses to a few of its prompts, before gain and bias."""
         texts = {name: prompt.text for name, prompt in self.prompts.items()}
-        groups = [group for group in self.groups if group.prompt_id in texts]
+        groups = [group for group in self.groups if group.prompt_id in texts][:SHOWN]
         network: Any = self.model
         with self.options.autocast(network):
             rewards = score_groups(network.eval(), groups, self.pad_id, share=self.share)
@@ -213,9 +213,8 @@ def train_reward_model(
     on. Fewer than two different rewards have no deviation: gain and bias then are 1 and 0, and rewards stay as the
     network gives them. Raises RlaifError where no label is left to train on.
     """
-    shown = ShownPrompts(lambda prompt: not is_held_out(prompt))
     train = group_preferences(
-        shown.of(watch.through(preferences()), prompt_of),
+        watch.through(preferences()),
         base.tokens,
         options.room(base.context),
         keep=lambda prompt: not is_held_out(prompt),
@@ -224,8 +223,13 @@ def train_reward_model(
     )
     train = drawn(train, options.labels, seed)
     need_labels(train, "reward_model", options.room(base.context))
+    shown = ShownPrompts({group.prompt_id for group in train.groups[:SHOWN]}.__contains__)
     test = group_preferences(
-        watch.through(preferences()), base.tokens, options.room(base.context), keep=is_held_out, ended=ended
+        shown.of(watch.through(preferences()), prompt_of),
+        base.tokens,
+        options.room(base.context),
+        keep=is_held_out,
+        ended=ended,
     )
     pad_id = padding_of(base)
     kind = _RankingTrainer if options.loss == "plackett-luce" else _RewardTrainer

@@ -17,7 +17,7 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from rlaif.errors import DataError, RlaifError
+from rlaif.errors import DataError, RlaifError, UserError
 from rlaif.models.local import LocalModel, LocalOptions
 from rlaif.policy import Items, PolicyContext, PolicyReport, Rewarded
 from rlaif.policy.grpo import GRPO
@@ -28,6 +28,7 @@ from rlaif.policy.reinforce import Reinforce
 from rlaif.policy.rloo import RLOO
 from rlaif.policy.sft import SFT
 from rlaif.records import Prompt
+from rlaif.training.checkpoints import last_checkpoint
 from rlaif.training.rollouts import Rollouts
 from rlaif.training.trainer import Interrupted, Watch
 from tests import make, tiny
@@ -65,6 +66,37 @@ def reward_of(text: str) -> float:
     """Vowels at the beginning of words: something that every response has a share of."""
     said = text.split()
     return sum(word[0] in "aeiouAEIOU" for word in said) / max(1, len(said))
+
+
+def test_decay_is_of_matrices_and_a_value_network_keeps_its_own_rate(base: LocalModel, tmp_path: Path) -> None:
+    """With gradients of 0 all that moves is decay: w·(1 − rate · 0.5)."""
+    options = {"weight_decay": 0.5, "learning_rate": 0.1, "value_learning_rate": 0.2, "schedule": "constant"}
+    trainer = trainer_of(PPO, base, tmp_path, **options, warmup=0.0)
+    for network, kept in ((trainer.network, 0.95), (trainer.value, 0.9)):
+        before = {name: p.detach().clone() for name, p in network.named_parameters()}
+        for p in network.parameters():
+            p.grad = torch.zeros_like(p)
+        trainer.optimizer.step()
+        trainer.optimizer.zero_grad(set_to_none=True)
+        for name, p in network.named_parameters():
+            assert torch.allclose(p, before[name] * (kept if p.dim() > 1 else 1.0)), name
+
+
+def test_a_checkpoint_of_another_optimiser_is_refused_in_one_line(base: LocalModel, tmp_path: Path) -> None:
+    watch = Watch()
+    watch.report = lambda step, steps, figures: watch.stop.set()
+    method = method_of(RLOO, steps=2)
+    with pytest.raises(Interrupted):
+        train(method, context_of(base, tmp_path, watch=watch))
+    folder = last_checkpoint(tmp_path / "work")
+    assert folder is not None
+    kept = folder / "state.pt"
+    tensors = torch.load(kept, weights_only=True)
+    one, other = tensors["optimizer"]["param_groups"]
+    one["params"] += other["params"]
+    torch.save({**tensors, "optimizer": {**tensors["optimizer"], "param_groups": [one]}}, kept)
+    with pytest.raises(UserError, match="had 1 groups of weights, not 2"):
+        train(method, context_of(base, tmp_path))
 
 
 def test_rloo_counts_clipped_responses_and_grpo_clipped_tokens(base: LocalModel, tmp_path: Path) -> None:

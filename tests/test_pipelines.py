@@ -109,7 +109,8 @@ def test_a_pipeline_runs_to_its_policies_and_report(
             assert accounts[f"policies/{policy}"]["outcomes"]["trained on"] > 0
     html = (run / "report.html").read_text()
     assert "Training of rloo" in html
-    assert "What it said along the way" in html
+    assert html.count("What it said along the way") == len(set(policies) - {"best-of-n"})
+    assert ("What it made of the same answers along the way" in html) == ("reward_model" in recipe)
     assert ("Before the first step the reward was shown" in html) == (
         name == "direct-rewards"
     )  # the others probe nothing

@@ -324,6 +324,7 @@ def test_steps_are_split_by_tokens_alone(sizes: list[int], most: int, processes:
     assert [[i for part in step for i in part] for step in parts] == steps
     assert all(len(part) == 1 or sum(sizes[i] for i in part) <= most for part in batches if part)
     assert any(step[0] for step in parts)
+    assert all(any(step[-processes:]) for step in parts)  # where gradients of several processes are brought together
     if most >= sum(sizes):
         assert split == processes
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from transformers import get_scheduler
 
 from rlaif.config import Sampling
+from rlaif.errors import UserError
 from rlaif.models import ChatRequest, Reply
 from rlaif.models.local import LocalModel, load_network
 from rlaif.models.shared_prompt import token_logprobs
@@ -403,6 +404,11 @@ class OnlineTrainer(ABC):
         tensors = torch.load(folder / TENSORS, map_location=self.network.device, weights_only=True)
         for name, network in self.networks().items():
             take(network, tensors[name])
+        known, found = (len(state["param_groups"]) for state in (self.optimizer.state_dict(), tensors["optimizer"]))
+        if known != found:
+            raise UserError(
+                f"{folder}: of an earlier version, whose optimiser had {found} groups of weights, not {known}. Remove it to train anew."
+            )
         self.optimizer.load_state_dict(tensors["optimizer"])
         self.schedule.load_state_dict(tensors["schedule"])
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))

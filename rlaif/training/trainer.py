@@ -54,6 +54,7 @@ from rlaif.training.rollouts import ALWAYS, PolicySampler
 
 ADAPTED = "learnt.safetensors"  # in a checkpoint of a network with adapters
 SHOWN, SHOWN_TOKENS = 3, 96  # conversations of a step that has some, and the tokens that a policy then says at most
+CANDIDATES = 12  # prompts that are kept for them, of which some may be too long
 T = TypeVar("T")
 Report = Callable[[int, int, dict[str, float]], None]  # step, steps, the latest figures
 Say = Callable[[int, Sequence[Mapping[str, Any]]], None]  # step, conversations of it
@@ -129,26 +130,26 @@ class Watch:
 
 
 class ShownPrompts:
-    """A few prompts of what is read, by which a training shows what it has come to: the first that are ``wanted``, else any."""
+    """Prompts of what is read, by which a training shows what it has come to: the first that are ``wanted``, then any."""
 
     def __init__(self, wanted: Callable[[str], bool]) -> None:
         self._wanted = wanted
         self._found: dict[bool, dict[str, Prompt]] = {True: {}, False: {}}
 
-    def of(self, rows: Iterable[T], prompt_of: Callable[[T], tuple[str, Prompt]]) -> Iterator[T]:
-        """``rows``, looked at as they pass; ``prompt_of``: the id and the prompt of one."""
+    def of(self, rows: Iterable[T], named: Callable[[T], tuple[str, Prompt]]) -> Iterator[T]:
+        """``rows``, looked at as they pass; ``named``: the id and the prompt of one."""
         for row in rows:
-            if len(self._found[True]) < SHOWN:
-                name, prompt = prompt_of(row)
+            if len(self._found[True]) < CANDIDATES:
+                name, prompt = named(row)
                 known = self._found[self._wanted(name)]
-                if len(known) < SHOWN:
+                if len(known) < CANDIDATES:
                     known[name] = prompt
             yield row
 
     @property
     def prompts(self) -> dict[str, Prompt]:
         """By id."""
-        return dict([*self._found[True].items(), *self._found[False].items()][:SHOWN])
+        return dict([*self._found[True].items(), *self._found[False].items()][:CANDIDATES])
 
 
 def prompt_of(row: Preference) -> tuple[str, Prompt]:
@@ -240,6 +241,10 @@ class GroupTrainer(Trainer, ABC):
                 disable_tqdm=True,
                 seed=seed,
                 remove_unused_columns=False,
+                # else FSDP keeps whole gradients in every process until a step's last micro-batch
+                accelerator_config={
+                    "gradient_accumulation_kwargs": {"sync_each_batch": processes.sharding() == "FSDP"}
+                },
                 use_cpu=model.device.type == "cpu",
                 dataloader_pin_memory=False,
             ),
@@ -271,11 +276,12 @@ class GroupTrainer(Trainer, ABC):
 
     def say(self) -> list[dict[str, Any]]:
         """Conversations with the network as it is, for eyes: one sample to each prompt, by draws that are the same at every step."""
+        room = self.options.room(self.base.context)
         fitting = [
             prompt
             for prompt in self.prompts.values()
-            if len(self.base.tokens.prompt_ids(prompt.messages)) + SHOWN_TOKENS <= self.base.context
-        ]
+            if len(self.base.tokens.prompt_ids(prompt.messages)) + SHOWN_TOKENS <= room
+        ][:SHOWN]
         if not fitting:
             return []
         network: Any = self.model
@@ -300,11 +306,10 @@ class GroupTrainer(Trainer, ABC):
         index = int(inputs["micro_batch"])
         groups = [self.groups[i] for i in self.plan.batches[index]]
         self.look_at_step(index // self.split)
-        if not any(self.plan.beside(index)):  # a smaller step than others: nothing to be done, in no process
-            nothing = torch.zeros((), requires_grad=True) * 1.0
-            return (nothing, {}) if return_outputs else nothing
-        if not groups:  # the others have some: no loss, and no gradient
-            none = called_with(model, self.nothing)
+        if not groups:  # no loss, and no gradient
+            # DeepSpeed reduces after every pass what it made, and fails where that is nothing
+            skipped = not any(self.plan.beside(index)) and processes.sharding() != "DeepSpeed"
+            none = self.zero() if skipped else called_with(model, self.nothing)
             return (none, {}) if return_outputs else none
         total = called_with(model, partial(self.loss_of, groups=groups, first=index))
         self.sums["loss"] += float(total.detach())
@@ -313,8 +318,14 @@ class GroupTrainer(Trainer, ABC):
         loss = total * processes.count() / max(self.plan.weight[index], 1e-12)
         return (loss, {}) if return_outputs else loss
 
+    def zero(self) -> Tensor:
+        """A loss of 0 that nothing has a part in."""
+        return torch.zeros((), device=self.args.device, requires_grad=True) * 1.0
+
     def nothing(self, model: Any) -> Tensor:
-        """A loss of 0 with gradients of 0, by a pass: other processes wait in theirs."""
+        """A loss of 0 with gradients of 0, among several processes by a pass: the others wait in theirs."""
+        if processes.count() == 1:
+            return self.zero()
         return self.outputs(model, rows_of([self.groups[i] for i in self.shortest])).sum() * 0.0
 
     def outputs(self, model: Any, rows: Rows) -> Tensor:
