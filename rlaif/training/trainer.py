@@ -276,6 +276,8 @@ class GroupTrainer(Trainer, ABC):
 
     def say(self) -> list[dict[str, Any]]:
         """Conversations with the network as it is, for eyes: one sample to each prompt, by draws that are the same at every step."""
+        if not self.prompts:
+            return []
         room = self.options.room(self.base.context)
         fitting = [
             prompt
