@@ -183,8 +183,10 @@ class World:
         """A lognormal length with this mean."""
         return min(most, max(2, round(self.random.lognormvariate(0, sigma) * mean / 2.718281828 ** (sigma**2 / 2))))
 
-    def open(self) -> LocalModel:
-        return LocalModel(str(self.folder), LocalOptions(device=self.device), where="benchmark", notice=print)
+    def open(self, **options: Any) -> LocalModel:
+        return LocalModel(
+            str(self.folder), LocalOptions(device=self.device, **options), where="benchmark", notice=print
+        )
 
 
 def _template() -> Template:
@@ -362,7 +364,7 @@ def positions() -> Iterator[list[int]]:
 
 def sampling(world: World, *, quick: bool) -> dict[str, dict[str, float]]:
     """K = 4 samples a prompt, beside `generate` on left-padded batches in the order of the prompts."""
-    model = world.open()
+    model = world.open(batch_tokens=8_192)  # in batches of as much memory as generate's; the default takes more
     network, hf = model.network, model.tokens.hf
     prompts = [
         (Message(role="user", content=world.text(world.length(92, 0.7, 600), hf)),) for _ in range(8 if quick else 32)
@@ -408,7 +410,11 @@ def sampling(world: World, *, quick: bool) -> dict[str, dict[str, float]]:
         [Variant("rlaif", ours, world.device), best],
         1 if quick else 5,
     )
-    return {"sampling.ratio_to_generate": ratio(found["rlaif"], best)}
+    memory = round(found["rlaif"].peak_mb / max(1.0, best.peak_mb), 3)
+    return {
+        "sampling.ratio_to_generate": ratio(found["rlaif"], best),
+        "sampling.memory_to_generate": {"value": memory, "low": None, "high": None, "n": 1},
+    }
 
 
 def _answer(model: LocalModel, requests: list[ChatRequest], batch: list[int]) -> list[Any]:
