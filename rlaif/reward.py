@@ -27,7 +27,7 @@ from rlaif.training.batching import Group, drawn, group_preferences, need_labels
 from rlaif.training.losses import plackett_luce_loss, soft_preference_loss, with_margin
 from rlaif.training.networks import by_head
 from rlaif.training.passes import Done, per_response
-from rlaif.training.trainer import SHOWN, PreferenceTrainer, ShownPrompts, TrainingOptions, Watch, fit, prompt_of
+from rlaif.training.trainer import SHOWN, PreferenceTrainer, ShownPrompts, TrainingOptions, Watch, fit
 
 Answers = tuple[
     tuple[Message, ...], Sequence[tuple[tuple[Message, ...], bool]]
@@ -225,7 +225,7 @@ def train_reward_model(
     need_labels(train, "reward_model", options.room(base.context))
     shown = ShownPrompts({group.prompt_id for group in train.groups[:SHOWN]}.__contains__)
     test = group_preferences(
-        shown.of(watch.through(preferences()), prompt_of),
+        shown.of_preferences(watch.through(preferences())),
         base.tokens,
         options.room(base.context),
         keep=is_held_out,
@@ -255,11 +255,7 @@ def train_reward_model(
     else:
         known = groups_of(reference, base.tokens, options.room(base.context))
     with watch.passing("reference rewards", network) as done:
-        rewards = score_groups(network, known, pad_id, share=share, done=done)
-    values = torch.tensor([value for many in rewards for value in many], dtype=torch.float64)
-    found = normalisation(values)
-    gain, bias = found or (1.0, 0.0)
-    network.config.rlaif_gain, network.config.rlaif_bias = gain, bias
+        gain, bias, reference_count = set_scale(network, score_groups(network, known, pad_id, share=share, done=done))
     trained.save(out, pad_id=pad_id)
     with watch.passing("held-out rewards", network) as done:
         scored = score_groups(network, test.groups, pad_id, share=share, done=done)
@@ -274,9 +270,18 @@ def train_reward_model(
         not_drawn=train.not_drawn,
         gain=gain,
         bias=bias,
-        reference=len(values) if found else 0,
+        reference=reference_count,
         samples=samples,
     )
+
+
+def set_scale(network: Any, rewards: Sequence[Sequence[float]]) -> tuple[float, float, int]:
+    """Give the network the gain and bias of these rewards; both, and of how many they are: 0 where they do not differ."""
+    values = torch.tensor([value for many in rewards for value in many], dtype=torch.float64)
+    found = normalisation(values)
+    gain, bias = found or (1.0, 0.0)
+    network.config.rlaif_gain, network.config.rlaif_bias = gain, bias
+    return gain, bias, len(values) if found else 0
 
 
 def normalisation(rewards: torch.Tensor) -> tuple[float, float] | None:

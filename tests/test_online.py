@@ -17,7 +17,7 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from rlaif.errors import DataError, RlaifError, UserError
+from rlaif.errors import RlaifError
 from rlaif.models.local import LocalModel, LocalOptions
 from rlaif.policy import Items, PolicyContext, PolicyReport, Rewarded
 from rlaif.policy.grpo import GRPO
@@ -28,7 +28,6 @@ from rlaif.policy.reinforce import Reinforce
 from rlaif.policy.rloo import RLOO
 from rlaif.policy.sft import SFT
 from rlaif.records import Prompt
-from rlaif.training.checkpoints import last_checkpoint
 from rlaif.training.rollouts import Rollouts
 from rlaif.training.trainer import Interrupted, Watch
 from tests import make, tiny
@@ -80,23 +79,6 @@ def test_decay_is_of_matrices_and_a_value_network_keeps_its_own_rate(base: Local
         trainer.optimizer.zero_grad(set_to_none=True)
         for name, p in network.named_parameters():
             assert torch.allclose(p, before[name] * (kept if p.dim() > 1 else 1.0)), name
-
-
-def test_a_checkpoint_of_another_optimiser_is_refused_in_one_line(base: LocalModel, tmp_path: Path) -> None:
-    watch = Watch()
-    watch.report = lambda step, steps, figures: watch.stop.set()
-    method = method_of(RLOO, steps=2)
-    with pytest.raises(Interrupted):
-        train(method, context_of(base, tmp_path, watch=watch))
-    folder = last_checkpoint(tmp_path / "work")
-    assert folder is not None
-    kept = folder / "state.pt"
-    tensors = torch.load(kept, weights_only=True)
-    one, other = tensors["optimizer"]["param_groups"]
-    one["params"] += other["params"]
-    torch.save({**tensors, "optimizer": {**tensors["optimizer"], "param_groups": [one]}}, kept)
-    with pytest.raises(UserError, match="had 1 groups of weights, not 2"):
-        train(method, context_of(base, tmp_path))
 
 
 def test_rloo_counts_clipped_responses_and_grpo_clipped_tokens(base: LocalModel, tmp_path: Path) -> None:
@@ -678,85 +660,3 @@ def _piece(part: Rollouts, i: int) -> Rollouts:
         part.prompts[i : i + 1], part.groups[i : i + 1], part.responses[i : i + 1], part.rewarded[i : i + 1],
         own(part.old), own(part.reference), own(part.values), own(part.advantages), own(part.returns),
     )  # fmt: skip
-
-
-# --- pretraining beside PPO -------------------------------------------------------------------------------------------
-
-
-@pytest.mark.filterwarnings("ignore:Seems like `optimizer.step")
-def test_texts_are_learnt_beside_by_their_weight(base: LocalModel, tmp_path: Path) -> None:
-    """The gradient of an update is PPO's and γ times that of the mean of −log π over the texts' tokens."""
-    texts = [" ".join(tiny.WORDS[i : i + 5]) for i in range(3)]
-    tiny.write_jsonl(tmp_path / "texts.jsonl", [{"text": text} for text in texts])
-    spec = {"source": str(tmp_path / "texts.jsonl"), "weight": 0.5, "texts": 3}
-
-    def gradient(**options: Any) -> dict[str, torch.Tensor]:
-        trainer = trainer_of(PPO, base, tmp_path, max_gradient_norm=1e9, **options)
-        part = rolled(trainer, Given())
-        trainer.prepare([part])
-        trainer.learn(part)
-        taken: dict[str, torch.Tensor] = {}
-        trainer.optimizer.step = lambda: taken.update(gradients(trainer))
-        trainer.update()
-        return taken
-
-    alone, beside = gradient(), gradient(pretraining=spec)
-    network = trainer_of(PPO, base, tmp_path).network
-    total = tokens = 0.0
-    for text in texts:
-        ids = torch.tensor([base.tokens.text_ids(text)])
-        logprobs = network(ids).logits[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None])
-        total, tokens = total - logprobs.sum(), tokens + ids.shape[1] - 1
-    (0.5 * total / tokens).backward()
-    for name, parameter in network.named_parameters():
-        added = beside[f"policy.{name}"] - alone[f"policy.{name}"]
-        assert torch.allclose(added, parameter.grad, atol=1e-5), name
-
-
-def test_texts_without_a_text_are_one_line(base: LocalModel, tmp_path: Path) -> None:
-    tiny.write_jsonl(tmp_path / "texts.jsonl", [{"words": "no"}])
-    with pytest.raises(DataError, match="no text: expected a column text, found words"):
-        method_of(PPO, pretraining={"source": str(tmp_path / "texts.jsonl")})
-
-
-# --- stops and failures in the midst of a step ------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("after", [1, 3, 6])
-def test_a_step_that_has_begun_to_move_weights_is_finished_before_a_stop(
-    after: int, base: LocalModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = {"accumulation": 2, "minibatches": 2, "inner_epochs": 2, "checkpoints": 1, "epochs": 2}
-    straight = train(method_of(PPO, **settings), context_of(base, tmp_path / "straight"))
-    context = context_of(base, tmp_path / "stopped")
-    learn, learnt = PPO.trainer.learn, 0
-
-    def counted(self: Any, part: Rollouts) -> None:
-        nonlocal learnt
-        learn(self, part)
-        learnt += 1
-        if learnt == 8 + after:  # in the third step
-            context.watch.stop.set()
-
-    monkeypatch.setattr(PPO.trainer, "learn", counted)
-    with pytest.raises(Interrupted):
-        train(method_of(PPO, **settings), context)
-    assert [path.name for path in context.work.glob("checkpoint-*")] != ["checkpoint-0"]
-    monkeypatch.setattr(PPO.trainer, "learn", learn)
-    again = replace(context, watch=Watch())
-    assert train(method_of(PPO, **settings), again).history == straight.history
-    one, other = (load_file(tmp_path / name / "policy" / "model.safetensors") for name in ("straight", "stopped"))
-    assert all(torch.equal(value, other[name]) for name, value in one.items())
-
-
-def test_what_was_learnt_before_a_reward_failed_is_kept(base: LocalModel, tmp_path: Path) -> None:
-    class Failing(Given):
-        async def __call__(self, items: Items) -> list[list[Rewarded]]:
-            if len(self.asked) == 4:
-                raise RlaifError("the judge is out of reach")
-            return await super().__call__(items)
-
-    context = context_of(base, tmp_path, Failing())
-    with pytest.raises(RlaifError, match="out of reach"):
-        train(method_of(RLOO, epochs=2, checkpoints=1), context)
-    assert sorted(path.name for path in context.work.glob("checkpoint-*")) == ["checkpoint-0", "checkpoint-4"]

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from rlaif.errors import DataError, RlaifError
-from rlaif.models.local import LocalModel
+from rlaif.models.local import LocalModel, load_network
 from rlaif.models.shared_prompt import token_logprobs
 from rlaif.policy.dpo import DPO
 from rlaif.policy.sft import SFT
@@ -81,9 +81,27 @@ def test_the_loss_does_not_depend_on_how_a_step_is_split(base: LocalModel, tmp_p
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-6)
 
 
-def mean_logprob(base: LocalModel, folder: Path, groups: list[Group]) -> float:
-    from rlaif.models.local import load_network
+def test_a_step_of_responses_that_nothing_prefers_moves_nothing(base: LocalModel, tmp_path: Path) -> None:
+    """Every second prompt has no weight, and a step to itself."""
+    groups = [
+        demonstrated(g.prompt_id, g.prompt, [(ids, float(n % 2)) for ids in g.responses])
+        for n, g in enumerate(hard_groups(base, 4))
+    ]
+    trainer = tuner(load_network(base.folder, base.options, "float32", "test"), base, groups, tmp_path, batch_prompts=1)
+    told: list[tuple[bool, bool]] = []
+    before = [p.detach().clone() for p in trainer.model.parameters()]
 
+    def report(step: int, steps: int, figures: dict[str, float]) -> None:
+        now = [p.detach().clone() for p in trainer.model.parameters()]
+        told.append(("loss" in figures, any(not torch.equal(a, b) for a, b in zip(before, now, strict=True))))
+        before[:] = now
+
+    trainer.watch.report = report
+    trainer.run()
+    assert sorted(told) == [(False, False), (False, False), (True, True), (True, True)]
+
+
+def mean_logprob(base: LocalModel, folder: Path, groups: list[Group]) -> float:
     network = load_network(folder, base.options, "float32", "test").eval()
     with torch.no_grad():
         logprobs, mask = token_logprobs(network, rows_of(groups), base.tokens.pad_id, share=True)

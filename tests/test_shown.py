@@ -13,7 +13,7 @@ from rlaif.models.local import LocalModel
 from rlaif.policy.dpo import DPO
 from rlaif.policy.kto import KTO
 from rlaif.policy.sft import SFT
-from rlaif.records import Message, Preference, Prompt
+from rlaif.records import Message, Preference
 from rlaif.training.batching import held_out
 from rlaif.training.trainer import SHOWN, SHOWN_TOKENS, Interrupted, ShownPrompts, Watch
 from tests.test_training import context_of, planted, stop_at, train_reward, weights
@@ -101,7 +101,7 @@ def test_what_is_shown_moves_nothing(
 def test_prompts_that_are_wanted_come_first_and_no_prompt_twice() -> None:
     told = [f"p{i}" for i in (0, 0, 1, 2, 3, 4, 5)]
     shown = ShownPrompts(lambda prompt: prompt == "p4")
-    assert list(shown.of(told, lambda text: (text, Prompt(messages=(Message(role="user", content=text),))))) == told
+    assert list(shown.of(told, lambda text: (text, (Message(role="user", content=text),)))) == told
     assert [(name, prompt.text) for name, prompt in shown.prompts.items()] == [
         (p, p) for p in ("p4", "p0", "p1", "p2", "p3", "p5")
     ]

@@ -18,7 +18,7 @@ from rlaif.models.shared_prompt import token_logprobs
 from rlaif.policy import PolicyContext, PolicyReport, Tuned
 from rlaif.training.batching import Group, drawn, group_preferences, need_labels
 from rlaif.training.passes import Done, kept_logprobs, sequence_logprobs, spread
-from rlaif.training.trainer import PreferenceTrainer, ShownPrompts, fit, prompt_of
+from rlaif.training.trainer import PreferenceTrainer, ShownPrompts, fit
 
 
 class AgainstReference(Tuned):
@@ -34,7 +34,7 @@ class AgainstReference(Tuned):
         start, options = context.start, self.options
         shown = ShownPrompts(context.is_held_out)
         data = group_preferences(
-            shown.of(context.watch.through(context.preferences()), prompt_of),
+            shown.of_preferences(context.watch.through(context.preferences())),
             start.tokens,
             options.room(start.context),
             keep=lambda prompt: not context.is_held_out(prompt),

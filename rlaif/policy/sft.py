@@ -20,7 +20,7 @@ from rlaif.records import Message, Prompt
 from rlaif.rows import need_source, read_rows, source_hash
 from rlaif.training.batching import Group, drawn, group_preferences, need_labels, worths
 from rlaif.training.finetuning import FineTuner, demonstrated
-from rlaif.training.trainer import ShownPrompts, TrainingOptions, fit, prompt_of
+from rlaif.training.trainer import ShownPrompts, TrainingOptions, fit
 
 ANSWERS = ("response", "completion", "answer", "output", "chosen")
 
@@ -76,7 +76,7 @@ class SFT(Tuned):
 
     def _preferred(self, context: PolicyContext, shown: ShownPrompts) -> tuple[list[Group], dict[str, Any]]:
         start, room = context.start, self.options.room(context.start.context)
-        rows = shown.of(context.watch.through(context.preferences()), prompt_of)
+        rows = shown.of_preferences(context.watch.through(context.preferences()))
         data = group_preferences(
             rows, start.tokens, room, keep=lambda prompt: not context.is_held_out(prompt), ended=context.ended
         )
@@ -102,7 +102,7 @@ class SFT(Tuned):
         groups: dict[str, tuple[tuple[int, ...], list[tuple[tuple[int, ...], float]]]] = {}
         counts = dict.fromkeys(("trained on", "held out", "too long", "repeated"), 0)
         rows = context.watch.through(_demonstrations(self.options))
-        for prompt, response in shown.of(rows, lambda row: (row[0].id, row[0])):
+        for prompt, response in shown.of(rows, lambda row: (row[0].id, row[0].messages)):
             ids = tuple(start.tokens.prompt_ids(prompt.messages))
             said = tuple(start.tokens.response_ids(prompt.messages, response))
             _, known = groups.get(prompt.id, (ids, []))

@@ -204,7 +204,7 @@ def split_steps(
     """
     parts = []
     for step in steps:
-        least = _up(len(_filled(step, sizes, most)), processes)
+        least = -(-len(_filled(step, sizes, most)) // processes) * processes
         low, high = 1, min(most, sum(sizes[i] for i in step))
         while low < high:
             middle = (low + high) // 2
@@ -226,7 +226,3 @@ def _filled(step: Sequence[int], sizes: Sequence[int], most: int) -> list[list[i
         parts[-1].append(i)
         room -= sizes[i]
     return parts
-
-
-def _up(number: int, multiple: int) -> int:
-    return -(-number // multiple) * multiple

@@ -33,7 +33,7 @@ from rlaif.errors import ModelError, RlaifError, UserError
 from rlaif.models.local import LocalModel, LocalOptions
 from rlaif.models.rows import Rows
 from rlaif.models.shared_prompt import token_logprobs
-from rlaif.records import Preference, Prompt
+from rlaif.records import Message, Preference, Prompt
 from rlaif.store import write_json
 from rlaif.training import processes
 from rlaif.training.batching import Group, plan_steps, split_steps
@@ -134,26 +134,26 @@ class ShownPrompts:
 
     def __init__(self, wanted: Callable[[str], bool]) -> None:
         self._wanted = wanted
-        self._found: dict[bool, dict[str, Prompt]] = {True: {}, False: {}}
+        self._found: dict[bool, dict[str, tuple[Message, ...]]] = {True: {}, False: {}}
 
-    def of(self, rows: Iterable[T], named: Callable[[T], tuple[str, Prompt]]) -> Iterator[T]:
-        """``rows``, looked at as they pass; ``named``: the id and the prompt of one."""
+    def of(self, rows: Iterable[T], prompt_of: Callable[[T], tuple[str, tuple[Message, ...]]]) -> Iterator[T]:
+        """``rows``, looked at as they pass; ``prompt_of``: the id and the messages of one's prompt."""
         for row in rows:
             if len(self._found[True]) < CANDIDATES:
-                name, prompt = named(row)
+                name, messages = prompt_of(row)
                 known = self._found[self._wanted(name)]
                 if len(known) < CANDIDATES:
-                    known[name] = prompt
+                    known[name] = messages
             yield row
+
+    def of_preferences(self, rows: Iterable[Preference]) -> Iterator[Preference]:
+        return self.of(rows, lambda row: (row.prompt_id, row.prompt))
 
     @property
     def prompts(self) -> dict[str, Prompt]:
         """By id."""
-        return dict([*self._found[True].items(), *self._found[False].items()][:CANDIDATES])
-
-
-def prompt_of(row: Preference) -> tuple[str, Prompt]:
-    return row.prompt_id, Prompt(messages=row.prompt)
+        found = [*self._found[True].items(), *self._found[False].items()][:CANDIDATES]
+        return {name: Prompt(messages=messages) for name, messages in found}
 
 
 def has_shown(step: int) -> bool:
