@@ -581,16 +581,18 @@ class Caller:
             self.queue.append(call)  # for another route, or to fail with the rest
             self._pump()
             return 0.0
+        patience = self.pace.patience_seconds
+        waited = now - call.began > patience
+        refused = f"{lane.called(self.model)}: nothing but refusals for {patience:g} s: {error}"
         if error.fault == "rate_limited":
             call.attempts, call.refusals = call.attempts - 1, call.refusals + 1  # nothing was tried
-            if gate.refused_for(now) > self.pace.patience_seconds:
-                lane.dead = (
-                    f"{lane.called(self.model)}: nothing but refusals for {self.pace.patience_seconds:g} s: {error}"
-                )
-        tired = call.attempts >= self.pace.attempts or now - call.began > self.pace.patience_seconds
-        if not error.retryable or tired or self.stopping:
+            if gate.refused_for(now) > patience:
+                lane.dead = refused
+        if not error.retryable or waited or call.attempts >= self.pace.attempts or self.stopping:
             tries = f" (tried {call.attempts} times)" if call.attempts > 1 else ""
-            self.fail(call, CallFailed(f"{error}{tries}", retryable=error.retryable, fault=error.fault))
+            only_refusals = waited and call.refusals and not call.attempts
+            message = refused if only_refusals else f"{error}{tries}"
+            self.fail(call, CallFailed(message, retryable=error.retryable, fault=error.fault))
         else:
             self._later(call, delay_before(call.attempts + call.refusals, error.retry_after))
         if error.reply is not None and self.price:  # it says what it used
