@@ -7,8 +7,9 @@ The model, the texts and the way of measuring are those of ``benchmarks/local.py
 uneven as real ones, variants in turn, ratios of CPU times. Both sides train on the same token ids with the same loss, which is
 asserted on a batch before anything is timed; TRL gets the setting in which it is fastest, searched for in every case, on a
 third of the prompts, and on all of them among those that are about as quick: precision, kind of attention, reference before
-or beside, and parts of a step, which pad less the more there are; ours is as it comes, in the quicker precision, with no prompts to show conversations by. The ratio in float32 is of the quickest of single
-runs on a third of the prompts. A prompt with K responses has all K·(K − 1)/2 pairs, all labelled.
+or beside, and parts of a step, which pad less the more there are; ours is as it comes, in the quicker precision, with no
+prompts to show conversations by. The ratio in float32 is of the quickest of single runs on a third of the prompts. A prompt
+with K responses has all K·(K − 1)/2 pairs, all labelled.
 
 On a GPU there are prompts of 3,600 tokens too. With ``--rank`` adapters learn alone, which is what a model of 8 billion
 parameters has room for. ``--profile`` writes what each side spends its time on, as torch's profiler has it.
@@ -64,7 +65,7 @@ class Case:
 CASES = (
     Case("short", 50, 2, 320, step=32),
     Case("short.k4", 50, 4, 24),
-    Case("long", 300, 2, 48),
+    Case("long", 300, 2, 128, step=32),
     Case("long.k4", 300, 4, 16, most=2),
 )
 ON_GPU = (*CASES, Case("4k", 3600, 2, 24, spread=0.05), Case("4k.k4", 3600, 4, 16, spread=0.05))
