@@ -268,6 +268,11 @@ def ratio(ours: Variant, rival: Variant) -> dict[str, float]:
     return found
 
 
+def single(value: float) -> dict[str, Any]:
+    """A figure of one run."""
+    return {"value": value, "low": None, "high": None, "n": 1}
+
+
 def fastest(variants: Sequence[Variant]) -> Variant:
     """The variant with the least time in one run each, of those that the memory of the device allows."""
     for variant in variants:
@@ -413,7 +418,7 @@ def sampling(world: World, *, quick: bool) -> dict[str, dict[str, float]]:
     memory = round(found["rlaif"].peak_mb / max(1.0, best.peak_mb), 3)
     return {
         "sampling.ratio_to_generate": ratio(found["rlaif"], best),
-        "sampling.memory_to_generate": {"value": memory, "low": None, "high": None, "n": 1},
+        "sampling.memory_to_generate": single(memory),
     }
 
 

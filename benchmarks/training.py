@@ -33,7 +33,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from local import Variant, World, fastest, keep_memory, place, ratio, rounds, sampling
+from local import Variant, World, fastest, keep_memory, place, ratio, rounds, sampling, single
 from peft import LoraConfig, get_peft_model
 from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer
 
@@ -329,11 +329,6 @@ def training(
             f"{name}.{side}.peak_mb": single(round(told.peak_mb)),
         }  # fmt: skip
     return figures
-
-
-def single(value: float) -> dict[str, Any]:
-    """A figure of one run."""
-    return {"value": value, "low": None, "high": None, "n": 1}
 
 
 def profile(variants: Sequence[Variant], folder: Path) -> None:

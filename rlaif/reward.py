@@ -239,15 +239,7 @@ def train_reward_model(
             "probabilities, of which it learns the side alone. loss: pairs learns them."
         )
     trained, history, samples = fit(
-        kind,
-        base,
-        train.groups,
-        options,
-        work=work,
-        seed=seed,
-        watch=watch,
-        pad_id=pad_id,
-        prompts=shown.prompts,
+        kind, base, train.groups, options, work=work, seed=seed, watch=watch, pad_id=pad_id, prompts=shown.prompts
     )
     network, share = trained.network.eval(), trained.share
     if reference is None:

@@ -583,15 +583,15 @@ class Caller:
             return 0.0
         patience = self.pace.patience_seconds
         waited = now - call.began > patience
-        refused = f"{lane.called(self.model)}: nothing but refusals for {patience:g} s: {error}"
+        refused = ""
         if error.fault == "rate_limited":
             call.attempts, call.refusals = call.attempts - 1, call.refusals + 1  # nothing was tried
+            refused = f"{lane.called(self.model)}: nothing but refusals for {patience:g} s: {error}"
             if gate.refused_for(now) > patience:
                 lane.dead = refused
         if not error.retryable or waited or call.attempts >= self.pace.attempts or self.stopping:
             tries = f" (tried {call.attempts} times)" if call.attempts > 1 else ""
-            only_refusals = waited and call.refusals and not call.attempts
-            message = refused if only_refusals else f"{error}{tries}"
+            message = refused if refused and waited and not call.attempts else f"{error}{tries}"
             self.fail(call, CallFailed(message, retryable=error.retryable, fault=error.fault))
         else:
             self._later(call, delay_before(call.attempts + call.refusals, error.retry_after))

@@ -147,6 +147,7 @@ class ShownPrompts:
             yield row
 
     def of_preferences(self, rows: Iterable[Preference]) -> Iterator[Preference]:
+        """``of`` rows that say themselves what their prompt is."""
         return self.of(rows, lambda row: (row.prompt_id, row.prompt))
 
     @property
