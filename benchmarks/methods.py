@@ -26,6 +26,7 @@ ROWS = {
 
 def main() -> None:
     folder = Path(sys.argv[1])
+    folder.mkdir(parents=True, exist_ok=True)
     runs = []
     for seed in SEEDS:
         name = f"seed{seed}"

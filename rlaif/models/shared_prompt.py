@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from rlaif.models.caches import prefill, selected
+from rlaif.models.logprobs import chosen_logprobs
 from rlaif.models.packing import Packing
 from rlaif.models.rows import Rows, call, cut, pad, parameters
 
@@ -168,10 +168,7 @@ def token_logprobs(
     """
     ids, mask = (each[:, 1:] for each in pad(rows.suffixes, pad_id, model.device))
     logits = _logits(model, rows, pad_id, BEFORE_EACH, share=share)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    if temperature != 1.0:
-        logits = logits / temperature
-    return _widened(-cross_entropy(logits, ids[mask.bool()], reduction="none"), mask), mask
+    return _widened(chosen_logprobs(logits, ids[mask.bool()], temperature), mask), mask
 
 
 def token_hidden(model: Any, rows: Rows, pad_id: int, *, share: bool) -> Tensor:
