@@ -216,15 +216,20 @@ def text_of(path: Path, data: bytes) -> str:
         raise ConfigError(f"{path}: not UTF-8 text (byte {error.start}). Save it as UTF-8.") from error
 
 
-def mapping_of(path: Path, text: str) -> dict[str, Any]:
-    """The mapping that a YAML file's text holds. Raises ConfigError with the line of a syntax error or a repeated key."""
+def yaml_of(text: str, where: str, *, lines: bool = True) -> Any:
+    """The value that YAML says. Raises ConfigError for a syntax error or a repeated key, with its line if ``lines``."""
     try:
-        value = yaml.load(text, Loader=_UniqueKeyLoader)
+        return yaml.load(text, Loader=_UniqueKeyLoader)
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
         mark = getattr(error, "problem_mark", None)
-        line = f" line {mark.line + 1}:" if mark else ""
+        line = f" line {mark.line + 1}:" if mark and lines else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise ConfigError(f"{path}:{line} not valid YAML: {problem}.") from error
+        raise ConfigError(f"{where}:{line} not valid YAML: {problem}.") from error
+
+
+def mapping_of(path: Path, text: str) -> dict[str, Any]:
+    """The mapping that a YAML file's text holds. Raises ConfigError with the line of a syntax error or a repeated key."""
+    value = yaml_of(text, str(path))
     if value is None:
         raise ConfigError(f"{path}: the file is empty.")
     if not isinstance(value, dict):

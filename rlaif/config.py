@@ -13,11 +13,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from rlaif.calibration import Calibration
-from rlaif.catalogue import Catalogue, Entry, Kind
+from rlaif.catalogue import Catalogue, Entry, Kind, yaml_of
 from rlaif.component import Place, no_flag_for_a_number, parse_model
 from rlaif.errors import ConfigError
 from rlaif.records import digest
@@ -406,10 +405,7 @@ def apply_settings(data: dict[str, Any], settings: Iterable[str]) -> dict[str, A
         path, equals, text = setting.partition("=")
         if not equals or not re.fullmatch(r"[\w-]+(\.[\w-]+)*", path):
             raise ConfigError(f"--set {setting}: expected key=value, for instance --set seed=1.")
-        try:
-            value = yaml.safe_load(text)
-        except (yaml.YAMLError, ValueError) as error:
-            raise ConfigError(f"--set {setting}: the value is not valid YAML.") from error
+        value = yaml_of(text, f"--set {setting}", lines=False)
         data = _laid_over(longhand(data), path.split("."), value, setting)
     return data
 

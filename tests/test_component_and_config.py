@@ -242,8 +242,12 @@ def test_a_setting_is_laid_over_the_recipe(name: str) -> None:
         "no equals sign": ("seed", "--set seed: expected key=value, for instance --set seed=1."),
         "no key": ("=1", "--set =1: expected key=value, for instance --set seed=1."),
         "an empty part": ("a..b=1", "--set a..b=1: expected key=value, for instance --set seed=1."),
-        "not YAML": ("seed=[1", "--set seed=[1: the value is not valid YAML."),
-        "a date that is none": ("seed=2020-99-99", "--set seed=2020-99-99: the value is not valid YAML."),
+        "not YAML": ("seed=[1", "--set seed=[1: not valid YAML: expected ',' or ']', but got '<stream end>'."),
+        "a date that is none": ("seed=2020-99-99", "--set seed=2020-99-99: not valid YAML: month must be in 1..12."),
+        "a key given twice": (
+            "prompts={limit: 1, limit: 2}",
+            '--set prompts={limit: 1, limit: 2}: not valid YAML: "limit" is given twice.',
+        ),
         "past a list's end": (
             "policies.2.name=x",
             '--set policies.2.name=x: "2" is no place in a list of 1, counted from 0.',
