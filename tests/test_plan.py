@@ -312,7 +312,8 @@ def test_the_win_rate_is_planned_on_the_prompts_that_are_judged(policy_folder: P
     whole = yaml.safe_load(Path("recipe.yaml").read_text())
     whole["models"]["policy"] = str(policy_folder)
     Path("recipe.yaml").write_text(yaml.safe_dump(whole))
-    sampled, judged, before, after, contest = planned().lines
+    found = planned()
+    sampled, judged, before, after, contest = found.lines
     assert [(line.stage, line.calls) for line in (before, after)] == [
         ("answers of start", before.items),
         ("answers of dpo", before.items),
@@ -321,6 +322,8 @@ def test_the_win_rate_is_planned_on_the_prompts_that_are_judged(policy_folder: P
     assert judged.calls == 60
     assert (contest.stage, contest.items, contest.calls) == ("win rate of dpo", 6, 6)
     assert contest.most_prompt_tokens is not None
+    lengths = [note.partition(":")[0] for note in found.notes if "is taken to have 20 tokens" in note]
+    assert lengths == ["responses, answers of start, answers of dpo"]  # one line for all of them
 
 
 # --- tokens, time, money ----------------------------------------------------------------------------------------------

@@ -96,6 +96,11 @@ async def plan(road: Road, *, latency_seconds: float = 2.0, drawn: int = DRAWN) 
     comparisons or samples are rendered where there are more."""
     planner = _Planner(road, latency_seconds, drawn)
     await planner.evaluation(await planner.stages())
+    for tokens, stages in planner.guessed.items():
+        planner.notes.append(
+            f"{', '.join(stages)}: a reply is taken to have {tokens} tokens (max_output_tokens): run with a small --limit first, "
+            "and plans know how long they are."
+        )
     notes = tuple(dict.fromkeys(planner.notes))
     return Plan(tuple(planner.lines), road.pipeline.budget_usd, notes, tuple(dict.fromkeys(planner.blocked)))
 
@@ -108,6 +113,7 @@ class _Planner:
     lines: list[Line] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     blocked: list[str] = field(default_factory=list)
+    guessed: dict[int, list[str]] = field(default_factory=dict)  # stages whose replies are taken to have so many tokens
 
     def __post_init__(self) -> None:
         self.known = Known(self.road.gateway.ledger)
@@ -513,10 +519,7 @@ class _Planner:
             )
             return mean
         if tally.asked:
-            self.notes.append(
-                f"{tally.stage}: a reply is taken to have {tally.sampling.max_output_tokens} tokens (max_output_tokens): run "
-                "with a small --limit first, and plans know how long they are."
-            )
+            self.guessed.setdefault(tally.sampling.max_output_tokens, []).append(tally.stage)
         return float(tally.sampling.max_output_tokens)
 
     def _time(self, model: Any, calls: float, tokens: float) -> tuple[float | None, str]:
