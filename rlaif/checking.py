@@ -460,7 +460,7 @@ def _open_methods(pipeline: Pipeline, where: Place) -> dict[str, PolicyMethod]:
             )
         kind = load(component.name, METHODS, "policy method", place.at("name"))
         options = parse_options(kind, component.options, place.at("options"))
-        methods[name] = construct(kind, "(options, where)", options, str(where))
+        methods[name] = construct(kind, "(options, where)", options, str(place.at("options")))
         needed = ("options", "needs_reward", "writes_weights", "respond", "kl_bound")
         if lacking := [part for part in needed if not hasattr(methods[name], part)]:
             raise ConfigError(

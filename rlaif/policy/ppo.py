@@ -131,7 +131,7 @@ class PPO(Online):
     def __init__(self, options: Options, where: str) -> None:
         super().__init__(options, where)
         if options.pretraining:
-            need_source(options.pretraining.source, f"{where}: ppo.pretraining.source")
+            need_source(options.pretraining.source, f"{where}: pretraining.source")
             next(read_texts(options.pretraining.source), None)
 
     @property

@@ -47,7 +47,7 @@ class SFT(Tuned):
         self.options = options
         self.needs_labels = options.demonstrations is None
         if options.demonstrations:
-            need_source(options.demonstrations, f"{where}: {self.name}.demonstrations")
+            need_source(options.demonstrations, f"{where}: demonstrations")
             next(_demonstrations(options), None)
 
     @property
