@@ -6,6 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from rlaif.pairs import Pair
 from rlaif.records import Comparison, Exclusion, Judgement, Message, Preference, Prompt, Provenance, Record, Response
 
 
@@ -15,6 +16,16 @@ def user(text: str) -> Message:
 
 def assistant(text: str) -> Message:
     return Message(role="assistant", content=text)
+
+
+def system(text: str) -> Message:
+    return Message(role="system", content=text)
+
+
+def sound(pair: Pair) -> Comparison:
+    """What a pair that could be read holds."""
+    assert isinstance(pair.comparison, Comparison), pair.comparison
+    return pair.comparison
 
 
 def prompt(text: str = "How do magnets work?", **fields: Any) -> Prompt:
