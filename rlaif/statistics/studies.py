@@ -7,35 +7,52 @@ have seen. "Not significantly different" is no parity (Schuirmann 1987; Lakens 2
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from functools import lru_cache
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import ndtri, stdtr, stdtrit
+from scipy.optimize import brentq
+from scipy.special import chdtri, ndtr, ndtri, stdtr
 
 from rlaif.statistics.figures import Figure
 
 ALPHA = 0.05
 POWER = 0.8
 RARE = 3 / 1.645  # added errors, in prompts: 1.645 of them are the rule of three's bound
+NODES, FEW = 512, 16  # equally likely values of a variance that is known from few seeds
 Answer = Literal["better", "worse", "equivalent", "inconclusive"]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """An estimated mean difference; ``error`` its standard error, ``df`` the degrees of freedom of its t."""
+    """An estimated mean difference and the variances of that mean.
+
+    Few seeds tell little of how much trainings differ: three that ended alike by chance say nearly nothing. So every probability
+    is the mean over the values that this variance may have, the estimate times df/χ²_df (generalized p values, Tsui and Weerahandi
+    1989): where seeds are all the noise it is Student's t with ``seed_df``, and of prompts alone that with prompts − 1.
+    """
 
     value: float
-    error: float
-    df: float
+    by_prompt: float  # of the mean, from one draw of prompts to another
     n: int  # values it is of
-    units: int  # independent of each other: prompts
+    units: int  # prompts
+    by_seed: float = 0.0  # from one training to another
+    both: float = 0.0  # the part that either counts
+    seed_df: int = 0  # degrees of freedom of by_seed; 0: one seed, which says nothing of others
+    rare: float = 0.0  # error added to outcomes that are shares
+
+    @property
+    def error(self) -> float:
+        """The standard error."""
+        return float(self._errors(np.ones(1))[0])
 
     def interval(self, level: float = 1 - ALPHA) -> tuple[float, float]:
-        half = float(stdtrit(self.df, (1 + level) / 2)) * self.error if self.error else 0.0
-        return self.value - half, self.value + half
+        half = self._half((1 - level) / 2)
+        low, high = self.value - half, self.value + half
+        return (max(-1.0, low), min(1.0, high)) if self.rare else (low, high)
 
     @property
     def figure(self) -> Figure:
@@ -57,31 +74,61 @@ class Difference:
         """p value of a difference of ``margin`` or more, either way: the larger of two one-sided tests (Schuirmann 1987)."""
         return max(self._beyond(margin - self.value), self._beyond(margin + self.value))
 
-    def _beyond(self, distance: float) -> float:
-        """Probability of an estimate at least so far above what it is of."""
-        if not self.error:
-            return 0.0 if distance > 0 else 1.0 if distance < 0 else 0.5
-        return float(stdtr(self.df, -distance / self.error))
-
     @property
     def of_shares(self) -> Difference:
         """The same of outcomes within a step of 1, such as yes and no. What hardly ever happens may not have happened here at all: then the
         observed spread is less than the true one, none where nothing differed. As much is added to the error as makes the bound of
         nothing seen the rule of three's, 3 / prompts (Hanley and Lippman-Hand 1983)."""
-        return replace(self, error=math.hypot(self.error, RARE / self.units))
+        return replace(self, rare=RARE / self.units)
 
     def detectable(self, power: float = POWER, alpha: float = ALPHA) -> float:
-        """The smallest true difference that a study like this finds with this probability: (t_{1−α/2} + t_power)·error."""
-        return float(stdtrit(self.df, 1 - alpha / 2) + stdtrit(self.df, power)) * self.error
+        """The smallest true difference that studies with these variances find with this probability, each by what its own seeds say
+        of theirs."""
+        error = self.error
+        if not error:
+            return 0.0
+        chances = 1 / _times(self.seed_df, FEW)  # another study's variance by seeds, of this one's
+        needed = np.array([replace(self, by_seed=self.by_seed * times)._half(alpha / 2) for times in chances])
+
+        def missed(distance: float) -> float:
+            return power - float(ndtr((distance - needed) / error).mean())
+
+        found = float(brentq(missed, 0.0, needed.max() + 9 * error))
+        return min(1.0, found) if self.rare else found
+
+    def _errors(self, times: Any) -> Any:
+        """Standard errors where the seeds' variance is so many times its estimate."""
+        alone = max(0.0, self.by_prompt - self.both)
+        return np.sqrt(np.maximum(self.by_seed * times + alone, self.by_prompt) + self.rare**2)
+
+    def _beyond(self, distance: float) -> float:
+        """Probability of an estimate at least so far above what it is of."""
+        errors = self._errors(_times(self.seed_df, NODES))
+        if not errors.all():
+            return 0.0 if distance > 0 else 1.0 if distance < 0 else 0.5
+        return float(stdtr(self.units - 1, -distance / errors).mean())
+
+    def _half(self, tail: float) -> float:
+        """The distance beyond which an estimate is with probability ``tail``."""
+        if not (most := self.error):
+            return 0.0
+        while self._beyond(most) > tail:
+            most *= 2
+        return float(brentq(lambda distance: self._beyond(distance) - tail, 0.0, most, rtol=1e-9))
+
+
+@lru_cache
+def _times(df: int, count: int) -> Any:
+    """What the variance between seeds may be, as a multiple of its estimate: so many values, equally likely."""
+    return df / chdtri(df, (np.arange(count) + 0.5) / count) if df else np.ones(1)
 
 
 def crossed_difference(values: ArrayLike) -> Difference:
     """The mean of paired differences of shape (seeds, prompts), NaN where one is missing, as of another training on other prompts.
 
     Seeds and prompts are both random, and crossed: d = δ + seed + prompt + rest. The variance of the mean is (MS_seed +
-    MS_prompt − MS_rest) / (seeds · prompts), at least that of either alone, with Satterthwaite's (1946) degrees of freedom. Of
-    one seed it is that of prompts alone, and says nothing of other seeds. Where seeds differ more than prompts, two are few: 95%
-    intervals then hold the truth in 92%. Raises ValueError for fewer than two prompts.
+    MS_prompt − MS_rest) / (seeds · prompts), at least that of prompts alone. Of one seed it is that of prompts alone, and says
+    nothing of other seeds. Raises ValueError for fewer than two prompts.
     """
     d = np.asarray(values, dtype=np.float64)
     d = d[:, ~np.isnan(d).any(axis=0)]
@@ -89,29 +136,39 @@ def crossed_difference(values: ArrayLike) -> Difference:
     if prompts < 2:
         raise ValueError(f"a difference needs two prompts or more, found {prompts} that all seeds have")
     mean = float(d.mean())
-    by_prompt = float(seeds * d.mean(axis=0).var(ddof=1))
+    by_prompt = float(d.mean(axis=0).var(ddof=1)) / prompts
     if seeds == 1:
-        return Difference(mean, math.sqrt(by_prompt / prompts), prompts - 1, prompts, prompts)
-    by_seed = float(prompts * d.mean(axis=1).var(ddof=1))
+        return Difference(mean, by_prompt, prompts, prompts)
+    by_seed = float(d.mean(axis=1).var(ddof=1)) / seeds
     rest = d - d.mean(axis=0) - d.mean(axis=1, keepdims=True) + mean
-    left = float((rest**2).sum() / ((seeds - 1) * (prompts - 1)))
-    total = max(by_seed + by_prompt - left, by_seed, by_prompt)
-    spread = by_seed**2 / (seeds - 1) + by_prompt**2 / (prompts - 1) + left**2 / ((seeds - 1) * (prompts - 1))
-    df = total**2 / spread if spread else 1.0
-    return Difference(mean, math.sqrt(total / (seeds * prompts)), max(df, 1.0), d.size, prompts)
+    both = float((rest**2).sum()) / ((seeds - 1) * (prompts - 1)) / d.size
+    return Difference(mean, by_prompt, d.size, prompts, by_seed, both, seeds - 1)
 
 
-def clustered_difference(values: ArrayLike, clusters: Sequence[object]) -> Difference:
-    """The mean of differences that come in clusters (prompts), each cluster independent of the others."""
+def crossed_differences(values: Mapping[str, ArrayLike]) -> dict[str, Difference]:
+    """Those of several arms from the same one, each (seeds, prompts) with the same seeds.
+
+    How much trainings differ is known better from all arms than from one: the interaction of arms and seeds, of which a
+    difference has twice the variance, has arms · (seeds − 1) degrees of freedom. Where an arm's own trainings differ more than
+    that, its own variance stands.
+    """
+    found = {name: crossed_difference(each) for name, each in values.items()}
+    if not found or not all(each.seed_df for each in found.values()):
+        return found
+    means = np.array([np.zeros(len(np.asarray(next(iter(values.values()))))), *map(_of_seeds, values.values())])
+    rest = means - means.mean(axis=0) - means.mean(axis=1, keepdims=True) + means.mean()
+    arms, seeds = len(found), means.shape[1]
+    together = 2 * float((rest**2).sum()) / (arms * (seeds - 1)) / seeds
+    return {
+        name: replace(each, by_seed=max(each.by_seed, together), seed_df=arms * (seeds - 1))
+        for name, each in found.items()
+    }
+
+
+def _of_seeds(values: ArrayLike) -> Any:
+    """The mean of each seed, over the prompts that all have."""
     d = np.asarray(values, dtype=np.float64)
-    order = {name: place for place, name in enumerate(dict.fromkeys(clusters))}
-    if len(order) < 2:
-        raise ValueError(f"a difference needs two clusters or more, found {len(order)}")
-    place = np.fromiter((order[name] for name in clusters), dtype=np.int64, count=d.size)
-    mean = float(d.mean())
-    off = np.bincount(place, weights=d - mean, minlength=len(order))
-    error = math.sqrt(float((off**2).sum()) * len(order) / (len(order) - 1)) / d.size
-    return Difference(mean, error, len(order) - 1, d.size, len(order))
+    return d[:, ~np.isnan(d).any(axis=0)].mean(axis=1)
 
 
 def holm(p: Mapping[str, float]) -> dict[str, float]:
@@ -133,7 +190,12 @@ class Conclusion:
     margin: float
     p: float
     p_equivalent: float
-    detectable: float  # the smallest true difference that four of five such studies find, of so many arms
+    alpha: float  # that the smallest p value of its family is held against
+
+    @property
+    def detectable(self) -> float:
+        """The smallest true difference that four of five such studies find, of so many arms."""
+        return self.difference.detectable(alpha=self.alpha)
 
 
 def conclusions(differences: Mapping[str, Difference], margin: float, alpha: float = ALPHA) -> dict[str, Conclusion]:
@@ -151,9 +213,7 @@ def conclusions(differences: Mapping[str, Difference], margin: float, alpha: flo
         return "inconclusive"
 
     return {
-        name: Conclusion(
-            answer(name), each, margin, p[name], alike[name], each.detectable(alpha=alpha / len(differences))
-        )
+        name: Conclusion(answer(name), each, margin, p[name], alike[name], alpha / len(differences))
         for name, each in differences.items()
     }
 

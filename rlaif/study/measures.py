@@ -33,7 +33,7 @@ from rlaif.evaluate import START
 from rlaif.measures import Measure as Meaning
 from rlaif.measures import Measures
 from rlaif.statistics import Figure, mcnemar
-from rlaif.statistics.studies import Conclusion, Difference, conclusions, crossed_difference
+from rlaif.statistics.studies import Conclusion, Difference, conclusions, crossed_difference, crossed_differences
 from rlaif.store import RECIPE
 from rlaif.study.curves import curves_of, figures_of
 from rlaif.study.labelled import (
@@ -90,21 +90,20 @@ class Measure:
         found = crossed_difference(matrix)
         return found.of_shares.share if self.is_share else found.figure
 
-    def difference(self, arm: str, against: str) -> Difference | None:
-        """An arm's difference from the one it is held against; None where fewer than two prompts have both, or it is that one."""
+    def differences(self, arms: Iterable[str], against: str) -> dict[str, Difference]:
+        """Of arms from the one they are held against, but for that one, and those that have fewer than two prompts with it."""
+        matrices = {arm: matrix for arm in arms if (matrix := self._difference(arm, against)) is not None}
+        found = crossed_differences(matrices)
+        return {arm: each.of_shares if self.is_share else each for arm, each in found.items()}
+
+    def _difference(self, arm: str, against: str) -> Any:
+        """(seeds, prompts), or None."""
         if self.none_at is not None:
             matrix = _matrix(self.values[arm])
-            matrix = None if matrix is None else matrix - self.none_at
-        elif not self.compared or arm == against or not self.values.get(against):
+            return None if matrix is None else matrix - self.none_at
+        if not self.compared or arm == against or not self.values.get(against):
             return None
-        elif self.paired:
-            matrix = _matrix(self.paired[arm])
-        else:
-            matrix = _matrix(self.values[arm], self.values[against])
-        if matrix is None:
-            return None
-        found = crossed_difference(matrix)
-        return found.of_shares if self.is_share else found
+        return _matrix(self.paired[arm]) if self.paired else _matrix(self.values[arm], self.values[against])
 
 
 def _matrix(ours: Sequence[Column], theirs: Sequence[Column] = ()) -> Any:
@@ -158,7 +157,7 @@ def _tell(measure: Measure, study: Study, found: Measured) -> None:
     found.meanings[measure.name] = measure.meaning
     if measure.policy:
         found.policies[measure.name] = measure.policy
-    differences: dict[str, Difference] = {}
+    whole: list[str] = []
     for arm, values in measure.values.items():
         if not values or not all(values):
             if any(values):
@@ -166,9 +165,10 @@ def _tell(measure: Measure, study: Study, found: Measured) -> None:
             continue
         head = START if arm == START else f"arms.{arm}"
         found.figures[f"{head}.{measure.name}"] = measure.mean(arm)
-        if (difference := measure.difference(arm, study.baseline)) is not None:
-            differences[arm] = difference
-            found.figures[f"differences.{arm}.{measure.name}"] = difference.figure
+        whole.append(arm)
+    differences = measure.differences(whole, study.baseline)
+    for arm, difference in differences.items():
+        found.figures[f"differences.{arm}.{measure.name}"] = difference.figure
     if measure.margin is None or not differences:
         return
     for arm, conclusion in conclusions(differences, measure.margin).items():
