@@ -12,11 +12,15 @@ from rlaif.driving import Settings, watched
 
 def compare(
     study: Annotated[Path, typer.Argument(metavar="STUDY", help="A study's recipe: arms that differ in who labels.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder of the study; made, or continued where it stands.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder of the study; made, or continued where it stands. By default runs/STUDY."),
+    ] = None,
     settings: Settings = [],  # noqa: B006
 ) -> None:
     """Walk every arm of a study with every seed, and say whether it made a difference who labelled."""
     from rlaif.catalogue import Catalogue
+    from rlaif.checking import default_out
     from rlaif.store import write_json
     from rlaif.study.measures import measure
     from rlaif.study.page import write_page
@@ -24,6 +28,7 @@ def compare(
     from rlaif.study.telling import lines, planned
     from rlaif.study.walk import folder_of, walk
 
+    out = out or default_out(str(study))
     plan = load_study(study, tuple(settings), Catalogue())
     if not all(folder_of(out, arm, seed).exists() for arm in plan.arms for seed in plan.seeds):
         check_arms(plan)

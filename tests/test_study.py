@@ -337,6 +337,22 @@ def _recipe(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
     return changed
 
 
+def _manifest(part: str) -> Callable[[Path], None]:
+    """Another version of torch, or other contents of every file that is read."""
+
+    def changed(folder: Path) -> None:
+        path = folder / "manifest.json"
+        found = json.loads(path.read_text())
+        if part == "environment":
+            found[part]["torch"] = "1.0"
+        else:
+            found[part] = [{**each, "sha256": "0" * 64} for each in found[part]]
+        path.unlink()
+        path.write_text(json.dumps(found))
+
+    return changed
+
+
 def _other_comparisons(folder: Path) -> None:
     for path in (folder / "comparisons").iterdir():
         path.rename(folder / path.name)
@@ -351,13 +367,23 @@ def _another_prompt(folder: Path) -> None:
 
 
 CHANGED: dict[str, tuple[Callable[[Path], None], str]] = {
-    "a seed": (_recipe(lambda recipe: recipe.update(seed=5)), "differ in seed,"),
+    "a seed": (_recipe(lambda recipe: recipe.update(seed=5)), "differs from what the study gives it in seed,"),
     "a hyper-parameter": (
         _recipe(lambda recipe: recipe["policies"][0]["options"].update(learning_rate=0.5)),
-        "differ in policies.0.options.learning_rate,",
+        "differs from what the study gives it in policies.0.options.learning_rate,",
     ),
-    "the comparisons": (_other_comparisons, "differ in comparisons,"),
-    "one prompt": (_another_prompt, "differ in prompts,"),
+    "the labels of another arm": (
+        _recipe(lambda recipe: recipe["labels"].update(source="human")),
+        "differs from what the study gives it in labels.",
+    ),
+    "the comparisons": (_other_comparisons, "and out/human/seed1 differ in comparisons,"),
+    "one prompt": (_another_prompt, "and out/human/seed1 differ in prompts,"),
+    "an input": (_manifest("inputs"), "and out/human/seed1 differ in inputs.pairs.jsonl,"),
+    "a file": (_manifest("files"), "and out/human/seed1 differ in files."),
+    "a version": (
+        _manifest("environment"),
+        "and out/human/seed1 differ in environment.torch,",
+    ),
 }
 
 
@@ -365,7 +391,6 @@ CHANGED: dict[str, tuple[Callable[[Path], None], str]] = {
 def test_an_arm_that_was_changed_afterwards_is_refused(
     name: str, walked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-
     shutil.copytree(walked, tmp_path / "copy", symlinks=True)
     monkeypatch.chdir(tmp_path / "copy")
     study = load_study(Path("study.yaml"), (), Catalogue())
@@ -374,5 +399,4 @@ def test_an_arm_that_was_changed_afterwards_is_refused(
     change(Path("out/longest/seed1"))
     with pytest.raises(UserError) as error:
         need_alike(study, Path("out"))
-    assert line in str(error.value)
-    assert str(error.value).startswith("out/longest/seed1 and out/human/seed1 differ in ")
+    assert str(error.value).startswith(f"out/longest/seed1 {line}")

@@ -7,9 +7,10 @@ have seen. "Not significantly different" is no parity (Schuirmann 1987; Lakens 2
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from statistics import fmean
 from typing import Any, Literal
 
 import numpy as np
@@ -169,6 +170,17 @@ def _of_seeds(values: ArrayLike) -> Any:
     """The mean of each seed, over the prompts that all have."""
     d = np.asarray(values, dtype=np.float64)
     return d[:, ~np.isnan(d).any(axis=0)].mean(axis=1)
+
+
+def over_seeds(figures: Iterable[Figure]) -> Figure:
+    """The mean of what each seed has, and of the ends of its intervals: as wide as for one seed, since all are of the same prompts.
+    What is not known of a seed is left out."""
+    known = [figure for figure in figures if figure.value is not None]
+    ends = [
+        [end for figure in known if (end := getattr(figure, name)) is not None] for name in ("value", "low", "high")
+    ]
+    value, low, high = (fmean(each) if known and len(each) == len(known) else None for each in ends)
+    return Figure(value=value, low=low, high=high, n=sum(figure.n for figure in known))
 
 
 def holm(p: Mapping[str, float]) -> dict[str, float]:

@@ -13,7 +13,7 @@ from rlaif.preferences import side, votes
 from rlaif.recorded.card import agreement_card, people_card
 from rlaif.recorded.replay import SIDES, Choice, Item, Reading, Replay
 from rlaif.records import Comparison, Judgement
-from rlaif.statistics import Figure, cluster_mean, percent_agreement
+from rlaif.statistics import Figure, cluster_mean
 from rlaif.store import RunFolder
 from rlaif.study.recipe import Arm
 from rlaif.training.batching import pair_id, side_digest
@@ -126,12 +126,12 @@ def of_labels(sides: Sides) -> dict[str, Figure]:
     return {name: card[there] for name, there in names.items() if card[there].value is not None}
 
 
-def of_people(sides: Sides) -> tuple[dict[str, Figure], list[str]]:
-    """How far the people of the arm that is held against agree with each other, and the labels with each of them: agreement
-    with one person, accuracy behind people's mistakes, whether the labels may stand in for a person; and what cannot be said."""
+def beside_people(sides: Sides) -> tuple[dict[str, Figure], list[str]]:
+    """Labels and the people of the arm that is held against: agreement with one person, accuracy behind people's mistakes,
+    whether the labels may stand in for a person; and what cannot be said."""
     card, unsaid = people_card(sides.replay)
     names = {"agreement.judge_with_people": "agreement_with_one", "accuracy.noise_corrected": "noise_corrected"}
-    return {names.get(name, name): figure for name, figure in card.items()}, unsaid
+    return {names.get(name, name): figure for name, figure in card.items() if not name.startswith("people.")}, unsaid
 
 
 def share_people(ours: Path, theirs: Path) -> bool:
@@ -193,17 +193,9 @@ def taken(arm: Arm, folders: Iterable[Path]) -> dict[str, Figure]:
     }
 
 
-def people_agree(folders: Iterable[Path]) -> Figure:
-    """How often two people of an arm say the same of a pair that both find a difference in."""
-    items = {
-        (pair.item.id, tuple(pair.item.people.items())): pair.item
-        for folder in folders
-        for pair in pairs_of(folder).values()
-    }  # what people said of a pair is one opinion, however many seeds read it
-    pairs = [
-        (one, other, item.prompt)
-        for item in items.values()
-        for one, other in itertools.combinations([said for said in item.people.values() if said in ("a", "b")], 2)
-    ]
-    ones, others, prompts = ([row[i] for row in pairs] for i in range(3))
-    return percent_agreement(ones, others, prompts)
+def people_of(pairs: Iterable[Mapping[str, Pair]]) -> dict[str, Figure]:
+    """How far the people of an arm agree with each other: of every pair of its seeds, where what they said of one is one opinion,
+    however many seeds read it."""
+    items = {(each.item.id, tuple(each.item.people.items())): each.item for own in pairs for each in own.values()}
+    card, _ = people_card(Replay("", "", list(items.values()), {}, Counter()))
+    return {name: figure for name, figure in card.items() if name.startswith("people.")}

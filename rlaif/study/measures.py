@@ -33,19 +33,27 @@ from rlaif.evaluate import START
 from rlaif.measures import Measure as Meaning
 from rlaif.measures import Measures
 from rlaif.statistics import Figure, mcnemar
-from rlaif.statistics.studies import Conclusion, Difference, conclusions, crossed_difference, crossed_differences
+from rlaif.statistics.studies import (
+    Conclusion,
+    Difference,
+    conclusions,
+    crossed_difference,
+    crossed_differences,
+    over_seeds,
+)
 from rlaif.store import RECIPE
 from rlaif.study.curves import curves_of, figures_of
 from rlaif.study.labelled import (
     CLEAR,
     Labels,
     beside,
+    beside_people,
     by_prompt,
     labels_of,
     missing,
     of_labels,
-    of_people,
     pairs_of,
+    people_of,
     share_people,
     taken,
 )
@@ -193,24 +201,23 @@ def _labels(study: Study, out: Path) -> ByArm:
 
 
 def _of_labels(study: Study, out: Path, labels: ByArm) -> Measured:
-    figures: Figures = {}
     unsaid: list[str] = []
     theirs = labels[study.baseline]
     pairs = {seed: pairs_of(folder_of(out, study.baseline, seed)) for seed in study.seeds}
+    figures = people_of(pairs.values())
     for arm in study.arms:
         folders = [folder_of(out, arm, seed) for seed in study.seeds]
         own: Figures = {"missing": missing(labels[arm]), **_habits(folders), **taken(study.arms[arm], folders)}
         sides = beside(labels[arm], theirs, pairs)
         if sides.items and arm != study.baseline:
             own |= of_labels(sides)
-            people, not_said = of_people(sides)
-            figures |= {name: figure for name, figure in people.items() if name.startswith("people.")} | figures
             if share_people(folders[0], folder_of(out, study.baseline, study.seeds[0])):
                 unsaid.append(
                     f"{arm}: some of its labels are by the people of {study.baseline}: agreement with them is no merit."
                 )
             else:
-                own |= {name: figure for name, figure in people.items() if not name.startswith("people.")}
+                people, not_said = beside_people(sides)
+                own |= people
                 unsaid += [f"{arm}: {line}" for line in not_said]
         figures |= {f"arms.{arm}.labels.{name}": figure for name, figure in own.items()}
     return Measured(figures, {}, {}, unsaid=list(_once(unsaid, len(study.arms) - 1)))
@@ -238,14 +245,13 @@ def _judges_in(options: Any) -> Iterator[str]:
 
 
 def _habits(folders: Sequence[Path]) -> Figures:
-    """What each run says of its judgements, over the seeds: the mean, with no interval of its own."""
+    """What each run says of its judgements, over the seeds."""
     told = [json.loads((folder / "metrics.json").read_text(encoding="utf-8")) for folder in folders]
     found: Figures = {}
     for name in HABITS:
-        own = [figures[key] for figures in told if (key := f"judgements.{name}") in figures]
-        own = [figure for figure in own if figure["value"] is not None]
-        if own:
-            found[name] = Figure(value=fmean(each["value"] for each in own), n=sum(each["n"] for each in own))
+        own = over_seeds(Figure(**figures[key]) for figures in told if (key := f"judgements.{name}") in figures)
+        if own.value is not None:
+            found[name] = own
     return found
 
 
@@ -278,14 +284,14 @@ def _of_truth(study: Study, labels: ByArm, found: Measured) -> Iterator[Measure]
 
 
 def _mcnemar(ours: Mapping[int, Labels], theirs: Mapping[int, Labels], truth: Mapping[int, Labels]) -> Figure:
-    """p value of both being right equally often, on pairs that all three prefer one response of. Pairs of one prompt count as
-    independent in it, and it stands uncorrected: the difference beside it is neither."""
-    right = [
-        (ours[seed].choices[key] == true, theirs[seed].choices[key] == true)
-        for seed, own in truth.items()
-        for key, true in own.choices.items()
-        if {true, ours[seed].choices.get(key), theirs[seed].choices.get(key)} <= CLEAR
-    ]
+    """p value of both being right equally often, on pairs that all three prefer one response of, each once, of the first seed that has
+    it. Pairs of one prompt count as independent in it, and it stands uncorrected: the difference beside it is neither."""
+    by_pair: dict[str, tuple[bool, bool]] = {}
+    for seed, own in truth.items():
+        for key, true in own.choices.items():
+            if {true, one := ours[seed].choices.get(key), other := theirs[seed].choices.get(key)} <= CLEAR:
+                by_pair.setdefault(key, (one == true, other == true))
+    right = by_pair.values()
     p = mcnemar(sum(one and not other for one, other in right), sum(other and not one for one, other in right))
     return Figure(value=p, n=len(right))
 

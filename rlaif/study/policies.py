@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from rlaif.evaluate import START
 from rlaif.statistics import Figure, wilson
 from rlaif.statistics.contests import at_equal_length
+from rlaif.statistics.studies import over_seeds
 
 Column = dict[str, float]  # prompt -> value
 Table = dict[tuple[str, str], Column]  # policy and figure -> prompt -> value
@@ -61,14 +62,13 @@ def contested(folder: Path) -> Table:
 
 
 def without_verdict(folders: Sequence[Path]) -> dict[str, Figure]:
-    """By policy the share of contests put to the judges that have no verdict."""
-    asked: dict[str, int] = {}
-    missing: dict[str, int] = {}
+    """By policy the share of contests put to the judges that have no verdict, over seeds."""
+    found: dict[str, list[Figure]] = {}
     for path in (folder / ACCOUNT for folder in folders):
         for policy, account in json.loads(path.read_text(encoding="utf-8")).items() if path.is_file() else ():
-            asked[policy] = asked.get(policy, 0) + account["asked"]
-            missing[policy] = missing.get(policy, 0) + account["without_verdict"]
-    return {policy: wilson(missing[policy], count) for policy, count in asked.items() if count}
+            found.setdefault(policy, []).append(wilson(account["without_verdict"], account["asked"]))
+    shares = {policy: over_seeds(each) for policy, each in found.items()}
+    return {policy: share for policy, share in shares.items() if share.value is not None}
 
 
 def meanings(folder: Path) -> Mapping[str, tuple[str, str]]:

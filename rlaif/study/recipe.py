@@ -118,7 +118,9 @@ class Study(Section):
     @field_validator("tune", mode="before")
     @classmethod
     def _candidates(cls, value: Any) -> Any:
-        return [[each] if isinstance(each, str) else each for each in value or ()]
+        return (
+            [[each] if isinstance(each, str) else each for each in value] if isinstance(value, list | tuple) else value
+        )
 
     @field_validator("tune")
     @classmethod
@@ -154,11 +156,6 @@ class Study(Section):
     @property
     def baseline(self) -> str:
         return self.against or next(iter(self.arms))
-
-    @property
-    def tuned(self) -> tuple[str, ...]:
-        """Keys in which arms may differ because each tried the same settings."""
-        return tuple(dict.fromkeys(setting.partition("=")[0] for candidate in self.tune for setting in candidate))
 
     def sizes(self, arm: str) -> tuple[int, ...]:
         """Numbers of labels that reward models of an arm learn from, besides all."""
@@ -225,7 +222,7 @@ def load_study(path: Path, settings: tuple[str, ...], catalogue: Catalogue) -> S
     for seed in study.seeds:
         first, *others = [(name, load_pipeline(recipe, study.settings(name, seed))) for name in study.arms]
         for name, pipeline in others:
-            if keys := list(differing(first[1], pipeline)):
+            if keys := list(differing(first[1], pipeline, MAY_DIFFER)):
                 raise ConfigError(
                     f"{where.at('arms')}: {first[0]} and {name} differ in {', '.join(keys)}: arms may differ in "
                     f"{' and '.join(MAY_DIFFER)} alone. What all arms share goes into the study's own `set`."
@@ -233,9 +230,9 @@ def load_study(path: Path, settings: tuple[str, ...], catalogue: Catalogue) -> S
     return study
 
 
-def differing(one: Pipeline, other: Pipeline, beside: Sequence[str] = ()) -> Iterator[str]:
-    """Keys in which two recipes differ, other than those in which arms may, and ``beside`` those."""
-    yield from _differing(one.model_dump(mode="json"), other.model_dump(mode="json"), (), (*MAY_DIFFER, *beside))
+def differing(one: Pipeline, other: Pipeline, may: Sequence[str] = ()) -> Iterator[str]:
+    """Keys in which two recipes differ, other than those in which they may."""
+    yield from _differing(one.model_dump(mode="json"), other.model_dump(mode="json"), (), may)
 
 
 def _differing(one: Any, other: Any, key: tuple[str, ...], may: Sequence[str]) -> Iterator[str]:

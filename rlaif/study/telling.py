@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from rlaif.config import Pipeline
 from rlaif.measures import Measure as Meaning
 from rlaif.statistics import Figure
-from rlaif.statistics.studies import ALPHA, Conclusion, detectable_with
+from rlaif.statistics.studies import ALPHA, Conclusion, detectable_with, holm
 from rlaif.study.measures import HEAD_TO_HEAD, Answered, Measured
 from rlaif.study.policies import WIN
 from rlaif.study.recipe import TRUTH, Study
@@ -92,8 +92,9 @@ def answers(study: Study, found: Measured) -> list[Answer]:
             for arm in study.arms
             if (figure := found.figures.get(f"arms.{arm}.labels.agreement"))
         ]
+    sure = _sure(found)
     return [
-        Answer(_sentence(study, each), _surely(each.arm, found))
+        Answer(_sentence(study, each), _surely(sure.get(each.arm, ())))
         for each in found.answers.values()
         if each.measure.name == main
     ]
@@ -129,15 +130,23 @@ def _sentence(study: Study, each: Answered) -> str:
     return f"{each.arm} instead of {study.baseline}: {said}. {measured[0].upper()}{measured[1:]}."
 
 
-def _surely(arm: str, found: Measured) -> str:
-    """What of an arm's policies is surely different, whatever the judges of the contests prefer."""
+def _sure(found: Measured) -> dict[str, list[Answered]]:
+    """By arm what of its policies is surely different, whatever the judges of the contests prefer: corrected over all that
+    could be said of any arm."""
+    asked = {name: each for name, each in found.answers.items() if not each.measure.more_is_better}
+    p = holm({name: each.conclusion.difference.p for name, each in asked.items()})
+    sure: dict[str, list[Answered]] = {}
+    for name, each in asked.items():
+        if p[name] < ALPHA and each.conclusion.answer in ("better", "worse"):
+            sure.setdefault(each.arm, []).append(each)
+    return sure
+
+
+def _surely(sure: Sequence[Answered]) -> str:
     said = []
-    for each in found.answers.values():
-        if each.arm == arm and each.conclusion.answer in ("better", "worse") and not each.measure.more_is_better:
-            value, (low, high) = each.conclusion.difference.value, each.conclusion.difference.interval()
-            said.append(
-                f"{each.measure.meaning.what} {100 * value:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f})"
-            )
+    for each in sure:
+        value, (low, high) = each.conclusion.difference.value, each.conclusion.difference.interval()
+        said.append(f"{each.measure.meaning.what} {100 * value:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f})")
     return f"Surely different: {'; '.join(said)}." if said else ""
 
 

@@ -12,6 +12,7 @@ from scipy.special import expit
 
 from rlaif.recorded.replay import WORTH
 from rlaif.statistics import Figure, calibration_figure, log_loss
+from rlaif.statistics.studies import over_seeds
 from rlaif.study.labelled import Labels
 
 Held = Mapping[str, Any]  # what a reward model said of held-out pairs, as ``rlaif.reward:HeldOut`` has it
@@ -66,15 +67,15 @@ def accuracy_by_prompt(held: Held, labels: Labels) -> dict[str, float]:
 
 
 def calibration(held: Mapping[int, Held], labels: Mapping[int, Labels]) -> Figure:
-    """Expected calibration error of the reward models' probabilities against the held-out labels, ties counting half."""
-    p: list[float] = []
-    said: list[float] = []
-    prompts: list[str] = []
-    for seed, own in held.items():
-        for key, prompt, difference in zip(own["pair_ids"], own["prompt_ids"], own["differences"], strict=True):
-            choice = labels[seed].choices.get(key)
-            if choice:
-                p.append(float(expit(difference)))
-                said.append(WORTH[choice])
-                prompts.append(prompt)
+    """Expected calibration error of each seed's reward model against the held-out labels, ties counting half, over seeds."""
+    return over_seeds(_calibration(own, labels[seed]) for seed, own in held.items())
+
+
+def _calibration(held: Held, labels: Labels) -> Figure:
+    rows = [
+        (float(expit(difference)), WORTH[choice], prompt)
+        for key, prompt, difference in zip(held["pair_ids"], held["prompt_ids"], held["differences"], strict=True)
+        if (choice := labels.choices.get(key))
+    ]
+    p, said, prompts = ([row[i] for row in rows] for i in range(3))
     return calibration_figure(p, said, prompts)

@@ -22,13 +22,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rlaif.config import Pipeline
+from rlaif.catalogue import Catalogue
+from rlaif.config import Pipeline, load_pipeline
 from rlaif.errors import UserError
 from rlaif.pipeline import Watcher
 from rlaif.records import digest, uniform
 from rlaif.statistics import flip_rate
 from rlaif.store import RECIPE, RunFolder, alone, environment, read_manifest, write_json
-from rlaif.study.labelled import people_agree
+from rlaif.study.labelled import pairs_of, people_of
 from rlaif.study.pool import Contest, Pool, Run, own_environment
 from rlaif.study.recipe import CONTESTS, CURVES, SHARED, TRUTH, TUNING, Study, differing
 from rlaif.study.trained import Held, held_of, only, own_loss
@@ -173,9 +174,9 @@ def rate_of(study: Study, arm: str, out: Path) -> float | None:
     like = study.arms[arm].noise_like
     if not like:
         return None
-    agreement = people_agree(folder_of(out, like, seed) for seed in study.seeds)
+    agreement = people_of(pairs_of(folder_of(out, like, seed)) for seed in study.seeds).get("people.agreement")
     try:
-        if agreement.value is None:
+        if agreement is None or agreement.value is None:
             raise ValueError("no pair has labels of two people who both prefer a response")
         return round(flip_rate(agreement.value), 4)
     except ValueError as error:
@@ -216,33 +217,52 @@ def _linked(one: str, other: str) -> None:
 
 
 def need_alike(study: Study, out: Path) -> None:
-    """Raises UserError where arms of a seed differ in a prompt, a response, a setting or a model: in anything but labels and what was
-    made of them. Versions and threads are the machine's (``need_same_machine``)."""
+    """Raises UserError where a run has other settings than the study gives it, or arms of a seed differ in a prompt, a response, a
+    file, a model or the software: in anything but labels and what was made of them."""
+    recipe = Catalogue().find("pipeline", study.recipe, where="rlaif compare")
     for seed in study.seeds:
-        first, *others = [(arm, facts_of(folder_of(out, arm, seed))) for arm in study.arms]
-        for arm, facts in others:
-            if found := list(_unlike(first[1], facts, study.tuned)):
+        facts = {arm: facts_of(folder_of(out, arm, seed)) for arm in study.arms}
+        for arm, own in facts.items():
+            settings = [*study.settings(arm, seed, rate_of(study, arm, out))]
+            if study.tune:
+                settings += study.tune[choice_of(study, arm, out) - 1]
+            asked = load_pipeline(recipe, settings)
+            if found := list(differing(asked, recipe_in(folder_of(out, arm, seed)))):
                 raise UserError(
-                    f"{folder_of(out, arm, seed)} and {folder_of(out, first[0], seed)} differ in {', '.join(found)}, and not in "
+                    f"{folder_of(out, arm, seed)} differs from what the study gives it in {', '.join(found)}, and not in labels "
+                    "alone: nothing can be said of it. Remove it, and walk the study again."
+                )
+            if found := list(_unlike(facts[study.baseline], own)):
+                raise UserError(
+                    f"{folder_of(out, arm, seed)} and {folder_of(out, study.baseline, seed)} differ in {', '.join(found)}, and not in "
                     "labels alone: nothing can be said of the difference. Remove the one that was changed, and walk the study again."
                 )
 
 
+def recipe_in(folder: Path) -> Pipeline:
+    """The recipe that a run was walked by."""
+    return Pipeline(**json.loads((folder / RECIPE).read_text(encoding="utf-8")))
+
+
 def facts_of(folder: Path) -> dict[str, Any]:
-    """What arms must have alike, as their run folders hold it."""
+    """What arms must have alike, as their run folders hold it: of models, files and inputs those that both have, for an arm may ask
+    a judge, or read a file of labels, that another does not."""
     run = RunFolder(folder)
+    manifest = run.manifest
     return {
-        "recipe": Pipeline(**json.loads((folder / RECIPE).read_text(encoding="utf-8"))),
         **{noun: digest([row.fingerprint() for row in run.read(noun)]) for noun in BEFORE_LABELS},
-        **{f"models.{role}": model for role, model in run.manifest["models"].items()},
+        **{f"environment.{name}": version for name, version in manifest["environment"].items()},
+        **{f"models.{role}": model for role, model in manifest["models"].items()},
+        **{f"files.{file['kind']}.{file['name']}": file["sha256"] for file in manifest["files"]},
+        **{f"inputs.{each['source']}": each["sha256"] for each in manifest["inputs"]},
     }
 
 
-def _unlike(one: dict[str, Any], other: dict[str, Any], tuned: Sequence[str]) -> Iterator[str]:
-    yield from differing(one["recipe"], other["recipe"], tuned)
+OF_ONE = ("models.", "files.", "inputs.")  # facts that one arm may have alone
+
+
+def _unlike(one: dict[str, Any], other: dict[str, Any]) -> Iterator[str]:
     for name in dict.fromkeys((*one, *other)):
-        of_one = name.startswith("models.") and not (
-            name in one and name in other
-        )  # a judge that the other does not ask
-        if name != "recipe" and not of_one and one.get(name) != other.get(name):
+        alone = name.startswith(OF_ONE) and not (name in one and name in other)
+        if not alone and one.get(name) != other.get(name):
             yield name
