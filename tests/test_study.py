@@ -114,6 +114,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"tune": ["reward_model.options.labels=10", "reward_model.options.labels=null"]},
         'tune: "reward_model.options.labels=10": every arm learns from as many labels as it has',
     ),
+    "no settings to try": ({"tune": 5}, "tune"),
+    "a word to try": ({"tune": "reward_model.options.epochs=2"}, "tune"),
     "one setting to try": ({"tune": ["reward_model.options.epochs=2"]}, "tune: one candidate leaves no choice"),
     "an arm called as a folder of the study": (
         {"arms": {"truth": "human", "b": "human"}},
@@ -272,7 +274,7 @@ def test_the_page_holds_the_answer_the_tables_and_what_made_them(walked: Path) -
 
 @pytest.mark.slow
 def test_each_arm_takes_the_settings_that_suit_its_own_labels_and_a_finished_study_is_not_walked_again(
-    tmp_path: Path, policy_folder: Path
+    tmp_path: Path, policy_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "policy").symlink_to(policy_folder)
     tried = ["reward_model.options.learning_rate=1.0e-3", "reward_model.options.learning_rate=1.0e-9"]
@@ -295,11 +297,22 @@ def test_each_arm_takes_the_settings_that_suit_its_own_labels_and_a_finished_stu
             chosen = tried[losses.index(min(losses))].partition("=")[2]
             assert recipe["reward_model"]["options"]["learning_rate"] == float(chosen)
         assert len({round(loss, 6) for loss in losses}) == 2
+    monkeypatch.chdir(tmp_path)
+    study, run = load_study(Path("study.yaml"), (), Catalogue()), out / "longest" / "seed1"
+    sound = (run / RECIPE_FILE).read_text()
+    _recipe(lambda recipe: recipe["reward_model"]["options"].update(learning_rate=0.5))(run)
+    with pytest.raises(UserError, match=r"longest/seed1 differs from .* in reward_model\.options\.learning_rate,"):
+        need_alike(study, out)
+    (run / RECIPE_FILE).write_text(sound)
     assert "Every arm tried 2 settings of its reward model" in (out / "compare.html").read_text()
     weights = {path: path.stat().st_mtime_ns for path in out.rglob("model.safetensors")}
     assert len(weights) == 2 * (2 + 2)  # each arm's two seeds, and what it tried
     before = (out / "compare.json").read_bytes()
     rlaif(tmp_path, "compare", "study.yaml", "--out", "out", seconds=300)
+    (tmp_path / "runs").mkdir()
+    out.rename(tmp_path / "runs" / "study")
+    rlaif(tmp_path, "compare", "study.yaml", seconds=300)  # its usual place
+    (tmp_path / "runs" / "study").rename(out)
     assert {path: path.stat().st_mtime_ns for path in weights} == weights
     assert (out / "compare.json").read_bytes() == before
 

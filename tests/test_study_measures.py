@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from rlaif.recorded.replay import Item
-from rlaif.statistics.studies import Difference, conclusions, crossed_difference, crossed_differences
-from rlaif.study.labelled import Labels, Pair, beside, by_prompt, missing, of_labels
+from rlaif.statistics import Figure
+from rlaif.statistics.studies import Difference, conclusions, crossed_difference, crossed_differences, over_seeds
+from rlaif.study.labelled import Labels, Pair, beside, by_prompt, mcnemar_p, missing, of_labels, people_of
 
 PAIRS = [f"p{n}" for n in range(400)]
 KNOWN = {name: Pair(Item(name, name, (10, 20), None), turned=n % 2 == 1) for n, name in enumerate(PAIRS)}
@@ -54,6 +55,37 @@ def test_who_says_nothing_of_hard_pairs_gains_nothing_by_it() -> None:
     assert by_prompt(silent, truth) == {"p0": 1, "p2": 1}
     assert by_prompt(silent, truth, people) == by_prompt(people, truth, silent)
     assert missing({0: silent}).value == 0.5
+
+
+def test_a_pair_that_every_seed_has_is_one_pair_to_mcnemar() -> None:
+    """By hand: one wrong where the other is right, and seven the other way: 2 · (1 + 8) / 2⁸."""
+    truth = labels(dict.fromkeys(PAIRS[:20], "a"))
+    ours = labels({name: "b" if n == 0 else "a" for n, name in enumerate(truth.choices)})
+    theirs = labels({name: "b" if 1 <= n <= 7 else "a" for n, name in enumerate(truth.choices)})
+    for seeds in (1, 3):
+        found = mcnemar_p(*(dict.fromkeys(range(seeds), each) for each in (ours, theirs, truth)))
+        assert (found.value, found.n) == (pytest.approx(18 / 256), 20)
+
+
+def test_what_two_people_said_of_a_pair_is_one_opinion_however_many_seeds_read_it() -> None:
+    known = {
+        name: Pair(Item(name, name, (10, 20), None, people={"x": "a", "y": "b" if n < 100 else "a"}), turned=False)
+        for n, name in enumerate(PAIRS)
+    }
+    one, three = people_of([known]), people_of([known] * 3)
+    assert one["people.agreement"].value == 0.75
+    assert one["people.agreement"].n == 400
+    assert one == three
+    assert people_of([KNOWN]) == {}
+
+
+def test_over_seeds_is_the_mean_of_what_each_has() -> None:
+    found = over_seeds(
+        [Figure(value=0.2, low=0.1, high=0.4, n=5), Figure(value=0.4, low=0.1, high=0.6, n=6), Figure(value=None, n=0)]
+    )
+    assert found.model_dump() == pytest.approx({"value": 0.3, "low": 0.1, "high": 0.5, "n": 11})
+    assert over_seeds([Figure(value=1.0, n=2)]) == Figure(value=1.0, n=2)
+    assert over_seeds([]) == Figure(value=None, n=0)
 
 
 @pytest.mark.parametrize(

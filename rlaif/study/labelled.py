@@ -13,7 +13,7 @@ from rlaif.preferences import side, votes
 from rlaif.recorded.card import agreement_card, people_card
 from rlaif.recorded.replay import SIDES, Choice, Item, Reading, Replay
 from rlaif.records import Comparison, Judgement
-from rlaif.statistics import Figure, cluster_mean
+from rlaif.statistics import Figure, cluster_mean, mcnemar
 from rlaif.store import RunFolder
 from rlaif.study.recipe import Arm
 from rlaif.training.batching import pair_id, side_digest
@@ -162,6 +162,19 @@ def by_prompt(ours: Labels, truth: Labels, also: Labels | None = None) -> dict[s
         if {said, *others} <= CLEAR:
             right.setdefault(ours.prompts[key], []).append(float(said == others[0]))
     return {prompt: sum(values) / len(values) for prompt, values in right.items()}
+
+
+def mcnemar_p(ours: Mapping[int, Labels], theirs: Mapping[int, Labels], truth: Mapping[int, Labels]) -> Figure:
+    """p value of both being right equally often, on pairs that all three prefer one response of, each once, of the first seed that has
+    it. Pairs of one prompt count as independent in it, and it stands uncorrected: the difference beside it is neither."""
+    by_pair: dict[str, tuple[bool, bool]] = {}
+    for seed, own in truth.items():
+        for key, true in own.choices.items():
+            if {true, one := ours[seed].choices.get(key), other := theirs[seed].choices.get(key)} <= CLEAR:
+                by_pair.setdefault(key, (one == true, other == true))
+    right = by_pair.values()
+    p = mcnemar(sum(one and not other for one, other in right), sum(other and not one for one, other in right))
+    return Figure(value=p, n=len(right))
 
 
 def taken(arm: Arm, folders: Iterable[Path]) -> dict[str, Figure]:

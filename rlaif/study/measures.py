@@ -32,7 +32,7 @@ import numpy as np
 from rlaif.evaluate import START
 from rlaif.measures import Measure as Meaning
 from rlaif.measures import Measures
-from rlaif.statistics import Figure, mcnemar
+from rlaif.statistics import Figure
 from rlaif.statistics.studies import (
     Conclusion,
     Difference,
@@ -44,12 +44,12 @@ from rlaif.statistics.studies import (
 from rlaif.store import RECIPE
 from rlaif.study.curves import curves_of, figures_of
 from rlaif.study.labelled import (
-    CLEAR,
     Labels,
     beside,
     beside_people,
     by_prompt,
     labels_of,
+    mcnemar_p,
     missing,
     of_labels,
     pairs_of,
@@ -273,7 +273,7 @@ def _of_truth(study: Study, labels: ByArm, found: Measured) -> Iterator[Measure]
     paired: dict[str, list[Column]] = {}
     for arm in study.arms:
         if arm != study.baseline:
-            found.figures[f"differences.{arm}.labels.truth.mcnemar_p"] = _mcnemar(labels[arm], theirs, truth)
+            found.figures[f"differences.{arm}.labels.truth.mcnemar_p"] = mcnemar_p(labels[arm], theirs, truth)
         paired[arm] = []
         for seed in study.seeds:  # on the pairs that both, and the truth, prefer one response of
             ours = by_prompt(labels[arm][seed], truth[seed], theirs[seed])
@@ -281,19 +281,6 @@ def _of_truth(study: Study, labels: ByArm, found: Measured) -> Iterator[Measure]
             paired[arm].append({prompt: right - other[prompt] for prompt, right in ours.items()})
     meaning = Meaning("labels that prefer what the truth does", "% of labels without ties, prompts alike")
     yield Measure("labels.truth", values, meaning, study.label_margin, more_is_better=True, paired=paired)
-
-
-def _mcnemar(ours: Mapping[int, Labels], theirs: Mapping[int, Labels], truth: Mapping[int, Labels]) -> Figure:
-    """p value of both being right equally often, on pairs that all three prefer one response of, each once, of the first seed that has
-    it. Pairs of one prompt count as independent in it, and it stands uncorrected: the difference beside it is neither."""
-    by_pair: dict[str, tuple[bool, bool]] = {}
-    for seed, own in truth.items():
-        for key, true in own.choices.items():
-            if {true, one := ours[seed].choices.get(key), other := theirs[seed].choices.get(key)} <= CLEAR:
-                by_pair.setdefault(key, (one == true, other == true))
-    right = by_pair.values()
-    p = mcnemar(sum(one and not other for one, other in right), sum(other and not one for one, other in right))
-    return Figure(value=p, n=len(right))
 
 
 # --- reward models ----------------------------------------------------------------------------------------------------
