@@ -24,7 +24,7 @@ def compare(
     from rlaif.store import write_json
     from rlaif.study.measures import measure
     from rlaif.study.page import write_page
-    from rlaif.study.recipe import check_arms, load_study, recipe_of
+    from rlaif.study.recipe import STUDY_FILE, check_arms, load_study, recipe_of
     from rlaif.study.telling import lines, planned
     from rlaif.study.walk import folder_of, walk
 
@@ -34,6 +34,7 @@ def compare(
         check_arms(plan)
         if line := planned(plan, recipe_of(plan, Catalogue())):
             typer.echo(line)
+    write_json(out / STUDY_FILE, plan.model_dump(mode="json"))  # as it is walked, --set and all
     watched(lambda watcher: walk(plan, out, watcher))
     found = measure(plan, out)
     write_json(out / "compare.json", {name: figure.model_dump() for name, figure in found.figures.items()})

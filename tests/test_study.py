@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import shutil
@@ -19,7 +20,9 @@ from rlaif.records import Message, Prompt, uniform
 from rlaif.statistics import flip_rate
 from rlaif.store import RECIPE as RECIPE_FILE
 from rlaif.store import read_shard, write_shard
+from rlaif.study.policies import measured
 from rlaif.study.recipe import load_study
+from rlaif.study.trained import held_of
 from rlaif.study.walk import need_alike
 from tests.runs import rlaif
 from tests.test_swap import RECIPE as SWAPPED
@@ -207,6 +210,17 @@ def test_labels_are_held_against_the_truth_and_against_people(walked: Path) -> N
     assert "arms.longest.labels.usd_per_1000" not in figures
 
 
+def test_what_an_earlier_recipe_measured_is_not_told(walked: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "seed0"
+    shutil.copytree(walked / "out" / "longest" / "seed0", folder)
+    assert measured(folder)
+    assert held_of(folder)
+    recipe = json.loads((folder / RECIPE_FILE).read_text())
+    (folder / RECIPE_FILE).write_text(json.dumps(recipe | {"evaluation": None, "reward_model": None, "policies": []}))
+    assert measured(folder) == {}
+    assert held_of(folder) is None
+
+
 def test_policies_meet_head_to_head(walked: Path) -> None:
     figures = json.loads((walked / "out" / "compare.json").read_text())
     again = figures["arms.again.dpo.head_to_head"]
@@ -265,6 +279,7 @@ def test_the_page_holds_the_answer_the_tables_and_what_made_them(walked: Path) -
         "win rate against the policy of human",
         "preferred by longest, truth",
         "What made this",
+        hashlib.sha256((walked / "out" / "study.json").read_bytes()).hexdigest(),
     ):
         assert words in said, words
     assert "nan" not in said

@@ -29,6 +29,8 @@ from typing import Any
 
 import numpy as np
 
+from rlaif.catalogue import Catalogue
+from rlaif.config import Pipeline
 from rlaif.evaluate import START
 from rlaif.measures import Measure as Meaning
 from rlaif.measures import Measures
@@ -41,7 +43,6 @@ from rlaif.statistics.studies import (
     crossed_differences,
     over_seeds,
 )
-from rlaif.store import RECIPE
 from rlaif.study.curves import curves_of, figures_of
 from rlaif.study.labelled import (
     Labels,
@@ -58,7 +59,7 @@ from rlaif.study.labelled import (
     taken,
 )
 from rlaif.study.policies import EQUAL, WIN, Column, Table, contested, meanings, measured, without_verdict
-from rlaif.study.recipe import TRUTH, Study
+from rlaif.study.recipe import TRUTH, Study, recipe_in
 from rlaif.study.trained import accuracy_by_prompt, calibration
 from rlaif.study.walk import choice_of, contest_folder, folder_of, measured_by
 
@@ -224,15 +225,29 @@ def _of_labels(study: Study, out: Path, labels: ByArm) -> Measured:
 
 
 def _graded_by_their_own(study: Study, out: Path) -> Iterator[str]:
-    """Arms labelled by a judge that judges the policies too."""
-    recipe = json.loads((folder_of(out, study.baseline, study.seeds[0]) / RECIPE).read_text(encoding="utf-8"))
-    grading = set((recipe.get("evaluation") or {}).get("judges", ()))
+    """Arms labelled by a judge, or by the model of one, that judges the policies too."""
+    recipe = recipe_in(folder_of(out, study.baseline, study.seeds[0]))
+    grading = {_bare(name): _model(name, recipe) for name in (recipe.evaluation.judges if recipe.evaluation else ())}
     for arm, section in study.arms.items():
-        for name in sorted(grading & set(_judges_in(section.labels.options))):
-            yield (
-                f"Careful: {arm} is labelled by {name}, which judges the policies too: a policy may be preferred by the judge that "
-                "taught it. Name another in evaluation.judges."
-            )
+        for name in dict.fromkeys(map(_bare, _judges_in(section.labels.options))):
+            by, model = f"Careful: {arm} is labelled by {name}", _model(name, recipe)
+            if name in grading:
+                which = "which judges the policies too: a policy may be preferred by the judge that taught it"
+            elif model is not None and model in grading.values():
+                which = "whose model judges the policies too: a policy may be preferred by the model that taught it"
+            else:
+                continue
+            yield f"{by}, {which}. Name another in evaluation.judges."
+
+
+def _bare(name: str) -> str:
+    return name.removeprefix("builtin:")
+
+
+def _model(judge: str, recipe: Pipeline) -> Any:
+    """What a judge asks; None of one that asks no model."""
+    told = Catalogue().find("judge", judge, where="rlaif compare").yaml()
+    return recipe.models.get(told.get("model_role", "judge") or "")
 
 
 def _judges_in(options: Any) -> Iterator[str]:

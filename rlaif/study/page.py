@@ -16,12 +16,13 @@ from rlaif.measures import Measure as Meaning
 from rlaif.records import Comparison, Response, uniform
 from rlaif.report import page
 from rlaif.report.figures import Plots
+from rlaif.rows import source_hash
 from rlaif.statistics import Figure
 from rlaif.store import RunFolder, read_shard, write_text
 from rlaif.study.labelled import labels_of
 from rlaif.study.measures import HEAD_TO_HEAD, Answered, Measured
 from rlaif.study.policies import CONTEST, EQUAL, WIN
-from rlaif.study.recipe import TRUTH, Study
+from rlaif.study.recipe import STUDY_FILE, TRUTH, Study
 from rlaif.study.telling import answers, first_measure, meant
 from rlaif.study.walk import BEFORE_LABELS, contest_folder, folder_of
 from rlaif.training.batching import pair_id, side_digest
@@ -92,6 +93,7 @@ def write_page(path: Path, study: Study, out: Path, found: Measured) -> None:
         contests=_first(study, lambda other: _contests(study, out, other)),
         manifest=manifest,
         runs=list(_runs(study, out)),
+        study_sha=source_hash(str(out / STUDY_FILE)),
     )
     write_text(path, html)
 

@@ -12,6 +12,7 @@ from rlaif.evaluate import START
 from rlaif.statistics import Figure, wilson
 from rlaif.statistics.contests import at_equal_length
 from rlaif.statistics.studies import over_seeds
+from rlaif.study.recipe import recipe_in
 
 Column = dict[str, float]  # prompt -> value
 Table = dict[tuple[str, str], Column]  # policy and figure -> prompt -> value
@@ -27,7 +28,8 @@ def measured(folder: Path) -> Table:
     equal length too."""
     path = folder / "evaluation" / "values.parquet"
     found: Table = {}
-    for row in pq.read_table(path).to_pylist() if path.is_file() else ():
+    asked = path.is_file() and recipe_in(folder).evaluation is not None
+    for row in pq.read_table(path).to_pylist() if asked else ():
         found.setdefault((row["policy"], row["figure"]), {})[row["prompt_id"]] = row["value"]
     before = found.get((START, LENGTH), {})
     for policy in [policy for policy, figure in found if figure == WIN]:

@@ -28,6 +28,7 @@ from rlaif.checking import open_road
 from rlaif.component import Place, parse_model
 from rlaif.config import LabelsSection, Pipeline, Section, apply_settings, load_pipeline
 from rlaif.errors import ConfigError, UserError, did_you_mean
+from rlaif.store import RECIPE
 
 CALIBRATION = "preferences.calibration"
 MAY_DIFFER = ("labels", CALIBRATION)  # keys of a recipe in which arms differ
@@ -35,6 +36,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*$")
 OF_REWARD_MODELS = "reward_model.options."
 SHARED, TRUTH, CURVES = "shared", "truth", "curves"  # folders beside those of the arms, as the next
 CONTESTS, TUNING = "contests", "tuning"
+STUDY_FILE = "study.json"  # in a study's folder: the study as it is walked, with every setting
 
 
 class Arm(Section):
@@ -162,13 +164,13 @@ class Study(Section):
         asked = self.curves and (not self.curves.arms or arm in self.curves.arms)
         return self.curves.labels if self.curves and asked else ()
 
-    def settings(self, arm: str | None, seed: int, rate: float | None = None) -> list[str]:
-        """What is laid over the recipe for one run; without an arm, for what all arms share."""
-        own: tuple[str, ...] = ()
+    def settings(self, arm: str, seed: int, rate: float | None = None) -> list[str]:
+        """What is laid over the recipe for one run."""
+        own: tuple[str, ...]
         if arm == TRUTH:
             assert self.truth
             own = (f"labels={json.dumps(self.truth.model_dump(mode='json'))}",)
-        elif arm:
+        else:
             own = self.arms[arm].settings(0.0 if rate is None and self.arms[arm].noise_like else rate)
         return [*self.set, f"seed={seed}", *own]
 
@@ -199,6 +201,11 @@ def recipe_of(study: Study, catalogue: Catalogue) -> Pipeline:
     """The recipe that a study's arms walk, as the arm has it that the others are held against."""
     entry = catalogue.find("pipeline", study.recipe, where="rlaif compare")
     return load_pipeline(entry, study.settings(study.baseline, study.seeds[0]))
+
+
+def recipe_in(folder: Path) -> Pipeline:
+    """The recipe that a run was last walked by: what an earlier one left in its folder is not told."""
+    return Pipeline(**json.loads((folder / RECIPE).read_text(encoding="utf-8")))
 
 
 def load_study(path: Path, settings: tuple[str, ...], catalogue: Catalogue) -> Study:

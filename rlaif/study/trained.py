@@ -14,6 +14,7 @@ from rlaif.recorded.replay import WORTH
 from rlaif.statistics import Figure, calibration_figure, log_loss
 from rlaif.statistics.studies import over_seeds
 from rlaif.study.labelled import Labels
+from rlaif.study.recipe import recipe_in
 
 Held = Mapping[str, Any]  # what a reward model said of held-out pairs, as ``rlaif.reward:HeldOut`` has it
 
@@ -49,7 +50,7 @@ def own_loss(held: Held | None) -> float:
 
 def _told(folder: Path) -> dict[str, Any] | None:
     path = folder / "training" / "reward_model.json"
-    if not path.is_file():
+    if not path.is_file() or recipe_in(folder).reward_model is None:
         return None
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found

@@ -23,15 +23,15 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.catalogue import Catalogue
-from rlaif.config import Pipeline, load_pipeline
+from rlaif.config import load_pipeline
 from rlaif.errors import UserError
 from rlaif.pipeline import Watcher
 from rlaif.records import digest, uniform
 from rlaif.statistics import flip_rate
-from rlaif.store import RECIPE, RunFolder, alone, environment, read_manifest, write_json
+from rlaif.store import RunFolder, alone, environment, read_manifest, write_json
 from rlaif.study.labelled import pairs_of, people_of
 from rlaif.study.pool import Contest, Pool, Run, own_environment
-from rlaif.study.recipe import CONTESTS, CURVES, SHARED, TRUTH, TUNING, Study, differing
+from rlaif.study.recipe import CONTESTS, CURVES, SHARED, TRUTH, TUNING, Study, differing, recipe_in
 from rlaif.study.trained import Held, held_of, only, own_loss
 
 OF_THE_RUN = (".lock", "report.html", "accounts.json", "metrics.json", "superseded")  # not of what goes on from it
@@ -98,7 +98,7 @@ async def _walk_seed(
     walked: Mapping[tuple[str, int], asyncio.Event],
 ) -> None:
     shared = folder_of(out, SHARED, seed)
-    await pool.walk(Run(f"seed {seed}", study.recipe, study.settings(None, seed), shared, "comparisons"))
+    await pool.walk(Run(f"seed {seed}", study.recipe, study.settings(study.baseline, seed), shared, "comparisons"))
 
     async def arm_of(name: str) -> None:
         arm = study.arms[name]
@@ -237,11 +237,6 @@ def need_alike(study: Study, out: Path) -> None:
                     f"{folder_of(out, arm, seed)} and {folder_of(out, study.baseline, seed)} differ in {', '.join(found)}, and not in "
                     "labels alone: nothing can be said of the difference. Remove the one that was changed, and walk the study again."
                 )
-
-
-def recipe_in(folder: Path) -> Pipeline:
-    """The recipe that a run was walked by."""
-    return Pipeline(**json.loads((folder / RECIPE).read_text(encoding="utf-8")))
 
 
 def facts_of(folder: Path) -> dict[str, Any]:
