@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -178,6 +178,9 @@ def _tell(measure: Measure, study: Study, found: Measured) -> None:
     differences = measure.differences(whole, study.baseline)
     for arm, difference in differences.items():
         found.figures[f"differences.{arm}.{measure.name}"] = difference.figure
+        if measure.none_at is not None:  # the arm's own figure is that difference, and has its interval
+            own = replace(difference, value=difference.value + measure.none_at)
+            found.figures[f"arms.{arm}.{measure.name}"] = own.share
     if measure.margin is None or not differences:
         return
     for arm, conclusion in conclusions(differences, measure.margin).items():

@@ -48,7 +48,7 @@ def lines(study: Study, found: Measured) -> Iterator[str]:
             for name, words, share in (
                 ("labels.truth", "labels as the truth", True),
                 ("labels.agreement", f"labels as {against}", True),
-                ("labels.kappa", "kappa", False),
+                ("labels.kappa_without_ties", "kappa", False),
                 (f"reward.accuracy.{against}", f"reward model right on labels of {against}", True),
                 (f"reward.accuracy.{TRUTH}", "on the truth", True),
             )
