@@ -55,6 +55,7 @@ STAGES = {"prompts", "sampling", "labels", "preferences", "reward", "policy"}
 TORCH = {
     "models/local.py",
     "models/caches.py",
+    "models/logprobs.py",
     "models/packing.py",
     "models/rows.py",
     "models/shared_prompt.py",
