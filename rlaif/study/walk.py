@@ -220,13 +220,12 @@ def need_alike(study: Study, out: Path) -> None:
     """Raises UserError where a run has other settings than the study gives it, or arms of a seed differ in a prompt, a response, a
     file, a model or the software: in anything but labels and what was made of them."""
     recipe = Catalogue().find("pipeline", study.recipe, where="rlaif compare")
+    rates = {arm: rate_of(study, arm, out) for arm in study.arms}
+    tuned = {arm: study.tune[choice_of(study, arm, out) - 1] if study.tune else () for arm in study.arms}
     for seed in study.seeds:
         facts = {arm: facts_of(folder_of(out, arm, seed)) for arm in study.arms}
         for arm, own in facts.items():
-            settings = [*study.settings(arm, seed, rate_of(study, arm, out))]
-            if study.tune:
-                settings += study.tune[choice_of(study, arm, out) - 1]
-            asked = load_pipeline(recipe, settings)
+            asked = load_pipeline(recipe, [*study.settings(arm, seed, rates[arm]), *tuned[arm]])
             if found := list(differing(asked, recipe_in(folder_of(out, arm, seed)))):
                 raise UserError(
                     f"{folder_of(out, arm, seed)} differs from what the study gives it in {', '.join(found)}, and not in labels "
@@ -248,7 +247,12 @@ def facts_of(folder: Path) -> dict[str, Any]:
         **{noun: digest([row.fingerprint() for row in run.read(noun)]) for noun in BEFORE_LABELS},
         **{f"environment.{name}": version for name, version in manifest["environment"].items()},
         **{f"models.{role}": model for role, model in manifest["models"].items()},
-        **{f"files.{file['kind']}.{file['name']}": file["sha256"] for file in manifest["files"]},
+        **{f"files.{each['kind']}.{each['name']}": each["sha256"] for each in manifest["files"] if each["builtin"]},
+        **{
+            f"files.own.{each['kind']}.{each['name']}": each["sha256"]
+            for each in manifest["files"]
+            if not each["builtin"]
+        },
         **{f"inputs.{each['source']}": each["sha256"] for each in manifest["inputs"]},
     }
 
