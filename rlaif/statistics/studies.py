@@ -7,9 +7,9 @@ have seen. "Not significantly different" is no parity (Schuirmann 1987; Lakens 2
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from statistics import fmean
 from typing import Any, Literal
 
@@ -176,10 +176,12 @@ def over_seeds(figures: Iterable[Figure]) -> Figure:
     """The mean of what each seed has, and of the ends of its intervals: as wide as for one seed, since all are of the same prompts.
     What is not known of a seed is left out."""
     known = [figure for figure in figures if figure.value is not None]
-    ends = [
-        [end for figure in known if (end := getattr(figure, name)) is not None] for name in ("value", "low", "high")
-    ]
-    value, low, high = (fmean(each) if known and len(each) == len(known) else None for each in ends)
+
+    def mean(ends: Sequence[float | None]) -> float | None:
+        there = [end for end in ends if end is not None]
+        return fmean(there) if there and len(there) == len(ends) else None
+
+    value, low, high = (mean([getattr(figure, name) for figure in known]) for name in ("value", "low", "high"))
     return Figure(value=value, low=low, high=high, n=sum(figure.n for figure in known))
 
 
@@ -204,7 +206,7 @@ class Conclusion:
     p_equivalent: float
     alpha: float  # that the smallest p value of its family is held against
 
-    @property
+    @cached_property
     def detectable(self) -> float:
         """The smallest true difference that four of five such studies find, of so many arms."""
         return self.difference.detectable(alpha=self.alpha)
