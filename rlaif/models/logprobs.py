@@ -1,8 +1,8 @@
 """Log-probabilities of given tokens, in memory for the logits and their gradient alone.
 
 ``-cross_entropy(logits.float(), ids)`` keeps three more tensors of the logits' shape in float32 (the logits, their
-log-softmax, the gradient). With vocabularies of 150,000 tokens that is most of what a training step takes. Here all of
-them are made for some rows at a time, and made again when gradients are computed; the values are the same.
+log-softmax, the gradient): with a vocabulary of 150,000 tokens 1.8 MB for every token learnt. Here all of them are made
+for some rows at a time, and made again when gradients are computed; the values are the same.
 """
 
 from __future__ import annotations

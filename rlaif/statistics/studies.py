@@ -156,7 +156,8 @@ def crossed_differences(values: Mapping[str, ArrayLike]) -> dict[str, Difference
     found = {name: crossed_difference(each) for name, each in values.items()}
     if not found or not all(each.seed_df for each in found.values()):
         return found
-    means = np.array([np.zeros(len(np.asarray(next(iter(values.values()))))), *map(_of_seeds, values.values())])
+    of_arms = np.array([_of_seeds(each) for each in values.values()])
+    means = np.vstack([np.zeros(of_arms.shape[1]), of_arms])  # of the one they are held against: no difference
     rest = means - means.mean(axis=0) - means.mean(axis=1, keepdims=True) + means.mean()
     arms, seeds = len(found), means.shape[1]
     together = 2 * float((rest**2).sum()) / (arms * (seeds - 1)) / seeds
