@@ -4,10 +4,11 @@
     python benchmarks/planted_studies.py FOLDER --policies --repetitions 1    policies too
 
 People slip in 25% of their labels. Beside them label three who know the truth and slip in 5% (planted better), in 25% (equal) and in
-40% (worse), none of them where people do for that reason. Each repetition has prompts, responses, draws and seeds of its own. What an arm's labels are really worth,
-for a reward model of this size, is taken to be the mean difference over all repetitions; said falsely is "better" or "worse" of the
-other sign or of the equal arm, and "equivalent" of one whose mean lies beyond the margin. "Inconclusive" is counted apart. What a
-repetition has done is kept in FOLDER.
+40% (worse), none of them where people do for that reason. Each repetition has prompts, responses, draws and seeds of its own. Said
+falsely is "better" or "worse" of the other sign or of the equal arm, whose labels are worth exactly as much; and "equivalent" where the
+difference lies beyond the margin, which is taken from the mean over all repetitions. "Inconclusive" is counted apart. An interval should
+hold 0 of the equal arm, and of the others the mean over the other repetitions. What a repetition has done is kept in FOLDER. Exits with
+1 where more is said falsely than chance makes of one in twenty.
 """
 
 from __future__ import annotations
@@ -22,11 +23,18 @@ from statistics import fmean
 from typing import Any
 
 import yaml
+from scipy.stats import binomtest
+
+from rlaif.statistics.studies import ALPHA, answer
 
 PEOPLE = "rlaif.world.annotators:Annotators"
-RATES = {"better": 0.05, "equal": 0.25, "worse": 0.4}
+PLANTED = {
+    "better": (0.05, 1),
+    "equal": (0.25, 0),
+    "worse": (0.4, -1),
+}  # how often they slip, and the sign of the difference
+MEASURES = ("reward.accuracy.truth", "dpo.win_rate_by_truth", "dpo.head_to_head_by_truth")
 MARGIN = 0.05
-ALPHA = 0.05
 
 
 def main() -> None:
@@ -49,20 +57,26 @@ def main() -> None:
             command = [sys.executable, "-m", "rlaif", "compare", path.name, "--out", name]
             subprocess.run(command, cwd=args.folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         found.append(json.loads(told.read_text(encoding="utf-8")))
-        print(
-            f"{name}: " + ", ".join(f"{arm} {answer(found[-1], arm, measures(found[-1])[0])}" for arm in RATES),
-            flush=True,
-        )
+        said = (f"{arm} {answered(found[-1], arm, MEASURES[0])}" for arm in PLANTED)
+        print(f"{name}: {', '.join(said)}", flush=True)
     figures: dict[str, dict[str, Any]] = {}
-    for measure in measures(found[0]):
+    too_many = []
+    for measure in MEASURES if args.policies else MEASURES[:1]:
         figures |= table(found, measure)
+        for arm in PLANTED:
+            false = round(figures[f"{measure}.{arm}.false"]["value"] * len(found))
+            if binomtest(false, len(found), ALPHA, alternative="greater").pvalue < ALPHA:
+                too_many.append(f"{measure}, planted {arm}: {false} of {len(found)} say what is not so")
+    for line in too_many:
+        print(line)
     print(json.dumps(figures))
+    sys.exit(1 if too_many else 0)
 
 
 def study(seeds: list[int], at_once: int, *, policies: bool) -> dict[str, Any]:
     truth = {"source": PEOPLE}
     arms: dict[str, Any] = {"people": {"labels": {"source": PEOPLE, "options": {"noise": 0.25}}}}
-    for name, rate in RATES.items():
+    for name, (rate, _) in PLANTED.items():
         arms[name] = {"labels": {"source": "noisy", "options": {"of": truth, "rate": rate}}}
     common = ["prompts.limit=200", "held_out=0.4", "evaluation.judges=[]", "evaluation.prompts=500"]
     common += ["reward_model.options.epochs=4", "reward_model.options.batch_prompts=4"]  # few labels: small steps
@@ -72,52 +86,41 @@ def study(seeds: list[int], at_once: int, *, policies: bool) -> dict[str, Any]:
         else ["policies=[]", "evaluation=null"]
     )
     return {
-        "recipe": "quickstart", "set": common, "seeds": seeds, "at_once": at_once, "arms": arms, "truth": truth, "margin": MARGIN,
+        "recipe": "quickstart", "set": common, "seeds": seeds, "at_once": at_once, "arms": arms, "truth": truth,
+        "contests": ["truth"] if policies else [], "margin": MARGIN,
     }  # fmt: skip
 
 
-def measures(figures: dict[str, Any]) -> list[str]:
-    """Names of the figures that have an answer: the reward model on the truth, and shares of policies."""
-    names = [key.removeprefix("differences.better.").removesuffix(".p") for key in figures if key.endswith(".p")]
-    names = [
-        name
-        for name in dict.fromkeys(names)
-        if not name.startswith(("differences.", "labels.")) and not name.endswith("people")
-    ]
-    return sorted(names, key=lambda name: not name.startswith("reward."))
-
-
-def answer(figures: dict[str, Any], arm: str, measure: str) -> str:
+def answered(figures: dict[str, Any], arm: str, measure: str) -> str:
     head = f"differences.{arm}.{measure}"
-    if figures[f"{head}.p_equivalent"]["value"] < ALPHA:
-        return "equivalent"
-    if figures[f"{head}.p"]["value"] < ALPHA:
-        return "better" if figures[head]["value"] > 0 else "worse"
-    return "inconclusive"
+    return answer(*(figures[name]["value"] for name in (head, f"{head}.p", f"{head}.p_equivalent")))
 
 
 def table(found: list[dict[str, Any]], measure: str) -> dict[str, dict[str, Any]]:
     print(
-        f"\n{measure}\n| planted | mean difference | better | worse | equivalent | inconclusive | said falsely | interval holds the mean |"
+        f"\n{measure}\n| planted | mean difference | better | worse | equivalent | inconclusive | said falsely | interval holds it |"
     )
     print("| --- |" + " ---: |" * 7)
     figures: dict[str, dict[str, Any]] = {}
-    for arm in RATES:
+    for arm, (_, sign) in PLANTED.items():
         differences = [each[f"differences.{arm}.{measure}"] for each in found]
-        mean = fmean(each["value"] for each in differences)
-        answers = Counter(answer(each, arm, measure) for each in found)
-        signs = {
-            "better": arm == "equal" or mean < 0,
-            "worse": arm == "equal" or mean > 0,
-            "equivalent": abs(mean) > MARGIN,
-        }
-        false = sum(count for said, count in answers.items() if signs.get(said))
-        holds = sum(each["low"] <= mean <= each["high"] for each in differences)
+        values = [each["value"] for each in differences]
+        mean = fmean(values)
+        answers = Counter(answered(each, arm, measure) for each in found)
+        is_false = {"better": sign < 1, "worse": sign > -1, "equivalent": sign != 0 and abs(mean) > MARGIN}
+        false = sum(count for said, count in answers.items() if is_false.get(said))
+        known = [0.0 if sign == 0 else others(values, n) for n in range(len(values))]
+        holds = sum(each["low"] <= true <= each["high"] for each, true in zip(differences, known, strict=True))
         said = " | ".join(str(answers[name]) for name in ("better", "worse", "equivalent", "inconclusive"))
         print(f"| {arm} | {100 * mean:+.1f} points | {said} | {false} of {len(found)} | {holds} of {len(found)} |")
         for name, value in (("false", false / len(found)), ("difference", mean), ("holds", holds / len(found))):
             figures[f"{measure}.{arm}.{name}"] = {"value": value, "low": None, "high": None, "n": len(found)}
     return figures
+
+
+def others(values: list[float], place: int) -> float:
+    """The mean of all but one; of that one where there is no other."""
+    return fmean(values[:place] + values[place + 1 :] or values)
 
 
 if __name__ == "__main__":

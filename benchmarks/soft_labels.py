@@ -1,6 +1,6 @@
 """What kind of label a reward model and DPO learn best from, where the probabilities are known. Practice world.
 
-    python benchmarks/soft_labels.py FOLDER [--seeds 5] [--levels 3] [--prompts 600]
+    python benchmarks/soft_labels.py FOLDER [--seeds 5] [--levels 3] [--prompts 600] [--at-once 2]
 
 Every two replies of the embedded policy have a true probability p* = σ(t/τ): t is the difference of their worth to the world's
 values, τ the level of noise. A judge says q = σ(2.5·t/τ + ε), ε normal with deviation 0.5: it ranks well and is far too sure. On
@@ -15,7 +15,7 @@ the same pairs, prompts, seeds and hyper-parameters six kinds of label are learn
 
 The reward model is measured against p* on held-out pairs, the policy by how often the world's values prefer its replies to
 the start's, on held-out prompts. Means over seeds with 95% intervals (t). Each cell of (level, seed, label) is kept in
-FOLDER/cells.jsonl as soon as it is done; a study that was stopped goes on.
+FOLDER/cells.jsonl as soon as it is done; a study that was stopped goes on. Processes of one thread each share the work.
 """
 
 from __future__ import annotations
@@ -25,13 +25,17 @@ import asyncio
 import itertools
 import json
 import math
+import multiprocessing
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
+import torch
 from scipy import stats
 
 from rlaif.catalogue import builtin_root
@@ -64,25 +68,36 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--levels", type=int, default=3)
     parser.add_argument("--prompts", type=int, default=600)
+    parser.add_argument("--at-once", type=int, default=os.cpu_count())
     args = parser.parse_args()
-    quiet_libraries()
     args.folder.mkdir(parents=True, exist_ok=True)
     path = args.folder / "cells.jsonl"
-    cells = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    done = {(cell["level"], cell["seed"], cell["label"]) for cell in cells}
-    start = LocalModel("package:rlaif.world/models/policy", LocalOptions(device="cpu"), where="study", notice=print)
+    done = {(cell["level"], cell["seed"], cell["label"]) for cell in cells_of(path)}
+    work = []
     for seed, level in itertools.product(range(args.seeds), list(LEVELS)[: args.levels]):
-        missing = [label for label in LABELS if (level, seed, label) not in done]
-        pairs = list(pairs_of(start, seed, args.prompts)) if missing else []
-        for label in missing:
-            cell = {"level": level, "seed": seed, "label": label, **learnt(start, pairs, label, LEVELS[level], seed)}
-            print(
-                {key: round(value, 3) if isinstance(value, float) else value for key, value in cell.items()}, flush=True
-            )
-            with path.open("a") as file:
-                file.write(json.dumps(cell) + "\n")
-            cells.append(cell)
-    table(cells)
+        if missing := [label for label in LABELS if (level, seed, label) not in done]:
+            work.append((path, seed, level, missing, args.prompts))
+    with ProcessPoolExecutor(args.at_once, multiprocessing.get_context("spawn")) as pool:
+        for _ in pool.map(learn, *zip(*work, strict=True)) if work else ():
+            pass
+    table(cells_of(path))
+
+
+def cells_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def learn(path: Path, seed: int, level: str, labels: Sequence[str], prompts: int) -> None:
+    """Cells of a level and a seed, each written down as soon as it is there."""
+    quiet_libraries()
+    torch.set_num_threads(1)
+    start = LocalModel("package:rlaif.world/models/policy", LocalOptions(device="cpu"), where="study", notice=print)
+    pairs = list(pairs_of(start, seed, prompts))
+    for label in labels:
+        cell = {"level": level, "seed": seed, "label": label, **learnt(start, pairs, label, LEVELS[level], seed)}
+        with path.open("a") as file:
+            file.write(json.dumps(cell) + "\n")
+        print({key: round(value, 3) if isinstance(value, float) else value for key, value in cell.items()}, flush=True)
 
 
 def practice(name: str, count: int) -> list[Prompt]:

@@ -209,17 +209,23 @@ def run(
 
 @app.command()
 def plan(
-    pipeline: Annotated[str, typer.Argument(help="A pipeline: name or path of a YAML file.")],
+    pipeline: Annotated[str, typer.Argument(help="A pipeline or a study: name or path of a YAML file.")],
     limit: Limit = None,
     latency: Annotated[float, typer.Option("--latency", min=0.0, help="Seconds that a call is taken to last.")] = 2.0,
     to: Annotated[Path | None, typer.Option("--to", help="Write the figures to this JSON file.")] = None,
     settings: Settings = [],  # noqa: B006
 ) -> None:
     """What a recipe would ask of its models, and what that takes and costs. Nothing is asked."""
+    from rlaif.catalogue import Catalogue
     from rlaif.plan import plan_pipeline, told
     from rlaif.store import write_json
+    from rlaif.study.planning import plan_study
+    from rlaif.study.recipe import study_of
 
-    planned = asyncio.run(plan_pipeline(pipeline, settings, limit=limit, latency_seconds=latency))
+    if study := study_of(pipeline, tuple(settings), Catalogue()):
+        planned = asyncio.run(plan_study(study, limit=limit, latency_seconds=latency))
+    else:
+        planned = asyncio.run(plan_pipeline(pipeline, settings, limit=limit, latency_seconds=latency))
     for line in told(planned):
         print(line)
     if to:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Annotated
 
@@ -24,15 +25,16 @@ def compare(
     from rlaif.store import write_json
     from rlaif.study.measures import measure
     from rlaif.study.page import write_page
+    from rlaif.study.planning import size_of
     from rlaif.study.recipe import STUDY_FILE, check_arms, load_study, recipe_of
     from rlaif.study.telling import lines, planned
-    from rlaif.study.walk import folder_of, walk
+    from rlaif.study.walk import folder_of, over_budget, spent_of, walk
 
     out = out or default_out(str(study))
     plan = load_study(study, tuple(settings), Catalogue())
     if not all(folder_of(out, arm, seed).exists() for arm in plan.arms for seed in plan.seeds):
         check_arms(plan)
-        if line := planned(plan, recipe_of(plan, Catalogue())):
+        for line in planned(plan, recipe_of(plan, Catalogue()), asyncio.run(size_of(plan))):
             typer.echo(line)
     write_json(out / STUDY_FILE, plan.model_dump(mode="json"))  # as it is walked, --set and all
     watched(lambda watcher: walk(plan, out, watcher))
@@ -41,4 +43,10 @@ def compare(
     write_page(out / "compare.html", plan, out, found)
     for line in lines(plan, found):
         typer.echo(line)
+    over = over_budget(out)
+    if (spent := spent_of(plan, out)) is not None:
+        more = "; the same command with a larger budget_usd asks what is over it" if over else ""
+        typer.echo(f"budget: {spent:.4f} of {recipe_of(plan, Catalogue()).budget_usd:g} USD{more}")
     typer.echo(f"written: {out / 'compare.html'}, {out / 'compare.json'}")
+    if over:
+        raise typer.Exit(1)

@@ -60,6 +60,7 @@ CREATE TABLE IF NOT EXISTS purses (
     open_usd REAL NOT NULL,       -- the most that calls in flight can cost
     pruned_usd REAL NOT NULL DEFAULT 0  -- of what was spent, for replies that were deleted since
 );
+CREATE TABLE IF NOT EXISTS pots (run TEXT PRIMARY KEY, pot TEXT NOT NULL);  -- runs that have one budget together
 CREATE TABLE IF NOT EXISTS jobs (  -- of the providers' batch APIs
     job TEXT PRIMARY KEY,         -- our name for it, sent along where the provider keeps it
     model TEXT NOT NULL,          -- the identity's hash
@@ -441,10 +442,13 @@ class Ledger:
 
     # --- money --------------------------------------------------------------------------------------------------------
 
-    def open_purse(self, run: str) -> float:
-        """What ``run`` has spent, in US dollars. What calls of a killed process might have cost is spent."""
+    def open_purse(self, run: str, pot: str = "") -> float:
+        """What ``run`` has spent, in US dollars. What calls of a killed process might have cost is spent. ``pot``: the budget that it
+        has with other runs; "": its own."""
         with self._transaction():
             self._db.execute("INSERT OR IGNORE INTO purses VALUES (?, 0, 0, 0, 0)", (run,))
+            if pot:
+                self._db.execute("INSERT OR REPLACE INTO pots VALUES (?, ?)", (run, pot))
             self._db.execute("UPDATE purses SET lost_usd = lost_usd + open_usd, open_usd = 0 WHERE run = ?", (run,))
             row = self._db.execute("SELECT spent_usd + lost_usd FROM purses WHERE run = ?", (run,)).fetchone()
         return float(row[0])
@@ -454,10 +458,38 @@ class Ledger:
         with self._transaction():
             self._db.execute("UPDATE purses SET open_usd = ? WHERE run = ?", (usd, run))
 
-    def charge(self, run: str, usd: float) -> None:
-        """Money of ``run`` for calls that brought no reply."""
+    def set_aside(self, run: str, usd: float, pot: str, budget_usd: float) -> bool:
+        """The same, where what all runs of ``pot`` have spent and may still spend stays within its budget; whether it does."""
         with self._transaction():
-            self._db.execute("UPDATE purses SET lost_usd = lost_usd + ? WHERE run = ?", (usd, run))
+            own = "SELECT spent_usd + lost_usd FROM purses WHERE run = ?"
+            spent = self._db.execute(own, (run,)).fetchone()[0] + self.jobs_usd(run)
+            fits: bool = sum(self.others_usd(run, pot)) + spent + usd <= budget_usd
+            if fits:
+                self._db.execute("UPDATE purses SET open_usd = ? WHERE run = ?", (usd, run))
+        return fits
+
+    def others_usd(self, run: str, pot: str) -> tuple[float, float]:
+        """What the other runs of ``pot`` have spent, what they have in jobs counted in full, and the most that their calls in flight can
+        cost."""
+        others = "run IN (SELECT run FROM pots WHERE pot = ?) AND run != ?"
+        held = f"SELECT total(spent_usd + lost_usd), total(open_usd) FROM purses WHERE {others}"
+        spent, in_flight = self._db.execute(held, (pot, run)).fetchone()
+        jobs = f"SELECT total(most_usd) FROM job_lines JOIN jobs USING (job) WHERE {others}"
+        return spent + self._db.execute(jobs, (pot, run)).fetchone()[0], in_flight
+
+    def settle_pot(self, pot: str) -> None:
+        """No run of ``pot`` is walked any more: what calls of killed processes might have cost is spent."""
+        with self._transaction():
+            self._db.execute(
+                "UPDATE purses SET lost_usd = lost_usd + open_usd, open_usd = 0 WHERE run IN (SELECT run FROM pots WHERE pot = ?)",
+                (pot,),
+            )
+
+    def charge(self, run: str, usd: float, freed_usd: float = 0.0) -> None:
+        """Money of ``run`` for calls that brought no reply, of which so much was in flight until now."""
+        with self._transaction():
+            charged = "UPDATE purses SET lost_usd = lost_usd + ?, open_usd = max(0, open_usd - ?) WHERE run = ?"
+            self._db.execute(charged, (usd, freed_usd, run))
 
     # --- jobs ---------------------------------------------------------------------------------------------------------
 

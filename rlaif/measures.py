@@ -18,32 +18,34 @@ class Measure(NamedTuple):
 
     def written(self, figure: Figure | None) -> str:
         """The number with its interval, if it has one; a share in per cent."""
-        if figure is None or figure.value is None:
-            return "–"
-        if figure.low is None or figure.high is None:
-            whole = not self.is_share and float(figure.value).is_integer()
-            return f"{figure.value:,.0f}" if whole else self._number(figure.value, figure.value, "")
-        value, low, high = (self._number(x, figure.value, "") for x in (figure.value, figure.low, figure.high))
-        return f"{value} ({low.removesuffix('%')} to {high})"
+        interval = self.interval(figure)
+        return f"{self.value(figure)} ({interval})" if interval else self.value(figure)
 
     def value(self, figure: Figure | None) -> str:
         """The number without its interval."""
-        return "–" if figure is None or figure.value is None else self._number(figure.value, figure.value, "")
+        if figure is None or figure.value is None:
+            return "–"
+        whole = figure.low is None and not self.is_share and float(figure.value).is_integer()
+        return f"{figure.value:,.0f}" if whole else self._number(figure.value, figure.value, "")
+
+    def interval(self, figure: Figure | None, sign: str = "") -> str:
+        """Its ends; "" where it has none."""
+        if figure is None or figure.value is None or figure.low is None or figure.high is None:
+            return ""
+        low, high = (self._number(x, figure.value, sign) for x in (figure.low, figure.high))
+        return f"{low.removesuffix('%')} to {high.removesuffix('%') if sign else high}"
 
     def change(self, figure: Figure | None) -> str:
         """A paired difference, signed; a share's in points."""
+        interval = self.interval(figure, "+")
+        points = " points" if self.is_share else ""
+        return f"{text}{points}{f' ({interval})' if interval else ''}" if (text := self.signed(figure)) else ""
+
+    def signed(self, figure: Figure | None) -> str:
+        """A difference without its interval and unit."""
         if figure is None or figure.value is None:
             return ""
-
-        middle = figure.value
-
-        def signed(x: float) -> str:
-            return self._number(x, middle, "+").removesuffix("%")
-
-        text = signed(middle) + (" points" if self.is_share else "")
-        if figure.low is None or figure.high is None:
-            return text
-        return f"{text} ({signed(figure.low)} to {signed(figure.high)})"
+        return self._number(figure.value, figure.value, "+").removesuffix("%")
 
     def _number(self, x: float, value: float, sign: str) -> str:
         """As many digits as ``value`` gets."""

@@ -84,4 +84,4 @@ def test_intervals_hold_the_planted_rate() -> None:
         drawn = [(random.random(each.shape) < 1 / (1 + np.exp(-each))).astype(float) for each in logit]
         found = exchange_rate(LearningCurve(SIZES, drawn[0]), LearningCurve(SIZES, drawn[1]), 0)
         inside += (found.low or 0) <= 3 <= (found.high or math.inf)
-    assert inside >= 54  # of 60, of intervals that are a little too wide
+    assert inside >= 57  # of 60: with three seeds intervals are wide

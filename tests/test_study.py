@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import math
@@ -20,11 +21,12 @@ from rlaif.records import Message, Prompt, uniform
 from rlaif.statistics import flip_rate
 from rlaif.store import RECIPE as RECIPE_FILE
 from rlaif.store import read_shard, write_shard
+from rlaif.study.measures import graded_by_their_own
 from rlaif.study.policies import measured
-from rlaif.study.recipe import load_study
+from rlaif.study.recipe import Study, load_study
 from rlaif.study.trained import held_of
 from rlaif.study.walk import need_alike
-from tests.runs import rlaif
+from tests.runs import kill_when, rlaif, start
 from tests.test_swap import RECIPE as SWAPPED
 from tests.test_swap import pairs
 from tests.tiny import write_jsonl
@@ -47,6 +49,7 @@ STUDY: dict[str, Any] = {
         },
     },
     "truth": {"source": "judges", "options": {"judges": ["longest"]}},
+    "contests": ["judges", "truth"],
     "curves": {"labels": [10, 20], "arms": ["human", "longest"]},
     "at_once": 2,
 }  # fmt: skip
@@ -127,6 +130,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a name that is no folder's": (
         {"arms": {"a": "human", "../b": "human"}},
         'arms.../b: a name of letters, digits, "-"',
+    ),
+    "contests by a truth that is not there": (
+        {"contests": ["truth"], "truth": None},
+        "contests: truth is to judge policies, and the study names none: write `truth`",
     ),
     "an unknown key": ({"arm": {}}, 'unknown key "arm". Did you mean "arms"?'),
 }
@@ -244,6 +251,12 @@ def test_policies_meet_head_to_head(walked: Path) -> None:
         for prompt in ours
     ]
     assert win == pytest.approx(sum(wins) / len(wins))  # the judge of this recipe prefers the longer
+    assert (
+        figures["arms.longest.dpo.head_to_head_by_truth"] == figures["arms.longest.dpo.head_to_head"]
+    )  # so does the truth
+    for arm in STUDY["arms"]:  # the one that they are held against too
+        assert figures[f"arms.{arm}.dpo.win_rate_by_truth"] == figures[f"arms.{arm}.dpo.win_rate"]
+    assert figures["differences.longest.dpo.win_rate_by_truth"]["n"] == 16
 
 
 def test_reward_models_of_fewer_labels_make_a_curve(walked: Path) -> None:
@@ -294,7 +307,15 @@ def test_each_arm_takes_the_settings_that_suit_its_own_labels_and_a_finished_stu
     (tmp_path / "policy").symlink_to(policy_folder)
     tried = ["reward_model.options.learning_rate=1.0e-3", "reward_model.options.learning_rate=1.0e-9"]
     arms = {name: STUDY["arms"][name] for name in ("human", "longest")}
-    wrote(tmp_path, arms=arms, seeds=[0, 1], truth=None, tune=tried, set=["policies=[]", "evaluation=null"])
+    wrote(
+        tmp_path,
+        arms=arms,
+        seeds=[0, 1],
+        truth=None,
+        contests=["judges"],
+        tune=tried,
+        set=["policies=[]", "evaluation=null"],
+    )
     rlaif(tmp_path, "compare", "study.yaml", "--out", "out", seconds=300)
     out = tmp_path / "out"
     figures = json.loads((out / "compare.json").read_text())
@@ -346,13 +367,67 @@ def _loss(held: dict[str, Any]) -> float:
 def test_people_who_never_label_a_pair_twice_give_no_noise_to_match(tmp_path: Path, policy_folder: Path) -> None:
     (tmp_path / "policy").symlink_to(policy_folder)
     arms = {"people": "human", "b": {"labels": "human", "noise_like": "people"}}
-    wrote(tmp_path, arms=arms, seeds=[0], truth=None, curves=None)
+    wrote(tmp_path, arms=arms, seeds=[0], truth=None, contests=["judges"], curves=None)
     write_jsonl(tmp_path / "pairs.jsonl", pairs())
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"pairs": "pairs.jsonl", "labels": "human"}))
     said = rlaif(tmp_path, "compare", "study.yaml", "--out", "out", seconds=200, code=2)
     line = "arms.b.noise_like: how often the people of people slip is not known: no pair has labels of two people"
     assert line in said
     assert "Traceback" not in said
+
+
+def _workers_end(folder: Path) -> None:
+    """What a killed command leaves running stops by itself, as at Ctrl-C."""
+    for lock in folder.rglob(".lock"):
+        with lock.open("w") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+
+
+@pytest.mark.slow
+def test_a_study_that_is_killed_again_and_again_ends_as_one_that_is_not(
+    walked: Path, tmp_path: Path, policy_folder: Path
+) -> None:
+    (tmp_path / "policy").symlink_to(policy_folder)
+    wrote(tmp_path)
+    out = tmp_path / "out"
+    for point in (
+        "shared/seed0/comparisons/part-*.parquet",
+        "human/seed*/training/reward_model.json",
+        "longest/seed*/evaluation/responses/part-00001.parquet",
+        "contests/again/seed*/judges/contest.parquet",
+        "curves/human/seed*/10/training/reward_model.json",
+    ):
+        process = start(tmp_path, "compare", "study.yaml", "--out", "out")
+        assert kill_when(process, lambda point=point: any(out.glob(point)), seconds=300), point  # type: ignore[misc]
+        _workers_end(out)
+    rlaif(tmp_path, "compare", "study.yaml", "--out", "out", seconds=400)
+    assert (out / "compare.json").read_bytes() == (walked / "out" / "compare.json").read_bytes()
+    for arm in ("human", "longest"):
+        weights = f"{arm}/seed1/policies/dpo/model.safetensors"
+        assert (out / weights).read_bytes() == (walked / "out" / weights).read_bytes()
+
+
+def test_a_judge_that_asks_the_model_that_judges_the_policies_is_named(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"pairs": "pairs.jsonl"}))
+    judge: dict[str, Any] = {"provider": "openai", "model": "m"}
+    recipe = RECIPE | {"models": {"policy": "policy", "judge": judge}, "evaluation": {"judges": ["compare-text"]}}
+    folder = tmp_path / "out" / "people" / "seed0"
+    (folder / RECIPE_FILE).parent.mkdir(parents=True)
+    (folder / RECIPE_FILE).write_text(json.dumps(recipe))
+
+    def said(judge: str) -> list[str]:
+        labels = {"source": "judges", "options": {"judges": [judge]}}
+        study = Study.model_validate(
+            {"recipe": "recipe.yaml", "seeds": [0], "arms": {"people": "human", "ai": {"labels": labels}}}
+        )
+        return list(graded_by_their_own(study, tmp_path / "out"))
+
+    assert said("compare-reasons") == [
+        "Careful: ai is labelled by compare-reasons, whose model judges the policies too: a policy may be preferred by the model that "
+        "taught it. Name another in evaluation.judges."
+    ]
+    assert "which judges the policies too" in said("builtin:compare-text")[0]
+    assert said("longest") == []
 
 
 def _recipe(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:

@@ -10,7 +10,17 @@ import pytest
 from rlaif.recorded.replay import Item
 from rlaif.statistics import Figure
 from rlaif.statistics.studies import Difference, conclusions, crossed_difference, crossed_differences, over_seeds
-from rlaif.study.labelled import Labels, Pair, beside, by_prompt, mcnemar_p, missing, of_labels, people_of
+from rlaif.study.labelled import (
+    Labels,
+    Pair,
+    beside,
+    by_prompt,
+    mcnemar_p,
+    missing,
+    of_labels,
+    people_of,
+    with_one_person,
+)
 
 PAIRS = [f"p{n}" for n in range(400)]
 KNOWN = {name: Pair(Item(name, name, (10, 20), None), turned=n % 2 == 1) for n, name in enumerate(PAIRS)}
@@ -65,6 +75,23 @@ def test_a_pair_that_every_seed_has_is_one_pair_to_mcnemar() -> None:
     for seeds in (1, 3):
         found = mcnemar_p(*(dict.fromkeys(range(seeds), each) for each in (ours, theirs, truth)))
         assert (found.value, found.n) == (pytest.approx(18 / 256), 20)
+
+
+def test_labels_beside_one_person_are_held_against_another_person() -> None:
+    """By hand, of two prompts: three people of whom one differs, who agree in one of three pairs, and two who agree."""
+
+    def pair(name: str, *said: str, turned: bool = False) -> Pair:
+        people = {f"person {n}": each for n, each in enumerate(said)}
+        return Pair(Item(name, name, (10, 20), None, people=people), turned=turned)  # type: ignore[arg-type]
+
+    known = {
+        "p0": pair("p0", "a", "a", "b", "tie"), "p1": pair("p1", "b", "b", turned=True),
+        "p2": pair("p2", "a"), "p3": pair("p3", "a", "a"), "p4": pair("p4", "a", "a"),
+    }  # fmt: skip
+    ours = labels({"p0": "a", "p1": "a", "p2": "a", "p3": None, "p4": "tie", "p5": "a"})
+    own, between = with_one_person(ours, known)
+    assert own == pytest.approx({"p0": 2 / 3, "p1": 1})
+    assert between == pytest.approx({"p0": 1 / 3, "p1": 1})
 
 
 def test_what_two_people_said_of_a_pair_is_one_opinion_however_many_seeds_read_it() -> None:

@@ -45,8 +45,8 @@ class _Queue:
 class Gateway:
     """One per run. ``replies`` is called with the number of finished requests, for progress.
 
-    ``run`` names who pays, over any number of restarts; ``budget_usd`` is a hard cap on it. ``prices`` finds a model's
-    price. ``offline``: no model is asked anything, replies come from the ledger alone.
+    ``run`` names who pays, over any number of restarts; ``budget_usd`` is a hard cap on it, or on all runs of its ``pot``. ``prices``
+    finds a model's price. ``offline``: no model is asked anything, replies come from the ledger alone.
     """
 
     def __init__(
@@ -64,6 +64,7 @@ class Gateway:
         self.ledger = ledger
         self.replies = replies
         self.run, self.budget_usd, self.prices, self.offline = run, budget_usd, prices, offline
+        self.pot = ""  # the budget that the run has with others
         self.notice = notice
         self.grace_seconds = grace_seconds  # for calls in flight, when the run ends before they do
         self.accounts: dict[str, Account] = {}
@@ -165,7 +166,7 @@ class Gateway:
     def purse(self) -> Purse:
         """What the run has spent, and may."""
         if self._purse is None:
-            self._purse = Purse(self.ledger, self.run, self.budget_usd)
+            self._purse = Purse(self.ledger, self.run, self.budget_usd, self.pot)
         return self._purse
 
     def standing(self) -> str:

@@ -211,7 +211,7 @@ class Jobs:
         """Write a request into the next job's file. False: the budget has no room for it now."""
         purse = self.caller.purse
         self.caller.prepare(call, batch=True)
-        if purse.budget_usd is not None and purse.held_usd + call.most_usd > purse.budget_usd:
+        if not purse.fits(call.most_usd):
             self._say_dear()
             return False
         data = self.api.line(call.key, self.caller.model.body(call.request))
@@ -238,10 +238,13 @@ class Jobs:
         """Wait for what is under way, where that may leave money, and try again."""
         purse = self.caller.purse
         while self._dear:
-            if not purse.idle:
+            waited = not purse.idle
+            if waited:
                 await purse.changed()
+            else:
+                waited = await purse.others_done()
             calls, self._dear = self._dear, []
-            if not purse.idle:
+            if waited or not purse.idle:
                 self._put_again(calls)
                 continue
             left = max(0.0, purse.left_usd or 0.0)
@@ -279,17 +282,20 @@ class Jobs:
         if not pile.lines or self.caller.stopping:
             return
         model, run = self.caller.model, self.caller.purse.run
+        most = sum(line.most_usd for line in pile.lines.values())
         row = JobRow(uuid.uuid4().hex, model.identity.sha256, model.job_endpoint, len(pile.lines), time.time(), run)
         try:
             file = pile.closed()
             self.caller.ledger.open_job(row, list(pile.lines.values()))
         except StorageError as error:
             self._broken = error
-            self.caller.purse.settle_in_job(sum(line.most_usd for line in pile.lines.values()), 0.0)
+            self.caller.purse.written_in_job(most)
+            self.caller.purse.settle_in_job(most, 0.0)
             for key in pile.lines:
                 if call := self.caller.calls.get(key):
                     self.caller.end(call, error)
             return
+        self.caller.purse.written_in_job(most)
         job = self._opened(row)
         job.task = self._start(self._see_to(job, file))
 

@@ -16,6 +16,7 @@ from rlaif.ledger import Ledger
 from rlaif.models import Reply
 
 MILLION = 1_000_000
+OTHERS_SECONDS = 0.1  # until it is looked again whether other runs have left money
 AHEAD = 0.25  # of what is reserved, written down before it is needed, so that few writes serve many calls
 
 
@@ -91,22 +92,26 @@ def _positive(usd: float) -> float:
 
 
 class Purse:
-    """One run's money. Without a budget everything fits, and what was spent is known all the same."""
+    """One run's money. Without a budget everything fits, and what was spent is known all the same. The budget of a ``pot`` is that of
+    all its runs, whichever processes walk them: what a call may cost is set aside in the ledger before it is made."""
 
-    def __init__(self, ledger: Ledger, run: str, budget_usd: float | None = None) -> None:
-        self.ledger, self.run, self.budget_usd = ledger, run, budget_usd
-        self.spent_usd = ledger.open_purse(run)  # what a killed process left open is spent
+    def __init__(self, ledger: Ledger, run: str, budget_usd: float | None = None, pot: str = "") -> None:
+        self.ledger, self.run, self.budget_usd, self.pot = ledger, run, budget_usd, pot
+        self.spent_usd = ledger.open_purse(run, pot)  # what a killed process left open is spent
         self.reserved_usd = 0.0
         self.in_jobs_usd = ledger.jobs_usd(run)  # the most that open jobs can cost: they outlive a process
         self.seen_to_usd = 0.0  # of that, in jobs that this process sees to
         self._open = 0.0  # what the ledger says is in flight
         self._unwritten = 0.0  # spent on calls that are settled and whose replies are not committed yet
+        self._piled = 0.0  # of what is set aside in jobs, what does not stand in the ledger with them yet
         ledger.open_marks[run] = self._lowered
         self._changed: asyncio.Event | None = None
 
     @property
     def left_usd(self) -> float | None:
-        return None if self.budget_usd is None else self.budget_usd - self.held_usd
+        if self.budget_usd is None:
+            return None
+        return self.budget_usd - self.held_usd - (sum(self.ledger.others_usd(self.run, self.pot)) if self.pot else 0.0)
 
     @property
     def held_usd(self) -> float:
@@ -121,15 +126,49 @@ class Purse:
     async def reserve(self, usd: float) -> bool:
         """Set the most a call can cost aside, waiting for calls in flight where that may make room. False: it does not
         fit into what is left."""
-        while self.budget_usd is not None and self.held_usd + usd > self.budget_usd:
-            if self.idle:
+        while not self.fits(usd):
+            if not self.idle:
+                await self.changed()
+            elif not await self.others_done():
                 return False
-            await self.changed()
         self.reserved_usd += usd
         if self.reserved_usd + self._unwritten > self._open:
             self._open = (self.reserved_usd + self._unwritten) * (1 + AHEAD)
             self.ledger.set_open(self.run, self._open)
         return True
+
+    def fits(self, usd: float) -> bool:
+        """Whether so much more fits into what is left; from a pot it is then set aside."""
+        if self.budget_usd is None:
+            return True
+        if not self.pot:
+            return self.held_usd + usd <= self.budget_usd
+        needed = self._needed + usd
+        if needed <= self._open:
+            return True
+        for wanted in (needed * (1 + AHEAD), needed):  # ahead where there is room
+            if self.ledger.set_aside(self.run, wanted, self.pot, self.budget_usd):
+                self._open = wanted
+                return True
+        return False
+
+    async def others_done(self) -> bool:
+        """Wait a moment for other runs of the pot, which may leave money. False: none has calls in flight."""
+        if not self.pot:
+            return False
+        if self._open > self._needed:  # what is set aside ahead is not what others wait for
+            self._open = self._needed
+            self.ledger.set_open(self.run, self._open)
+        _, in_flight = self.ledger.others_usd(self.run, self.pot)
+        if in_flight <= 0.0:
+            return False
+        await asyncio.sleep(OTHERS_SECONDS)
+        return True
+
+    @property
+    def _needed(self) -> float:
+        """The most that what is under way, and not yet in the ledger as spent or in jobs, can cost."""
+        return self.reserved_usd + self._unwritten + self._piled
 
     def settle(self, reserved_usd: float, spent_usd: float) -> None:
         """A call ended: what was set aside for it is free, but for what it cost."""
@@ -140,16 +179,27 @@ class Purse:
     def _lowered(self) -> float | None:
         """What the ledger should say is in flight, where it says far too much; asked for in the transaction that writes down
         the replies of all calls that are settled."""
-        self._unwritten = 0.0
-        if self._open <= self.reserved_usd * (1 + 2 * AHEAD):
+        settled, self._unwritten = self._unwritten, 0.0
+        if self.pot:  # what is spent by now is not to be counted twice: others wait for it
+            self._open = max(self._needed, self._open - settled)
+        elif self._open <= self._needed * (1 + 2 * AHEAD):
             return None
-        self._open = self.reserved_usd * (1 + AHEAD)
+        else:
+            self._open = self._needed * (1 + AHEAD)
         return self._open
 
     def reserve_in_job(self, usd: float) -> None:
-        """Set aside what stands in the ledger with a job's requests; the caller has seen that it fits."""
+        """Set aside what is to stand in the ledger with a job's requests; the caller has seen that it fits."""
         self.in_jobs_usd += usd
+        self._piled += usd
         self.see_to(usd)
+
+    def written_in_job(self, usd: float) -> None:
+        """So much of it stands there now."""
+        self._piled = _positive(self._piled - usd)
+        if self.pot and self._open > self._needed:
+            self._open = self._needed
+            self.ledger.set_open(self.run, self._open)
 
     def see_to(self, usd: float) -> None:
         """This process sees to a job that can cost so much more; below 0: it leaves one as it stands."""
@@ -175,9 +225,12 @@ class Purse:
         await self._changed.wait()
 
     def charge(self, usd: float) -> None:
-        """Money for calls that brought no reply: nothing of them stands in the ledger but this."""
+        """Money for calls that brought no reply, and are about to be settled: nothing of them stands in the ledger but this."""
         if usd:
-            self.ledger.charge(self.run, usd)
+            freed = min(self._open, usd)  # was set aside for them
+            self.ledger.charge(self.run, usd, freed)
+            self._open -= freed
+            self._unwritten -= usd
 
     def close(self) -> None:
         """Nothing is in flight any more."""

@@ -38,7 +38,7 @@ from rlaif.models.spending import Price
 from rlaif.offline import keyless
 from rlaif.pairs import read_pairs
 from rlaif.pipeline import Road, Watcher
-from rlaif.plan.counting import CHARACTERS, Draw, Known, Tally, characters_of, most_usd_of, token_counter
+from rlaif.plan.counting import CHARACTERS, Draw, Known, Others, Tally, characters_of, most_usd_of, token_counter
 from rlaif.plan.lines import Line, Plan, told
 from rlaif.prompts import ReadPrompts, prompt_rows
 from rlaif.records import Comparison, Prompt, Response, uniform
@@ -63,14 +63,14 @@ async def plan_pipeline(
 ) -> Plan:
     """The plan of a pipeline by name or path, on its first ``limit`` rows. Raises UserError."""
     notices: list[str] = []
-    async with _opened(name, settings, limit, folder or Path(), notices.append) as road:
+    async with opened(name, settings, folder or Path(), notices.append, limit) as road:
         found = await plan(road, latency_seconds=latency_seconds)
     return replace(found, notes=(*notices, *found.notes))
 
 
 @asynccontextmanager
-async def _opened(
-    name: str, settings: Sequence[str], limit: int | None, folder: Path, notice: Notice
+async def opened(
+    name: str, settings: Sequence[str], folder: Path, notice: Notice, limit: int | None = None
 ) -> AsyncIterator[Road]:
     """A road that is not walked: it needs no key, and leaves no ledger where there is none."""
     catalogue = Catalogue(folder)
@@ -94,35 +94,49 @@ async def _opened(
 async def plan(road: Road, *, latency_seconds: float = 2.0, drawn: int = DRAWN) -> Plan:
     """What walking the road to its end would ask, of which the ledger knows what is paid for. About ``drawn``
     comparisons or samples are rendered where there are more."""
-    planner = _Planner(road, latency_seconds, drawn)
-    await planner.evaluation(await planner.stages())
-    for tokens, stages in planner.guessed.items():
-        planner.notes.append(
-            f"{', '.join(stages)}: a reply is taken to have {tokens} tokens (max_output_tokens): run with a small --limit first, "
-            "and plans know how long they are."
-        )
-    notes = tuple(dict.fromkeys(planner.notes))
-    return Plan(tuple(planner.lines), road.pipeline.budget_usd, notes, tuple(dict.fromkeys(planner.blocked)))
+    planner = Planner(road, latency_seconds, drawn)
+    await planner.whole()
+    return planner.plan(road.pipeline.budget_usd)
 
 
 @dataclass
-class _Planner:
+class Planner:
+    """Goes over the stages of a road; ``others``: what other runs of a study ask is not asked again."""
+
     road: Road
     latency_seconds: float
     drawn: int
+    others: Others | None = None
     lines: list[Line] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     blocked: list[str] = field(default_factory=list)
     guessed: dict[int, list[str]] = field(default_factory=dict)  # stages whose replies are taken to have so many tokens
 
     def __post_init__(self) -> None:
-        self.known = Known(self.road.gateway.ledger)
+        self.known = Known(self.road.gateway.ledger, self.others)
         options = self.road.reward_options
         self.reference: Draw[Prompt] = Draw(options.normalise_on if options else 1)  # of the training prompts
         self.learnt: Draw[Prompt] = Draw(max(1, self.drawn // 16))  # likewise, of those that a policy is tuned on
 
-    async def stages(self) -> list[Prompt]:
-        """Lines for the stages up to the labels; returns the prompts to measure on."""
+    async def whole(self) -> list[Prompt]:
+        """Lines for all stages; returns the prompts to measure on."""
+        measured = self.measured(await self.labels())
+        await self._learning()
+        await self._evaluation(measured)
+        return measured
+
+    def plan(self, budget_usd: float | None) -> Plan:
+        """Of the lines so far."""
+        for tokens, stages in self.guessed.items():
+            self.notes.append(
+                f"{', '.join(stages)}: a reply is taken to have {tokens} tokens (max_output_tokens): run with a small --limit first, "
+                "and plans know how long they are."
+            )
+        notes = tuple(dict.fromkeys(self.notes))
+        return Plan(tuple(self.lines), budget_usd, notes, tuple(dict.fromkeys(self.blocked)))
+
+    async def labels(self) -> list[Prompt]:
+        """Lines for the stages up to the labels; returns the prompts that are held out."""
         section = self.road.pipeline.evaluation
         held_out: Draw[Prompt] = Draw(section.prompts if section else 1)
         comparisons: list[Comparison] = []
@@ -137,12 +151,14 @@ class _Planner:
                 comparisons, share = self._responses(prompts), prompts.share
                 self._say_drawn(prompts, "prompts")
         if self.road.labels:
-            await self._label("judgements", self.road.labels, comparisons, share)
+            await self._label("judgements", self.road.labels, comparisons, share, common=True)
+        return held_out.items
+
+    async def _learning(self) -> None:
         if self.road.samples_reference:
             self._reference()
         for name, rewards in self.road.rewards.items():
             await self._rewards(name, rewards)
-        return held_out.items
 
     async def _rewards(self, name: str, rewards: Rewards) -> None:
         """Lines for what judges are asked about a policy's responses while it is tuned on their opinion."""
@@ -201,15 +217,23 @@ class _Planner:
                 await self._put(tally, labels, judge, showing, judge.questions // 2)
         self._close(tally)
 
-    async def evaluation(self, held_out: list[Prompt]) -> None:
-        """Lines for the answers to held-out prompts, and for the win rate: what the judges are asked of each policy's
-        answers, all of them still to be given."""
-        road, section = self.road, self.road.pipeline.evaluation
+    def measured(self, held_out: list[Prompt]) -> list[Prompt]:
+        """The prompts that policies are measured on."""
+        section = self.road.pipeline.evaluation
         if not section:
-            return
-        prompts = self._measured(section.prompts) if road.measured else held_out
-        self._answers(prompts)
-        if not road.judges:
+            return []
+        return self._measured(section.prompts) if self.road.measured else held_out
+
+    async def _evaluation(self, prompts: list[Prompt]) -> None:
+        """Lines for the answers to held-out prompts, and for the win rate."""
+        if self.road.pipeline.evaluation:
+            self._answers(prompts)
+            await self.contests("win rate of", self.road.judges, prompts)
+
+    async def contests(self, what: str, source: LabelSource | None, prompts: list[Prompt], times: float = 1.0) -> None:
+        """A line for what a source is asked of each policy's answers, so many times, all of them still to be given."""
+        road, section = self.road, self.road.pipeline.evaluation
+        if not source or not section:
             return
         left = passed_over(prompts, section.judged, road.evaluation_seed)
         sampler = Sampler(road.gateway, {}, 1, road.evaluation_sampling, road.evaluation_seed)
@@ -219,7 +243,7 @@ class _Planner:
             contests.append(Comparison(prompt=prompt, responses=tuple(pair)))
         for name in road.methods:
             self._say_stands_in(road.evaluation_sampling)
-            await self._label(f"win rate of {name}", road.judges, contests, 1.0)
+            await self._label(f"{what} {name}", source, contests, times)
 
     # --- input --------------------------------------------------------------------------------------------------------
 
@@ -277,7 +301,7 @@ class _Planner:
         models = {role: road.models[role] for role in section.models}
         sampler = Sampler(road.gateway, models, section.samples, section.sampling, road.pipeline.seed)
         tallies = {
-            role: Tally("responses", "", role, model, section.sampling, "samples", prompts.share)
+            role: Tally("responses", "", role, model, section.sampling, "samples", prompts.share, common=True)
             for role, model in models.items()
         }
         compare = Compare(road.selector)
@@ -303,18 +327,19 @@ class _Planner:
         each = reference_each(wanted, len(self.reference.items))
         prompts = self.reference.items[: math.ceil(wanted / each)]
         sampler = Sampler(road.gateway, {}, each, sampling, road.reference_seed)
-        tally = Tally("reference", "", "policy", road.models["policy"], sampling, "samples", 1.0)
+        tally = Tally("reference", "", "policy", road.models["policy"], sampling, "samples", 1.0, common=True)
         self._samples(tally, sampler, prompts)
 
     def _answers(self, prompts: list[Prompt]) -> None:
         """A line for each policy's answers to the prompts it is measured on."""
         road, sampling = self.road, self.road.evaluation_sampling
-        start = Tally("answers of start", "", "policy", road.models["policy"], sampling, "samples", 1.0)
+        start = Tally("answers of start", "", "policy", road.models["policy"], sampling, "samples", 1.0, common=True)
         sampler = partial(Sampler, road.gateway, {}, sampling=sampling, seed=road.evaluation_seed)
         self._samples(start, sampler(1), prompts)
         for name, method in road.methods.items():
             tally = Tally(f"answers of {name}", "", "policy", road.models["policy"], sampling, "samples", 1.0)
             tally.tuned = method.writes_weights
+            tally.common = not tally.tuned
             tally.seen = set() if tally.tuned else start.seen
             self._samples(tally, sampler(getattr(method, "samples", 1)), prompts)
 
@@ -358,14 +383,17 @@ class _Planner:
             "lengths, and so other prompts to the judges, are likely."
         )
 
-    async def _label(self, stage: str, source: LabelSource, comparisons: list[Comparison], share: float) -> None:
+    async def _label(
+        self, stage: str, source: LabelSource, comparisons: list[Comparison], share: float, *, common: bool = False
+    ) -> None:
         """A line for each judge that asks a model about these comparisons, each standing for ``share``."""
         if isinstance(source, Blend):
             for n, part in enumerate(source.parts):
-                await self._label(stage, part, [each for each in comparisons if source.part_of(each) == n], share)
+                own = [each for each in comparisons if source.part_of(each) == n]
+                await self._label(stage, part, own, share, common=common)
             return
         if isinstance(source, Noisy):
-            await self._label(stage, source.part, comparisons, share)
+            await self._label(stage, source.part, comparisons, share, common=common)
             return
         if not isinstance(source, JudgeLabels):
             if not isinstance(source, HumanLabels):
@@ -376,7 +404,7 @@ class _Planner:
                 continue
             self._say_questions(judge)
             role, sampling = str(judge.file.model_role), judge.file.sampling
-            tally = Tally(stage, judge.entry.name, role, judge.model, sampling, "showings", share)
+            tally = Tally(stage, judge.entry.name, role, judge.model, sampling, "showings", share, common=common)
             tally.items = len(comparisons) * source.showings(judge)
             for comparison in comparisons:
                 for principle in source.chosen_principles(comparison):

@@ -82,6 +82,9 @@ class Tally:
     objections: Counter[str] = field(default_factory=Counter)
     seen: set[str] = field(default_factory=set)  # keys of requests
     tuned: bool = False  # by a model that this run is to train: the ledger cannot know its replies
+    common: bool = (
+        False  # equal requests of another run of the study are the same call: nothing a trained model says is in them
+    )
 
     def pay(self, reply: Reply) -> None:
         self.paid += 1
@@ -130,17 +133,34 @@ class Tally:
         return shortest, max(0.0, usd)
 
 
+@dataclass(frozen=True)
+class Others:
+    """What the plans of other runs of a study have counted already: keys of requests, within a ``scope`` where responses that are
+    still to be sampled look alike and will not be."""
+
+    keys: set[tuple[str, str]]
+    scope: str
+
+    def first(self, key: str) -> bool:
+        """Whether none has asked that before; from now on one has."""
+        before = len(self.keys)
+        self.keys.add((self.scope, key))
+        return len(self.keys) > before
+
+
 class Known:
     """Replies that the ledger holds."""
 
-    def __init__(self, ledger: Ledger) -> None:
-        self.ledger, self.any = ledger, len(ledger) > 0
+    def __init__(self, ledger: Ledger, others: Others | None = None) -> None:
+        self.ledger, self.any, self.others = ledger, len(ledger) > 0, others
 
     def look(self, request: ChatRequest, tally: Tally) -> tuple[Reply | None, bool]:
         """The reply, if it is there, and whether the stage asks this for the first time: equal requests are one call."""
         key = request_key(request, tally.model.identity)
         first = key not in tally.seen
         tally.seen.add(key)
+        if first and tally.common and self.others:
+            first = self.others.first(key)
         entry = self.ledger.get([key]).get(key) if self.any and not tally.tuned else None
         return (entry.reply if entry else None), first
 

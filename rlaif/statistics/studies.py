@@ -220,17 +220,26 @@ def conclusions(differences: Mapping[str, Difference], margin: float, alpha: flo
     p = holm({name: each.p for name, each in differences.items()})
     alike = holm({name: each.p_equivalent(margin) for name, each in differences.items()})
 
-    def answer(name: str) -> Answer:
-        if alike[name] < alpha:
-            return "equivalent"
-        if p[name] < alpha:
-            return "better" if differences[name].value > 0 else "worse"
-        return "inconclusive"
-
     return {
-        name: Conclusion(answer(name), each, margin, p[name], alike[name], alpha / len(differences))
+        name: Conclusion(
+            answer(each.value, p[name], alike[name], alpha),
+            each,
+            margin,
+            p[name],
+            alike[name],
+            alpha / len(differences),
+        )
         for name, each in differences.items()
     }
+
+
+def answer(difference: float, p: float, p_equivalent: float, alpha: float = ALPHA) -> Answer:
+    """What p values of its family say of a difference."""
+    if p_equivalent < alpha:
+        return "equivalent"
+    if p < alpha:
+        return "better" if difference > 0 else "worse"
+    return "inconclusive"
 
 
 def detectable_with(prompts: int, deviation: float, power: float = POWER, alpha: float = ALPHA) -> float:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 
 from rlaif.ledger import spent
 from rlaif.preferences import side, votes
@@ -127,11 +128,12 @@ def of_labels(sides: Sides) -> dict[str, Figure]:
 
 
 def beside_people(sides: Sides) -> tuple[dict[str, Figure], list[str]]:
-    """Labels and the people of the arm that is held against: agreement with one person, accuracy behind people's mistakes,
-    whether the labels may stand in for a person; and what cannot be said."""
+    """Labels and the people of the arm that is held against: accuracy behind people's mistakes, whether the labels may stand in for a
+    person; and what cannot be said."""
     card, unsaid = people_card(sides.replay)
-    names = {"agreement.judge_with_people": "agreement_with_one", "accuracy.noise_corrected": "noise_corrected"}
-    return {names.get(name, name): figure for name, figure in card.items() if not name.startswith("people.")}, unsaid
+    names = {"accuracy.noise_corrected": "noise_corrected"}
+    told = {name: figure for name, figure in card.items() if not name.startswith(("people.", "agreement."))}
+    return {names.get(name, name): figure for name, figure in told.items()}, unsaid
 
 
 def share_people(ours: Path, theirs: Path) -> bool:
@@ -161,7 +163,26 @@ def by_prompt(ours: Labels, truth: Labels, also: Labels | None = None) -> dict[s
         others = [truth.choices.get(key), *([also.choices.get(key)] if also else [])]
         if {said, *others} <= CLEAR:
             right.setdefault(ours.prompts[key], []).append(float(said == others[0]))
-    return {prompt: sum(values) / len(values) for prompt, values in right.items()}
+    return _means(right)
+
+
+def with_one_person(ours: Labels, pairs: Mapping[str, Pair]) -> tuple[dict[str, float], dict[str, float]]:
+    """For each prompt how far the labels agree with one person, and how far another person does: on pairs that the labels, and two
+    people or more, prefer a response of."""
+    own: dict[str, list[float]] = {}
+    between: dict[str, list[float]] = {}
+    for key, said in ours.choices.items():
+        people = [choice for choice in pairs[key].item.people.values() if choice in CLEAR] if key in pairs else []
+        if said in CLEAR and len(people) > 1:
+            named = pairs[key].named(said)
+            own.setdefault(ours.prompts[key], []).append(fmean(named == choice for choice in people))
+            alike = fmean(one == other for one, other in itertools.combinations(people, 2))
+            between.setdefault(ours.prompts[key], []).append(alike)
+    return _means(own), _means(between)
+
+
+def _means(values: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    return {name: fmean(each) for name, each in values.items()}
 
 
 def mcnemar_p(ours: Mapping[int, Labels], theirs: Mapping[int, Labels], truth: Mapping[int, Labels]) -> Figure:

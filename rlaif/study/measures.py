@@ -9,10 +9,13 @@ against, paired by prompt and seed, both taken as random (``statistics.studies``
     labels.agreement, labels.kappa   with the labels of the arm it is held against, where both have one
     labels.truth                     share labelled as the truth is, where the study names one; the mean over prompts
     labels.missing                   share of comparisons without a label
-    labels.agreement_with_one        with each single person's label, and labels.noise_corrected: with what is behind their slips
+    labels.agreement_with_one        with one person of the arm it is held against, of which it is how far another person agrees
+    labels.noise_corrected           with what is behind people's slips
     labels.alt_test.omega.crowd      whether the labels may stand in for a person (Calderon et al. 2025)
     reward.accuracy.OF               of the reward model on the held-out labels of arm OF, or of the truth, ties left out
     POLICY.NAME                      of a policy: win_rate against the start, kl, length, metrics; start.NAME is the start's
+    POLICY.head_to_head              win rate against the policy of the arm it is held against; ``_by_truth`` of it and of win_rate, where
+                                     the study has the truth judge
 
 ``arms.ARM.tuned`` is which of the settings that every arm tried was its own. ``rlaif.study.curves`` adds learning curves and
 exchange rates.
@@ -46,6 +49,7 @@ from rlaif.statistics.studies import (
 from rlaif.study.curves import curves_of, figures_of
 from rlaif.study.labelled import (
     Labels,
+    Pair,
     beside,
     beside_people,
     by_prompt,
@@ -57,14 +61,34 @@ from rlaif.study.labelled import (
     people_of,
     share_people,
     taken,
+    with_one_person,
 )
-from rlaif.study.policies import EQUAL, WIN, Column, Table, contested, meanings, measured, without_verdict
+from rlaif.study.policies import (
+    EQUAL,
+    HEAD,
+    HEAD_EQUAL,
+    HEAD_TO_HEAD,
+    HEAD_TRUE,
+    WIN,
+    WIN_TRUE,
+    Column,
+    Table,
+    contested,
+    meanings,
+    measured,
+    without_verdict,
+)
 from rlaif.study.recipe import TRUTH, Study, recipe_in
 from rlaif.study.trained import accuracy_by_prompt, calibration
 from rlaif.study.walk import choice_of, contest_folder, folder_of, measured_by
 
 Figures = dict[str, Figure]
-HEAD_TO_HEAD = {WIN: "head_to_head", EQUAL: "head_to_head_at_equal_length"}
+CONTESTS = {  # what is asked of the policies of two arms, or of one and the start
+    HEAD: "win rate against the policy of {}",
+    HEAD_EQUAL: "win rate against the policy of {}, at equal length",
+    HEAD_TRUE: "win rate against the policy of {}, by the truth",
+    WIN_TRUE: "win rate against the start, by the truth",
+}
 HABITS = ("first_rate", "orders_agree", "longer_rate", "undecided")  # of a run's own figures, of its judgements
 
 
@@ -150,10 +174,13 @@ class Measured:
 def measure(study: Study, out: Path) -> Measured:
     """All that is to be said of a walked study."""
     labels = _labels(study, out)
-    found = _of_labels(study, out, labels)
-    found.unsaid.extend(_graded_by_their_own(study, out))
+    pairs = {seed: pairs_of(folder_of(out, study.baseline, seed)) for seed in study.seeds}
+    sharing = _sharing(study, out)
+    found = _of_labels(study, out, labels, pairs, sharing)
+    found.unsaid.extend(graded_by_their_own(study, out))
     of_reward = list(_of_reward_models(study, out, labels, found))
-    for each in (*_of_truth(study, labels, found), *of_reward, *_of_policies(study, out, found)):
+    of_labels = (*_of_truth(study, labels, found), *_of_people(study, labels, pairs, sharing))
+    for each in (*of_labels, *of_reward, *_of_policies(study, out, found)):
         _tell(each, study, found)
     found.figures.update(figures_of(study, curves_of(study, out, labels)))
     for arm in study.arms if study.tune else ():
@@ -204,10 +231,17 @@ def _labels(study: Study, out: Path) -> ByArm:
     return {name: {seed: labels_of(folder_of(out, name, seed)) for seed in study.seeds} for name in names}
 
 
-def _of_labels(study: Study, out: Path, labels: ByArm) -> Measured:
+def _sharing(study: Study, out: Path) -> set[str]:
+    """Arms some of whose labels are by the people of the one that is held against."""
+    others, seed = [arm for arm in study.arms if arm != study.baseline], study.seeds[0]
+    return {arm for arm in others if share_people(folder_of(out, arm, seed), folder_of(out, study.baseline, seed))}
+
+
+def _of_labels(
+    study: Study, out: Path, labels: ByArm, pairs: Mapping[int, Mapping[str, Pair]], sharing: set[str]
+) -> Measured:
     unsaid: list[str] = []
     theirs = labels[study.baseline]
-    pairs = {seed: pairs_of(folder_of(out, study.baseline, seed)) for seed in study.seeds}
     figures = people_of(pairs.values())
     for arm in study.arms:
         folders = [folder_of(out, arm, seed) for seed in study.seeds]
@@ -215,7 +249,7 @@ def _of_labels(study: Study, out: Path, labels: ByArm) -> Measured:
         sides = beside(labels[arm], theirs, pairs)
         if sides.items and arm != study.baseline:
             own |= of_labels(sides)
-            if share_people(folders[0], folder_of(out, study.baseline, study.seeds[0])):
+            if arm in sharing:
                 unsaid.append(
                     f"{arm}: some of its labels are by the people of {study.baseline}: agreement with them is no merit."
                 )
@@ -227,7 +261,7 @@ def _of_labels(study: Study, out: Path, labels: ByArm) -> Measured:
     return Measured(figures, {}, {}, unsaid=list(_once(unsaid, len(study.arms) - 1)))
 
 
-def _graded_by_their_own(study: Study, out: Path) -> Iterator[str]:
+def graded_by_their_own(study: Study, out: Path) -> Iterator[str]:
     """Arms labelled by a judge, or by the model of one, that judges the policies too."""
     recipe = recipe_in(folder_of(out, study.baseline, study.seeds[0]))
     grading = {_bare(name): _model(name, recipe) for name in (recipe.evaluation.judges if recipe.evaluation else ())}
@@ -281,6 +315,26 @@ def _once(lines: Sequence[str], arms: int) -> Iterator[str]:
             yield line
         elif said.index(rest) == lines.index(line):
             yield rest
+
+
+def _of_people(
+    study: Study, labels: ByArm, pairs: Mapping[int, Mapping[str, Pair]], sharing: set[str]
+) -> Iterator[Measure]:
+    """Whether labels agree with one person as far as another person does."""
+    values: dict[str, list[Column]] = {}
+    paired: dict[str, list[Column]] = {}
+    for arm in study.arms:
+        if arm not in sharing:
+            both = [with_one_person(labels[arm][seed], pairs[seed]) for seed in study.seeds]
+            values[arm] = [between if arm == study.baseline else own for own, between in both]
+            paired[arm] = [{prompt: right - between[prompt] for prompt, right in own.items()} for own, between in both]
+    if values[study.baseline][0]:
+        meaning = Meaning(
+            "labels as one person labels, beside how another does", "% of labels without ties, prompts alike"
+        )
+        yield Measure(
+            "labels.agreement_with_one", values, meaning, study.label_margin, more_is_better=True, paired=paired
+        )
 
 
 def _of_truth(study: Study, labels: ByArm, found: Measured) -> Iterator[Measure]:
@@ -342,19 +396,26 @@ def _of_policies(study: Study, out: Path, found: Measured) -> Iterator[Measure]:
         margin = study.margin if meaning.is_share or _shares(values) else None
         better = figure in (WIN, EQUAL)
         yield Measure(f"{policy}.{figure}", values, meaning, margin, more_is_better=better, policy=policy)
-    folders = {
-        arm: [contest_folder(out, arm, seed) for seed in study.seeds] for arm in study.arms if arm != study.baseline
-    }
-    contests = {arm: [contested(folder) for folder in own] for arm, own in folders.items()}
-    for arm, own in folders.items():
-        for policy, share in without_verdict(own).items():
-            found.figures[f"arms.{arm}.{policy}.contests_without_verdict"] = share
-    for policy, figure in _names(contests.values()):
-        values = {arm: [table.get((policy, figure), {}) for table in own] for arm, own in contests.items()}
-        at = ", at equal length" if figure == EQUAL else ""
-        meaning = Meaning(f"win rate against the policy of {study.baseline}{at}", "% of prompts")
-        head_to_head = f"{policy}.{HEAD_TO_HEAD[figure]}"
-        yield Measure(head_to_head, values, meaning, study.margin, more_is_better=True, none_at=0.5, policy=policy)
+    folders = {arm: [contest_folder(out, arm, seed) for seed in study.seeds] for arm in study.arms}
+    for who in study.contests:
+        for arm, own in folders.items():
+            for policy, share in without_verdict(own, who).items():
+                name = f"contests_without_verdict{'_by_truth' if who == TRUTH else ''}"
+                found.figures[f"arms.{arm}.{policy}.{name}"] = share
+                if share.value == 1:
+                    found.unsaid.append(
+                        f"{arm}: no contest of {policy} has a verdict of the {who}: nothing is said of it."
+                    )
+    met = {arm: [contested(folder, study.contests) for folder in own] for arm, own in folders.items()}
+    for policy, figure in sorted(_names(met.values()), key=lambda name: list(CONTESTS).index(name[1])):
+        values = {arm: [table.get((policy, figure), {}) for table in own] for arm, own in met.items()}
+        none_at = 0.5 if figure.startswith(HEAD_TO_HEAD) else None
+        if none_at is not None:
+            del values[study.baseline]
+        meaning = Meaning(CONTESTS[figure].format(study.baseline), "% of prompts")
+        yield Measure(
+            f"{policy}.{figure}", values, meaning, study.margin, more_is_better=True, none_at=none_at, policy=policy
+        )
 
 
 def _names(tables: Iterable[Sequence[Table]]) -> list[tuple[str, str]]:

@@ -20,10 +20,10 @@ from rlaif.rows import source_hash
 from rlaif.statistics import Figure
 from rlaif.store import RunFolder, read_shard, write_text
 from rlaif.study.labelled import labels_of
-from rlaif.study.measures import HEAD_TO_HEAD, Answered, Measured
-from rlaif.study.policies import CONTEST, EQUAL, WIN
+from rlaif.study.measures import CONTESTS, Answered, Measured
+from rlaif.study.policies import CONTEST, EQUAL, HEAD, HEAD_TO_HEAD, HEAD_TRUE, WIN, WIN_TRUE
 from rlaif.study.recipe import STUDY_FILE, TRUTH, Study
-from rlaif.study.telling import answers, first_measure, meant
+from rlaif.study.telling import answers, first_measure, meant, named
 from rlaif.study.walk import BEFORE_LABELS, contest_folder, folder_of
 from rlaif.training.batching import pair_id, side_digest
 
@@ -36,7 +36,7 @@ OF_LABELS = {  # rows of the first table
     "labels.agreement": Meaning("labelled alike, ties left out", "%"),
     "labels.agreement_with_ties": Meaning("labelled alike, a tie being an opinion", "%"),
     "labels.kappa": Meaning("the same beyond chance, a tie being an opinion (Cohen's kappa)"),
-    "labels.agreement_with_one": Meaning("as one person labels", "%"),
+    "labels.agreement_with_one": Meaning("as one person labels (of people: as another does)", "%"),
     "labels.noise_corrected": Meaning("right, where people's slips are taken out", "%"),
     "labels.alt_test.omega.crowd": Meaning("may stand in for a crowd worker (omega; 0.5 is needed)"),
     "labels.alt_test.rho": Meaning("as close to the others as a person is (rho)", "%"),
@@ -104,7 +104,7 @@ def _rewards(found: Measured) -> list[str]:
 
 def _policies(found: Measured) -> list[str]:
     """Contests between arms first, then against the start, then what was measured of the answers."""
-    ends = (*HEAD_TO_HEAD.values(), WIN, EQUAL, "kl", "reward")
+    ends = (*(name for name in CONTESTS if name != WIN_TRUE), WIN, EQUAL, WIN_TRUE, "kl", "reward")
 
     def place(name: str) -> int:
         return next((n for n, end in enumerate(ends) if name.endswith(f".{end}")), len(ends))
@@ -128,25 +128,23 @@ Row = tuple[str, str, str, list[Cell]]  # name, what it is, its unit, a cell for
 
 def _rows(study: Study, found: Measured, meanings: Mapping[str, Meaning], *, start: bool = False) -> Iterator[Row]:
     for name, meaning in meanings.items():
-        cells = [_cell(arm, study.baseline, name, meaning, found) for arm in [*([START] if start else []), *study.arms]]
+        cells = [_cell(arm, name, meaning, found) for arm in [*([START] if start else []), *study.arms]]
         if any(cell.value != "–" for cell in cells):
             unit = meaning.unit.removeprefix("% of ") if meaning.unit.startswith("% of ") else meaning.unit.strip("%")
             yield name, meaning.what, unit, cells
 
 
-def _cell(arm: str, baseline: str, name: str, meaning: Meaning, found: Measured) -> Cell:
+def _cell(arm: str, name: str, meaning: Meaning, found: Measured) -> Cell:
     head = f"{START}.{name.removeprefix(found.policies.get(name, '') + '.')}" if arm == START else f"arms.{arm}.{name}"
     figure = found.figures.get(head)
-    if name == "labels.agreement_with_one" and arm == baseline:
-        figure = found.figures.get("people.agreement")
     key = f"differences.{arm}.{name}"
     said: Answered | None = found.answers.get(key)
-    told = meant(said.conclusion, more_is_better=said.measure.more_is_better) if said else ""
+    told = named(said.conclusion, more_is_better=said.measure.more_is_better) if said else ""
     against_itself = said is not None and said.measure.none_at is not None  # whose value says it all
-    value, _, interval = meaning.written(figure).partition(" (")
-    change, _, about = ("" if against_itself else meaning.change(found.figures.get(key))).partition(" (")
-    short = told.partition(":")[0].partition(" within")[0]
-    return Cell(value, interval.rstrip(")"), change.removesuffix(" points"), about.rstrip(")"), short)
+    change = None if against_itself else found.figures.get(key)
+    return Cell(
+        meaning.value(figure), meaning.interval(figure), meaning.signed(change), meaning.interval(change, "+"), told
+    )
 
 
 def _told(labels: Any) -> str:
@@ -189,8 +187,10 @@ def _plots(study: Study, found: Measured, plots: Plots) -> dict[str, str]:
     names = _policies(found)
     policy = found.policies.get(first_measure(found) or "") or (found.policies[names[0]] if names else "")
     main, win, kl = (
-        next((name for name in names if name == f"{policy}.{end}"), None) for end in (HEAD_TO_HEAD[WIN], WIN, "kl")
+        next((f"{policy}.{end}" for end in ends if f"{policy}.{end}" in names), None)
+        for ends in ((HEAD_TRUE, HEAD), (WIN_TRUE, WIN), ("kl",))
     )
+    by_truth = ", by the truth" if TRUTH in study.contests else ""
     truth = f"reward.accuracy.{TRUTH if study.truth else study.baseline}"
     agreement = [*of("labels.truth" if study.truth else "labels.agreement")]
     if "people.agreement" in figures and not study.truth:
@@ -208,13 +208,13 @@ def _plots(study: Study, found: Measured, plots: Plots) -> dict[str, str]:
         "agreement": plots.forest(agreement, f"share labelled as {against}", f"Labels: agreement with {against}", lines=(0.5,)),
         "reward": plots.forest(of(truth), f"right on held-out labels of {against}", "Reward models", lines=(0.5,)),
         "contests": plots.forest(
-            of(main) if main else [], f"win rate against {study.baseline}'s policy", "Policies head to head", lines=(0.5,)
+            of(main) if main else [], f"win rate against {study.baseline}'s policy", f"Policies head to head{by_truth}", lines=(0.5,)
         ),
         "curves": plots.growth({arm: points for arm, points in curves.items() if points}, "share right", "Learning curves"),
         "frontier": plots.frontier(
             {arm: (figures[f"arms.{arm}.{kl}"], figures[f"arms.{arm}.{win}"]) for arm in study.arms
              if f"arms.{arm}.{kl}" in figures and f"arms.{arm}.{win}" in figures},
-            "KL to the start, nats per answer", "win rate against the start", "How far each policy went, and what it won",
+            "KL to the start, nats per answer", f"win rate against the start{by_truth}", "How far each policy went, and what it won",
         ) if kl and win else "",
     }  # fmt: skip
 
@@ -260,11 +260,13 @@ def _pairs(study: Study, out: Path, other: str) -> list[dict[str, Any]]:
 def _contests(study: Study, out: Path, other: str) -> list[dict[str, Any]]:
     """Answers of two arms' policies to the same prompt, won and lost in turn, by a keyed draw."""
     seed = study.seeds[0]
-    path = contest_folder(out, other, seed) / CONTEST
-    if not path.is_file():
+    if not study.contests:
         return []
-    rows = pq.read_table(path).to_pylist()
-    policy = rows[0]["policy"] if rows else ""
+    path = contest_folder(out, other, seed) / study.contests[0] / CONTEST
+    rows = [row for row in pq.read_table(path).to_pylist() if row["kind"] == HEAD_TO_HEAD] if path.is_file() else []
+    if not rows:
+        return []
+    policy = rows[0]["policy"]
     decided = [row for row in rows if row["policy"] == policy and row["win"] in (0.0, 1.0)]
     decided.sort(key=lambda row: uniform("read", seed, row["prompt_id"]))
     shown = [row for win in (1.0, 0.0) for row in [r for r in decided if r["win"] == win][: ANSWERS // 2]]
@@ -319,8 +321,9 @@ def _cares(study: Study, out: Path) -> list[str]:
 def _made_of(study: Study, out: Path) -> list[tuple[str, str, str]]:
     """Kind, name and hash of every file and model that any arm was made of."""
     found: dict[tuple[str, str, str], None] = {}
-    for arm in [*study.arms, *([TRUTH] if study.truth else [])]:
-        manifest = RunFolder(folder_of(out, arm, study.seeds[0])).manifest
+    arms = [*study.arms, *([TRUTH] if study.truth else [])]
+    for arm, seed in itertools.product(arms, study.seeds):
+        manifest = RunFolder(folder_of(out, arm, seed)).manifest
         for file in manifest["files"]:
             found[file["kind"] + " (built-in)" * file["builtin"], file["name"], file["sha256"]] = None
         found |= {("input", each["source"], each["sha256"]): None for each in manifest["inputs"]}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -12,14 +13,18 @@ from rlaif.evaluate import START
 from rlaif.statistics import Figure, wilson
 from rlaif.statistics.contests import at_equal_length
 from rlaif.statistics.studies import over_seeds
-from rlaif.study.recipe import recipe_in
+from rlaif.study.recipe import TRUTH, recipe_in
 
 Column = dict[str, float]  # prompt -> value
 Table = dict[tuple[str, str], Column]  # policy and figure -> prompt -> value
 
 WIN, EQUAL = "win_rate", "win_rate_at_equal_length"
-CONTEST = "contest.parquet"  # in a folder of its own: a run's policies against those of the arm that it is held against
+JUDGES = "judges"  # of the recipe's evaluation: a folder of their verdicts, beside one of the truth's
+CONTEST = "contest.parquet"  # in each: a run's policies against those of the arm that it is held against, and against the start
 ACCOUNT = "account.json"  # beside it: how many were asked about, and how many have no verdict
+HEAD_TO_HEAD, AGAINST_START = "head_to_head", "win_rate"  # kinds of contests
+HEAD, HEAD_EQUAL = HEAD_TO_HEAD, f"{HEAD_TO_HEAD}_at_equal_length"
+HEAD_TRUE, WIN_TRUE = f"{HEAD_TO_HEAD}_by_truth", f"{AGAINST_START}_by_truth"
 LENGTH = "words"
 
 
@@ -47,27 +52,34 @@ def equalised(wins: Column, longer: Column) -> Column:
     return {} if values is None else dict(zip(both, values.tolist(), strict=True))
 
 
-def contested(folder: Path) -> Table:
-    """The contests of a run's policies with those of the arm that it is held against: won 1, tied 0.5, lost 0, and the same at
-    equal length."""
-    path = folder / CONTEST
+def contested(folder: Path, by: Sequence[str]) -> Table:
+    """The contests of a run's policies with those of the arm that it is held against: won 1, tied 0.5, lost 0, by the judges, and the
+    same at equal length, and by the truth; by this against the start too. ``by``: who of them is to be told."""
     found: Table = {}
-    if path.is_file():
-        rows = pq.read_table(path).to_pylist()
-        for policy in dict.fromkeys(row["policy"] for row in rows):
-            own = [row for row in rows if row["policy"] == policy]
-            wins = {row["prompt_id"]: row["win"] for row in own if row["win"] is not None}
-            longer = {row["prompt_id"]: row["longer_by"] for row in own if row["longer_by"] is not None}
-            found[policy, WIN] = wins
-            found[policy, EQUAL] = equalised(wins, longer)
+    for (policy, _), rows in _contests(folder / JUDGES).items() if JUDGES in by else ():
+        wins = {row["prompt_id"]: row["win"] for row in rows}
+        found[policy, HEAD] = wins
+        found[policy, HEAD_EQUAL] = equalised(wins, {row["prompt_id"]: row["longer_by"] for row in rows})
+    for (policy, kind), rows in _contests(folder / TRUTH).items() if TRUTH in by else ():
+        found[policy, f"{kind}_by_truth"] = {row["prompt_id"]: row["win"] for row in rows}
     return found
 
 
-def without_verdict(folders: Sequence[Path]) -> dict[str, Figure]:
-    """By policy the share of contests put to the judges that have no verdict, over seeds."""
+def _contests(folder: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """By policy and kind."""
+    path = folder / CONTEST
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in pq.read_table(path).to_pylist() if path.is_file() else ():
+        found.setdefault((row["policy"], row["kind"]), []).append(row)
+    return found
+
+
+def without_verdict(folders: Sequence[Path], who: str) -> dict[str, Figure]:
+    """By policy the share of contests put to the judges, or to the truth, that have no verdict, over seeds."""
     found: dict[str, list[Figure]] = {}
-    for path in (folder / ACCOUNT for folder in folders):
-        for policy, account in json.loads(path.read_text(encoding="utf-8")).items() if path.is_file() else ():
+    for path in (folder / who / ACCOUNT for folder in folders):
+        told = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        for policy, account in told.get(HEAD_TO_HEAD, {}).items():
             found.setdefault(policy, []).append(wilson(account["without_verdict"], account["asked"]))
     shares = {policy: over_seeds(each) for policy, each in found.items()}
     return {policy: share for policy, share in shares.items() if share.value is not None}

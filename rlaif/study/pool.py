@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -22,10 +22,15 @@ LONGEST_LINE = 2**20  # bytes of an event
 
 @dataclass(frozen=True)
 class Contest:
-    """Another run, whose policies a run's are set against, and the folder for what comes of it."""
+    """Another run, whose policies a run's are set against, who judges them besides the recipe's judges, and the folder for what comes
+    of it."""
 
-    against: Path
+    against: Path | None  # None of the run that others are set against
     out: Path
+    judges: bool  # whether the recipe's do
+    truth: (
+        list[str] | None
+    )  # settings under which the labels of the recipe judge too, and the run's policies against the start
 
 
 @dataclass(frozen=True)
@@ -38,22 +43,18 @@ class Run:
     folder: Path
     until: str | Contest
 
-    def told(self) -> dict[str, object]:
+    def told(self, pot: str) -> dict[str, object]:
         """As a worker is told it."""
-        more = (
-            self.until
-            if isinstance(self.until, str)
-            else {"against": str(self.until.against), "out": str(self.until.out)}
-        )
-        return {"recipe": self.recipe, "settings": self.settings, "folder": str(self.folder), "until": more}
+        until = asdict(self.until) if isinstance(self.until, Contest) else self.until
+        return {"recipe": self.recipe, "settings": self.settings, "folder": self.folder, "until": until, "pot": pot}
 
 
 class Pool:
-    """``async with Pool(2, watcher) as pool: await pool.walk(run)``: at most so many runs at a time, each process with its part
-    of the cores. A stop of the caller stops them as Ctrl-C stops a run, and waits until they have kept what is finished."""
+    """``async with Pool(2, watcher, pot) as pool: await pool.walk(run)``: at most so many runs at a time, each process with its part
+    of the cores, all with the one budget ``pot``. A stop of the caller stops them as Ctrl-C stops a run, and waits until they have kept what is finished."""
 
-    def __init__(self, size: int, watcher: Watcher) -> None:
-        self.size, self.watcher = size, watcher
+    def __init__(self, size: int, watcher: Watcher, pot: str) -> None:
+        self.size, self.watcher, self.pot = size, watcher, pot
         self.idle: asyncio.Queue[asyncio.subprocess.Process | None] = asyncio.Queue()
         self.all: list[asyncio.subprocess.Process] = []
 
@@ -78,7 +79,7 @@ class Pool:
             process = await self._start()
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(json.dumps(run.told()).encode() + b"\n")
+        process.stdin.write(json.dumps(run.told(self.pot), default=str).encode() + b"\n")
         while True:
             line = await process.stdout.readline()
             if not line:

@@ -19,7 +19,7 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -100,6 +100,7 @@ class Study(Section):
     at_once: int = Field(default=1, ge=1, le=64)  # runs walked side by side, each in a process of its own
     against: str = ""  # the arm that the others are held against; "": the first
     truth: LabelsSection | None = None  # labels that nothing learns from
+    contests: tuple[Literal["judges", "truth"], ...] = ("judges",)  # who judges policies of arms against each other
     curves: Curves | None = None
     tune: tuple[tuple[str, ...], ...] = ()  # settings of reward models that every arm tries; (): the recipe's, for all
     margin: float = Field(default=0.05, gt=0, lt=1)  # of a share: differences within it count as none
@@ -149,6 +150,8 @@ class Study(Section):
                 raise ValueError(f'{where}: there is no arm "{name}".{did_you_mean(name, self.arms)}')
             if where in self.arms and self.arms[name].noise_like:
                 raise ValueError(f"{where}: noise_like names an arm of people, and {name} has its noise from another")
+        if TRUTH in self.contests and not self.truth:
+            raise ValueError("contests: truth is to judge policies, and the study names none: write `truth`")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError("seeds: one is named twice")
         if self.against and self.against not in self.arms:
@@ -175,14 +178,22 @@ class Study(Section):
         return [*self.set, f"seed={seed}", *own]
 
 
+def study_of(name: str, settings: tuple[str, ...], catalogue: Catalogue) -> Study | None:
+    """The study of this name or path; None of a file that is none. Raises UserError where it is none that could be walked."""
+    known = name.removeprefix("builtin:") in catalogue.names("pipeline") or Path(name).is_file()
+    if not known or "arms" not in catalogue.find("pipeline", name, where="rlaif").yaml():
+        return None
+    return load_study(Path(name), settings, catalogue)
+
+
 def check_study(name: str, settings: tuple[str, ...], catalogue: Catalogue) -> str | None:
     """One line saying that a study is sound; None of a file that is none. Raises UserError otherwise."""
-    known = name.removeprefix("builtin:") in catalogue.names("pipeline") or Path(name).is_file()
-    if not known or "arms" not in (entry := catalogue.find("pipeline", name, where="check")).yaml():
+    study = study_of(name, settings, catalogue)
+    if study is None:
         return None
-    study = load_study(Path(name), settings, catalogue)
     check_arms(study)
-    return f"{entry.path}: sound; {len(study.arms)} arms, {len(study.seeds)} seeds."
+    path = catalogue.find("pipeline", name, where="check").path
+    return f"{path}: sound; {len(study.arms)} arms, {len(study.seeds)} seeds."
 
 
 def check_arms(study: Study) -> None:

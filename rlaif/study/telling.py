@@ -9,31 +9,40 @@ from rlaif.config import Pipeline
 from rlaif.measures import Measure as Meaning
 from rlaif.statistics import Figure
 from rlaif.statistics.studies import ALPHA, Conclusion, detectable_with, holm
-from rlaif.study.measures import HEAD_TO_HEAD, Answered, Measured
-from rlaif.study.policies import WIN
+from rlaif.study.measures import Answered, Measured
+from rlaif.study.planning import Size
+from rlaif.study.policies import HEAD, HEAD_TRUE, WIN
 from rlaif.study.recipe import TRUTH, Study
 
 SHARE = Meaning("", "%")
 PASSES = 0.5  # omega from which labels may stand in for a person (Calderon et al. 2025)
-EVEN = 0.5  # deviation of outcomes that are won or lost, each half the time: the largest there is
+EVEN = 0.5  # deviation of outcomes won or lost half the time each, and of differences of one where one in four is any
 
 
-def planned(study: Study, recipe: Pipeline) -> str | None:
-    """Before anything is walked: how small a difference between policies the prompts suffice for. None where none are judged."""
-    section = recipe.evaluation
-    if section is None or not section.judges or not recipe.policies:
-        return None
-    prompts = min(section.prompts, section.judged or section.prompts)
-    seen = 100 * detectable_with(prompts, EVEN, alpha=ALPHA / (len(study.arms) - 1))
+def planned(study: Study, recipe: Pipeline, size: Size) -> Iterator[str]:
+    """Before anything is walked: how small a difference its prompts suffice for."""
     seeds = (
         f"{len(study.seeds)} seeds show how alike they do"
         if len(study.seeds) > 1
         else "with one seed that is not known"
     )
-    return (
-        f"Contests of policies on up to {prompts:,} prompts find a difference of {seen:.1f} points in four of five studies, if every "
-        f"training ends alike ({seeds}); differences within {100 * study.margin:g} points count as none."
-    )
+    seen = [(f"labels of {size.prompts:,} prompts", size.prompts)]
+    if recipe.reward_model and size.held_out:
+        seen.append((f"reward models on {size.held_out:,} held-out ones", size.held_out))
+    section = recipe.evaluation
+    if section and recipe.policies:
+        measured = section.prompts if section.source else min(section.prompts, size.held_out)
+        asked = min(measured, section.judged or measured)
+        if asked and (section.judges or TRUTH in study.contests):
+            seen.append((f"contests of policies on up to {asked:,}", asked))
+    alpha = ALPHA / (len(study.arms) - 1)
+    found = [f"{what} {100 * detectable_with(count, EVEN, alpha=alpha):.1f}" for what, count in seen if count]
+    if found:
+        yield (
+            f"Differences that are found in four of five studies, in points, if arms differ on one prompt in four, and every training "
+            f"ends alike ({seeds}): {', '.join(found)}. Within {100 * study.margin:g} points ({100 * study.label_margin:g} of labels) "
+            "they count as none."
+        )
 
 
 def lines(study: Study, found: Measured) -> Iterator[str]:
@@ -81,29 +90,35 @@ class Answer(NamedTuple):
 
 
 def answers(study: Study, found: Measured) -> list[Answer]:
-    """One for each arm on the furthest that was measured: policies against each other, before policies against the start, before
-    reward models, before labels."""
-    main = first_measure(found)
-    if main is None:
-        return [
-            Answer(
-                f"{arm}: the same label as {study.baseline} in {SHARE.written(figure)} of the pairs on which both prefer a response."
+    """One for each arm on the furthest that was measured: policies against each other, by the truth before the judges, before
+    policies against the start, before reward models, before labels; where that says nothing of one, how often it labels alike."""
+    main, sure = first_measure(found), _sure(found)
+    told = []
+    for arm in study.arms:
+        if each := found.answers.get(f"differences.{arm}.{main}"):
+            told.append(Answer(_sentence(study, each), _surely(sure.get(arm, ()))))
+        elif figure := found.figures.get(f"arms.{arm}.labels.agreement"):
+            same = SHARE.written(figure)
+            told.append(
+                Answer(
+                    f"{arm}: the same label as {study.baseline} in {same} of the pairs on which both prefer a response."
+                )
             )
-            for arm in study.arms
-            if (figure := found.figures.get(f"arms.{arm}.labels.agreement"))
-        ]
-    sure = _sure(found)
-    return [
-        Answer(_sentence(study, each), _surely(sure.get(each.arm, ())))
-        for each in found.answers.values()
-        if each.measure.name == main
-    ]
+    return told
 
 
 def first_measure(found: Measured) -> str | None:
     """The name of the measure that answers a study."""
     names = list(dict.fromkeys(each.measure.name for each in found.answers.values()))
-    wanted = (f".{HEAD_TO_HEAD[WIN]}", f".{WIN}", f"reward.accuracy.{TRUTH}", "reward.accuracy.", "labels.truth")
+    wanted = (
+        f".{HEAD_TRUE}",
+        f".{HEAD}",
+        f".{WIN}",
+        f"reward.accuracy.{TRUTH}",
+        "reward.accuracy.",
+        "labels.truth",
+        "labels.",
+    )
     for end in wanted:
         for name in names:
             if name.endswith(end) or name.startswith(end):
@@ -150,12 +165,19 @@ def _surely(sure: Sequence[Answered]) -> str:
     return f"Surely different: {'; '.join(said)}." if said else ""
 
 
+def named(conclusion: Conclusion, *, more_is_better: bool) -> str:
+    """What a difference means, in a word."""
+    other = {} if more_is_better else {"better": "higher", "worse": "lower"}
+    return other.get(conclusion.answer, conclusion.answer)
+
+
 def meant(conclusion: Conclusion, *, more_is_better: bool) -> str:
-    if conclusion.answer == "inconclusive":
-        return f"inconclusive: a difference of {100 * conclusion.detectable:.1f} points would have been found in four of five such studies"
-    if conclusion.answer == "equivalent":
-        return f"equivalent within {100 * conclusion.margin:g} points"
-    return conclusion.answer if more_is_better else {"better": "higher", "worse": "lower"}[conclusion.answer]
+    """The same, with what it says of the difference."""
+    more = {
+        "inconclusive": f": a difference of {100 * conclusion.detectable:.1f} points would have been found in four of five such studies",
+        "equivalent": f" within {100 * conclusion.margin:g} points",
+    }
+    return named(conclusion, more_is_better=more_is_better) + more.get(conclusion.answer, "")
 
 
 def _number(figure: Figure) -> str:

@@ -3,7 +3,7 @@
     OUT/shared/seed0    prompts, responses, comparisons
     OUT/human/seed0     a run folder that goes on from them, as any other
     OUT/truth/seed0     labels that nothing learns from, where the study names some
-    OUT/contests/ai/seed0    verdicts on the arm's policies against those of the arm that it is held against
+    OUT/contests/ai/seed0    verdicts on the arm's policies against those of the arm that it is held against, by judges/ and truth/
     OUT/curves/ai/seed0/250  a reward model of the arm that learnt from so many labels
     OUT/tuning/ai/2          one with the second of the settings that every arm tries, of the first seed
 
@@ -25,16 +25,19 @@ from typing import Any
 from rlaif.catalogue import Catalogue
 from rlaif.config import load_pipeline
 from rlaif.errors import UserError
+from rlaif.ledger import Ledger
 from rlaif.pipeline import Watcher
 from rlaif.records import digest, uniform
 from rlaif.statistics import flip_rate
 from rlaif.store import RunFolder, alone, environment, read_manifest, write_json
 from rlaif.study.labelled import pairs_of, people_of
+from rlaif.study.policies import JUDGES
 from rlaif.study.pool import Contest, Pool, Run, own_environment
-from rlaif.study.recipe import CONTESTS, CURVES, SHARED, TRUTH, TUNING, Study, differing, recipe_in
+from rlaif.study.recipe import CONTESTS, CURVES, SHARED, TRUTH, TUNING, Study, differing, recipe_in, recipe_of
 from rlaif.study.trained import Held, held_of, only, own_loss
 
 OF_THE_RUN = (".lock", "report.html", "accounts.json", "metrics.json", "superseded")  # not of what goes on from it
+POT = "pot.json"  # whose money it is
 MACHINE = "machine.json"  # what all runs of a study have in common besides what their recipes say
 REWARD_MODEL_ALONE = ("policies=[]", "evaluation=null")
 TRAINED = ("reward_model", "reward_members", "policies", "training", "evaluation")
@@ -63,7 +66,7 @@ async def walk(study: Study, out: Path, watcher: Watcher) -> None:
     another process is at work in ``out``, or what was walked there was walked otherwise."""
     with alone(out):
         need_same_machine(study, out)
-        await _walk(study, out, watcher)
+        await _walk(study, out, watcher, opened_pot(study, out))
 
 
 def need_same_machine(study: Study, out: Path) -> None:
@@ -81,10 +84,40 @@ def need_same_machine(study: Study, out: Path) -> None:
         )
 
 
-async def _walk(study: Study, out: Path, watcher: Watcher) -> None:
+def opened_pot(study: Study, out: Path) -> str:
+    """The budget that the runs of a study have together, by the name that the ledger knows it by."""
+    path = out / POT
+    if not path.is_file():
+        write_json(path, {"pot": f"study {uuid.uuid4().hex[:16]}"})
+    pot: str = json.loads(path.read_text(encoding="utf-8"))["pot"]
+    ledger = Path(recipe_of(study, Catalogue()).ledger)
+    if ledger.is_file():
+        opened = Ledger(ledger)
+        opened.settle_pot(pot)  # nobody else is at work in this folder
+        opened.close()
+    return pot
+
+
+def spent_of(study: Study, out: Path) -> float | None:
+    """US dollars that all runs spent of their budget; None without one."""
+    recipe = recipe_of(study, Catalogue())
+    if recipe.budget_usd is None or not Path(recipe.ledger).is_file():
+        return None
+    ledger = Ledger(Path(recipe.ledger))
+    spent, _ = ledger.others_usd("", opened_pot(study, out))
+    ledger.close()
+    return spent
+
+
+def over_budget(out: Path) -> bool:
+    """Whether a run has something left to ask for which the budget has no room."""
+    return any('"over budget"' in path.read_text(encoding="utf-8") for path in out.glob("*/seed*/accounts.json"))
+
+
+async def _walk(study: Study, out: Path, watcher: Watcher, pot: str) -> None:
     tuned = {name: asyncio.Event() for name in study.arms}  # in the first seed, for all
     walked = {(name, seed): asyncio.Event() for name in study.arms for seed in study.seeds}
-    async with Pool(study.at_once, watcher) as pool:
+    async with Pool(study.at_once, watcher, pot) as pool:
         await _all(_walk_seed(study, seed, out, pool, tuned, walked) for seed in study.seeds)
     need_alike(study, out)
 
@@ -123,10 +156,14 @@ async def _walk_seed(
         await pool.walk(Run(f"{name}, settings {number}", run.recipe, settings, folder, "policy"))
 
     async def contest(run: Run, name: str) -> None:
+        truth = study.settings(TRUTH, seed) if TRUTH in study.contests else None
         if name != study.baseline:
             await walked[study.baseline, seed].wait()
-            against = Contest(folder_of(out, study.baseline, seed), contest_folder(out, name, seed))
-            await pool.walk(replace(run, until=against))
+        elif truth is None:
+            return
+        against = None if name == study.baseline else folder_of(out, study.baseline, seed)
+        asked = Contest(against, contest_folder(out, name, seed), JUDGES in study.contests, truth)
+        await pool.walk(replace(run, until=asked))
 
     async def shorter(run: Run, name: str, labels: int) -> None:
         folder = curve_folder(out, name, seed, labels)

@@ -22,6 +22,7 @@ from rlaif.errors import RlaifError, StorageError, UserError
 from rlaif.pipeline import Watcher
 from rlaif.progress import Progress
 from rlaif.study.contests import contest
+from rlaif.study.pool import Contest
 
 
 def main() -> None:
@@ -64,8 +65,11 @@ def _listen(runs: queue.SimpleQueue[str | None], busy: threading.Event) -> None:
 async def _walk(run: dict[str, Any], watcher: Watcher) -> None:
     recipe, settings, folder, until = run["recipe"], run["settings"], Path(run["folder"]), run["until"]
     if isinstance(until, dict):
-        return await contest(recipe, settings, folder, Path(until["against"]), Path(until["out"]), watcher)
+        against = Path(until["against"]) if until["against"] else None
+        asked = Contest(against, Path(until["out"]), until["judges"], until["truth"])
+        return await contest(recipe, settings, folder, asked, watcher, run["pot"])
     road = open_road(recipe, settings, out=folder, watcher=watcher)
+    road.gateway.pot = run["pot"]
     try:
         await road.run(until)
     finally:

@@ -1,0 +1,144 @@
+"""What a whole study asks and costs: its runs have one budget, and what several ask alike is asked once."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from rlaif.catalogue import Catalogue
+from rlaif.ledger import Entry, Ledger
+from rlaif.models import Reply
+from rlaif.models.spending import Purse
+from rlaif.plan import Plan
+from rlaif.study.planning import plan_study
+from rlaif.study.recipe import load_study
+from tests.runs import rlaif
+from tests.test_money import billed, pairs, serving
+
+ROWS = 20
+CALLS = 6 * ROWS
+BUDGET = 0.03  # US dollars
+
+
+def study(folder: Path, url: str, **changes: Any) -> None:
+    """Two judges, and one of them with some of its labels turned round, on the same pairs with two seeds."""
+    pairs(folder / "pairs.jsonl", ROWS)
+    model = {
+        "provider": "openai",
+        "model": "mock-judge",
+        "options": {"base_url": f"{url}/v1", "price": {"input": 1.0, "output": 10.0}, "max_in_flight": 4},
+    }
+    recipe = {"pairs": "pairs.jsonl", "models": {"judge": model}, "labels": "human", **changes}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    text, reasons = (
+        {"source": "judges", "options": {"judges": [name]}} for name in ("compare-text", "compare-reasons")
+    )
+    arms = {"text": text, "turned": {"source": "noisy", "options": {"of": text, "rate": 0.2}}, "reasons": reasons}
+    told = {
+        "recipe": "recipe.yaml",
+        "seeds": [0, 1],
+        "arms": {name: {"labels": own} for name, own in arms.items()},
+        "at_once": 2,
+    }
+    (folder / "study.yaml").write_text(yaml.safe_dump(told, sort_keys=False))
+
+
+def planned() -> Plan:
+    return asyncio.run(plan_study(load_study(Path("study.yaml"), (), Catalogue())))
+
+
+def test_a_study_asks_what_its_plan_says_and_each_question_once(working_folder: Path) -> None:
+    with serving() as server:
+        study(working_folder, server.url)
+        before = planned()
+        calls = {line.stage: line.calls for line in before.lines}
+        assert calls == {  # in both orders; who gives reasons draws them anew with each seed
+            "text: judgements": 2 * ROWS,
+            "reasons: judgements": 4 * ROWS,
+        }
+        said = rlaif(working_folder, "plan", "study.yaml")
+        assert "text: judgements (compare-text): 80 showings, 40 calls of models.judge" in said
+        rlaif(working_folder, "compare", "study.yaml", "--out", "out")
+        assert server.stats()["requests"] == CALLS
+        after = planned()
+        assert {line.stage: (line.calls, line.paid) for line in after.lines} == {
+            name: (0, count) for name, count in calls.items()
+        }
+
+
+def test_the_runs_of_a_study_have_one_budget(working_folder: Path) -> None:
+    with serving() as server:
+        study(working_folder, server.url, budget_usd=BUDGET)
+        assert planned().budget_usd == BUDGET
+        said = rlaif(working_folder, "compare", "study.yaml", "--out", "out", code=1)
+        asked = server.stats()["requests"]
+        assert 0 < asked < CALLS
+        assert 0 < billed(server) <= BUDGET
+        assert "Traceback" not in said
+        assert f"of {BUDGET:g} USD; the same command with a larger budget_usd asks what is over it" in said
+        larger = rlaif(working_folder, "compare", "study.yaml", "--out", "out", "--set", "set=[budget_usd=5]")
+        assert server.stats()["requests"] == CALLS  # and nothing twice
+        assert f"budget: {billed(server):.4f} of 5 USD\n" in larger
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_several_processes_never_set_aside_more_than_the_budget(seed: int, tmp_path: Path) -> None:
+    """Each with a connection of its own, as processes have: calls that cost at most 1 and less in the end, in any order."""
+    budget, draw = 20.0, random.Random(seed)
+    ledgers = [Ledger(tmp_path / "ledger.sqlite") for _ in range(3)]
+    purses = [Purse(ledger, f"run {n}", budget, "pot") for n, ledger in enumerate(ledgers)]
+
+    def held() -> float:
+        spent, open_usd = ledgers[0].others_usd("", "pot")
+        return spent + open_usd
+
+    async def walk(n: int) -> float:
+        spent = 0.0
+        for call in range(20):
+            if not await purses[n].reserve(1.0):
+                break
+            await asyncio.sleep(draw.random() / 1000)
+            assert held() <= budget + 1e-9
+            cost = draw.random()
+            if draw.random() < 0.2:  # no reply, and perhaps billed
+                purses[n].charge(cost)
+                purses[n].settle(1.0, cost)
+                spent += cost
+                continue
+            entry = Entry(f"{n:032x}{call:032x}", "m", Reply(text="a", prompt_tokens=1), "{}", cost, run=f"run {n}")
+            ledgers[n].record(entry, asyncio.get_running_loop().create_future())
+            purses[n].settle(1.0, cost)
+            spent += cost
+        await ledgers[n].committed()
+        return spent
+
+    async def scenario() -> list[float]:
+        return await asyncio.gather(*map(walk, range(3)))
+
+    spent = sum(asyncio.run(scenario()))
+    for purse in purses:
+        purse.close()
+    assert held() == pytest.approx(spent)
+    assert budget - 1.0 < spent <= budget  # until not one more would surely fit
+    again = Purse(Ledger(tmp_path / "ledger.sqlite"), "another run", budget, "pot")
+    assert again.left_usd == pytest.approx(budget - spent)
+    for ledger in ledgers:
+        ledger.close()
+
+
+def test_what_a_killed_run_had_under_way_is_spent_of_the_pot(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    killed = Purse(Ledger(path), "killed", 10.0, "pot")
+    assert asyncio.run(killed.reserve(6.0))
+    ledger = Ledger(path)
+    ledger.settle_pot("pot")
+    other = Purse(ledger, "other", 10.0, "pot")
+    assert not asyncio.run(other.reserve(6.0))
+    assert asyncio.run(other.reserve(2.0))
+    alone = Purse(ledger, "of no pot", 10.0)
+    assert asyncio.run(alone.reserve(10.0))
