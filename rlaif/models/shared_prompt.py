@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rlaif.models.caches import prefill, selected
 from rlaif.models.logprobs import chosen_logprobs
-from rlaif.models.packing import Packing
+from rlaif.models.packing import TOKENS, Packing
 from rlaif.models.rows import Rows, call, cut, pad, parameters
 
 TOLERANCE = 1e-4  # fp32; half precisions are compared at their own resolution
@@ -143,8 +143,9 @@ def _logits(model: Any, rows: Rows, pad_id: int, where: slice, *, share: bool) -
         if not chooses or not len(index):
             return each.run(model).logits.flatten(0, 1).index_select(0, index)
         kept, column = (index % each.width).unique(return_inverse=True)
-        logits = each.run(model, logits_to_keep=kept).logits
-        return logits[0] if each.lines == 1 else logits[index // each.width, column]
+        spare = -len(kept) % TOKENS if _plainly(model) else 0  # the head's kernels too are made anew for every shape
+        logits = each.run(model, logits_to_keep=torch.cat([kept, kept[-1:].expand(spare)])).logits
+        return logits[0, : len(kept)] if each.lines == 1 else logits[index // each.width, column]
 
     return _read(model, rows, pad_id, where, value_of, share=share)
 

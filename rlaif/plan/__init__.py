@@ -96,7 +96,8 @@ async def plan(road: Road, *, latency_seconds: float = 2.0, drawn: int = DRAWN) 
     comparisons or samples are rendered where there are more."""
     planner = Planner(road, latency_seconds, drawn)
     await planner.whole()
-    return planner.plan(road.pipeline.budget_usd)
+    notes = tuple(dict.fromkeys([*planner.notes, *planner.guesses()]))
+    return Plan(tuple(planner.lines), road.pipeline.budget_usd, notes, tuple(dict.fromkeys(planner.blocked)))
 
 
 @dataclass
@@ -125,15 +126,13 @@ class Planner:
         await self._evaluation(measured)
         return measured
 
-    def plan(self, budget_usd: float | None) -> Plan:
-        """Of the lines so far."""
-        for tokens, stages in self.guessed.items():
-            self.notes.append(
-                f"{', '.join(stages)}: a reply is taken to have {tokens} tokens (max_output_tokens): run with a small --limit first, "
-                "and plans know how long they are."
-            )
-        notes = tuple(dict.fromkeys(self.notes))
-        return Plan(tuple(self.lines), budget_usd, notes, tuple(dict.fromkeys(self.blocked)))
+    def guesses(self) -> list[str]:
+        """How long replies are taken to be, of which none is known."""
+        return [
+            f"{', '.join(dict.fromkeys(stages))}: a reply is taken to have {tokens} tokens (max_output_tokens): run with a small "
+            "--limit first, and plans know how long they are."
+            for tokens, stages in self.guessed.items()
+        ]
 
     async def labels(self) -> list[Prompt]:
         """Lines for the stages up to the labels; returns the prompts that are held out."""

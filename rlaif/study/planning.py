@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -46,14 +46,15 @@ async def plan_study(study: Study, *, limit: int | None = None, latency_seconds:
     arms = [*study.arms, *([TRUTH] if study.truth else [])]
     drawn = max(FEWEST, DRAWN // (len(arms) * len(study.seeds)))
     keys: set[tuple[str, str]] = set()
-    plans: dict[str, list[Plan]] = {arm: [] for arm in arms}
+    guessed: dict[int, list[str]] = {}
+    lines: dict[str, list[Sequence[Line]]] = {arm: [] for arm in arms}
+    notes: list[str] = []
+    blocked: list[str] = []
     for seed in study.seeds:
         for arm in arms:
-            notices: list[str] = []
-            settings = study.settings(arm, seed)
-            async with opened(study.recipe, settings, Path(), notices.append, limit) as road:
+            async with opened(study.recipe, study.settings(arm, seed), Path(), notes.append, limit) as road:
                 scope = str(seed) if road.pipeline.responses else ""  # of pairs that are there all seeds ask alike
-                planner = Planner(road, latency_seconds, drawn, Others(keys, scope))
+                planner = Planner(road, latency_seconds, drawn, Others(keys, scope), guessed=guessed)
                 if arm == TRUTH:
                     prompts = planner.measured(await planner.labels())
                     if TRUTH in study.contests:
@@ -62,20 +63,13 @@ async def plan_study(study: Study, *, limit: int | None = None, latency_seconds:
                     prompts = await planner.whole()
                     if JUDGES in study.contests and arm != study.baseline:
                         await planner.contests("contests of", road.judges, prompts)
-                found = planner.plan(None)
-                plans[arm].append(replace(found, notes=(*notices, *found.notes)))
-    lines = [line for arm, own in plans.items() for line in _together(arm, [each.lines for each in own])]
-    every = [plan for own in plans.values() for plan in own]
-    return Plan(
-        tuple(lines),
-        recipe_of(study, Catalogue()).budget_usd,
-        _once(plan.notes for plan in every),
-        _once(plan.blocked for plan in every),
-    )
-
-
-def _once(lists: Iterable[Sequence[str]]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(line for lines in lists for line in lines))
+                lines[arm].append(planner.lines)
+                notes += planner.notes
+                blocked += planner.blocked
+    notes += planner.guesses()
+    together = [line for arm, own in lines.items() for line in _together(arm, own)]
+    budget = recipe_of(study, Catalogue()).budget_usd
+    return Plan(tuple(together), budget, tuple(dict.fromkeys(notes)), tuple(dict.fromkeys(blocked)))
 
 
 def _together(arm: str, seeds: Sequence[Sequence[Line]]) -> list[Line]:
