@@ -65,7 +65,7 @@ def main() -> None:
         figures |= table(found, measure)
         for arm in PLANTED:
             false = round(figures[f"{measure}.{arm}.false"]["value"] * len(found))
-            if binomtest(false, len(found), ALPHA, alternative="greater").pvalue < ALPHA:
+            if binomtest(false, len(found), ALPHA, alternative="greater").pvalue <= ALPHA:
                 too_many.append(f"{measure}, planted {arm}: {false} of {len(found)} say what is not so")
     for line in too_many:
         print(line)
@@ -107,20 +107,25 @@ def table(found: list[dict[str, Any]], measure: str) -> dict[str, dict[str, Any]
         values = [each["value"] for each in differences]
         mean = fmean(values)
         answers = Counter(answered(each, arm, measure) for each in found)
-        is_false = {"better": sign < 1, "worse": sign > -1, "equivalent": sign != 0 and abs(mean) > MARGIN}
+        is_known = (
+            sign == 0 or len(found) > 1
+        )  # the size of a difference: with one repetition that of the equal arm alone
+        is_false = {"better": sign < 1, "worse": sign > -1, "equivalent": sign != 0 and is_known and abs(mean) > MARGIN}
         false = sum(count for said, count in answers.items() if is_false.get(said))
-        known = [0.0 if sign == 0 else others(values, n) for n in range(len(values))]
-        holds = sum(each["low"] <= true <= each["high"] for each, true in zip(differences, known, strict=True))
+        known = [0.0 if sign == 0 else others(values, n) for n in range(len(values))] if is_known else []
+        holds = sum(each["low"] <= true <= each["high"] for each, true in zip(differences, known, strict=False))
         said = " | ".join(str(answers[name]) for name in ("better", "worse", "equivalent", "inconclusive"))
-        print(f"| {arm} | {100 * mean:+.1f} points | {said} | {false} of {len(found)} | {holds} of {len(found)} |")
-        for name, value in (("false", false / len(found)), ("difference", mean), ("holds", holds / len(found))):
+        told = f"{holds} of {len(found)}" if is_known else "not known"
+        print(f"| {arm} | {100 * mean:+.1f} points | {said} | {false} of {len(found)} | {told} |")
+        told_of = {"false": false / len(found), "difference": mean, "holds": holds / len(found) if is_known else None}
+        for name, value in told_of.items():
             figures[f"{measure}.{arm}.{name}"] = {"value": value, "low": None, "high": None, "n": len(found)}
     return figures
 
 
 def others(values: list[float], place: int) -> float:
-    """The mean of all but one; of that one where there is no other."""
-    return fmean(values[:place] + values[place + 1 :] or values)
+    """The mean of all but one."""
+    return fmean(values[:place] + values[place + 1 :])
 
 
 if __name__ == "__main__":

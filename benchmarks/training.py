@@ -23,6 +23,7 @@ import io
 import itertools
 import json
 import math
+import os
 import statistics
 import tempfile
 import warnings
@@ -269,6 +270,7 @@ def training(
                 if side == "rlaif":
                     sides.ours(some, Path(folder), case.step, setting).run()
                 else:
+                    os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = "1024"  # as it is where rlaif is not imported
                     sides.theirs(pairs, Path(folder), per_step, setting).train()
             return real * len(pairs) / len(rows)
 

@@ -23,12 +23,13 @@ def compare(
     from rlaif.catalogue import Catalogue
     from rlaif.checking import default_out
     from rlaif.store import write_json
+    from rlaif.study.budget import over_budget, spent_of
     from rlaif.study.measures import measure
     from rlaif.study.page import write_page
     from rlaif.study.planning import size_of
-    from rlaif.study.recipe import STUDY_FILE, check_arms, load_study, recipe_of
+    from rlaif.study.recipe import check_arms, load_study, recipe_of
     from rlaif.study.telling import lines, planned
-    from rlaif.study.walk import folder_of, over_budget, spent_of, walk
+    from rlaif.study.walk import folder_of, walk
 
     out = out or default_out(str(study))
     plan = load_study(study, tuple(settings), Catalogue())
@@ -36,17 +37,16 @@ def compare(
         check_arms(plan)
         for line in planned(plan, recipe_of(plan, Catalogue()), asyncio.run(size_of(plan))):
             typer.echo(line)
-    write_json(out / STUDY_FILE, plan.model_dump(mode="json"))  # as it is walked, --set and all
     watched(lambda watcher: walk(plan, out, watcher))
     found = measure(plan, out)
     write_json(out / "compare.json", {name: figure.model_dump() for name, figure in found.figures.items()})
     write_page(out / "compare.html", plan, out, found)
     for line in lines(plan, found):
         typer.echo(line)
-    over = over_budget(out)
-    if (spent := spent_of(plan, out)) is not None:
-        more = "; the same command with a larger budget_usd asks what is over it" if over else ""
-        typer.echo(f"budget: {spent:.4f} of {recipe_of(plan, Catalogue()).budget_usd:g} USD{more}")
+    over = over_budget(plan, out)
+    if (budget := recipe_of(plan, Catalogue()).budget_usd) is not None:
+        more = "; the same command asks what is over it, where the recipe, or the study's set, has a larger budget_usd"
+        typer.echo(f"budget: {spent_of(plan, out):.4f} of {budget:g} USD{more if over else ''}")
     typer.echo(f"written: {out / 'compare.html'}, {out / 'compare.json'}")
     if over:
         raise typer.Exit(1)

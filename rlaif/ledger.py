@@ -458,6 +458,11 @@ class Ledger:
         with self._transaction():
             self._db.execute("UPDATE purses SET open_usd = ? WHERE run = ?", (usd, run))
 
+    def pot_of(self, run: str) -> str:
+        """The budget that a run has with others; "" where it has its own."""
+        row = self._db.execute("SELECT pot FROM pots WHERE run = ?", (run,)).fetchone()
+        return str(row[0]) if row else ""
+
     def set_aside(self, run: str, usd: float, pot: str, budget_usd: float) -> bool:
         """The same, where what all runs of ``pot`` have spent and may still spend stays within its budget; whether it does."""
         with self._transaction():

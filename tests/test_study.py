@@ -48,11 +48,41 @@ STUDY: dict[str, Any] = {
             "labels": {"source": "judges", "options": {"judges": ["longest"]}}, "noise_like": "human", "usd_per_label": 0.5,
         },
     },
-    "truth": {"source": "judges", "options": {"judges": ["longest"]}},
+    "truth": {"source": "shorter:Shorter"},  # where the judges of the policies prefer the longer
     "contests": ["judges", "truth"],
     "curves": {"labels": [10, 20], "arms": ["human", "longest"]},
     "at_once": 2,
 }  # fmt: skip
+
+
+SHORTER = """
+from rlaif.component import Options
+from rlaif.records import Judgement
+
+class Shorter:
+    class Options(Options):
+        pass
+
+    def __init__(self, options, context):
+        pass
+
+    def signature(self):
+        return "shorter"
+
+    def per_comparison(self):
+        return 1
+
+    async def label(self, batches):
+        async for comparisons in batches:
+            yield [self.judge(comparison) for comparison in comparisons]
+
+    def judge(self, comparison):
+        sides = sorted(comparison.responses, key=lambda response: len(response.text))
+        alike = len(sides[0].text) == len(sides[1].text)
+        ids = [response.id for response in sides]
+        ranking = (tuple(ids),) if alike else tuple((name,) for name in ids)
+        return Judgement(comparison_id=comparison.id, labeller="judge:shorter", shown=None, outcome="ranked", ranking=ranking)
+"""
 
 
 def seen_twice() -> list[dict[str, Any]]:
@@ -68,6 +98,7 @@ def seen_twice() -> list[dict[str, Any]]:
 def wrote(folder: Path, **changes: Any) -> Path:
     (folder / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
     write_jsonl(folder / "pairs.jsonl", seen_twice())
+    (folder / "shorter.py").write_text(SHORTER)
     path = folder / "study.yaml"
     curves = {"curves": None} if "arms" in changes else {}
     path.write_text(yaml.safe_dump(STUDY | curves | changes, sort_keys=False))
@@ -200,8 +231,8 @@ def test_what_does_not_depend_on_labels_is_made_once(walked: Path) -> None:
 
 def test_labels_are_held_against_the_truth_and_against_people(walked: Path) -> None:
     figures = json.loads((walked / "out" / "compare.json").read_text())
-    assert figures["arms.longest.labels.truth"]["value"] == 1
-    assert figures["differences.longest.labels.truth"]["value"] > 0
+    assert figures["arms.longest.labels.truth"]["value"] == 0
+    assert figures["differences.longest.labels.truth"]["value"] < 0
     assert 0 <= figures["differences.longest.labels.truth.mcnemar_p"]["value"] < 1e-3
     between = [row["human_labels"] for row in seen_twice() if len(row["human_labels"]) == 2]
     clear = [two for two in between if set(two.values()) <= {"a", "b"}]
@@ -251,11 +282,13 @@ def test_policies_meet_head_to_head(walked: Path) -> None:
         for prompt in ours
     ]
     assert win == pytest.approx(sum(wins) / len(wins))  # the judge of this recipe prefers the longer
-    assert (
-        figures["arms.longest.dpo.head_to_head_by_truth"] == figures["arms.longest.dpo.head_to_head"]
-    )  # so does the truth
+    assert 0 < win < 1
+    assert win != 0.5
+    shorter = figures["arms.longest.dpo.head_to_head_by_truth"]["value"]
+    assert shorter == pytest.approx(1 - win)  # and the truth the shorter
     for arm in STUDY["arms"]:  # the one that they are held against too
-        assert figures[f"arms.{arm}.dpo.win_rate_by_truth"] == figures[f"arms.{arm}.dpo.win_rate"]
+        by_judges, by_truth = (figures[f"arms.{arm}.dpo.win_rate{by}"]["value"] for by in ("", "_by_truth"))
+        assert by_truth == pytest.approx(1 - by_judges)
     assert figures["differences.longest.dpo.win_rate_by_truth"]["n"] == 16
 
 
@@ -290,7 +323,7 @@ def test_the_page_holds_the_answer_the_tables_and_what_made_them(walked: Path) -
     for words in (
         "Cohen's kappa",
         "win rate against the policy of human",
-        "preferred by longest, truth",
+        "preferred by human, truth",
         "What made this",
         hashlib.sha256((walked / "out" / "study.json").read_bytes()).hexdigest(),
     ):

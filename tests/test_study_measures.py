@@ -14,6 +14,7 @@ from rlaif.study.labelled import (
     Labels,
     Pair,
     beside,
+    between_people,
     by_prompt,
     mcnemar_p,
     missing,
@@ -92,6 +93,7 @@ def test_labels_beside_one_person_are_held_against_another_person() -> None:
     own, between = with_one_person(ours, known)
     assert own == pytest.approx({"p0": 2 / 3, "p1": 1})
     assert between == pytest.approx({"p0": 1 / 3, "p1": 1})
+    assert between_people(known) == pytest.approx({"p0": 1 / 3, "p1": 1, "p3": 1, "p4": 1})  # whatever the labels say
 
 
 def test_what_two_people_said_of_a_pair_is_one_opinion_however_many_seeds_read_it() -> None:

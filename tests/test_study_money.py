@@ -80,7 +80,7 @@ def test_the_runs_of_a_study_have_one_budget(working_folder: Path) -> None:
         assert 0 < asked < CALLS
         assert 0 < billed(server) <= BUDGET
         assert "Traceback" not in said
-        assert f"of {BUDGET:g} USD; the same command with a larger budget_usd asks what is over it" in said
+        assert f"of {BUDGET:g} USD; the same command asks what is over it, where the recipe" in said
         larger = rlaif(working_folder, "compare", "study.yaml", "--out", "out", "--set", "set=[budget_usd=5]")
         assert server.stats()["requests"] == CALLS  # and nothing twice
         assert f"budget: {billed(server):.4f} of 5 USD\n" in larger
@@ -129,6 +129,28 @@ def test_several_processes_never_set_aside_more_than_the_budget(seed: int, tmp_p
     assert again.left_usd == pytest.approx(budget - spent)
     for ledger in ledgers:
         ledger.close()
+
+
+def test_a_run_that_asks_nothing_now_holds_no_money_back(tmp_path: Path) -> None:
+    """However much more than they cost its calls might have cost, and though it is not over."""
+    ledgers = [Ledger(tmp_path / "ledger.sqlite") for _ in range(2)]
+    one, other = (Purse(ledger, name, 10.0, "pot") for ledger, name in zip(ledgers, ("one", "other"), strict=True))
+
+    async def scenario() -> None:
+        for _ in range(8):
+            assert await one.reserve(1.0)
+        for call in range(8):
+            entry = Entry(f"{call:064x}", "m", Reply(text="a", prompt_tokens=1), "{}", 0.01, run="one")
+            ledgers[0].record(entry, asyncio.get_running_loop().create_future())
+            one.settle(1.0, 0.01)
+        await ledgers[0].committed()
+        assert await one.reserve(1.0)
+        one.settle(1.0, 0.0)  # failed, and not billed
+        assert await asyncio.wait_for(other.reserve(9.0), 1.0)
+
+    asyncio.run(scenario())
+    other.settle(9.0, 0.0)
+    assert Purse(Ledger(tmp_path / "ledger.sqlite"), "other", 10.0).pot == "pot"  # whoever walks it
 
 
 def test_what_a_killed_run_had_under_way_is_spent_of_the_pot(tmp_path: Path) -> None:

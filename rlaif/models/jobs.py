@@ -211,14 +211,14 @@ class Jobs:
         """Write a request into the next job's file. False: the budget has no room for it now."""
         purse = self.caller.purse
         self.caller.prepare(call, batch=True)
-        if not purse.fits(call.most_usd):
+        if not purse.secure(call.most_usd):
             self._say_dear()
             return False
+        purse.reserve_in_job(call.most_usd)
         data = self.api.line(call.key, self.caller.model.body(call.request))
         if not self._pile.has_room(data):
             self._submit()
         self._pile.add(JobLine(call.key, call.context, _reading(call.request), call.most_usd), data)
-        purse.reserve_in_job(call.most_usd)
         self.caller.account.asked += call.key not in self.tried
         self._announced += call.announced
         return True

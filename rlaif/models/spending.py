@@ -96,8 +96,9 @@ class Purse:
     all its runs, whichever processes walk them: what a call may cost is set aside in the ledger before it is made."""
 
     def __init__(self, ledger: Ledger, run: str, budget_usd: float | None = None, pot: str = "") -> None:
-        self.ledger, self.run, self.budget_usd, self.pot = ledger, run, budget_usd, pot
+        self.ledger, self.run, self.budget_usd = ledger, run, budget_usd
         self.spent_usd = ledger.open_purse(run, pot)  # what a killed process left open is spent
+        self.pot = pot or ledger.pot_of(run)  # which a run of a study stays with, whoever walks it
         self.reserved_usd = 0.0
         self.in_jobs_usd = ledger.jobs_usd(run)  # the most that open jobs can cost: they outlive a process
         self.seen_to_usd = 0.0  # of that, in jobs that this process sees to
@@ -126,10 +127,12 @@ class Purse:
     async def reserve(self, usd: float) -> bool:
         """Set the most a call can cost aside, waiting for calls in flight where that may make room. False: it does not
         fit into what is left."""
-        while not self.fits(usd):
+        while not self.secure(usd):
             if not self.idle:
                 await self.changed()
             elif not await self.others_done():
+                if self.secure(usd):  # they have only just come to their end
+                    break
                 return False
         self.reserved_usd += usd
         if self.reserved_usd + self._unwritten > self._open:
@@ -137,8 +140,8 @@ class Purse:
             self.ledger.set_open(self.run, self._open)
         return True
 
-    def fits(self, usd: float) -> bool:
-        """Whether so much more fits into what is left; from a pot it is then set aside."""
+    def secure(self, usd: float) -> bool:
+        """Whether so much more fits into what is left. From a pot it is then set aside, and the caller reserves it at once."""
         if self.budget_usd is None:
             return True
         if not self.pot:
@@ -174,14 +177,19 @@ class Purse:
         """A call ended: what was set aside for it is free, but for what it cost."""
         self.reserved_usd = _positive(self.reserved_usd - reserved_usd)
         self._unwritten += spent_usd
+        if self.pot and self._needed <= 0.0 < self._open:  # others may be waiting for it
+            self._open = 0.0
+            self.ledger.set_open(self.run, 0.0)
         self._spend(spent_usd)
 
     def _lowered(self) -> float | None:
         """What the ledger should say is in flight, where it says far too much; asked for in the transaction that writes down
         the replies of all calls that are settled."""
         settled, self._unwritten = self._unwritten, 0.0
-        if self.pot:  # what is spent by now is not to be counted twice: others wait for it
-            self._open = max(self._needed, self._open - settled)
+        if (
+            self.pot
+        ):  # what is spent by now is not to be counted twice, nor what nothing is under way for: others wait for it
+            self._open = max(self._needed, min(self._open - settled, self._needed * (1 + AHEAD)))
         elif self._open <= self._needed * (1 + 2 * AHEAD):
             return None
         else:

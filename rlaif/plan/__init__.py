@@ -126,11 +126,11 @@ class Planner:
         await self._evaluation(measured)
         return measured
 
-    def guesses(self) -> list[str]:
+    def guesses(self, what_would_do: str = "run with a small --limit first") -> list[str]:
         """How long replies are taken to be, of which none is known."""
         return [
-            f"{', '.join(dict.fromkeys(stages))}: a reply is taken to have {tokens} tokens (max_output_tokens): run with a small "
-            "--limit first, and plans know how long they are."
+            f"{', '.join(dict.fromkeys(stages))}: a reply is taken to have {tokens} tokens (max_output_tokens): {what_would_do}, "
+            "and plans know how long they are."
             for tokens, stages in self.guessed.items()
         ]
 
@@ -362,7 +362,8 @@ class Planner:
             if first:
                 tally.ask(request)
             return _stand_in(sampler, tally.role, tally.model, prompt, index, number)
-        tally.pay(reply)
+        if first:
+            tally.pay(reply)
         return (
             None
             if reply.finish_reason == "refused"

@@ -135,16 +135,16 @@ class Tally:
 
 @dataclass(frozen=True)
 class Others:
-    """What the plans of other runs of a study have counted already: keys of requests, within a ``scope`` where responses that are
-    still to be sampled look alike and will not be."""
+    """What the plans of other runs of a study have counted already: keys of requests, and of those about responses within a ``scope``,
+    where such as are still to be sampled look alike and will not be."""
 
     keys: set[tuple[str, str]]
     scope: str
 
-    def first(self, key: str) -> bool:
+    def first(self, key: str, tally: Tally) -> bool:
         """Whether none has asked that before; from now on one has."""
         before = len(self.keys)
-        self.keys.add((self.scope, key))
+        self.keys.add((self.scope if tally.judge else "", key))
         return len(self.keys) > before
 
 
@@ -160,7 +160,7 @@ class Known:
         first = key not in tally.seen
         tally.seen.add(key)
         if first and tally.common and self.others:
-            first = self.others.first(key)
+            first = self.others.first(key, tally)
         entry = self.ledger.get([key]).get(key) if self.any and not tally.tuned else None
         return (entry.reply if entry else None), first
 

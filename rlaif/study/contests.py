@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rlaif.checking import open_road
+from rlaif.component import code_hash
 from rlaif.evaluate import Arm, contests, judged, passed_over, read_wins
 from rlaif.evaluation_stage import EvaluationStage
 from rlaif.labels import LabelSource, requests_per_comparison
 from rlaif.pipeline import Road, Watcher
-from rlaif.records import Comparison, Prompt, Response, digest
+from rlaif.records import Comparison, Judgement, Prompt, Response, digest
 from rlaif.store import RunFolder, read_shard, write_json, write_table
 from rlaif.study.policies import ACCOUNT, AGAINST_START, CONTEST, HEAD_TO_HEAD, JUDGES
 from rlaif.study.pool import Contest
@@ -69,7 +71,7 @@ async def _contests(road: Road, source: LabelSource, opponents: Mapping[str, Pat
     }
     signature = digest(
         "contest",
-        source.signature(),
+        [source.signature(), code_hash(source)],
         road.pipeline.evaluation.judged,
         road.evaluation_seed,
         [prompt.fingerprint() for prompt in prompts],
@@ -78,9 +80,10 @@ async def _contests(road: Road, source: LabelSource, opponents: Mapping[str, Pat
     )
     if (out / CONTEST).is_file() and _signature(out) == signature:
         return
+    tolerance = road.pipeline.failure_tolerance
     left = passed_over(prompts, road.pipeline.evaluation.judged, road.evaluation_seed)
     rows: dict[str, list[Any]] = {"kind": [], "policy": [], "prompt_id": [], "win": [], "longer_by": []}
-    accounts: dict[str, dict[str, dict[str, int]]] = {}
+    accounts: dict[str, dict[str, dict[str, Any]]] = {}
     again = False
     for kind, others in theirs.items():
         for number, name in enumerate(road.methods, 1):
@@ -91,29 +94,38 @@ async def _contests(road: Road, source: LabelSource, opponents: Mapping[str, Pat
             with road.counting(f"contests of {name}", len(comparisons) * requests_per_comparison(source)):
                 judgements = await judged(source, comparisons, out / "judgements" / kind / f"part-{number:05d}.parquet")
             read_wins(one, other, asked, judgements)
+            outcomes = _outcomes(asked, one)
+            accounts.setdefault(kind, {})[name] = {
+                "in": len(comparisons), "outcomes": outcomes, "reasons": _reasons(judgements),
+            }  # fmt: skip
+            again = again or any(judgement.retryable for judgement in judgements)
+            if outcomes["without verdict"] > tolerance * len(comparisons):
+                continue  # where answers are equal nobody has to be asked: those alone would look like a draw
             for prompt, win, mine, yours in zip(prompts, one.wins, one.responses, other.responses, strict=True):
                 if win is not None and mine and yours:
                     cells = (kind, name, prompt.id, win, float(len(mine.text.split()) - len(yours.text.split())))
                     for column, cell in zip(rows.values(), cells, strict=True):
                         column.append(cell)
-            accounts.setdefault(kind, {})[name] = {
-                "asked": len(comparisons),
-                "without_verdict": _without_verdict(asked, one),
-            }
-            again = again or any(judgement.retryable for judgement in judgements)
     write_table(out / CONTEST, rows)
     write_json(out / ACCOUNT, accounts)
-    write_json(
-        out / SIGNATURE, {"signature": None if again else signature}
-    )  # what could be asked again is, another time
+    told = None if again else signature  # what could be asked again is, another time
+    write_json(out / SIGNATURE, {"signature": told})
 
 
 def _contents(side: Mapping[str, Answers]) -> list[list[str]]:
     return [[row.fingerprint() for row in answers.values()] for answers in side.values()]
 
 
-def _without_verdict(asked: Sequence[Comparison | None], arm: Arm) -> int:
-    return sum(comparison is not None and win is None for comparison, win in zip(asked, arm.wins, strict=True))
+def _outcomes(asked: Sequence[Comparison | None], arm: Arm) -> dict[str, int]:
+    """Of the contests that were asked about."""
+    names = {1.0: "won", 0.5: "tied", 0.0: "lost", None: "without verdict"}
+    found = Counter(names[win] for comparison, win in zip(asked, arm.wins, strict=True) if comparison)
+    return {name: found[name] for name in names.values()}
+
+
+def _reasons(judgements: Sequence[Judgement]) -> dict[str, int]:
+    """Why there is no verdict, by judgement."""
+    return dict(Counter(each.reason or each.outcome for each in judgements if each.outcome != "ranked"))
 
 
 def _signature(out: Path) -> str | None:

@@ -77,7 +77,7 @@ def _pairs(comparison: Comparison, judgements: list[Judgement]) -> Iterable[Pair
             prompt=comparison.prompt.id,
             lengths=(len(a.text), len(b.text)),
             label=None,
-            people={who: SIDES[side(p)] for who, p in opinions.items()},
+            people={who: SIDES[side(p)] for who, p in opinions.items() if who.startswith("human:")},
             category=comparison.prompt.category,
         )
         yield Pair(item, turned=side_digest(a.messages) > side_digest(b.messages))
@@ -137,11 +137,19 @@ def beside_people(sides: Sides) -> tuple[dict[str, Figure], list[str]]:
 
 
 def share_people(ours: Path, theirs: Path) -> bool:
-    """Whether somebody labels in both runs: such labels agree with a person for no merit of theirs."""
-    one, other = (
-        {judgement.labeller for judgement in RunFolder(folder).read("judgements")} for folder in (ours, theirs)
-    )
+    """Whether somebody labels in both runs: such labels agree with a person for no merit of theirs. Names in two files are two
+    people's."""
+    one, other = (_people(folder) for folder in (ours, theirs))
     return not one.isdisjoint(other)
+
+
+def _people(folder: Path) -> set[tuple[str, ...]]:
+    """Who labels, with the files that this was read from."""
+    run = RunFolder(folder)
+    files = tuple(sorted(each["sha256"] for each in run.manifest["inputs"]))
+    return {
+        (judgement.labeller, *files) for judgement in run.read("judgements") if judgement.labeller.startswith("human:")
+    }
 
 
 def missing(labels: Mapping[int, Labels]) -> Figure:
@@ -166,6 +174,20 @@ def by_prompt(ours: Labels, truth: Labels, also: Labels | None = None) -> dict[s
     return _means(right)
 
 
+def between_people(pairs: Mapping[str, Pair]) -> dict[str, float]:
+    """For each prompt how far one person agrees with another, on pairs that two or more prefer a response of."""
+    found: dict[str, list[float]] = {}
+    for pair in pairs.values():
+        people = [choice for choice in pair.item.people.values() if choice in CLEAR]
+        if len(people) > 1:
+            found.setdefault(pair.item.prompt, []).append(_alike(people))
+    return _means(found)
+
+
+def _alike(people: Sequence[Choice]) -> float:
+    return fmean(one == other for one, other in itertools.combinations(people, 2))
+
+
 def with_one_person(ours: Labels, pairs: Mapping[str, Pair]) -> tuple[dict[str, float], dict[str, float]]:
     """For each prompt how far the labels agree with one person, and how far another person does: on pairs that the labels, and two
     people or more, prefer a response of."""
@@ -176,8 +198,7 @@ def with_one_person(ours: Labels, pairs: Mapping[str, Pair]) -> tuple[dict[str, 
         if said in CLEAR and len(people) > 1:
             named = pairs[key].named(said)
             own.setdefault(ours.prompts[key], []).append(fmean(named == choice for choice in people))
-            alike = fmean(one == other for one, other in itertools.combinations(people, 2))
-            between.setdefault(ours.prompts[key], []).append(alike)
+            between.setdefault(ours.prompts[key], []).append(_alike(people))
     return _means(own), _means(between)
 
 

@@ -35,6 +35,7 @@ import numpy as np
 from rlaif.catalogue import Catalogue
 from rlaif.config import Pipeline
 from rlaif.evaluate import START
+from rlaif.families import same_family
 from rlaif.measures import Measure as Meaning
 from rlaif.measures import Measures
 from rlaif.statistics import Figure
@@ -52,6 +53,7 @@ from rlaif.study.labelled import (
     Pair,
     beside,
     beside_people,
+    between_people,
     by_prompt,
     labels_of,
     mcnemar_p,
@@ -74,6 +76,7 @@ from rlaif.study.policies import (
     Column,
     Table,
     contested,
+    is_normalised,
     meanings,
     measured,
     without_verdict,
@@ -83,7 +86,8 @@ from rlaif.study.trained import accuracy_by_prompt, calibration
 from rlaif.study.walk import choice_of, contest_folder, folder_of, measured_by
 
 Figures = dict[str, Figure]
-CONTESTS = {  # what is asked of the policies of two arms, or of one and the start
+REWARD = "reward"
+OF_CONTESTS = {  # what is asked of the policies of two arms, or of one and the start
     HEAD: "win rate against the policy of {}",
     HEAD_EQUAL: "win rate against the policy of {}, at equal length",
     HEAD_TRUE: "win rate against the policy of {}, by the truth",
@@ -254,7 +258,8 @@ def _of_labels(
                     f"{arm}: some of its labels are by the people of {study.baseline}: agreement with them is no merit."
                 )
             else:
-                people, not_said = beside_people(sides)
+                first = {study.seeds[0]: labels[arm][study.seeds[0]]}  # a pair is one, however many seeds label it
+                people, not_said = beside_people(beside(first, theirs, pairs))
                 own |= people
                 unsaid += [f"{arm}: {line}" for line in not_said]
         figures |= {f"arms.{arm}.labels.{name}": figure for name, figure in own.items()}
@@ -272,6 +277,8 @@ def graded_by_their_own(study: Study, out: Path) -> Iterator[str]:
                 which = "which judges the policies too: a policy may be preferred by the judge that taught it"
             elif model is not None and model in grading.values():
                 which = "whose model judges the policies too: a policy may be preferred by the model that taught it"
+            elif model is not None and any(each and same_family(model.model, each.model) for each in grading.values()):
+                which = "of one family with a model that judges the policies: a policy may be preferred for what it was taught"
             else:
                 continue
             yield f"{by}, {which}. Name another in evaluation.judges."
@@ -326,8 +333,9 @@ def _of_people(
     for arm in study.arms:
         if arm not in sharing:
             both = [with_one_person(labels[arm][seed], pairs[seed]) for seed in study.seeds]
-            values[arm] = [between if arm == study.baseline else own for own, between in both]
+            values[arm] = [own for own, _ in both]
             paired[arm] = [{prompt: right - between[prompt] for prompt, right in own.items()} for own, between in both]
+    values[study.baseline] = [between_people(pairs[seed]) for seed in study.seeds]
     if values[study.baseline][0]:
         meaning = Meaning(
             "labels as one person labels, beside how another does", "% of labels without ties, prompts alike"
@@ -383,8 +391,11 @@ def _of_reward_models(study: Study, out: Path, labels: ByArm, found: Measured) -
 
 def _of_policies(study: Study, out: Path, found: Measured) -> Iterator[Measure]:
     tables = {arm: [measured(folder_of(out, arm, seed)) for seed in study.seeds] for arm in study.arms}
-    told = Measures(meanings(folder_of(out, study.baseline, study.seeds[0])))
+    first = folder_of(out, study.baseline, study.seeds[0])
+    told, tolerance = Measures(meanings(first), normalised=is_normalised(first)), recipe_in(first).failure_tolerance
     for policy, figure in _names(tables.values()):
+        if (policy, figure) == (START, REWARD):
+            continue  # each arm's reward model says another thing of it
         if policy == START:  # all arms' start
             values = {START: [table.get((START, figure), {}) for table in tables[study.baseline]]}
             yield Measure(figure, values, told[figure])
@@ -394,25 +405,27 @@ def _of_policies(study: Study, out: Path, found: Measured) -> Iterator[Measure]:
         if figure == EQUAL:
             meaning = Meaning("win rate against the start, at equal length", "% of prompts")
         margin = study.margin if meaning.is_share or _shares(values) else None
-        better = figure in (WIN, EQUAL)
-        yield Measure(f"{policy}.{figure}", values, meaning, margin, more_is_better=better, policy=policy)
+        better, compared = figure in (WIN, EQUAL), figure != REWARD  # which is by the arm's own reward model
+        name = f"{policy}.{figure}"
+        yield Measure(name, values, meaning, margin, more_is_better=better, compared=compared, policy=policy)
     folders = {arm: [contest_folder(out, arm, seed) for seed in study.seeds] for arm in study.arms}
     for who in study.contests:
         for arm, own in folders.items():
             for policy, share in without_verdict(own, who).items():
                 name = f"contests_without_verdict{'_by_truth' if who == TRUTH else ''}"
                 found.figures[f"arms.{arm}.{policy}.{name}"] = share
-                if share.value == 1:
+                if (share.value or 0.0) > tolerance:
                     found.unsaid.append(
-                        f"{arm}: no contest of {policy} has a verdict of the {who}: nothing is said of it."
+                        f"{arm}: {share.value:.0%} of the contests of {policy} have no verdict of the {who}: where that is more than "
+                        f"failure_tolerance ({tolerance:.0%}) with a seed, nothing is said of them."
                     )
     met = {arm: [contested(folder, study.contests) for folder in own] for arm, own in folders.items()}
-    for policy, figure in sorted(_names(met.values()), key=lambda name: list(CONTESTS).index(name[1])):
+    for policy, figure in sorted(_names(met.values()), key=lambda name: list(OF_CONTESTS).index(name[1])):
         values = {arm: [table.get((policy, figure), {}) for table in own] for arm, own in met.items()}
         none_at = 0.5 if figure.startswith(HEAD_TO_HEAD) else None
         if none_at is not None:
             del values[study.baseline]
-        meaning = Meaning(CONTESTS[figure].format(study.baseline), "% of prompts")
+        meaning = Meaning(OF_CONTESTS[figure].format(study.baseline), "% of prompts")
         yield Measure(
             f"{policy}.{figure}", values, meaning, study.margin, more_is_better=True, none_at=none_at, policy=policy
         )

@@ -20,7 +20,7 @@ from rlaif.rows import source_hash
 from rlaif.statistics import Figure
 from rlaif.store import RunFolder, read_shard, write_text
 from rlaif.study.labelled import labels_of
-from rlaif.study.measures import CONTESTS, Answered, Measured
+from rlaif.study.measures import OF_CONTESTS, Answered, Measured
 from rlaif.study.policies import CONTEST, EQUAL, HEAD, HEAD_TO_HEAD, HEAD_TRUE, WIN, WIN_TRUE
 from rlaif.study.recipe import STUDY_FILE, TRUTH, Study
 from rlaif.study.telling import answers, first_measure, meant, named
@@ -104,7 +104,7 @@ def _rewards(found: Measured) -> list[str]:
 
 def _policies(found: Measured) -> list[str]:
     """Contests between arms first, then against the start, then what was measured of the answers."""
-    ends = (*(name for name in CONTESTS if name != WIN_TRUE), WIN, EQUAL, WIN_TRUE, "kl", "reward")
+    ends = (*(name for name in OF_CONTESTS if name != WIN_TRUE), WIN, EQUAL, WIN_TRUE, "kl", "reward")
 
     def place(name: str) -> int:
         return next((n for n, end in enumerate(ends) if name.endswith(f".{end}")), len(ends))
@@ -116,7 +116,7 @@ def _called(found: Measured) -> dict[str, Meaning]:
     """What the figures of policies are; with several policies, of which."""
     several = len(set(found.policies.values())) > 1
     return {
-        name: found.meanings[name]._replace(what=f"{found.policies[name]}: {found.meanings[name].what}")
+        name: found.meanings[name]._replace(what=f"{found.policies[name]}, {found.meanings[name].what}")
         if several
         else found.meanings[name]
         for name in _policies(found)
@@ -190,7 +190,7 @@ def _plots(study: Study, found: Measured, plots: Plots) -> dict[str, str]:
         next((f"{policy}.{end}" for end in ends if f"{policy}.{end}" in names), None)
         for ends in ((HEAD_TRUE, HEAD), (WIN_TRUE, WIN), ("kl",))
     )
-    by_truth = ", by the truth" if TRUTH in study.contests else ""
+    by_truth = [", by the truth" if name and name.endswith(("by_truth",)) else "" for name in (main, win)]
     truth = f"reward.accuracy.{TRUTH if study.truth else study.baseline}"
     agreement = [*of("labels.truth" if study.truth else "labels.agreement")]
     if "people.agreement" in figures and not study.truth:
@@ -208,13 +208,13 @@ def _plots(study: Study, found: Measured, plots: Plots) -> dict[str, str]:
         "agreement": plots.forest(agreement, f"share labelled as {against}", f"Labels: agreement with {against}", lines=(0.5,)),
         "reward": plots.forest(of(truth), f"right on held-out labels of {against}", "Reward models", lines=(0.5,)),
         "contests": plots.forest(
-            of(main) if main else [], f"win rate against {study.baseline}'s policy", f"Policies head to head{by_truth}", lines=(0.5,)
+            of(main) if main else [], f"win rate against {study.baseline}'s policy", f"Policies head to head{by_truth[0]}", lines=(0.5,)
         ),
         "curves": plots.growth({arm: points for arm, points in curves.items() if points}, "share right", "Learning curves"),
         "frontier": plots.frontier(
             {arm: (figures[f"arms.{arm}.{kl}"], figures[f"arms.{arm}.{win}"]) for arm in study.arms
              if f"arms.{arm}.{kl}" in figures and f"arms.{arm}.{win}" in figures},
-            "KL to the start, nats per answer", f"win rate against the start{by_truth}", "How far each policy went, and what it won",
+            "KL to the start, nats per answer", f"win rate against the start{by_truth[1]}", "How far each policy went, and what it won",
         ) if kl and win else "",
     }  # fmt: skip
 

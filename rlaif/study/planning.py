@@ -66,7 +66,7 @@ async def plan_study(study: Study, *, limit: int | None = None, latency_seconds:
                 lines[arm].append(planner.lines)
                 notes += planner.notes
                 blocked += planner.blocked
-    notes += planner.guesses()
+    notes += planner.guesses("walk the study on few prompts first, in another --out")
     together = [line for arm, own in lines.items() for line in _together(arm, own)]
     budget = recipe_of(study, Catalogue()).budget_usd
     return Plan(tuple(together), budget, tuple(dict.fromkeys(notes)), tuple(dict.fromkeys(blocked)))

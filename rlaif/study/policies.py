@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from rlaif.evaluate import START
+from rlaif.measures import normalised
 from rlaif.statistics import Figure, wilson
 from rlaif.statistics.contests import at_equal_length
 from rlaif.statistics.studies import over_seeds
@@ -80,9 +81,16 @@ def without_verdict(folders: Sequence[Path], who: str) -> dict[str, Figure]:
     for path in (folder / who / ACCOUNT for folder in folders):
         told = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         for policy, account in told.get(HEAD_TO_HEAD, {}).items():
-            found.setdefault(policy, []).append(wilson(account["without_verdict"], account["asked"]))
+            found.setdefault(policy, []).append(wilson(account["outcomes"]["without verdict"], account["in"]))
     shares = {policy: over_seeds(each) for policy, each in found.items()}
     return {policy: share for policy, share in shares.items() if share.value is not None}
+
+
+def is_normalised(folder: Path) -> bool:
+    """Whether a run's rewards are written as standard deviations."""
+    path = folder / "metrics.json"
+    told = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return normalised({name: Figure(**figure) for name, figure in told.items()})
 
 
 def meanings(folder: Path) -> Mapping[str, tuple[str, str]]:

@@ -28,9 +28,7 @@ class Contest:
     against: Path | None  # None of the run that others are set against
     out: Path
     judges: bool  # whether the recipe's do
-    truth: (
-        list[str] | None
-    )  # settings under which the labels of the recipe judge too, and the run's policies against the start
+    truth: list[str] | None  # under these settings the labels of the recipe judge too, and policies against the start
 
 
 @dataclass(frozen=True)
@@ -50,11 +48,11 @@ class Run:
 
 
 class Pool:
-    """``async with Pool(2, watcher, pot) as pool: await pool.walk(run)``: at most so many runs at a time, each process with its part
-    of the cores, all with the one budget ``pot``. A stop of the caller stops them as Ctrl-C stops a run, and waits until they have kept what is finished."""
+    """``async with Pool(2, watcher, pot, lock) as pool: await pool.walk(run)``: at most so many runs at a time, each process with its
+    part of the cores, all with the one budget ``pot``; each holds ``lock`` as long as it lives. A stop of the caller stops them as Ctrl-C stops a run, and waits until they have kept what is finished."""
 
-    def __init__(self, size: int, watcher: Watcher, pot: str) -> None:
-        self.size, self.watcher, self.pot = size, watcher, pot
+    def __init__(self, size: int, watcher: Watcher, pot: str, lock: Path) -> None:
+        self.size, self.watcher, self.pot, self.lock = size, watcher, pot, lock
         self.idle: asyncio.Queue[asyncio.subprocess.Process | None] = asyncio.Queue()
         self.all: list[asyncio.subprocess.Process] = []
 
@@ -100,7 +98,7 @@ class Pool:
 
     async def _start(self) -> asyncio.subprocess.Process:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "rlaif.study.worker"),
+            *(sys.executable, "-m", "rlaif.study.worker", str(self.lock)),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=LONGEST_LINE,

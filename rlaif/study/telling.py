@@ -9,7 +9,7 @@ from rlaif.config import Pipeline
 from rlaif.measures import Measure as Meaning
 from rlaif.statistics import Figure
 from rlaif.statistics.studies import ALPHA, Conclusion, detectable_with, holm
-from rlaif.study.measures import Answered, Measured
+from rlaif.study.measures import Answered, Measure, Measured
 from rlaif.study.planning import Size
 from rlaif.study.policies import HEAD, HEAD_TRUE, WIN
 from rlaif.study.recipe import TRUTH, Study
@@ -28,7 +28,8 @@ def planned(study: Study, recipe: Pipeline, size: Size) -> Iterator[str]:
     )
     seen = [(f"labels of {size.prompts:,} prompts", size.prompts)]
     if recipe.reward_model and size.held_out:
-        seen.append((f"reward models on {size.held_out:,} held-out ones", size.held_out))
+        measured = round(size.held_out / 2) if study.tune else size.held_out  # settings are chosen by the other half
+        seen.append((f"reward models on {measured:,} held-out ones", measured))
     section = recipe.evaluation
     if section and recipe.policies:
         measured = section.prompts if section.source else min(section.prompts, size.held_out)
@@ -77,8 +78,11 @@ def _people(study: Study, found: Measured) -> Iterator[str]:
     for arm in study.arms:
         omega = found.figures.get(f"arms.{arm}.labels.alt_test.omega.crowd")
         if omega and omega.value is not None:
-            may = "may" if omega.value >= PASSES else "may not"
-            yield f"{arm} {may} stand in for a crowd worker (alternative annotator test, omega {omega.value:.2f} of {PASSES} needed)."
+            may = "may stand in" if omega.value >= PASSES else "is not shown to be fit to stand in"
+            yield (
+                f"{arm} {may} for a crowd worker (alternative annotator test on {omega.n:,} pairs, omega {omega.value:.2f} of {PASSES} "
+                "needed)."
+            )
 
 
 class Answer(NamedTuple):
@@ -93,10 +97,12 @@ def answers(study: Study, found: Measured) -> list[Answer]:
     """One for each arm on the furthest that was measured: policies against each other, by the truth before the judges, before
     policies against the start, before reward models, before labels; where that says nothing of one, how often it labels alike."""
     main, sure = first_measure(found), _sure(found)
+    several = len(set(found.policies.values())) > 1
     told = []
     for arm in study.arms:
         if each := found.answers.get(f"differences.{arm}.{main}"):
-            told.append(Answer(_sentence(study, each), _surely(sure.get(arm, ()))))
+            said = _sentence(study, each, several=several)
+            told.append(Answer(said, _surely(sure.get(arm, ()), several=several)))
         elif figure := found.figures.get(f"arms.{arm}.labels.agreement"):
             same = SHARE.written(figure)
             told.append(
@@ -126,15 +132,20 @@ def first_measure(found: Measured) -> str | None:
     return None
 
 
-def _sentence(study: Study, each: Answered) -> str:
-    conclusion = each.conclusion
+def called(measure: Measure, *, several: bool) -> str:
+    """What a measure is, and where there are ``several`` policies of which."""
+    return f"{measure.policy}, {measure.meaning.what}" if several and measure.policy else measure.meaning.what
+
+
+def _sentence(study: Study, each: Answered, *, several: bool) -> str:
+    conclusion, what = each.conclusion, called(each.measure, several=several)
     low, high = conclusion.difference.interval()
     middle = each.measure.none_at
     figures = [100 * (x + (middle or 0)) for x in (conclusion.difference.value, low, high)]
     if middle is None:
-        measured = f"{each.measure.meaning.what}, {figures[0]:+.1f} points ({figures[1]:+.1f} to {figures[2]:+.1f})"
+        measured = f"{what}, {figures[0]:+.1f} points ({figures[1]:+.1f} to {figures[2]:+.1f})"
     else:
-        measured = f"{each.measure.meaning.what} {figures[0]:.1f}% ({figures[1]:.1f} to {figures[2]:.1f}%)"
+        measured = f"{what} {figures[0]:.1f}% ({figures[1]:.1f} to {figures[2]:.1f}%)"
     said = {
         "better": "better",
         "worse": "worse",
@@ -157,11 +168,13 @@ def _sure(found: Measured) -> dict[str, list[Answered]]:
     return sure
 
 
-def _surely(sure: Sequence[Answered]) -> str:
+def _surely(sure: Sequence[Answered], *, several: bool) -> str:
     said = []
     for each in sure:
         value, (low, high) = each.conclusion.difference.value, each.conclusion.difference.interval()
-        said.append(f"{each.measure.meaning.what} {100 * value:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f})")
+        said.append(
+            f"{called(each.measure, several=several)} {100 * value:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f})"
+        )
     return f"Surely different: {'; '.join(said)}." if said else ""
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import shutil
 import uuid
@@ -25,19 +26,30 @@ from typing import Any
 from rlaif.catalogue import Catalogue
 from rlaif.config import load_pipeline
 from rlaif.errors import UserError
-from rlaif.ledger import Ledger
 from rlaif.pipeline import Watcher
 from rlaif.records import digest, uniform
 from rlaif.statistics import flip_rate
 from rlaif.store import RunFolder, alone, environment, read_manifest, write_json
+from rlaif.study.budget import AT_WORK, opened_pot
 from rlaif.study.labelled import pairs_of, people_of
 from rlaif.study.policies import JUDGES
 from rlaif.study.pool import Contest, Pool, Run, own_environment
-from rlaif.study.recipe import CONTESTS, CURVES, SHARED, TRUTH, TUNING, Study, differing, recipe_in, recipe_of
+from rlaif.study.recipe import (
+    CONTESTS,
+    CURVES,
+    OF_REWARD_MODELS,
+    SHARED,
+    STUDY_FILE,
+    TRUTH,
+    TUNING,
+    Study,
+    differing,
+    recipe_in,
+    recipe_of,
+)
 from rlaif.study.trained import Held, held_of, only, own_loss
 
 OF_THE_RUN = (".lock", "report.html", "accounts.json", "metrics.json", "superseded")  # not of what goes on from it
-POT = "pot.json"  # whose money it is
 MACHINE = "machine.json"  # what all runs of a study have in common besides what their recipes say
 REWARD_MODEL_ALONE = ("policies=[]", "evaluation=null")
 TRAINED = ("reward_model", "reward_members", "policies", "training", "evaluation")
@@ -66,7 +78,9 @@ async def walk(study: Study, out: Path, watcher: Watcher) -> None:
     another process is at work in ``out``, or what was walked there was walked otherwise."""
     with alone(out):
         need_same_machine(study, out)
-        await _walk(study, out, watcher, opened_pot(study, out))
+        pot = opened_pot(study, out, watcher)
+        write_json(out / STUDY_FILE, study.model_dump(mode="json"))  # as it is walked, --set and all
+        await _walk(study, out, watcher, pot)
 
 
 def need_same_machine(study: Study, out: Path) -> None:
@@ -84,40 +98,10 @@ def need_same_machine(study: Study, out: Path) -> None:
         )
 
 
-def opened_pot(study: Study, out: Path) -> str:
-    """The budget that the runs of a study have together, by the name that the ledger knows it by."""
-    path = out / POT
-    if not path.is_file():
-        write_json(path, {"pot": f"study {uuid.uuid4().hex[:16]}"})
-    pot: str = json.loads(path.read_text(encoding="utf-8"))["pot"]
-    ledger = Path(recipe_of(study, Catalogue()).ledger)
-    if ledger.is_file():
-        opened = Ledger(ledger)
-        opened.settle_pot(pot)  # nobody else is at work in this folder
-        opened.close()
-    return pot
-
-
-def spent_of(study: Study, out: Path) -> float | None:
-    """US dollars that all runs spent of their budget; None without one."""
-    recipe = recipe_of(study, Catalogue())
-    if recipe.budget_usd is None or not Path(recipe.ledger).is_file():
-        return None
-    ledger = Ledger(Path(recipe.ledger))
-    spent, _ = ledger.others_usd("", opened_pot(study, out))
-    ledger.close()
-    return spent
-
-
-def over_budget(out: Path) -> bool:
-    """Whether a run has something left to ask for which the budget has no room."""
-    return any('"over budget"' in path.read_text(encoding="utf-8") for path in out.glob("*/seed*/accounts.json"))
-
-
 async def _walk(study: Study, out: Path, watcher: Watcher, pot: str) -> None:
     tuned = {name: asyncio.Event() for name in study.arms}  # in the first seed, for all
     walked = {(name, seed): asyncio.Event() for name in study.arms for seed in study.seeds}
-    async with Pool(study.at_once, watcher, pot) as pool:
+    async with Pool(study.at_once, watcher, pot, out / AT_WORK) as pool:
         await _all(_walk_seed(study, seed, out, pool, tuned, walked) for seed in study.seeds)
     need_alike(study, out)
 
@@ -130,7 +114,7 @@ async def _walk_seed(
     tuned: Mapping[str, asyncio.Event],
     walked: Mapping[tuple[str, int], asyncio.Event],
 ) -> None:
-    shared = folder_of(out, SHARED, seed)
+    shared, recipe = folder_of(out, SHARED, seed), recipe_of(study, Catalogue())
     await pool.walk(Run(f"seed {seed}", study.recipe, study.settings(study.baseline, seed), shared, "comparisons"))
 
     async def arm_of(name: str) -> None:
@@ -156,6 +140,8 @@ async def _walk_seed(
         await pool.walk(Run(f"{name}, settings {number}", run.recipe, settings, folder, "policy"))
 
     async def contest(run: Run, name: str) -> None:
+        if not recipe.policies or not recipe.evaluation:
+            return
         truth = study.settings(TRUTH, seed) if TRUTH in study.contests else None
         if name != study.baseline:
             await walked[study.baseline, seed].wait()
@@ -169,8 +155,7 @@ async def _walk_seed(
         folder = curve_folder(out, name, seed, labels)
         if not folder.exists():
             go_on_from(run.folder, folder, without=TRAINED)
-        more = [f"reward_model.options.labels={labels}", *REWARD_MODEL_ALONE]
-        what = f"{run.name}, {labels} labels"
+        what, more = f"{run.name}, {labels} labels", [labels_setting(labels), *REWARD_MODEL_ALONE]
         await pool.walk(Run(what, run.recipe, [*run.settings, *more], folder, "policy"))
 
     async def truth() -> None:
@@ -192,7 +177,12 @@ def choice_of(study: Study, arm: str, out: Path) -> int:
     half of the held-out prompts. What is measured is measured on the other half."""
     tried = [held_of(tuning_folder(out, arm, number)) for number in range(1, len(study.tune) + 1)]
     losses = [own_loss(only(held, chosen_by)) for held in tried]
-    return 1 + losses.index(min(losses))
+    if not any(map(math.isfinite, losses)):
+        raise UserError(
+            f"tune: {arm} has no labels of the held-out prompts that settings are chosen by. What would do: a larger held_out, or no "
+            "tune."
+        )
+    return 1 + min((loss, place) for place, loss in enumerate(losses) if math.isfinite(loss))[1]
 
 
 def chosen_by(prompt_id: str) -> bool:
@@ -257,22 +247,40 @@ def need_alike(study: Study, out: Path) -> None:
     """Raises UserError where a run has other settings than the study gives it, or arms of a seed differ in a prompt, a response, a
     file, a model or the software: in anything but labels and what was made of them."""
     recipe = Catalogue().find("pipeline", study.recipe, where="rlaif compare")
-    rates = {arm: rate_of(study, arm, out) for arm in study.arms}
-    tuned = {arm: study.tune[choice_of(study, arm, out) - 1] if study.tune else () for arm in study.arms}
     for seed in study.seeds:
-        facts = {arm: facts_of(folder_of(out, arm, seed)) for arm in study.arms}
-        for arm, own in facts.items():
-            asked = load_pipeline(recipe, [*study.settings(arm, seed, rates[arm]), *tuned[arm]])
-            if found := list(differing(asked, recipe_in(folder_of(out, arm, seed)))):
+        against = folder_of(out, study.baseline, seed)
+        facts = facts_of(against)
+        for folder, settings, labelled in _runs_of(study, seed, out):
+            if found := list(differing(load_pipeline(recipe, settings), recipe_in(folder))):
                 raise UserError(
-                    f"{folder_of(out, arm, seed)} differs from what the study gives it in {', '.join(found)}, and not in labels "
+                    f"{folder} differs from what the study gives it in {', '.join(found)}, and not in labels "
                     "alone: nothing can be said of it. Remove it, and walk the study again."
                 )
-            if found := list(_unlike(facts[study.baseline], own)):
+            if labelled and (found := list(_unlike(facts, facts_of(folder)))):
                 raise UserError(
-                    f"{folder_of(out, arm, seed)} and {folder_of(out, study.baseline, seed)} differ in {', '.join(found)}, and not in "
+                    f"{folder} and {against} differ in {', '.join(found)}, and not in "
                     "labels alone: nothing can be said of the difference. Remove the one that was changed, and walk the study again."
                 )
+
+
+def _runs_of(study: Study, seed: int, out: Path) -> Iterator[tuple[Path, list[str], bool]]:
+    """Every run of a seed that anything is told of, with what the study lays over the recipe for it; and whether it has labels of its
+    own, rather than those of another."""
+    if study.truth:
+        yield folder_of(out, TRUTH, seed), study.settings(TRUTH, seed), True
+    for arm in study.arms:
+        settings = study.settings(arm, seed, rate_of(study, arm, out))
+        for number, tried in enumerate(study.tune if seed == study.seeds[0] else (), 1):
+            yield tuning_folder(out, arm, number), [*settings, *tried, *REWARD_MODEL_ALONE], False
+        settings += study.tune[choice_of(study, arm, out) - 1] if study.tune else ()
+        yield folder_of(out, arm, seed), settings, True
+        for labels in study.sizes(arm):
+            yield curve_folder(out, arm, seed, labels), [*settings, labels_setting(labels), *REWARD_MODEL_ALONE], False
+
+
+def labels_setting(labels: int) -> str:
+    """What has a reward model learn from so many."""
+    return f"{OF_REWARD_MODELS}labels={labels}"
 
 
 def facts_of(folder: Path) -> dict[str, Any]:
@@ -299,6 +307,6 @@ OF_ONE = ("models.", "files.", "inputs.")  # facts that one arm may have alone
 
 def _unlike(one: dict[str, Any], other: dict[str, Any]) -> Iterator[str]:
     for name in dict.fromkeys((*one, *other)):
-        alone = name.startswith(OF_ONE) and not (name in one and name in other)
-        if not alone and one.get(name) != other.get(name):
+        of_one = name.startswith(OF_ONE) and not (name in one and name in other)
+        if not of_one and one.get(name) != other.get(name):
             yield name

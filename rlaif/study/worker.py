@@ -1,4 +1,4 @@
-"""A process that walks runs of a study, one after another: ``python -m rlaif.study.worker``.
+"""A process that walks runs of a study, one after another: ``python -m rlaif.study.worker LOCK``.
 
 A run comes in as a line of JSON, and what a person should see of it goes out as lines of JSON: progress, notices, how it ended.
 Where whoever started it is gone, or asks it to stop, it stops as a run does: what is finished is kept.
@@ -6,12 +6,14 @@ Where whoever started it is gone, or asks it to stop, it stops as a run does: wh
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import queue
 import signal
 import sys
 import threading
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,8 @@ from rlaif.study.pool import Contest
 
 
 def main() -> None:
+    at_work = Path(sys.argv[1]).open("w")  # noqa: SIM115 - held as long as the process lives
+    fcntl.flock(at_work, fcntl.LOCK_SH)
     told = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)  # what libraries print is no event
     runs: queue.SimpleQueue[str | None] = queue.SimpleQueue()
@@ -35,7 +39,8 @@ def main() -> None:
     collect_seldom()
 
     def tell(kind: str, what: Any = None) -> None:
-        told.write(json.dumps({kind: what}) + "\n")
+        with suppress(OSError):  # whoever started it is gone, and it stops as a run does
+            told.write(json.dumps({kind: what}) + "\n")
 
     def listen(progress: Progress) -> None:
         tell("progress", asdict(progress))
