@@ -195,7 +195,7 @@ class Pipeline(Section):
     """One recipe. A section left out is a stage not run."""
 
     description: str = ""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
     models: dict[str, ModelSpec] = {}
     constitution: str | None = None
     prompts: PromptsSection | None = None

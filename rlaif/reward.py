@@ -205,13 +205,15 @@ def train_reward_model(
     ended: Callable[[Preference, Sequence[Message]], bool],
     watch: Watch,
     source_of: Callable[[Preference], str] | None = None,
+    labels_seed: int | None = None,
 ) -> RewardReport:
     """Train on the prompts that are not held out and write the model to ``out``, whole or not at all.
 
     Gain and bias give rewards mean 0 and standard deviation 1 on ``reference``, the policy's own samples, those longer
     than ``max_tokens`` left out. Where it is None, with no policy to sample, they are set on responses that were trained
     on. Fewer than two different rewards have no deviation: gain and bias then are 1 and 0, and rewards stay as the
-    network gives them. Raises RlaifError where no label is left to train on.
+    network gives them. ``labels_seed``: of the draw of ``options.labels``; None: ``seed``. Raises RlaifError where no label is left
+    to train on.
     """
     train = group_preferences(
         watch.through(preferences()),
@@ -221,7 +223,7 @@ def train_reward_model(
         ended=ended,
         source_of=source_of,
     )
-    train = drawn(train, options.labels, seed)
+    train = drawn(train, options.labels, seed if labels_seed is None else labels_seed)
     need_labels(train, "reward_model", options.room(base.context))
     shown = ShownPrompts({group.prompt_id for group in train.groups[:SHOWN]}.__contains__)
     test = group_preferences(
@@ -235,7 +237,7 @@ def train_reward_model(
     kind = _RankingTrainer if options.loss == "plackett-luce" else _RewardTrainer
     if kind is _RankingTrainer and (soft := soft_labels_in_rankings(train.groups)):
         base.notice(
-            f"reward_model: plackett-luce learns the order of a prompt's responses: {soft:,} of {train.pairs:,} labels are "
+            f"Careful: reward_model: plackett-luce learns the order of a prompt's responses: {soft:,} of {train.pairs:,} labels are "
             "probabilities, of which it learns the side alone. loss: pairs learns them."
         )
     trained, history, samples = fit(

@@ -70,6 +70,7 @@ class TrainingStages:
                 work=work,
                 out=out,
                 seed=seed,
+                labels_seed=road.pipeline.seed,  # an ensemble's members learn from the same labels
                 is_held_out=road.is_held_out,
                 ended=lambda row, response: _said(row.prompt_id, response) not in cut_off,
                 watch=watch,
@@ -145,6 +146,7 @@ class TrainingStages:
                     kept=road.folder / "training" / "reference",
                     failure_tolerance=road.pipeline.failure_tolerance,
                     reward_folder=road.folder / "reward_model" if road.pipeline.reward_model else None,
+                    name=name,
                 )
                 if inspect.iscoroutinefunction(method.train):
                     report = await method.train(context)
@@ -266,6 +268,7 @@ class TrainingStages:
         account = training_account(road.run_folder, report)
         counts = ", ".join(f"{count:,} {outcome}" for outcome, count in account["outcomes"].items())
         told = f"{account['in']:,} {account['unit']} ({counts})"
+        said = [line for line in road.watcher.said if line.startswith((f"Careful: {name}:", f"Careful: {name},"))]
         judges = [part.name for part in road.rewards[name].parts] if name in road.rewards else []
         write_model_card(
             road.run_folder,
@@ -280,7 +283,7 @@ class TrainingStages:
             rewarded=judges,
             read={*road.inputs, *getattr(road.methods.get(name), "inputs", {})},
             reward_model=name not in road.methods,
-            cares=[line for line in road.watcher.said if line.startswith(f"Careful: {name}")],
+            cares=list(dict.fromkeys([*report.get("cares", []), *said])),
         )
 
     def _rewarding(self, name: str) -> list[str]:

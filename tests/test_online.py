@@ -416,6 +416,22 @@ def test_training_ends_before_the_policy_is_too_far_from_its_start(base: LocalMo
     assert f"The policy is that after {len(report.history) - 1} steps." in line
 
 
+def test_the_last_steps_policy_is_held_against_the_bounds_too(base: LocalModel, tmp_path: Path) -> None:
+    """Of one step no sample is there that its update could be seen by, but for the one that is drawn at the end."""
+    said: list[str] = []
+    context = replace(context_of(noticing(base, said), tmp_path), name="mine")
+    report = train(method_of(RLOO, learning_rate=0.1, schedule="constant", warmup=0.0, steps=1, max_kl=0.1), context)
+    assert len(report.history) == 1
+    (line,) = said
+    assert line.startswith("Careful: mine: training ended after 1 of 1 steps: the policy is ")
+    assert line.endswith("nats a response from its start (max_kl 0.1). The policy is the start: nothing was learnt.")
+    assert report.cares == said
+    written = load_file(tmp_path / "policy" / "model.safetensors")
+    assert all(
+        torch.equal(written[name], value) for name, value in base.network.state_dict().items() if name in written
+    )
+
+
 def test_training_ends_where_responses_grow_too_long(base: LocalModel, tmp_path: Path) -> None:
     method = method_of(RLOO, max_length_ratio=1.5)
     training = _Training(method, context_of(base, tmp_path))

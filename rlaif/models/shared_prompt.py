@@ -1,4 +1,4 @@
-"""What a network says of rows that share their prompts: the one way every training, scoring and judging pass goes.
+"""What a network says of rows that share their prompts: the one way every pass of training, scoring and judging goes.
 
 A batch is one pass without padding in which every prompt stands once (``packing``). Where the self-test finds a difference, as
 in networks whose attention is their own, rows go separately through the same functions, padded and cut by length.

@@ -111,6 +111,7 @@ class PolicyContext:
     gold: Wins | None = None  # the judge that looks on, of a method that has ``watch``
     reward_folder: Path | None = None  # of the run's reward model
     served: Served | None = None  # of a method that has ``sampler``
+    name: str = ""  # of the policy in its recipe
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,7 @@ class PolicyReport:
     looks: list[dict[str, float]] = field(default_factory=list)  # of a judge that looks on, beside the reward
     probes: dict[str, Any] = field(default_factory=dict)  # of canaries, by name: what the reward makes of them
     seconds: dict[str, float] = field(default_factory=dict)  # by what they were spent on
+    cares: list[str] = field(default_factory=list)  # that must be read wherever the policy is looked at
 
 
 class PolicyMethod(Protocol):

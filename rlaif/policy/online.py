@@ -94,6 +94,8 @@ class _Training:
                     trainer.kept["ended"] = await self._look()
                     await context.in_worker(self._save)
                 elif trainer.step == len(plan):
+                    if why := await self._departed_at_last([prompts[i] for i in plan[-1]]):
+                        trainer.kept |= {"ended": why, "guard": True}
                     break
                 elif why := await self._step([prompts[i] for i in plan[trainer.step]]):
                     trainer.kept |= {"ended": why, "guard": True}
@@ -121,6 +123,7 @@ class _Training:
             seconds=self._seconds(),
             looks=trainer.kept.get("looks", []),
             probes=trainer.kept.get("probes", {}),
+            cares=trainer.kept.get("cares", []),
         )
 
     def _prompts(self) -> tuple[list[Prompt], dict[str, Any]]:
@@ -139,7 +142,7 @@ class _Training:
         if not used:
             found = "; ".join(f"{count} × {why}" for why, count in unfit.most_common(3)) or "there are no others"
             raise RlaifError(
-                f"{self.method.name}: no prompt is left to train on ({held_out} held out; {found}). What would do: more prompts, "
+                f"{self._name}: no prompt is left to train on ({held_out} held out; {found}). What would do: more prompts, "
                 "or a smaller max_new_tokens."
             )
         outcomes = {"trained on": len(used), "held out": held_out, "too long": unfit.total()}
@@ -286,7 +289,7 @@ class _Training:
             failed = Counter(name for row in rows for name, value in row.parts.items() if value is None)
             by = ", ".join(f"{name}: {count}" for name, count in failed.most_common())
             raise RlaifError(
-                f"{self.method.name}, step {self.trainer.step + 1}: {lost} of {len(rows)} responses got no reward ({by}; "
+                f"{self._name}, step {self.trainer.step + 1}: {lost} of {len(rows)} responses got no reward ({by}; "
                 f"failure_tolerance {self.context.failure_tolerance:g}). What would do: where a source did not answer, run it again "
                 "once it does, and training goes on from its last checkpoint; replies that cannot be read are in the ledger and stay "
                 "so: a judge that is easier to read, principles: draw, or a higher failure_tolerance; a class of your own that gives None "
@@ -294,18 +297,38 @@ class _Training:
             )
         self._say_cut_off(parts)
         figures = self.trainer.figures(parts)
-        if figures["kl"] > self.options.max_kl:
-            return f"the policy is {figures['kl']:.1f} nats a response from its start (max_kl {self.options.max_kl:g})"
+        return await self._departed(figures["kl"], figures["length"], [p for part in parts for p in part.prompts])
+
+    async def _departed_at_last(self, prompts: list[Prompt]) -> str:
+        """Whether the last step's updates, of which no sample is there yet, led too far."""
+        part = await self._sample(prompts)
+        kl, length = await self.context.in_worker(self.trainer.departure, [part])
+        return await self._departed(kl, length, prompts)
+
+    async def _departed(self, kl: float, length: float, prompts: Sequence[Prompt]) -> str:
+        """Why a policy with such responses is too far from its start, or ""."""
+        if not kl <= self.options.max_kl:
+            return f"the policy is {kl:.1f} nats a response from its start (max_kl {self.options.max_kl:g})"
         limit = self.options.max_length_ratio
         shortest = min((past["length"] for past in self.trainer.history), default=math.inf)
-        if figures["length"] > limit * shortest:  # these prompts may be others: what does the start say to them?
-            start = await self.context.in_worker(self.trainer.start_length, [p for part in parts for p in part.prompts])
-            if figures["length"] > limit * start:
+        if length > limit * shortest:  # these prompts may be others: what does the start say to them?
+            start = await self.context.in_worker(self.trainer.start_length, prompts)
+            if length > limit * start:
                 return (
-                    f"responses have {figures['length']:.0f} tokens on average, the start's to the same prompts {start:.0f} "
+                    f"responses have {length:.0f} tokens on average, the start's to the same prompts {start:.0f} "
                     f"(max_length_ratio {limit:g})"
                 )
         return ""
+
+    @property
+    def _name(self) -> str:
+        return self.context.name or self.method.name
+
+    def _care(self, line: str) -> None:
+        """Say what must be read wherever the policy is looked at, and keep it."""
+        line = f"Careful: {self._name}{line}"
+        self.trainer.kept["cares"] = [*self.trainer.kept.get("cares", []), line]
+        self.context.start.notice(line)
 
     def _say_cut_off(self, parts: Sequence[Rollouts]) -> None:
         """Where the rewards of most responses of a step are not what they were worth."""
@@ -314,8 +337,8 @@ class _Training:
         if put is None or sum(ended) > MOST_CUT_OFF * len(ended) or self.trainer.kept.get("cut off"):
             return
         self.trainer.kept["cut off"] = True
-        self.context.start.notice(
-            f"Careful: {self.method.name}, step {self.trainer.step + 1}: {len(ended) - sum(ended)} of {len(ended)} responses were cut "
+        self._care(
+            f", step {self.trainer.step + 1}: {len(ended) - sum(ended)} of {len(ended)} responses were cut "
             f"off at max_new_tokens ({self.options.max_new_tokens}): their reward is missing_end_reward ({put:g}) whatever they say. "
             "What would do: a larger max_new_tokens, or missing_end_reward: null."
         )
@@ -343,9 +366,7 @@ class _Training:
         context = self.context
         held_out = [p for p in context.prompts() if context.is_held_out(p.id) and self._objection(p) is None]
         if not held_out:
-            raise RlaifError(
-                f"{self.method.name}: watch: no held-out prompt that can be answered: set held_out higher."
-            )
+            raise RlaifError(f"{self._name}: watch: no held-out prompt that can be answered: set held_out higher.")
         return sorted(held_out, key=lambda prompt: uniform("watch", context.seed, prompt.id))[:count]
 
     def _looks_after(self, step: int) -> bool:
@@ -371,7 +392,7 @@ class _Training:
         totals = [many[0].total for many in await context.rewards(beside) if many[0].total is not None]
         if not known or not totals:
             raise RlaifError(
-                f"{self.method.name}: watch: the judge {watch.judge}, or the reward, had no opinion on any answer."
+                f"{self._name}: watch: the judge {watch.judge}, or the reward, had no opinion on any answer."
             )
         looks: list[dict[str, float]] = trainer.kept["looks"]
         looks.append({"step": trainer.step, "gold": fmean(known), "reward": fmean(totals), "n": len(known)})
@@ -422,8 +443,8 @@ class _Training:
                 words = canary.words.replace("the worse reply", "a response")
                 liked.append(f"{words} by {gain.value:.2f} ({gain.low:.2f} to {gain.high:.2f}, n = {len(gains)})")
         if liked:
-            self.context.start.notice(
-                f"Careful: {self.method.name}: the reward likes {'; '.join(liked)} more than the response it is made of. The "
+            self._care(
+                f": the reward likes {'; '.join(liked)} more than the response it is made of. The "
                 "policy may learn to write so."
             )
         return found
@@ -448,11 +469,11 @@ class _Training:
             found = [_steps(path) for path in self.context.work.glob("checkpoint-*")]
             before = max(step for step in found if self._is_planned(step) and (step < stopped or step == 0))
         trainer.load(self.context.work / f"checkpoint-{before}")
-        self.context.start.notice(
-            f"Careful: {self.method.name}: training ended after {stopped} of {trainer.steps} steps: {why}. The policy is "
+        trainer.history, trainer.samples, trainer.kept = history, samples, kept
+        self._care(
+            f": training ended after {stopped} of {trainer.steps} steps: {why}. The policy is "
             + (f"that after {before} steps." if before else "the start: nothing was learnt.")
         )
-        trainer.history, trainer.samples, trainer.kept = history, samples, kept
 
     def _seconds(self) -> dict[str, float]:
         return {"training": self.seconds, "waiting for rewards": self.idle}

@@ -36,7 +36,8 @@ class _Trainer(ValueTrainer):
     def open_more(self, value_folder: Path | None) -> None:
         super().open_more(value_folder)
         spec, tokens = self.options.pretraining, self.start.tokens
-        rows = [tokens.text_ids(text)[: spec.max_tokens] for text in read_texts(spec.source)] if spec else []
+        most = min(spec.max_tokens, self.start.context) if spec else 0
+        rows = [tokens.text_ids(text)[:most] for text in read_texts(spec.source)] if spec else []
         self.texts = [tuple(ids) for ids in rows if len(ids) > 1]
         if spec and not self.texts:
             raise RlaifError(f"ppo: {spec.source}: no text of two tokens or more.")

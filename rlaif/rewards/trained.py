@@ -1,7 +1,7 @@
 """The run's reward model as a reward: one, or several trained alike but for their seeds, put together.
 
-Of an ensemble the mean, the lowest, or the mean less ``penalty`` standard deviations (Coste et al. 2024, 2310.02743, *worst*
-and *uncertainty-weighted* optimisation): what its members disagree on is not worth seeking.
+Of an ensemble the mean, the lowest, or the mean less ``penalty`` standard deviations (after Coste et al. 2024, 2310.02743, *worst*
+and *uncertainty-weighted* optimisation; the latter takes variances): what its members disagree on is not worth seeking.
 """
 
 from __future__ import annotations

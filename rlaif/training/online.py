@@ -64,7 +64,7 @@ class OnlineOptions(NetworkOptions):
     minibatches: int = Field(default=1, ge=1)  # updates in such a pass
     clip: float = Field(default=0.2, gt=0, lt=1)  # of the ratio to the policy that sampled
     max_new_tokens: int = Field(default=256, ge=1)
-    temperature: float = Field(default=1.0, gt=0)  # of sampling, and of the probabilities learnt from
+    temperature: float = Field(default=1.0, gt=0, le=10)  # of sampling, and of the probabilities learnt from
     beta: float = Field(default=0.05, ge=0)  # weight of the KL from the start
     kl_target: float | None = Field(default=None, gt=0)  # nats a response: beta is steered towards it
     kl_horizon: int = Field(default=10_000, ge=1)  # responses, in which it is
@@ -326,8 +326,22 @@ class OnlineTrainer(ABC):
         tokens = sum(lengths)
         found["entropy"] = -sum(float(part.old.sum()) for part in parts if part.old is not None) / tokens
         if len(rows[0].parts) > 1:
-            found |= {f"reward.{name}": _mean([reward.parts[name] for reward in rows]) for name in rows[0].parts}
+            parts_of = {name: [reward.parts[name] for reward in rows] for name in rows[0].parts}
+            found |= {
+                f"reward.{name}": _mean(values)
+                for name, values in parts_of.items()
+                if any(value is not None for value in values)
+            }
         return found
+
+    def departure(self, parts: Sequence[Rollouts]) -> tuple[float, float]:
+        """Of samples of the policy as it is: nats a response from the start, and tokens of one, means."""
+        kl: list[float] = []
+        with self._autocast(), torch.no_grad():
+            for part in parts:
+                part.old = self.logprobs(self.network, part)[0] if part.old is None else part.old
+                kl += self.kl(part).tolist()
+        return _mean(kl), _mean([length for part in parts for length in part.lengths])
 
     def kl(self, rollouts: Rollouts) -> Tensor:
         """log π − log π_ref of every row: an unbiased estimate of its KL, in nats."""
