@@ -28,11 +28,7 @@ from scipy.stats import binomtest
 from rlaif.statistics.studies import ALPHA, answer
 
 PEOPLE = "rlaif.world.annotators:Annotators"
-PLANTED = {
-    "better": (0.05, 1),
-    "equal": (0.25, 0),
-    "worse": (0.4, -1),
-}  # how often they slip, and the sign of the difference
+PLANTED = {"better": (0.05, 1), "equal": (0.25, 0), "worse": (0.4, -1)}  # how often they slip; sign of the difference
 MEASURES = ("reward.accuracy.truth", "dpo.win_rate_by_truth", "dpo.head_to_head_by_truth")
 MARGIN = 0.05
 
@@ -107,9 +103,7 @@ def table(found: list[dict[str, Any]], measure: str) -> dict[str, dict[str, Any]
         values = [each["value"] for each in differences]
         mean = fmean(values)
         answers = Counter(answered(each, arm, measure) for each in found)
-        is_known = (
-            sign == 0 or len(found) > 1
-        )  # the size of a difference: with one repetition that of the equal arm alone
+        is_known = sign == 0 or len(found) > 1  # of one repetition the equal arm's difference alone
         is_false = {"better": sign < 1, "worse": sign > -1, "equivalent": sign != 0 and is_known and abs(mean) > MARGIN}
         false = sum(count for said, count in answers.items() if is_false.get(said))
         known = [0.0 if sign == 0 else others(values, n) for n in range(len(values))] if is_known else []

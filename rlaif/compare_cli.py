@@ -35,7 +35,7 @@ def compare(
     plan = load_study(study, tuple(settings), Catalogue())
     if not all(folder_of(out, arm, seed).exists() for arm in plan.arms for seed in plan.seeds):
         check_arms(plan)
-        for line in planned(plan, recipe_of(plan, Catalogue()), asyncio.run(size_of(plan))):
+        if line := planned(plan, recipe_of(plan, Catalogue()), asyncio.run(size_of(plan))):
             typer.echo(line)
     watched(lambda watcher: walk(plan, out, watcher))
     found = measure(plan, out)

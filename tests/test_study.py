@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import math
@@ -409,13 +408,6 @@ def test_people_who_never_label_a_pair_twice_give_no_noise_to_match(tmp_path: Pa
     assert "Traceback" not in said
 
 
-def _workers_end(folder: Path) -> None:
-    """What a killed command leaves running stops by itself, as at Ctrl-C."""
-    for lock in folder.rglob(".lock"):
-        with lock.open("w") as held:
-            fcntl.flock(held, fcntl.LOCK_EX)
-
-
 @pytest.mark.slow
 def test_a_study_that_is_killed_again_and_again_ends_as_one_that_is_not(
     walked: Path, tmp_path: Path, policy_folder: Path
@@ -432,7 +424,6 @@ def test_a_study_that_is_killed_again_and_again_ends_as_one_that_is_not(
     ):
         process = start(tmp_path, "compare", "study.yaml", "--out", "out")
         assert kill_when(process, lambda point=point: any(out.glob(point)), seconds=300), point  # type: ignore[misc]
-        _workers_end(out)
     rlaif(tmp_path, "compare", "study.yaml", "--out", "out", seconds=400)
     assert (out / "compare.json").read_bytes() == (walked / "out" / "compare.json").read_bytes()
     for arm in ("human", "longest"):

@@ -221,7 +221,7 @@ class Planner:
         section = self.road.pipeline.evaluation
         if not section:
             return []
-        return self._measured(section.prompts) if self.road.measured else held_out
+        return self._of_source(section.prompts) if self.road.measured else held_out
 
     async def _evaluation(self, prompts: list[Prompt]) -> None:
         """Lines for the answers to held-out prompts, and for the win rate."""
@@ -279,7 +279,7 @@ class Planner:
                 self._hold_out(read, held_out)
         return prompts
 
-    def _measured(self, count: int) -> list[Prompt]:
+    def _of_source(self, count: int) -> list[Prompt]:
         """Prompts of evaluation.source, those that the run trains on too: at most so many are measured on."""
         section = self.road.measured
         assert section

@@ -302,7 +302,7 @@ class _Training:
     async def _departed_at_last(self, prompts: list[Prompt]) -> str:
         """Whether the last step's updates, of which no sample is there yet, led too far."""
         part = await self._sample(prompts)
-        kl, length = await self.context.in_worker(self.trainer.departure, [part])
+        kl, length = await self.context.in_worker(self.trainer.departure, part)
         return await self._departed(kl, length, prompts)
 
     async def _departed(self, kl: float, length: float, prompts: Sequence[Prompt]) -> str:

@@ -77,7 +77,7 @@ def _pairs(comparison: Comparison, judgements: list[Judgement]) -> Iterable[Pair
             prompt=comparison.prompt.id,
             lengths=(len(a.text), len(b.text)),
             label=None,
-            people={who: SIDES[side(p)] for who, p in opinions.items() if who.startswith("human:")},
+            people={who: SIDES[side(p)] for who, p in opinions.items() if is_person(who)},
             category=comparison.prompt.category,
         )
         yield Pair(item, turned=side_digest(a.messages) > side_digest(b.messages))
@@ -137,19 +137,17 @@ def beside_people(sides: Sides) -> tuple[dict[str, Figure], list[str]]:
 
 
 def share_people(ours: Path, theirs: Path) -> bool:
-    """Whether somebody labels in both runs: such labels agree with a person for no merit of theirs. Names in two files are two
-    people's."""
-    one, other = (_people(folder) for folder in (ours, theirs))
+    """Whether people of one name label in both runs: such labels may agree with a person for no merit of theirs, turned round or
+    blended though they are."""
+    one, other = (
+        {judgement.labeller for judgement in RunFolder(folder).read("judgements") if is_person(judgement.labeller)}
+        for folder in (ours, theirs)
+    )
     return not one.isdisjoint(other)
 
 
-def _people(folder: Path) -> set[tuple[str, ...]]:
-    """Who labels, with the files that this was read from."""
-    run = RunFolder(folder)
-    files = tuple(sorted(each["sha256"] for each in run.manifest["inputs"]))
-    return {
-        (judgement.labeller, *files) for judgement in run.read("judgements") if judgement.labeller.startswith("human:")
-    }
+def is_person(labeller: str) -> bool:
+    return labeller.startswith("human:")
 
 
 def missing(labels: Mapping[int, Labels]) -> Figure:
@@ -178,10 +176,14 @@ def between_people(pairs: Mapping[str, Pair]) -> dict[str, float]:
     """For each prompt how far one person agrees with another, on pairs that two or more prefer a response of."""
     found: dict[str, list[float]] = {}
     for pair in pairs.values():
-        people = [choice for choice in pair.item.people.values() if choice in CLEAR]
-        if len(people) > 1:
+        if len(people := _clear(pair)) > 1:
             found.setdefault(pair.item.prompt, []).append(_alike(people))
     return _means(found)
+
+
+def _clear(pair: Pair) -> list[Choice]:
+    """What people say of a pair who prefer one response."""
+    return [choice for choice in pair.item.people.values() if choice in CLEAR]
 
 
 def _alike(people: Sequence[Choice]) -> float:
@@ -194,7 +196,7 @@ def with_one_person(ours: Labels, pairs: Mapping[str, Pair]) -> tuple[dict[str, 
     own: dict[str, list[float]] = {}
     between: dict[str, list[float]] = {}
     for key, said in ours.choices.items():
-        people = [choice for choice in pairs[key].item.people.values() if choice in CLEAR] if key in pairs else []
+        people = _clear(pairs[key]) if key in pairs else []
         if said in CLEAR and len(people) > 1:
             named = pairs[key].named(said)
             own.setdefault(ours.prompts[key], []).append(fmean(named == choice for choice in people))

@@ -236,7 +236,7 @@ def _labels(study: Study, out: Path) -> ByArm:
 
 
 def _sharing(study: Study, out: Path) -> set[str]:
-    """Arms some of whose labels are by the people of the one that is held against."""
+    """Arms in which people of the one that is held against label too, by their names."""
     others, seed = [arm for arm in study.arms if arm != study.baseline], study.seeds[0]
     return {arm for arm in others if share_people(folder_of(out, arm, seed), folder_of(out, study.baseline, seed))}
 
@@ -255,7 +255,7 @@ def _of_labels(
             own |= of_labels(sides)
             if arm in sharing:
                 unsaid.append(
-                    f"{arm}: some of its labels are by the people of {study.baseline}: agreement with them is no merit."
+                    f"{arm}: people by the names of those of {study.baseline} label here too: agreement with them may be no merit."
                 )
             else:
                 first = {study.seeds[0]: labels[arm][study.seeds[0]]}  # a pair is one, however many seeds label it

@@ -190,7 +190,7 @@ def _plots(study: Study, found: Measured, plots: Plots) -> dict[str, str]:
         next((f"{policy}.{end}" for end in ends if f"{policy}.{end}" in names), None)
         for ends in ((HEAD_TRUE, HEAD), (WIN_TRUE, WIN), ("kl",))
     )
-    by_truth = [", by the truth" if name and name.endswith(("by_truth",)) else "" for name in (main, win)]
+    by_truth = [", by the truth" if name and name.endswith("by_truth") else "" for name in (main, win)]
     truth = f"reward.accuracy.{TRUTH if study.truth else study.baseline}"
     agreement = [*of("labels.truth" if study.truth else "labels.agreement")]
     if "people.agreement" in figures and not study.truth:

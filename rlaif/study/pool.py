@@ -22,8 +22,7 @@ LONGEST_LINE = 2**20  # bytes of an event
 
 @dataclass(frozen=True)
 class Contest:
-    """Another run, whose policies a run's are set against, who judges them besides the recipe's judges, and the folder for what comes
-    of it."""
+    """Another run, whose policies a run's are set against, who judges them, and the folder for what comes of it."""
 
     against: Path | None  # None of the run that others are set against
     out: Path

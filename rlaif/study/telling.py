@@ -19,8 +19,8 @@ PASSES = 0.5  # omega from which labels may stand in for a person (Calderon et a
 EVEN = 0.5  # deviation of outcomes won or lost half the time each, and of differences of one where one in four is any
 
 
-def planned(study: Study, recipe: Pipeline, size: Size) -> Iterator[str]:
-    """Before anything is walked: how small a difference its prompts suffice for."""
+def planned(study: Study, recipe: Pipeline, size: Size) -> str:
+    """Before anything is walked: how small a difference its prompts suffice for; "" where there are none."""
     seeds = (
         f"{len(study.seeds)} seeds show how alike they do"
         if len(study.seeds) > 1
@@ -38,12 +38,13 @@ def planned(study: Study, recipe: Pipeline, size: Size) -> Iterator[str]:
             seen.append((f"contests of policies on up to {asked:,}", asked))
     alpha = ALPHA / (len(study.arms) - 1)
     found = [f"{what} {100 * detectable_with(count, EVEN, alpha=alpha):.1f}" for what, count in seen if count]
-    if found:
-        yield (
-            f"Differences that are found in four of five studies, in points, if arms differ on one prompt in four, and every training "
-            f"ends alike ({seeds}): {', '.join(found)}. Within {100 * study.margin:g} points ({100 * study.label_margin:g} of labels) "
-            "they count as none."
-        )
+    if not found:
+        return ""
+    return (
+        f"Differences that are found in four of five studies, in points, if arms differ on one prompt in four, and every training "
+        f"ends alike ({seeds}): {', '.join(found)}. Within {100 * study.margin:g} points ({100 * study.label_margin:g} of labels) "
+        "they count as none."
+    )
 
 
 def lines(study: Study, found: Measured) -> Iterator[str]:

@@ -78,7 +78,7 @@ async def walk(study: Study, out: Path, watcher: Watcher) -> None:
     another process is at work in ``out``, or what was walked there was walked otherwise."""
     with alone(out):
         need_same_machine(study, out)
-        pot = opened_pot(study, out, watcher)
+        pot = await opened_pot(study, out, watcher)
         write_json(out / STUDY_FILE, study.model_dump(mode="json"))  # as it is walked, --set and all
         await _walk(study, out, watcher, pot)
 

@@ -334,14 +334,12 @@ class OnlineTrainer(ABC):
             }
         return found
 
-    def departure(self, parts: Sequence[Rollouts]) -> tuple[float, float]:
-        """Of samples of the policy as it is: nats a response from the start, and tokens of one, means."""
-        kl: list[float] = []
+    def departure(self, rollouts: Rollouts) -> tuple[float, float]:
+        """Of a sample of the policy as it is: nats a response from the start, and tokens of one, means."""
         with self._autocast(), torch.no_grad():
-            for part in parts:
-                part.old = self.logprobs(self.network, part)[0] if part.old is None else part.old
-                kl += self.kl(part).tolist()
-        return _mean(kl), _mean([length for part in parts for length in part.lengths])
+            if rollouts.old is None:
+                rollouts.old = self.logprobs(self.network, rollouts)[0]
+            return _mean(self.kl(rollouts).tolist()), _mean(rollouts.lengths)
 
     def kl(self, rollouts: Rollouts) -> Tensor:
         """log π − log π_ref of every row: an unbiased estimate of its KL, in nats."""
