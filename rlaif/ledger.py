@@ -277,8 +277,9 @@ class Ledger:
         return found
 
     def put(self, entries: Sequence[Entry], *, settled: bool = False) -> list[Entry]:
-        """Commit all in one transaction; ``settled``: they are all that calls have brought so far. Returns what is stored: where a key was there already, the older entry; what the
-        other cost is money without a reply."""
+        """Commit all in one transaction; ``settled``: they are all that calls have brought so far.
+        Returns what is stored: where a key was there already, the older entry; what the other cost is money
+        without a reply."""
         now = time.time()
         with self._transaction():
             new = self._store(entries, now)

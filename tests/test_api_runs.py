@@ -256,12 +256,13 @@ def test_fifty_killed_runs_go_on(tmp_path: Path, phase: str, reached: Reached) -
 
 JUMPING = """
 import sys, time
-real, calls, jump = time.time, 0, float(sys.argv[1])
-def jumping():
-    global calls
-    calls += 1
-    return real() + (jump if calls > 40 else 0.0)
-time.time = jumping
+from rlaif.ledger import Ledger
+real, put, jump, stored = time.time, Ledger.put, float(sys.argv[1]), []
+def putting(self, entries, **how):
+    done = put(self, entries, **how)
+    stored.append(len(entries))
+    return done
+Ledger.put, time.time = putting, lambda: real() + (jump if stored else 0.0)  # after the first replies are dated
 sys.argv = ["rlaif", *sys.argv[2:]]
 from rlaif.cli import main
 main()
