@@ -99,21 +99,11 @@ def _outcome_account(rows: Iterable[Judgement | Provenance], unit: str, total: i
 
 
 def training_account(run: RunFolder, report: dict[str, Any]) -> Account:
-    """What a method says of what it trained on, or of pairs those that were trained on, held out, too long to be either, or of weight 0; and those a method says nothing of."""
+    """What a method says of what it trained on; of one that says nothing that it does not."""
     if report.get("account"):
         return dict(report["account"])
-    counts = {
-        "trained on": report["pairs"],
-        "too long": report["too_long"],
-        "held out": report["held_out_pairs"],
-        "no label": report["no_label"],
-        **({"not drawn": report["not_drawn"]} if report.get("not_drawn") else {}),
-    }
     total = run.rows("preferences")
-    outcomes = {outcome: count for outcome, count in counts.items() if count is not None}
-    if len(outcomes) < len(counts):
-        outcomes["not said by the method"] = max(0, total - sum(outcomes.values()))
-    return {"unit": "preferences", "in": total, "outcomes": outcomes, "reasons": {}}
+    return {"unit": "preferences", "in": total, "outcomes": {"not said by the method": total}, "reasons": {}}
 
 
 # --- figures ----------------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 model, tokens = (kind.from_pretrained("FOLDER") for kind in (AutoModelForSequenceClassification, AutoTokenizer))
 text = tokens.apply_chat_template(turns, tokenize=False).rstrip()  # it ends with the end of the turn
 ids = tokens(text, add_special_tokens=False, return_tensors="pt")
-reward = model(**ids).logits[0, 0] * model.config.rlaif_gain + model.config.rlaif_bias
+reward = model(**ids).logits[0, 0].item() * model.config.rlaif_gain + model.config.rlaif_bias
 ```
 """
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -18,7 +18,7 @@ import torch
 from pydantic import Field, model_validator
 
 from rlaif.errors import ModelError
-from rlaif.models.chat_tokens import ChatTokenizer
+from rlaif.models.chat_tokens import ChatTokenizer, TurnsRefused
 from rlaif.models.local import LocalModel, LocalOptions, load_network
 from rlaif.models.rows import Rows
 from rlaif.models.shared_prompt import hidden_self_test, last_hidden, sharing_works
@@ -181,11 +181,7 @@ class HeldOut:
 class RewardReport:
     history: list[dict[str, float]]
     held_out: HeldOut
-    pairs: int  # with a label, trained on
-    too_long: int  # with a label, left out of training or of the held-out pairs
-    held_out_pairs: int  # with a label
-    no_label: int  # of weight 0, in training or held out
-    not_drawn: int  # with a label, beyond ``options.labels``
+    account: dict[str, Any]  # what became of the pairs, of those held out too
     gain: float
     bias: float
     reference: int  # responses that gain and bias were set on; 0 where rewards stay as the network gives them
@@ -254,14 +250,12 @@ def train_reward_model(
     with watch.passing("held-out rewards", network) as done:
         scored = score_groups(network, test.groups, pad_id, share=share, done=done)
     held = held_out_differences(test.groups, scored)
+    too_long, refused = train.too_long + test.too_long, train.refused + test.refused
+    whole = replace(train, too_long=too_long, refused=refused, held_out=test.pairs)
     return RewardReport(
         history,
         held,
-        pairs=train.pairs,
-        too_long=train.too_long + test.too_long,
-        held_out_pairs=test.pairs,
-        no_label=train.no_label,
-        not_drawn=train.not_drawn,
+        account=whole.account,
         gain=gain,
         bias=bias,
         reference=reference_count,
@@ -308,17 +302,30 @@ def reference_groups(groups: Sequence[Group], count: int, seed: int) -> list[Gro
     return chosen
 
 
-def groups_of(items: Sequence[Answers], tokens: ChatTokenizer, max_tokens: int | None = None) -> list[Group]:
-    """Prompts with their responses as token ids, one group an item, in order; over ``max_tokens`` left out."""
-    groups = []
-    for i, (prompt, responses) in enumerate(items):
-        ids = tuple(tokens.prompt_ids(prompt))
-        said = [tuple(tokens.response_ids(prompt, turns, ended=ended)) for turns, ended in responses]
-        if max_tokens is not None:
-            said = [response for response in said if response and len(ids) + len(response) <= max_tokens]
-        if said or max_tokens is None:
-            groups.append(Group(str(i), ids, said))
-    return groups
+def groups_of(items: Sequence[Answers], tokens: ChatTokenizer, max_tokens: int) -> list[Group]:
+    """Prompts with their responses that can be read, an empty one left out: a group for each item that has any, in order."""
+    read = [read_item(item, tokens, max_tokens) for item in items]
+    groups = [Group(str(i), prompt, [ids for ids in said if ids]) for i, (prompt, said) in enumerate(read)]
+    return [group for group in groups if group.responses]
+
+
+def read_item(
+    item: Answers, tokens: ChatTokenizer, max_tokens: int
+) -> tuple[tuple[int, ...], list[tuple[int, ...] | None]]:
+    """Token ids of a prompt, and of its responses: None for one that is longer, with its prompt, than ``max_tokens``, or whose turns
+    the chat template refuses."""
+    messages, responses = item
+    prompt: tuple[int, ...] = ()
+    found: list[tuple[int, ...] | None] = []
+    for turns, ended in responses:
+        try:
+            prompt = prompt or tuple(tokens.prompt_ids(messages))
+            ids = tuple(tokens.response_ids(messages, turns, ended=ended))
+        except TurnsRefused:
+            found.append(None)
+        else:
+            found.append(ids if len(prompt) + len(ids) <= max_tokens else None)
+    return prompt, found
 
 
 def score_groups(
@@ -357,20 +364,14 @@ class RewardModel:
         self.share, _ = sharing_works(self.network, self.tokens.pad_id, test=hidden_self_test)
 
     def __call__(self, items: Sequence[Answers], done: Done = lambda groups, total: None) -> list[list[float | None]]:
-        """Rewards of the responses of each item; None for one that is longer, with its prompt, than the network reads."""
-        whole = groups_of(items, self.tokens)
-        fits = [[len(group.prompt) + len(ids) <= self.context for ids in group.responses] for group in whole]
-        kept = [
-            Group(group.prompt_id, group.prompt, [ids for ids, fit in zip(group.responses, fit_of, strict=True) if fit])
-            for group, fit_of in zip(whole, fits, strict=True)
-        ]
-        asked = [group for group in kept if group.responses]
-        raw = iter(score_groups(self.network, asked, self.tokens.pad_id, share=self.share, done=done))
-        found: list[list[float | None]] = []
-        for group, fit_of in zip(kept, fits, strict=True):
-            values = iter(next(raw) if group.responses else [])
-            found.append([self.gain * next(values) + self.bias if fit else None for fit in fit_of])
-        return found
+        """Rewards of the responses of each item; None for one that cannot be read: longer, with its prompt, than the network
+        reads, or of turns that its chat template refuses."""
+        read = [read_item(item, self.tokens, self.context) for item in items]
+        groups = [Group(str(i), ids, [one for one in said if one is not None]) for i, (ids, said) in enumerate(read)]
+        asked = [group for group in groups if group.responses]
+        scored = score_groups(self.network, asked, self.tokens.pad_id, share=self.share, done=done)
+        raw = iter([reward for rewards in scored for reward in rewards])
+        return [[None if ids is None else self.gain * next(raw) + self.bias for ids in said] for _, said in read]
 
 
 def need_head(folder: Path, where: str) -> None:

@@ -26,12 +26,12 @@ def score(
 ) -> None:
     """Rewards of a file's responses; of an ensemble the mean, and the deviation of its members."""
     from rlaif.errors import UserError
-    from rlaif.scoring import means, rows_to_score, score, scores_row
+    from rlaif.scoring import NOT_READ, means, rows_to_score, score, scores_row
     from rlaif.store import writing
 
     if Path(file).exists() and out.exists() and out.samefile(file):
         raise UserError(f"--out {out}: the file that is scored. Name another.")
-    count = too_long = 0
+    count = not_read = 0
     with (
         _opened(models) as (members, done),
         writing(out) as temporary,
@@ -39,11 +39,9 @@ def score(
     ):
         for row, rewards in score(rows_to_score(file), members, done):
             file_out.write(json.dumps(scores_row(row, rewards), ensure_ascii=False) + "\n")
-            count, too_long = count + 1, too_long + (None in means(rewards))
-    if too_long:
-        typer.echo(
-            f"{too_long:,} rows have a response that is longer, with its prompt, than the model reads: its reward is null."
-        )
+            count, not_read = count + 1, not_read + (None in means(rewards))
+    if not_read:
+        typer.echo(f"{not_read:,} rows have responses whose reward is null: {NOT_READ}.")
     typer.echo(f"{count:,} rows, each scored by {len(members)} reward model{'s' * (len(members) > 1)}: {out}")
 
 
@@ -85,8 +83,10 @@ def _opened(models: list[Path]) -> Iterator[tuple[list[Any], Callable[[int], Non
 
 
 def _said(name: str, figure: Any) -> str:
-    if name == "too_long":
-        return f"{figure.value:.0f} of {figure.n:,} rows, left out of all figures"
+    from rlaif.scoring import NOT_READ
+
+    if name == "not_read":
+        return f"{figure.value:.0f} of {figure.n:,} rows, left out of all figures: {NOT_READ}"
     values = [value for value in (figure.value, figure.low, figure.high) if value is not None]
     texts = [f"{value:+.3f}" if name == "gap" else f"{100 * value:.1f}%" for value in values]
     interval = f" ({texts[1]} to {texts[2]})" if len(texts) == 3 else ""

@@ -27,6 +27,7 @@ from rlaif.statistics import Figure, cluster_mean
 from rlaif.store import RunFolder
 
 ANSWERS = ("response", "responses", "completion", "answer", "output")
+NOT_READ = "longer, with their prompt, than the model reads, or of turns that its chat template refuses"
 BATCH = 256  # rows that go through the networks together
 Turns = tuple[Message, ...]
 Scorer = Callable[[Sequence[tuple[Turns, Sequence[tuple[Turns, bool]]]]], Sequence[Sequence[float | None]]]
@@ -131,7 +132,7 @@ def _responses(where: str, name: str, values: Any) -> list[Turns]:
     return found
 
 
-Rewards = Sequence[Sequence[float | None]]  # of a row's responses, by member; None: longer than the member reads
+Rewards = Sequence[Sequence[float | None]]  # of a row's responses, by member; None: it cannot read it
 
 
 def score(
@@ -156,7 +157,7 @@ def score(
 
 
 def means(rewards: Rewards) -> list[float | None]:
-    """The mean of members for each response; None for one that a member cannot read whole."""
+    """The mean of members for each response; None for one that a member cannot read."""
     return [over(fmean, values) for values in zip(*rewards, strict=True)]
 
 
@@ -167,7 +168,7 @@ def over(statistic: Callable[[list[float]], float], values: Sequence[float | Non
 
 def scores_row(row: Row, rewards: Rewards) -> dict[str, Any]:
     """The file's row with ``reward`` (``rewards`` of several responses): the mean of members, and their deviation beside it; null
-    for a response that is longer, with its prompt, than the model reads."""
+    for a response that the model cannot read: longer, with its prompt, than its context, or of turns that its template refuses."""
     mean = means(rewards)
     spread = [over(pstdev, values) for values in zip(*rewards, strict=True)]
     if row.chosen:
@@ -198,17 +199,17 @@ def rightness(rewards: Sequence[float], chosen: int) -> float:
 
 def accuracies(results: Iterable[tuple[Row, Rewards]]) -> dict[str, Figure]:
     """``accuracy``, over all rows and by category, its ``mean_of_categories``, what chance would give, and the rewards' gap; and
-    where there are any, how many rows were ``too_long`` to be read and are in none of them. Raises UserError where none is left."""
+    where there are any, how many rows were ``not_read`` and are in none of them. Raises UserError where none is left."""
     right: list[float] = []
     chance: list[float] = []
     gaps: list[float] = []
     prompts: list[str] = []
     categories: list[str] = []
-    too_long = 0
+    not_read = 0
     for row, rewards in results:
         mean = [value for value in means(rewards) if value is not None]
         if len(mean) < len(row.responses):
-            too_long += 1
+            not_read += 1
             continue
         right.append(rightness(mean, row.chosen))
         chance.append(1 / comb(len(mean), row.chosen))
@@ -216,15 +217,15 @@ def accuracies(results: Iterable[tuple[Row, Rewards]]) -> dict[str, Figure]:
         prompts.append(row.prompt.id)
         categories.append(row.category)
     if not right:
-        why = f": {too_long:,} are longer than the reward model reads" if too_long else ""
+        why = f": {not_read:,} are {NOT_READ}" if not_read else ""
         raise UserError(f"no row to test on{why}.")
     found = {
         "accuracy": cluster_mean(right, prompts),
         "chance": Figure(value=fmean(chance), n=len(chance)),
         "gap": cluster_mean(gaps, prompts),
     }
-    if too_long:
-        found["too_long"] = Figure(value=float(too_long), n=too_long + len(right))
+    if not_read:
+        found["not_read"] = Figure(value=float(not_read), n=not_read + len(right))
     names = sorted(set(categories))
     if len(names) > 1:
         for name in names:

@@ -78,11 +78,7 @@ class TrainingStages:
             )
             return {
                 "history": report.history,
-                "pairs": report.pairs,
-                "too_long": report.too_long,
-                "held_out_pairs": report.held_out_pairs,
-                "no_label": report.no_label,
-                "not_drawn": report.not_drawn,
+                "account": report.account,
                 "gain": report.gain,
                 "bias": report.bias,
                 "reference": report.reference,

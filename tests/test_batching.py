@@ -74,7 +74,7 @@ def test_pairs_of_no_weight_stay_in_their_groups_and_are_counted_apart(base: Loc
     ]
     grouped = group_preferences(rows, base.tokens, 40, keep=lambda prompt: prompt == "hi")
     assert [len(group.pairs) for group in grouped.groups] == [2]
-    assert (grouped.pairs, grouped.too_long, grouped.left_out, grouped.no_label) == (1, 1, 1, 3)
+    assert (grouped.pairs, grouped.too_long, grouped.held_out, grouped.no_label) == (1, 1, 1, 3)
 
 
 def test_fewer_labels_are_those_of_whole_prompts_and_within_more_of_them(base: LocalModel) -> None:
@@ -98,7 +98,7 @@ def test_pairs_longer_than_the_models_context_are_too_long_whatever_max_tokens_s
     assert small.context == 48
     rows = [*planted(12), *(preference(f"long {i}", "water " * 60, "two") for i in range(5))]
     report = train_reward(small, rows, tmp_path)
-    assert report.too_long == 5
+    assert report.account["outcomes"]["too long"] == 5
     assert tune(small, rows, tmp_path / "dpo")
 
 
@@ -107,7 +107,8 @@ def test_what_a_training_says_of_its_pairs_adds_up(base: LocalModel, tmp_path: P
     report = train_reward(base, rows, tmp_path)
     held = sum(held_out(row.prompt_id, 0.25, 0) and row.weight > 0 for row in rows)
     assert 0 < held < 32  # of 48 pairs every third has no label
-    assert (report.pairs, report.too_long, report.held_out_pairs, report.no_label) == (32 - held, 0, held, 16)
+    outcomes = {"trained on": 32 - held, "too long": 0, "held out": held, "no label": 16}
+    assert report.account == {"unit": "preferences", "in": 48, "outcomes": outcomes, "reasons": {}}
 
 
 def test_cut_off_responses_have_no_end_of_turn(base: LocalModel) -> None:

@@ -13,14 +13,8 @@ from hypothesis import strategies as st
 from rlaif.errors import ModelError
 from rlaif.models.chat_tokens import ChatTokenizer
 from rlaif.records import Message
-from tests.tiny import CHATML, NO_SYSTEM, tokenizer
+from tests.tiny import ALTERNATING, CHATML, NO_SYSTEM, tokenizer
 
-ALTERNATING = (
-    "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
-    "{{ raise_exception('Conversation roles must alternate') }}{% endif %}"
-    "<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 THINKING = CHATML.replace("<|im_start|>assistant\n{% endif %}", "<|im_start|>assistant\n<think>\n{% endif %}")
 
 

@@ -238,8 +238,8 @@ def test_a_response_that_is_too_long_has_no_reward_and_its_row_is_counted(tmp_pa
     assert [row["reward_rejected_std"] for row in told][:2] == [0.0, None]
     found = accuracies(score(rows_to_test(path), members))
     assert (found["accuracy"].value, found["accuracy"].n) == (1.0, 2)
-    assert (found["too_long"].value, found["too_long"].n) == (2.0, 4)
-    with pytest.raises(UserError, match="no row to test on: 2 are longer than the reward model reads"):
+    assert (found["not_read"].value, found["not_read"].n) == (2.0, 4)
+    with pytest.raises(UserError, match="no row to test on: 2 are longer, with their prompt, than the model reads"):
         accuracies(score(itertools.islice(rows_to_test(path), 2), members))
 
 
@@ -293,7 +293,7 @@ def test_the_commands_score_and_test_a_trained_model(base: LocalModel, tmp_path:
     long = " ".join(["water"] * 2000)
     write_jsonl(tmp_path / "long.jsonl", [{"prompt": "q", "response": "one"}, {"prompt": "q", "response": long}])
     said = rlaif(tmp_path, "reward", "score", str(folder), "--file", "long.jsonl", "--out", "scored.jsonl")
-    assert "1 rows have a response that is longer, with its prompt, than the model reads: its reward is null." in said
+    assert "1 rows have responses whose reward is null: longer, with their prompt, than the model reads, or" in said
     said = rlaif(tmp_path, "reward", "test", str(base.folder), "--file", "set.jsonl", code=2)
     assert "is no reward model: its weights have no score head." in said
     said = rlaif(tmp_path, "reward", "test", "nowhere", "--file", "set.jsonl", code=2)

@@ -299,9 +299,10 @@ def test_reward_models_of_fewer_labels_make_a_curve(walked: Path) -> None:
         )
         for seed in (0, 1)
     ]
-    assert all(0 < each["pairs"] <= 20 for each in told)
-    assert all(each["pairs"] + each["not_drawn"] + each["held_out_pairs"] == 59 for each in told)
-    assert figures["arms.human.curve.20.labels"]["value"] == sum(each["pairs"] for each in told) / 2
+    outcomes = [each["account"]["outcomes"] for each in told]
+    assert all(0 < each["trained on"] <= 20 for each in outcomes)
+    assert all(each["trained on"] + each["not drawn"] + each["held out"] == 59 for each in outcomes)
+    assert figures["arms.human.curve.20.labels"]["value"] == sum(each["trained on"] for each in outcomes) / 2
     whole = figures["arms.human.curve.all.accuracy"]["value"]
     assert whole == pytest.approx(figures["arms.human.reward.accuracy.truth"]["value"])
     assert {name for name in figures if name.startswith("exchange.")} == {

@@ -270,7 +270,7 @@ def test_reward_model_learns_a_planted_rule(base: LocalModel, tmp_path: Path) ->
     assert sum(losses[-4:]) < 0.5 * sum(losses[:4])
     assert len(report.held_out.p) > 20
     assert accuracy(report) >= 0.9 > accuracy(start)
-    assert report.pairs + len(report.held_out.p) == len(rows)
+    assert report.account["outcomes"]["trained on"] + len(report.held_out.p) == len(rows)
     assert [figures["step"] for figures in report.history] == [float(n + 1) for n in range(len(losses))]
 
 

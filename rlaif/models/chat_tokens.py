@@ -24,6 +24,10 @@ PLAIN_TEMPLATE = (
 )
 
 
+class TurnsRefused(ModelError):
+    """The chat template does not take turns in this order."""
+
+
 class ChatTokenizer:
     """A tokenizer with its chat template, from a model folder. Raises ModelError when it cannot be used."""
 
@@ -78,7 +82,7 @@ class ChatTokenizer:
         turns = [Message(role=role, content=f"<turn {number}>") for number, role in enumerate(roles)]
         try:
             text = self.prompt_text(turns)
-        except ModelError:  # turns that must alternate
+        except TurnsRefused:
             return False
         starts = sorted(text.find(turn.content) for turn in turns)
         pieces = [text[start:end] for start, end in zip(starts, [*starts[1:], len(text)], strict=True)]
@@ -161,7 +165,7 @@ class ChatTokenizer:
                 except _template_error():
                     pass  # the first error tells more
             roles = " ".join(turn["role"] for turn in turns)
-            raise ModelError(
+            raise TurnsRefused(
                 f"{self.where}: the chat template refuses turns '{roles}': {_first_line(error)}"
             ) from error
 

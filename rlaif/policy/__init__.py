@@ -116,15 +116,10 @@ class PolicyContext:
 
 @dataclass(frozen=True)
 class PolicyReport:
-    """What training tells: figures per step, and what became of the pairs; None where a method does not say."""
+    """What training tells: figures per step, and what became of what there was to learn from; None where a method does not say."""
 
     history: list[dict[str, float]]
-    pairs: int | None = None  # trained on
-    too_long: int | None = None
-    held_out_pairs: int | None = None
-    no_label: int | None = None  # of weight 0: nothing to learn from
-    not_drawn: int | None = None  # beyond the number of labels to learn from
-    account: dict[str, Any] | None = None  # in the place of those counts, of a method that trains on other than pairs
+    account: dict[str, Any] | None = None  # unit, in, outcomes and reasons, as accounts.json has them
     samples: list[dict[str, Any]] = field(default_factory=list)  # conversations along the way, for eyes
     looks: list[dict[str, float]] = field(default_factory=list)  # of a judge that looks on, beside the reward
     probes: dict[str, Any] = field(default_factory=dict)  # of canaries, by name: what the reward makes of them

@@ -55,15 +55,7 @@ class AgainstReference(Tuned):
             kept=(context.kept, start.identity.sha256) if context.kept else None,
         )
         trained.save(context.out)
-        return PolicyReport(
-            history,
-            pairs=data.pairs,
-            too_long=data.too_long,
-            held_out_pairs=data.left_out,
-            no_label=data.no_label,
-            not_drawn=data.not_drawn,
-            samples=samples,
-        )
+        return PolicyReport(history, account=data.account, samples=samples)
 
 
 class OfflineTrainer(PreferenceTrainer):

@@ -15,10 +15,11 @@ from pydantic import Field, model_validator
 
 from rlaif.conversations import after_prompt, prompt_column, read_messages, read_prompt
 from rlaif.errors import DataError, RlaifError
+from rlaif.models.chat_tokens import TurnsRefused
 from rlaif.policy import PolicyContext, PolicyReport, Tuned
 from rlaif.records import Message, Prompt
 from rlaif.rows import need_source, read_rows, source_hash
-from rlaif.training.batching import Group, drawn, group_preferences, need_labels, worths
+from rlaif.training.batching import REFUSED, Group, drawn, group_preferences, need_labels, worths
 from rlaif.training.finetuning import FineTuner, demonstrated
 from rlaif.training.trainer import ShownPrompts, TrainingOptions, fit
 
@@ -72,7 +73,7 @@ class SFT(Tuned):
             prompts=shown.prompts,
         )
         trained.save(context.out)
-        return PolicyReport(history, **account, samples=samples)
+        return PolicyReport(history, account=account, samples=samples)
 
     def _preferred(self, context: PolicyContext, shown: ShownPrompts) -> tuple[list[Group], dict[str, Any]]:
         start, room = context.start, self.options.room(context.start.context)
@@ -88,23 +89,21 @@ class SFT(Tuned):
             groups.append(demonstrated(group.prompt_id, group.prompt, weighed))
         if not any(weight > 0 for group in groups for weight in group.weight):
             raise RlaifError("sft: no response is preferred to another: every label is a tie.")
-        told = {
-            "pairs": data.pairs,
-            "too_long": data.too_long,
-            "held_out_pairs": data.left_out,
-            "no_label": data.no_label,
-            "not_drawn": data.not_drawn,
-        }
-        return groups, told
+        return groups, data.account
 
     def _demonstrated(self, context: PolicyContext, shown: ShownPrompts) -> tuple[list[Group], dict[str, Any]]:
         start, room = context.start, self.options.room(context.start.context)
         groups: dict[str, tuple[tuple[int, ...], list[tuple[tuple[int, ...], float]]]] = {}
         counts = dict.fromkeys(("trained on", "held out", "too long", "repeated"), 0)
+        refused = 0
         rows = context.watch.through(_demonstrations(self.options))
         for prompt, response in shown.of(rows, lambda row: (row[0].id, row[0].messages)):
-            ids = tuple(start.tokens.prompt_ids(prompt.messages))
-            said = tuple(start.tokens.response_ids(prompt.messages, response))
+            try:
+                ids = tuple(start.tokens.prompt_ids(prompt.messages))
+                said = tuple(start.tokens.response_ids(prompt.messages, response))
+            except TurnsRefused:
+                refused += 1
+                continue
             _, known = groups.get(prompt.id, (ids, []))
             if context.is_held_out(prompt.id):
                 counts["held out"] += 1
@@ -115,11 +114,12 @@ class SFT(Tuned):
             else:
                 counts["trained on"] += 1
                 groups.setdefault(prompt.id, (ids, known))[1].append((said, 1.0))
+        counts |= {REFUSED: refused} if refused else {}
         if not groups:
             found = ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "no rows"
             raise RlaifError(f"sft: {self.options.demonstrations}: nothing is left to train on ({found}).")
         account = {"unit": "demonstrations", "in": sum(counts.values()), "outcomes": counts, "reasons": {}}
-        return [demonstrated(name, *rows) for name, rows in groups.items()], {"account": account}
+        return [demonstrated(name, *rows) for name, rows in groups.items()], account
 
 
 def _demonstrations(options: SFT.Options) -> Iterator[tuple[Prompt, tuple[Message, ...]]]:

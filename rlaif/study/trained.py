@@ -36,7 +36,7 @@ def only(held: Held | None, counts: Callable[[str], bool]) -> Held | None:
 def learnt_from(folder: Path) -> int:
     """How many labels a run's reward model learnt from."""
     told = _told(folder)
-    return int(told["pairs"]) if told else 0
+    return int(told["account"]["outcomes"]["trained on"]) if told else 0
 
 
 def own_loss(held: Held | None) -> float:

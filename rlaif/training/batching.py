@@ -10,15 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from rlaif.errors import RlaifError
-from rlaif.models.chat_tokens import ChatTokenizer
+from rlaif.models.chat_tokens import ChatTokenizer, TurnsRefused
 from rlaif.records import Message, Preference, digest, uniform
 
 T = TypeVar("T")
+REFUSED = "refused by the chat template"  # an outcome of rows to be trained on
 WINDOW_STEPS = 16  # optimiser steps whose groups are sorted by length together
 
 
@@ -52,9 +53,23 @@ class Grouped:
     groups: list[Group]
     pairs: int  # with a label, in the groups
     too_long: int  # with a label, left out for their length
-    left_out: int  # with a label, not to be kept
+    refused: int  # with a label, left out since the chat template does not take their turns
+    held_out: int  # with a label, not to be kept
     not_drawn: int  # with a label, beyond the number to be learnt from
     no_label: int  # of weight 0, whatever became of them
+
+    @property
+    def account(self) -> dict[str, Any]:
+        """What became of the pairs, as a training's report says it."""
+        outcomes = {
+            "trained on": self.pairs,
+            "too long": self.too_long,
+            "held out": self.held_out,
+            "no label": self.no_label,
+            **({"not drawn": self.not_drawn} if self.not_drawn else {}),
+            **({REFUSED: self.refused} if self.refused else {}),
+        }
+        return {"unit": "preferences", "in": sum(outcomes.values()), "outcomes": outcomes, "reasons": {}}
 
 
 def group_preferences(
@@ -66,30 +81,33 @@ def group_preferences(
     ended: Callable[[Preference, Sequence[Message]], bool] = lambda row, response: True,
     source_of: Callable[[Preference], str] | None = None,
 ) -> Grouped:
-    """Tokenise and group. Pairs whose prompt and longer response exceed ``max_tokens`` are left out, and counted where they have a label.
+    """Tokenise and group. Pairs whose prompt and longer response exceed ``max_tokens`` are left out, and those whose turns the chat
+    template refuses; they are counted where they have a label.
 
     A pair is stored with its responses in an order that does not depend on which is chosen, so that the same
     comparisons give the same rows, and the same bytes, under any labels.
     """
     groups: dict[str, Group] = {}
     index: dict[str, dict[tuple[Message, ...], int]] = {}
-    pairs = too_long = left_out = no_label = 0
+    pairs = too_long = refused = left_out = no_label = 0
     for row in preferences:
         labelled = int(row.weight > 0)
         no_label += 1 - labelled
         if not keep(row.prompt_id):
             left_out += labelled
             continue
-        group = groups.get(row.prompt_id)
-        if group is None:
-            group = Group(row.prompt_id, tuple(tokens.prompt_ids(row.prompt)))
         known = index.setdefault(row.prompt_id, {})
         sides = sorted((row.chosen, row.rejected), key=side_digest)
-        ids = {
-            side: tuple(tokens.response_ids(row.prompt, side, ended=ended(row, side)))
-            for side in sides
-            if side not in known
-        }
+        try:
+            group = groups.get(row.prompt_id) or Group(row.prompt_id, tuple(tokens.prompt_ids(row.prompt)))
+            ids = {
+                side: tuple(tokens.response_ids(row.prompt, side, ended=ended(row, side)))
+                for side in sides
+                if side not in known
+            }
+        except TurnsRefused:
+            refused += labelled
+            continue
         longest = max([len(i) for i in ids.values()] + [len(group.responses[known[s]]) for s in sides if s in known])
         if len(group.prompt) + longest > max_tokens or not all(ids.values()):
             too_long += labelled
@@ -106,7 +124,7 @@ def group_preferences(
         group.pair_ids.append(pair_id(row.comparison_id, row.chosen, row.rejected))
         if source_of:
             group.sources.append(source_of(row))
-    return Grouped(list(groups.values()), pairs, too_long, left_out, 0, no_label)
+    return Grouped(list(groups.values()), pairs, too_long, refused, left_out, 0, no_label)
 
 
 def worths(group: Group) -> list[float]:
@@ -153,12 +171,14 @@ def need_labels(data: Grouped, stage: str, max_tokens: int) -> None:
     unlabelled = sum(len(group.pairs) for group in data.groups)
     counts = {
         f"{data.too_long} longer than {max_tokens} tokens": data.too_long,
-        f"{data.left_out} held out": data.left_out,
+        f"{data.refused} of turns that the chat template refuses": data.refused,
+        f"{data.held_out} held out": data.held_out,
         f"{unlabelled} without a label": unlabelled,
     }
     remedies = {
         "a larger max_tokens in its options, or a model of longer context": data.too_long,
-        "a smaller held_out, or more prompts": data.left_out,
+        "a model whose chat template takes such turns": data.refused,
+        "a smaller held_out, or more prompts": data.held_out,
         "labels": unlabelled,
     }
     found = ", ".join(words for words, count in counts.items() if count) or "there are none"

@@ -30,6 +30,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from rlaif.config import Sampling
 from rlaif.errors import ModelError, RlaifError, UserError
+from rlaif.models import ChatRequest
 from rlaif.models.local import LocalModel, LocalOptions
 from rlaif.models.rows import Rows
 from rlaif.models.shared_prompt import token_logprobs
@@ -281,10 +282,12 @@ class GroupTrainer(Trainer, ABC):
         if not self.prompts:
             return []
         room = self.options.room(self.base.context)
+        sampling = Sampling(max_output_tokens=SHOWN_TOKENS)
         fitting = [
             prompt
             for prompt in self.prompts.values()
-            if len(self.base.tokens.prompt_ids(prompt.messages)) + SHOWN_TOKENS <= room
+            if not self.base.objection(ChatRequest(messages=prompt.messages, sampling=sampling))
+            and len(self.base.tokens.prompt_ids(prompt.messages)) + SHOWN_TOKENS <= room
         ][:SHOWN]
         if not fitting:
             return []
