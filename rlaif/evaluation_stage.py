@@ -107,6 +107,7 @@ class EvaluationStage:
         kept.sort(key=road.evaluation_order)
         used = kept[: section.prompts]
         if road.measured is None:
+            self._say_looked_at(len(used), len(kept))
             return used, {}
         outcomes["not drawn"] = len(kept) - len(used)
         account = {
@@ -116,6 +117,17 @@ class EvaluationStage:
             "reasons": dict(sorted(reasons.items())),
         }
         return used, {"evaluation prompts": account}
+
+    def _say_looked_at(self, used: int, held_out: int) -> None:
+        """Where a judge looked on at prompts that are measured on, since there are not enough for both."""
+        for name, method in self.road.methods.items():
+            spec = getattr(method, "watch", None)
+            if spec and (shared := min(spec.prompts, used, used + spec.prompts - held_out)) > 0:
+                self.road.watcher.notice(
+                    f"Careful: {name}: the judge {spec.judge} looked on at {shared:,} of the {used:,} prompts that it is measured on: where it "
+                    "stopped the training, it may do better on them than on others. What would do: a larger held_out, or fewer prompts to "
+                    "watch or to measure."
+                )
 
     def _measured_rows(self, section: PromptsSection) -> Iterator[Prompt | Exclusion]:
         reader = ReadPrompts(section, "evaluation.source")

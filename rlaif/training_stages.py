@@ -143,6 +143,7 @@ class TrainingStages:
                     failure_tolerance=road.pipeline.failure_tolerance,
                     reward_folder=road.folder / "reward_model" if road.pipeline.reward_model else None,
                     name=name,
+                    measured=road.evaluation_order,
                 )
                 if inspect.iscoroutinefunction(method.train):
                     report = await method.train(context)

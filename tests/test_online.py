@@ -553,6 +553,27 @@ def watched(base: LocalModel, folder: Path, chances: Sequence[float], said: list
     return train(method, context), gold
 
 
+def test_a_judge_looks_on_at_the_prompts_that_are_measured_last(base: LocalModel, tmp_path: Path) -> None:
+    method = method_of(RLOO, watch={"judge": "gold", "prompts": 3, "looks": 2, "patience": 1})
+    looked: list[str] = []
+
+    class Remembering(Looking):
+        async def __call__(self, prompts: Any, ours: Any, theirs: Any) -> list[float | None]:
+            looked.extend(prompt.id for prompt in prompts)
+            return await super().__call__(prompts, ours, theirs)
+
+    held_out = [prompt.id for prompt in prompts(16)[:8]]
+    order = {prompt: float(i) for i, prompt in enumerate(sorted(held_out))}
+    train(
+        method,
+        context_of(
+            base, tmp_path, count=16, gold=Remembering([0.5] * 9), is_held_out=held_out.__contains__,
+            measured=lambda prompt: order[prompt.id],
+        ),
+    )  # fmt: skip
+    assert set(looked) == set(sorted(held_out)[-3:])
+
+
 def test_training_ends_where_the_judge_that_looks_on_likes_less_what_is_rewarded_more(
     base: LocalModel, tmp_path: Path
 ) -> None:

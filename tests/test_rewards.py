@@ -503,6 +503,18 @@ def test_a_judge_that_looks_on_by_the_same_model_is_said(tmp_path: Path, policy_
     )
 
 
+def test_where_a_judge_looked_on_at_prompts_that_are_measured_it_is_said(tmp_path: Path, policy_folder: Path) -> None:
+    with start(MockOptions()) as server:
+        folder = recipe(tmp_path, policy_folder, server.url, watch={"judge": "compare-text", "prompts": 2, "looks": 2,
+                                                                    "patience": 1})  # fmt: skip
+        data = json.loads((folder / "direct.yaml").read_text()) | {"held_out": 0.4, "evaluation": {"prompts": 3}}
+        (folder / "direct.yaml").write_text(json.dumps(data))
+        said = rlaif(folder, "run", "direct.yaml", "--out", "run")
+        assert "looked on at" not in said
+        said = rlaif(folder, "run", "direct.yaml", "--set", "evaluation.prompts=24", "--out", "run")
+    assert "Careful: rloo: the judge compare-text looked on at 2 of the" in said
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

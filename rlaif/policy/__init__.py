@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 
 from rlaif.canaries import Claims
 from rlaif.component import Options as BaseOptions
-from rlaif.records import Message, Preference, Prompt, Response
+from rlaif.records import Message, Preference, Prompt, Response, uniform
 
 if TYPE_CHECKING:
     from rlaif.models import ChatRequest, Reply
@@ -112,6 +112,9 @@ class PolicyContext:
     reward_folder: Path | None = None  # of the run's reward model
     served: Served | None = None  # of a method that has ``sampler``
     name: str = ""  # of the policy in its recipe
+    measured: Callable[[Prompt], float] = lambda prompt: uniform(
+        "evaluation", 0, prompt.id
+    )  # the lowest are measured on
 
 
 @dataclass(frozen=True)

@@ -367,7 +367,7 @@ class _Training:
         held_out = [p for p in context.prompts() if context.is_held_out(p.id) and self._objection(p) is None]
         if not held_out:
             raise RlaifError(f"{self._name}: watch: no held-out prompt that can be answered: set held_out higher.")
-        return sorted(held_out, key=lambda prompt: uniform("watch", context.seed, prompt.id))[:count]
+        return sorted(held_out, key=context.measured, reverse=True)[:count]  # the last that evaluation would come to
 
     def _looks_after(self, step: int) -> bool:
         watch, steps = self.options.watch, self.trainer.steps
