@@ -82,19 +82,50 @@ def test_a_score_that_cannot_be_read_is_no_reward() -> None:
     assert found == [[1.0, None], [None]]
 
 
-def test_scores_under_principles_are_averaged_by_weight_and_one_missing_leaves_none() -> None:
+def test_scores_under_principles_are_averaged_by_weight() -> None:
     write_judge("mine", protocol="pointwise")
     write_constitution({"kind": ("Be kind.", 3.0), "true": ("Be true.", 1.0)})
 
     def answer(request: ChatRequest) -> str:
         whole = " ".join(message.content for message in request.messages)
-        if "odd" in whole and "Be true." in whole:
-            return "Hm."
         return "[[10]]" if "Be kind." in whole else "[[1]]"
 
     found, asked = rewards_of(answer, replies("even", "odd"), constitution="mine")
-    assert found == [[pytest.approx((3 * 1.0 + 1 * -1.0) / 4), None]]
+    assert found == [2 * [pytest.approx((3 * 1.0 + 1 * -1.0) / 4)]]
     assert asked == 4
+
+
+@pytest.mark.parametrize(
+    ("replied", "expected"),
+    [
+        # under kind, true, brief, of weights 3, 2 and 1, on the scale from 1 to 10
+        (["6 4 2", "8 8 -"], [28 / 6, (3 * 8 + 2 * 8 + 2 + (3 * 1 + 2 * 2) / 5) / 6]),
+        (["6 4 2", "- 8 -"], [28 / 6, None]),  # a third of the weight
+        (["6 4 2", "8 - -"], [28 / 6, None]),  # half of it
+        (["6 9 2", "10 - 5"], [38 / 6, (3 * 10 + 2 * 10 + 1 * 5) / 6]),  # 9 + (3·2 + 1·1.5) / 4 is beyond the scale
+        (["6 4 -", "8 8 -"], [26 / 5, 40 / 5]),  # nobody has it: it is left out for all
+        (["6 4 -"], [None]),  # whether it is much or little nobody can tell
+        (["6 4 2"], [28 / 6]),
+        (["- - -", "6 4 2"], [None, 28 / 6]),
+    ],
+)
+def test_a_score_that_is_missing_does_not_move_a_reply_from_the_others(
+    replied: list[str], expected: list[float | None]
+) -> None:
+    """By hand: the second reply of the first case lies 8 − 7 and 8 − 6 above the means of both, so (3·1 + 2·2) / 5 above the mean of
+    those that have the third, which is 2."""
+    write_judge("mine", protocol="pointwise")
+    write_constitution({"kind": ("Be kind.", 3.0), "true": ("Be true.", 2.0), "brief": ("Be brief.", 1.0)})
+
+    def answer(request: ChatRequest) -> str:
+        whole = " ".join(message.content for message in request.messages)
+        said = next(said for said in replied if said in whole).split()
+        value = said[next(i for i, asked in enumerate(("Be kind.", "Be true.", "Be brief.")) if asked in whole)]
+        return "Hm." if value == "-" else f"[[{value}]]"
+
+    found, _ = rewards_of(answer, replies(*replied), constitution="mine")
+    put = [None if value is None else pytest.approx((2 * value - 11) / 9) for value in expected]
+    assert found == [put]
 
 
 # --- judges that compare ----------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """A judge as a reward, asked directly of what the policy says (Lee et al. 2023, RLAIF, 2309.00267 §2.2.2).
 
 One that scores replies by themselves gives each its score, put from its scale onto −1 to 1; of several principles, the mean
-by weight. One that compares gives each the mean probability with which it beats the others of its prompt, both orders and all
+by weight, in which a score that could not be had does not move it from the others of its prompt. One that compares gives each the mean probability with which it beats the others of its prompt, both orders and all
 principles averaged as in labels, put onto −1 to 1. A principle that is drawn is one for all replies to a prompt that are sampled together: they
 are held against each other. Equal replies are one, and tie. A reply that the judge could not read,
 refused or failed on has no reward, and is no part of the others'. Where it compares, so many are left out, those with the most
@@ -57,7 +57,7 @@ class JudgedReward:
             return await ask(items)
 
     async def _scores(self, items: Items) -> Values:
-        """Each response's score; None where it has none under one of its principles."""
+        """Each response's score; None where it has too few."""
         low, high = getattr(self.judge.protocol, "scale", (-1.0, 1.0))
         asked = [
             (prompt, response, _group(responses)) for prompt, responses in items for response in _different(responses)
@@ -67,7 +67,9 @@ class JudgedReward:
             by_response.setdefault(judgement.comparison_id, []).append(judgement)
         found: Values = []
         for _, responses in items:
-            scores = {r.messages: _mean_score(by_response[r.id]) for r in _different(responses)}
+            different = _different(responses)
+            means = _mean_scores([by_response[response.id] for response in different], low, high)
+            scores = {response.messages: mean for response, mean in zip(different, means, strict=True)}
             values = [scores[response.messages] for response in responses]
             found.append([None if v is None else (2 * v - low - high) / (high - low) for v in values])
         return found
@@ -135,8 +137,25 @@ def _group(responses: Sequence[Response]) -> str:
     return digest([response.id for response in responses])
 
 
-def _mean_score(judgements: Sequence[Judgement]) -> float | None:
-    """The mean score over principles, by their weights; None where one of them has none."""
-    if any(judgement.outcome != "ranked" for judgement in judgements):
-        return None
-    return sum(j.weight * j.scores[0].values[0] for j in judgements) / sum(j.weight for j in judgements)
+def _mean_scores(replies: Sequence[Sequence[Judgement]], low: float, high: float) -> list[float | None]:
+    """Of a prompt's different replies each one's mean score over principles, by their weights.
+
+    A score that could not be had is taken to lie as far from the mean of the replies that have one as the reply's other scores do,
+    by weight, within the scale: what another principle would give it, were a mean over fewer of them taken, is not its merit.
+    None for a reply without more than half of the weight, and for one that has no other to be held against and lacks any.
+    """
+    weights = {j.principle_id: j.weight for judgements in replies for j in judgements}
+    known = [{j.principle_id: j.scores[0].values[0] for j in some if j.outcome == "ranked"} for some in replies]
+    had = {each: [scores[each] for scores in known if each in scores] for each in weights}
+    means = {each: fmean(values) for each, values in had.items() if values}
+    whole = sum(weights.values())
+    found: list[float | None] = []
+    for scores in known:
+        share = sum(weights[each] for each in scores)
+        if share <= whole / 2 or (len(known) == 1 and share < whole):
+            found.append(None)
+            continue
+        apart = sum(weights[each] * (value - means[each]) for each, value in scores.items()) / share
+        taken = {each: scores.get(each, min(high, max(low, mean + apart))) for each, mean in means.items()}
+        found.append(sum(weights[each] * value for each, value in taken.items()) / sum(weights[each] for each in taken))
+    return found
