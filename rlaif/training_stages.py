@@ -21,11 +21,12 @@ from rlaif.accounts import reward_stages, training_account
 from rlaif.canaries import Claims
 from rlaif.component import code_hash, users_code
 from rlaif.errors import RlaifError
+from rlaif.labels.mixed import source_of
 from rlaif.model_card import CARD, write_model_card
 from rlaif.models import Identity
 from rlaif.policy import PolicyContext, PolicyReport
 from rlaif.progress import Progress
-from rlaif.records import Message, Preference, Provenance, Response, digest
+from rlaif.records import Message, Response, digest
 from rlaif.rewards.trained import TrainedReward
 from rlaif.sampling import draw_seed
 from rlaif.store import write_json
@@ -74,7 +75,7 @@ class TrainingStages:
                 is_held_out=road.is_held_out,
                 ended=lambda row, response: _said(row.prompt_id, response) not in cut_off,
                 watch=watch,
-                source_of=self._source_of(),
+                source_of=source_of(road.labels),
             )
             return {
                 "history": report.history,
@@ -133,7 +134,7 @@ class TrainingStages:
                     out=out,
                     seed=road.pipeline.seed,
                     watch=watch,
-                    source_of=self._source_of() if labelled else None,
+                    source_of=source_of(road.labels) if labelled else None,
                     in_worker=partial(road.gateway.in_worker, stop=watch.stop.set),
                     rewards=rewards,
                     claims=rewards.claims if rewards else Claims(),
@@ -227,13 +228,6 @@ class TrainingStages:
         responses = self.road.run_folder.read("responses")
         return frozenset(_said(r.prompt_id, r.messages) for r in responses if r.finish_reason == "length")
 
-    def _source_of(self) -> Callable[[Preference], str] | None:
-        """Which kind of labeller a preference's label is from, where they are of several kinds; None where of one."""
-        kinds = {row.comparison_id: _kind_of(row) for row in self.road.run_folder.read("provenance")}
-        if len(set(kinds.values())) < 2:
-            return None
-        return lambda row: kinds[row.comparison_id]
-
     def _reference_answers(self) -> list[Any] | None:
         """The policy's samples, about as many as rewards are normalised on; None where there is no policy."""
         road = self.road
@@ -317,11 +311,6 @@ def risen(history: Sequence[Mapping[str, float]]) -> tuple[float, float] | None:
         return None
     last = fmean(losses[-(len(losses) // 4) :])
     return (losses[0], last) if last > RISE * abs(losses[0]) else None
-
-
-def _kind_of(row: Provenance) -> str:
-    """Which kinds of labellers a preference is by: "human", "judge", "human+judge"; "nobody"."""
-    return "+".join(sorted({labeller.partition(":")[0] for labeller in row.labellers})) or "nobody"
 
 
 def _said(prompt_id: str, messages: Sequence[Message]) -> str:

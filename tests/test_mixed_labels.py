@@ -14,9 +14,9 @@ from rlaif.component import Options, Place
 from rlaif.errors import ConfigError, DataError
 from rlaif.labels import LabelContext, open_source
 from rlaif.labels.judges import judges_of
-from rlaif.labels.mixed import Blend
+from rlaif.labels.mixed import Blend, source_of
 from rlaif.models.gateway import Gateway
-from rlaif.records import Comparison, Judgement
+from rlaif.records import Comparison, Judgement, Preference
 from rlaif.store import RunFolder
 from tests import make
 from tests.runs import rlaif
@@ -116,8 +116,32 @@ def test_each_comparison_is_labelled_by_one_part_in_the_order_of_its_batch(greed
     assert all(len(who) == 1 for who in by_prompt.values())
     assert sum(who == {"human:one"} for who in by_prompt.values()) / 300 == pytest.approx(0.25, abs=0.06)
     assert source.parts[0].seen == [
-        sum(source.part_of(each) == 0 for each in COMPARISONS[start : start + 7]) for start in range(0, 600, 7)
+        sum(source.part_of(each.prompt.id, each.id) == 0 for each in COMPARISONS[start : start + 7])
+        for start in range(0, 600, 7)
     ]
+
+
+@pytest.mark.parametrize("by", ["prompt", "comparison"])
+def test_a_training_is_told_which_part_labelled_a_preference(by: str) -> None:
+    source = blend(0.5, by=by)
+    parts = dict(zip((f"{HERE}:Said 1", f"{HERE}:Said 2"), ("human:one", "human:two"), strict=True))
+    said = labellers(labels(source))
+    shares = [{**part(name), "share": 1} for name in ("one", "two")]
+    noisy = opened("noisy", of={"source": "blend", "options": {"parts": shares, "by": by}}, rate=0.1)
+    for whole in (source, noisy):
+        of = source_of(whole)
+        assert of
+        for each in COMPARISONS:
+            a, b = (response.messages for response in each.responses)
+            row = Preference(
+                prompt=each.prompt.messages, chosen=a, rejected=b, p=0.9, weight=1.0, prompt_id=each.prompt.id,
+                comparison_id=each.id,
+            )  # fmt: skip
+            assert parts[of(row)] == said[each.id]
+    judges = {"source": "judges", "options": {"judges": ["longest"]}, "share": 1}
+    judged = opened("blend", parts=[{**part("one"), "share": 1}, judges])
+    assert judged.names == [f"{HERE}:Said", "judges"]
+    assert source_of(opened(f"{HERE}:Said", name="one")) is None
 
 
 def test_a_larger_share_takes_over_comparisons_and_gives_none_back() -> None:

@@ -25,7 +25,7 @@ from pydantic import Field
 from rlaif.component import Options as BaseOptions
 from rlaif.component import code_hash
 from rlaif.labels import LabelContext, LabelSource, caveats, labelled, open_source, requests_per_comparison
-from rlaif.records import Comparison, Judgement, uniform
+from rlaif.records import Comparison, Judgement, Preference, uniform
 
 
 class Part(BaseOptions):
@@ -103,9 +103,18 @@ class Blend(_Mixed):
     def requests_per_comparison(self) -> int:
         return max(map(requests_per_comparison, self.parts))
 
-    def part_of(self, comparison: Comparison) -> int:
+    @property
+    def names(self) -> list[str]:
+        """Of each part its source, numbered where several have the same."""
+        sources = [part.source for part in self.options.parts]
+        return [
+            source if sources.count(source) == 1 else f"{source} {sources[:n].count(source) + 1}"
+            for n, source in enumerate(sources)
+        ]
+
+    def part_of(self, prompt_id: str, comparison_id: str) -> int:
         """Which of the parts labels a comparison."""
-        item = comparison.prompt.id if self.options.by == "prompt" else comparison.id
+        item = prompt_id if self.options.by == "prompt" else comparison_id
         draw = uniform("blend", self.seed, item)
         return next(n for n, end in enumerate(self.ends) if draw < end or n == len(self.ends) - 1)
 
@@ -122,7 +131,7 @@ class _Dealt:
     """Batches dealt to several readers, each of which may be ahead of the others: what they have not taken yet is kept."""
 
     def __init__(
-        self, batches: AsyncIterator[list[Comparison]], readers: int, reader_of: Callable[[Comparison], int]
+        self, batches: AsyncIterator[list[Comparison]], readers: int, reader_of: Callable[[str, str], int]
     ) -> None:
         self._batches, self._reader_of = aiter(batches), reader_of
         self._kept: list[deque[list[Comparison]]] = [deque() for _ in range(readers + 1)]
@@ -150,7 +159,9 @@ class _Dealt:
         *parts, whole = self._kept
         whole.append(batch)
         for n, part in enumerate(parts):
-            part.append([comparison for comparison in batch if self._reader_of(comparison) == n])
+            part.append(
+                [comparison for comparison in batch if self._reader_of(comparison.prompt.id, comparison.id) == n]
+            )
 
 
 class Noisy(_Mixed):
@@ -188,3 +199,13 @@ class Noisy(_Mixed):
         if not drawn or len(judgement.ranking) < 2:
             return judgement
         return judgement.model_copy(update={"ranking": judgement.ranking[::-1], "scores": ()})
+
+
+def source_of(labels: LabelSource | None) -> Callable[[Preference], str] | None:
+    """Which part of a blend labelled a preference; None of labels that are no blend."""
+    if isinstance(labels, Noisy):
+        return source_of(labels.part)
+    if not isinstance(labels, Blend):
+        return None
+    names = labels.names
+    return lambda row: names[labels.part_of(row.prompt_id, row.comparison_id)]

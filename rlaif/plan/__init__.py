@@ -389,7 +389,7 @@ class Planner:
         """A line for each judge that asks a model about these comparisons, each standing for ``share``."""
         if isinstance(source, Blend):
             for n, part in enumerate(source.parts):
-                own = [each for each in comparisons if source.part_of(each) == n]
+                own = [each for each in comparisons if source.part_of(each.prompt.id, each.id) == n]
                 await self._label(stage, part, own, share, common=common)
             return
         if isinstance(source, Noisy):

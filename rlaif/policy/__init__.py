@@ -103,7 +103,7 @@ class PolicyContext:
     seed: int
     watch: Watch
     in_worker: Callable[..., Awaitable[Any]]  # runs a function in the model thread
-    source_of: Callable[[Preference], str] | None = None  # who labelled, where there are several: for logs alone
+    source_of: Callable[[Preference], str] | None = None  # which part of a blend labelled it: for logs alone
     rewards: Callable[[Items], Awaitable[list[list[Rewarded]]]] | None = None  # of a method that has ``rewards``
     failure_tolerance: float = 1.0  # share of a step's responses that may be without a reward
     kept: Path | None = None  # a folder for what methods of a run may share, by hash
