@@ -330,7 +330,7 @@ def parts(many: Rows) -> list[Rows]:
 
 
 @pytest.mark.parametrize("kind", ["reward", "dpo"])
-@pytest.mark.parametrize("architecture", ["llama", "gemma3", "gpt2"])
+@pytest.mark.parametrize("architecture", ["llama", "qwen3", "mistral", "gemma3", "gpt2"])  # two with a sliding window
 @pytest.mark.parametrize("share", [True, False])
 def test_loss_does_not_depend_on_the_split(architecture: str, kind: str, share: bool) -> None:
     model, many = network(architecture), rows()
