@@ -400,6 +400,18 @@ def test_sharing_is_refused_where_it_would_be_wrong() -> None:
     assert "shared and separate rows differ by" in why
 
 
+def test_sharing_is_refused_where_the_attention_of_bfloat16_alone_would_be_wrong(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    right = packing._Plain.apply
+    assert sharing_works(network("llama"), 0) == (True, "")
+    monkeypatch.setattr(packing._Plain, "apply", lambda *given: 1.5 * right(*given))
+    works, why = sharing_works(network("llama"), 0)
+    assert not works
+    assert "shared and separate rows differ by" in why
+    assert network("llama").config._attn_implementation != "eager"
+
+
 def test_a_cache_is_refused_where_it_is_not_read() -> None:
     model = network.__wrapped__("llama")
     inner = model.model.forward

@@ -113,7 +113,8 @@ def loss_of(
         return float(trainer.compute_loss(network, {"micro_batch": 0}))
 
 
-def test_reward_loss_equals_trls(base: LocalModel, tmp_path: Path) -> None:
+@pytest.mark.parametrize("margin", [0.0, 0.7])
+def test_reward_loss_equals_trls(base: LocalModel, tmp_path: Path, margin: float) -> None:
     trl = pytest.importorskip("trl")
     from datasets import Dataset
 
@@ -123,7 +124,10 @@ def test_reward_loss_equals_trls(base: LocalModel, tmp_path: Path) -> None:
     with torch.no_grad():
         network.score.weight.mul_(50)  # an untrained network's rewards are nearly equal, and the loss log 2
     groups = hard_groups(base)
-    rows = [{"chosen_ids": [*g.prompt, *g.responses[0]], "rejected_ids": [*g.prompt, *g.responses[1]]} for g in groups]
+    rows: list[dict[str, Any]] = [
+        {"chosen_ids": [*g.prompt, *g.responses[0]], "rejected_ids": [*g.prompt, *g.responses[1]]} for g in groups
+    ]
+    rows = [{**row, "margin": margin} for row in rows] if margin else rows
     trainer = trl.RewardTrainer(
         network,
         args=trl.RewardConfig(
@@ -134,7 +138,7 @@ def test_reward_loss_equals_trls(base: LocalModel, tmp_path: Path) -> None:
     )
     with torch.no_grad():
         theirs = float(trainer.compute_loss(network, trainer.data_collator(rows)))
-    ours = loss_of(_RewardTrainer, RewardOptions(), network, groups, tmp_path)
+    ours = loss_of(_RewardTrainer, RewardOptions(margin=margin), network, groups, tmp_path)
     assert ours == pytest.approx(theirs, abs=1e-5)
     assert abs(ours - math.log(2)) > 1e-3
 
