@@ -27,7 +27,9 @@ def test_a_step_that_has_begun_to_move_weights_is_finished_before_a_stop(
 ) -> None:
     settings = {"accumulation": 2, "minibatches": 2, "inner_epochs": 2, "checkpoints": 1, "epochs": 2}
     straight = train(method_of(PPO, **settings), context_of(base, tmp_path / "straight"))
-    context = context_of(base, tmp_path / "stopped")
+    told: list[int] = []
+    watch = Watch(report=lambda step, steps, figures: told.append(step))
+    context = context_of(base, tmp_path / "stopped", watch=watch)
     learn, learnt = PPO.trainer.learn, 0
 
     def counted(self: Any, part: Rollouts) -> None:
@@ -42,8 +44,9 @@ def test_a_step_that_has_begun_to_move_weights_is_finished_before_a_stop(
         train(method_of(PPO, **settings), context)
     assert [path.name for path in context.work.glob("checkpoint-*")] != ["checkpoint-0"]
     monkeypatch.setattr(PPO.trainer, "learn", learn)
-    again = replace(context, watch=Watch())
+    again = replace(context, watch=Watch(report=watch.report))
     assert train(method_of(PPO, **settings), again).history == straight.history
+    assert told == list(range(1, len(straight.history) + 1))  # each step once, that one too
     one, other = (load_file(tmp_path / name / "policy" / "model.safetensors") for name in ("straight", "stopped"))
     assert all(torch.equal(value, other[name]) for name, value in one.items())
 

@@ -219,9 +219,14 @@ class _Training:
         while self.left:
             await work(self._next)
         self.seconds += time.perf_counter() - began
-        self.context.watch.report(trainer.step, trainer.steps, trainer.history[-1])
-        self.context.watch.say(trainer.step, [said for said in trainer.samples if said["step"] == trainer.step])
+        self._tell()
         return ""
+
+    def _tell(self) -> None:
+        """Of the step that has ended."""
+        trainer, watch = self.trainer, self.context.watch
+        watch.report(trainer.step, trainer.steps, trainer.history[-1])
+        watch.say(trainer.step, [said for said in trainer.samples if said["step"] == trainer.step])
 
     def _next(self) -> None:
         """What is to be done next of a step whose rewards are known. A stop comes before it, or after."""
@@ -240,6 +245,7 @@ class _Training:
             trainer.watch = Watch()
             while self.left:
                 self._next()
+            self._tell()
 
     async def _sample(self, prompts: Sequence[Prompt]) -> Rollouts:
         return await self.context.in_worker(self.trainer.sample, prompts, await self._served(prompts, once=False))
