@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from rlaif.errors import ModelError
 from rlaif.models.local import LocalModel, LocalOptions, load_network
 from rlaif.models.rows import Rows
 from rlaif.models.shared_prompt import token_logprobs
@@ -217,3 +218,22 @@ def test_dpo_loss_equals_trls(base: LocalModel, tmp_path: Path) -> None:
     ours = loss_of(DPO.trainer, DPO.Options(beta=0.3), tuned, groups, tmp_path, reference=start)
     assert ours == pytest.approx(theirs, abs=1e-5)
     assert abs(ours - math.log(2)) > 1e-3
+
+
+def test_rows_on_both_sides_of_a_length_where_positions_change_are_refused_where_weights_are_split(
+    tmp_path: Path,
+) -> None:
+    """They would have to go through the network together; of one side they train as ever."""
+    folder = tiny.build(tmp_path / "start", "longrope", hidden=32)
+    start = LocalModel(str(folder), LocalOptions(device="cpu"), where="models.policy", notice=lambda line: None)
+    network = load_network(folder, start.options, "float32", "test", head=True)
+    network.config.pad_token_id = start.tokens.pad_id
+    limit = network.config.rope_parameters["original_max_position_embeddings"]
+    short, long = (
+        Group(str(n), tuple(range(5, 5 + n)), [(7, 8), (9,)], [(0, 1)], [1.0], [1.0]) for n in (4, limit + 4)
+    )
+    network.one_pass = True
+    for fine in ([short, short], [long, long]):
+        _RewardTrainer(network, fine, RewardOptions(), tmp_path, 0, Watch())
+    with pytest.raises(ModelError, match="a max_tokens that keeps all of them short, or DDP"):
+        _RewardTrainer(network, [short, long], RewardOptions(), tmp_path, 0, Watch())

@@ -1,5 +1,4 @@
-"""The prompt's KV cache, for what grows token by token: filled once, and a copy for each continuation; with gradients too, as the
-practice world's judge is taught by it."""
+"""The prompt's KV cache, for what grows token by token: filled once, and a copy for each continuation. Gradients flow through it."""
 
 from __future__ import annotations
 

@@ -40,7 +40,8 @@ def _passes(model: Any, rows: Rows, pad_id: int, *, share: bool) -> Iterator[Pas
     """One packed pass, or separate rows in batches of like length, so that little is padding; all in one where the network is
     ``one_pass``, its weights being split between processes that must make equally many."""
     one_pass = getattr(model, "one_pass", False)
-    for kind in [list(range(len(rows.owner)))] if one_pass else _kinds(model.config.get_text_config(), rows):
+    lengths = [len(rows.prefixes[o]) + len(suffix) for o, suffix in zip(rows.owner, rows.suffixes, strict=True)]
+    for kind in [list(range(len(lengths)))] if one_pass else rope_kinds(model, lengths):
         own = Rows(rows.prefixes, tuple(rows.owner[i] for i in kind), tuple(rows.suffixes[i] for i in kind))
         if share:
             yield _packed(model, own, kind)
@@ -49,14 +50,14 @@ def _passes(model: Any, rows: Rows, pad_id: int, *, share: bool) -> Iterator[Pas
             yield from _separate(model, own, kind, pad_id, sys.maxsize if one_pass else overhead)
 
 
-def _kinds(config: Any, rows: Rows) -> list[list[int]]:
-    """Rows that may go through the network together: where positions are turned by other frequencies beyond some length, the longest
-    row of a pass decides for all, so that what is longer goes apart."""
+def rope_kinds(model: Any, lengths: Sequence[int]) -> list[list[int]]:
+    """Which rows of these lengths may go through the network together: where positions are turned by other frequencies beyond some
+    length, the longest row of a pass decides for all, so that what is longer goes apart."""
+    config = model.config.get_text_config()
     told = getattr(config, "rope_parameters", None) or {}
     ropes = [told, *(each for each in told.values() if isinstance(each, dict))]
     limits = [rope.get("original_max_position_embeddings") or config.max_position_embeddings
               for rope in ropes if rope.get("rope_type") in ("longrope", "dynamic")]  # fmt: skip
-    lengths = [len(rows.prefixes[o]) + len(suffix) for o, suffix in zip(rows.owner, rows.suffixes, strict=True)]
     kinds: dict[int, list[int]] = {}
     for i, length in enumerate(lengths):
         kinds.setdefault(sum(length > limit for limit in limits), []).append(i)

@@ -43,9 +43,10 @@ class FineTuner(GroupTrainer):
         kept = [learnt for group in groups if (learnt := _weighed(group)).responses]
         if not kept:
             return self.nothing(model)
+        self.sums["tokens"] += sum(len(ids) for group in kept for ids in group.responses)
         with self.options.autocast(model):
             logprobs, mask = token_logprobs(model, rows_of(kept), self.pad_id, share=self.share)
         return completion_loss(logprobs, mask, kept)
 
     def figures(self, sums: Mapping[str, float]) -> dict[str, float]:
-        return {"tokens": sums["weight"]}
+        return {"tokens": sums["tokens"]}  # that it learnt from, whatever their weight

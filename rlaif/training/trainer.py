@@ -33,7 +33,7 @@ from rlaif.errors import ModelError, RlaifError, UserError
 from rlaif.models import ChatRequest
 from rlaif.models.local import LocalModel, LocalOptions
 from rlaif.models.rows import Rows
-from rlaif.models.shared_prompt import token_logprobs
+from rlaif.models.shared_prompt import rope_kinds, token_logprobs
 from rlaif.records import Message, Preference, Prompt
 from rlaif.store import write_json
 from rlaif.training import processes
@@ -260,6 +260,12 @@ class GroupTrainer(Trainer, ABC):
         if not hasattr(self, "loss_is_scaled_for_ga"):
             raise ModelError("this transformers would divide the loss once more: transformers 5.23 or later is needed.")
         take_calls(model)
+        lengths = [len(group.prompt) + len(ids) for group in groups for ids in group.responses]
+        if getattr(model, "one_pass", False) and len(rope_kinds(model, lengths)) > 1:
+            raise ModelError(
+                "this model turns the positions of longer texts by other frequencies, and weights that are split between processes "
+                "take all rows through it together. What would do: a max_tokens that keeps all of them short, or DDP."
+            )
         self.loss_is_scaled_for_ga = True  # the loss is already divided by the global batch's weight
 
     def prepare(self, base: LocalModel, kept: tuple[Path, str] | None) -> None:
