@@ -11,9 +11,14 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
 
 import pytest
+import yaml
 
+from rlaif.policy import METHODS
+from rlaif.reward import RewardOptions
 from tests.conftest import ROOT
 from tests.hub import TOKEN, Hub, serving
 from tests.mock.test_processes import command as mock_server
@@ -122,3 +127,31 @@ def test_a_page_does_what_it_shows(page: str, tmp_path: Path) -> None:
         walk = Walk(tmp_path, stack)
         walk.page((ROOT / page).read_text(encoding="utf-8"))
     assert walk.ran
+
+
+PREFERENCES, REWARDS = ("dpo", "kto", "sft", "reward"), ("rloo", "grpo", "reinforce", "ppo", "raft")
+GROUPS = {"all": (*PREFERENCES, *REWARDS), "preferences": PREFERENCES, "rewards": REWARDS}
+
+
+def test_the_table_of_training_options_is_the_options() -> None:
+    """Every option of every method, its default and nothing else."""
+    text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    table = text.split("## Options\n")[1].split("\n## ")[0]
+    told: dict[str, dict[str, Any]] = {}
+    for option, of, default in re.findall(r"^\| `([\w]+)` \| ([^|]+) \| ([^|]+) \|", table, re.MULTILINE):
+        assert option not in told
+        usual, *others = default.strip().split("; ")
+        told[option] = dict.fromkeys(_methods(of.strip()), yaml.safe_load(usual))
+        for name, value in (each.split(" ") for each in others):
+            told[option] |= dict.fromkeys(_methods(name), yaml.safe_load(value))
+    found: dict[str, dict[str, Any]] = {}
+    for method in (*GROUPS["all"], "best-of-n"):
+        options = RewardOptions if method == "reward" else resolve_name(METHODS[method]).Options
+        for name, field in options.model_fields.items():
+            found.setdefault(name, {})[method] = field.get_default(call_default_factory=True)
+    found["rewards"] = {method: ",".join(spec.source for spec in specs) for method, specs in found["rewards"].items()}
+    assert told == found
+
+
+def _methods(names: str) -> list[str]:
+    return [method for name in names.split(", ") for method in GROUPS.get(name, (name,))]
