@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -430,6 +431,30 @@ def test_a_study_that_is_killed_again_and_again_ends_as_one_that_is_not(
     for arm in ("human", "longest"):
         weights = f"{arm}/seed1/policies/dpo/model.safetensors"
         assert (out / weights).read_bytes() == (walked / "out" / weights).read_bytes()
+
+
+@pytest.mark.slow
+def test_of_a_truth_that_knows_the_pairs_alone_no_contest_is_told(tmp_path: Path, policy_folder: Path) -> None:
+    """People who labelled the file have no opinion on what the policies say; the judges have."""
+    (tmp_path / "policy").symlink_to(policy_folder)
+    learning = {"name": "sft", "options": {"batch_prompts": 8, "learning_rate": 1e-2}}
+    alike = {"name": "sft", "called": "alike", "options": {"batch_prompts": 8, "learning_rate": 1e-9}}
+    arms = {name: STUDY["arms"][name] for name in ("human", "longest")}
+    wrote(tmp_path, arms=arms, seeds=[0], truth={"source": "human"}, curves=None)
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE | {"policies": [learning, alike]}))
+    said = rlaif(tmp_path, "compare", "study.yaml", "--out", "out", seconds=300)
+    figures = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert figures["arms.human.labels.truth"]["value"] == 1
+    assert figures["arms.longest.sft.contests_without_verdict_by_truth"]["value"] == 1
+    assert "longest: 100% of the contests of sft have no verdict of the truth" in said
+    assert not [name for name in figures if ".sft." in name and "by_truth" in name and "verdict" not in name]
+    assert figures["arms.longest.sft.contests_without_verdict"]["value"] == 0
+    assert figures["arms.longest.sft.head_to_head"]["n"] == 8
+    # nobody has to be asked about equal answers; the first policy of the recipe answers, whatever is known of others
+    assert figures["arms.longest.alike.head_to_head_by_truth"]["value"] == 0.5
+    assert "Sft, win rate against the policy of human " in said
+    assert "it is too small to find any difference in four of five tries" in said
+    assert not re.search(r"\(-\d+\.\d to 1\d\d", said)  # a share is from 0 to 1
 
 
 def test_a_judge_that_asks_the_model_that_judges_the_policies_is_named(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from rlaif.models.spending import Purse
 from rlaif.plan import Plan
 from rlaif.study.planning import plan_study
 from rlaif.study.recipe import load_study
-from tests.runs import rlaif
+from tests.runs import kill_when, ledger_rows, rlaif, start
 from tests.test_money import billed, pairs, serving
 
 ROWS = 20
@@ -84,6 +85,29 @@ def test_the_runs_of_a_study_have_one_budget(working_folder: Path) -> None:
         larger = rlaif(working_folder, "compare", "study.yaml", "--out", "out", "--set", "set=[budget_usd=5]")
         assert server.stats()["requests"] == CALLS  # and nothing twice
         assert f"budget: {billed(server):.4f} of 5 USD\n" in larger
+
+
+def test_a_study_that_is_killed_asks_on_where_it_was(working_folder: Path, tmp_path: Path) -> None:
+    with serving(latency="20ms") as server:
+        (straight := tmp_path / "straight").mkdir()
+        study(straight, server.url)
+        rlaif(straight, "compare", "study.yaml", "--out", "out")
+    in_flight = 2 * 4  # of two runs at once
+    with serving(latency="20ms") as server:
+        study(working_folder, server.url)
+        for replies in (10, 70):
+            process = start(working_folder, "compare", "study.yaml", "--out", "out")
+            assert kill_when(process, lambda replies=replies: ledger_rows(working_folder) >= replies)  # type: ignore[misc]
+        rlaif(working_folder, "compare", "study.yaml", "--out", "out")
+        stats = server.stats()
+        assert stats["repeats"] <= 2 * in_flight
+        assert CALLS <= stats["answered"] <= CALLS + 2 * in_flight
+        assert ledger_rows(working_folder) == CALLS
+    one, other = (json.loads((folder / "out" / "compare.json").read_text()) for folder in (straight, working_folder))
+    measured = [name for name in one if "usd" not in name and "seconds" not in name]
+    assert measured
+    assert {name: other[name] for name in measured} == {name: one[name] for name in measured}
+    assert one.keys() == other.keys()
 
 
 @pytest.mark.parametrize("seed", range(5))

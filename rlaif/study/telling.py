@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from rlaif.config import Pipeline
@@ -115,22 +116,15 @@ def answers(study: Study, found: Measured) -> list[Answer]:
 
 
 def first_measure(found: Measured) -> str | None:
-    """The name of the measure that answers a study."""
+    """The name of the measure that answers a study; of several policies that of the first in the recipe, whatever is known of others:
+    what came of it has no say in which answers."""
     names = list(dict.fromkeys(each.measure.name for each in found.answers.values()))
-    wanted = (
-        f".{HEAD_TRUE}",
-        f".{HEAD}",
-        f".{WIN}",
-        f"reward.accuracy.{TRUTH}",
-        "reward.accuracy.",
-        "labels.truth",
-        "labels.",
-    )
-    for end in wanted:
-        for name in names:
-            if name.endswith(end) or name.startswith(end):
+    for policy in dict.fromkeys(found.policies.values()):
+        for figure in (HEAD_TRUE, HEAD, WIN):
+            if (name := f"{policy}.{figure}") in names:
                 return name
-    return None
+    wanted = (f"reward.accuracy.{TRUTH}", "reward.accuracy.", "labels.truth", "labels.")
+    return next((name for start in wanted for name in names if name.startswith(start)), None)
 
 
 def called(measure: Measure, *, several: bool) -> str:
@@ -140,21 +134,26 @@ def called(measure: Measure, *, several: bool) -> str:
 
 def _sentence(study: Study, each: Answered, *, several: bool) -> str:
     conclusion, what = each.conclusion, called(each.measure, several=several)
-    low, high = conclusion.difference.interval()
-    middle = each.measure.none_at
-    figures = [100 * (x + (middle or 0)) for x in (conclusion.difference.value, low, high)]
+    difference, middle = conclusion.difference, each.measure.none_at
     if middle is None:
-        measured = f"{what}, {figures[0]:+.1f} points ({figures[1]:+.1f} to {figures[2]:+.1f})"
+        value, (low, high) = 100 * difference.value, difference.interval()
+        measured = f"{what}, {value:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f})"
     else:
-        measured = f"{what} {figures[0]:.1f}% ({figures[1]:.1f} to {figures[2]:.1f}%)"
+        measured = f"{what} {SHARE.written(replace(difference, value=difference.value + middle).share)}"
     said = {
         "better": "better",
         "worse": "worse",
         "equivalent": f"{'as good' if middle is None else 'preferred as often'}, within {100 * conclusion.margin:g} points",
-        "inconclusive": "this study cannot say; it would have found a difference of "
-        f"{100 * conclusion.detectable:.1f} points in four of five tries",
+        "inconclusive": _too_small(conclusion, 1 - (middle or 0)),
     }[conclusion.answer]
     return f"{each.arm} instead of {study.baseline}: {said}. {measured[0].upper()}{measured[1:]}."
+
+
+def _too_small(conclusion: Conclusion, most: float) -> str:
+    """``most``: the largest difference that there can be."""
+    if conclusion.detectable >= most:
+        return "this study cannot say; it is too small to find any difference in four of five tries"
+    return f"this study cannot say; it would have found a difference of {100 * conclusion.detectable:.1f} points in four of five tries"
 
 
 def _sure(found: Measured) -> dict[str, list[Answered]]:
