@@ -177,5 +177,4 @@ def test_ctrl_c_leaves_the_job_at_the_provider_and_says_so(provider: str, tmp_pa
         assert "600 by batch jobs, 600 of them in jobs of an earlier run" in again
         stats = running.stats()["batch"]
         assert (stats["lines"], stats["repeats"]) == ({"succeeded": 600}, 0)
-        assert running.stats()["batch"]["lines"] == {"succeeded": 600}
     assert opinions(folder / "run") == called

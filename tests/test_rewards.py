@@ -99,21 +99,22 @@ def test_scores_under_principles_are_averaged_by_weight() -> None:
     ("replied", "expected"),
     [
         # under kind, true, brief, of weights 3, 2 and 1, on the scale from 1 to 10
-        (["6 4 2", "8 8 -"], [28 / 6, (3 * 8 + 2 * 8 + 2 + (3 * 1 + 2 * 2) / 5) / 6]),
-        (["6 4 2", "- 8 -"], [28 / 6, None]),  # a third of the weight
+        (["6 4 2", "8 8 5"], [28 / 6, 45 / 6]),
+        (["6 4 2", "8 8 -"], [26 / 5, 40 / 5]),  # brief counts for neither
+        (["6 4 -", "8 8 -"], [26 / 5, 40 / 5]),
+        (["6 4 2", "- 8 -"], [28 / 6, None]),  # a third of the weight is left: the reply goes, and brief stays
         (["6 4 2", "8 - -"], [28 / 6, None]),  # half of it
-        (["6 9 2", "10 - 5"], [38 / 6, (3 * 10 + 2 * 10 + 1 * 5) / 6]),  # 9 + (3·2 + 1·1.5) / 4 is beyond the scale
-        (["6 4 -", "8 8 -"], [26 / 5, 40 / 5]),  # nobody has it: it is left out for all
+        (["6 4 2", "8 8 -", "- 2 1"], [26 / 5, 40 / 5, None]),
+        (["- 2 1", "6 4 2", "8 8 -"], [None, 26 / 5, 40 / 5]),
         (["6 4 -"], [None]),  # whether it is much or little nobody can tell
+        (["6 4 -", "- - -"], [None, None]),
         (["6 4 2"], [28 / 6]),
         (["- - -", "6 4 2"], [None, 28 / 6]),
     ],
 )
-def test_a_score_that_is_missing_does_not_move_a_reply_from_the_others(
+def test_a_score_that_is_missing_moves_no_reply_from_the_others(
     replied: list[str], expected: list[float | None]
 ) -> None:
-    """By hand: the second reply of the first case lies 8 − 7 and 8 − 6 above the means of both, so (3·1 + 2·2) / 5 above the mean of
-    those that have the third, which is 2."""
     write_judge("mine", protocol="pointwise")
     write_constitution({"kind": ("Be kind.", 3.0), "true": ("Be true.", 2.0), "brief": ("Be brief.", 1.0)})
 

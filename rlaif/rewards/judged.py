@@ -1,7 +1,7 @@
 """A judge as a reward, asked directly of what the policy says (Lee et al. 2023, RLAIF, 2309.00267 §2.2.2).
 
 One that scores replies by themselves gives each its score, put from its scale onto −1 to 1; of several principles, the mean
-by weight, in which a score that could not be had does not move it from the others of its prompt. One that compares gives each the mean probability with which it beats the others of its prompt, both orders and all
+by weight over those under which all replies to its prompt have a score. One that compares gives each the mean probability with which it beats the others of its prompt, both orders and all
 principles averaged as in labels, put onto −1 to 1. A principle that is drawn is one for all replies to a prompt that are sampled together: they
 are held against each other. Equal replies are one, and tie. A reply that the judge could not read,
 refused or failed on has no reward, and is no part of the others'. Where it compares, so many are left out, those with the most
@@ -68,7 +68,7 @@ class JudgedReward:
         found: Values = []
         for _, responses in items:
             different = _different(responses)
-            means = _mean_scores([by_response[response.id] for response in different], low, high)
+            means = _mean_scores([by_response[response.id] for response in different])
             scores = {response.messages: mean for response, mean in zip(different, means, strict=True)}
             values = [scores[response.messages] for response in responses]
             found.append([None if v is None else (2 * v - low - high) / (high - low) for v in values])
@@ -137,25 +137,26 @@ def _group(responses: Sequence[Response]) -> str:
     return digest([response.id for response in responses])
 
 
-def _mean_scores(replies: Sequence[Sequence[Judgement]], low: float, high: float) -> list[float | None]:
-    """Of a prompt's different replies each one's mean score over principles, by their weights.
+def _mean_scores(replies: Sequence[Sequence[Judgement]]) -> list[float | None]:
+    """Of a prompt's different replies each one's mean score by weight, over the principles under which all that have one were scored: so
+    that a failure moves no reply from the others.
 
-    A score that could not be had is taken to lie as far from the mean of the replies that have one as the reply's other scores do,
-    by weight, within the scale: what another principle would give it, were a mean over fewer of them taken, is not its merit.
-    None for a reply without more than half of the weight, and for one that has no other to be held against and lacks any.
+    Those are to have more than half of the weight; until they do the reply that lacks most of it has none, the last of equal ones. A
+    reply that is left alone needs a score under each.
     """
     weights = {j.principle_id: j.weight for judgements in replies for j in judgements}
-    known = [{j.principle_id: j.scores[0].values[0] for j in some if j.outcome == "ranked"} for some in replies]
-    had = {each: [scores[each] for scores in known if each in scores] for each in weights}
-    means = {each: fmean(values) for each, values in had.items() if values}
     whole = sum(weights.values())
-    found: list[float | None] = []
-    for scores in known:
-        share = sum(weights[each] for each in scores)
-        if share <= whole / 2 or (len(known) == 1 and share < whole):
-            found.append(None)
-            continue
-        apart = sum(weights[each] * (value - means[each]) for each, value in scores.items()) / share
-        taken = {each: scores.get(each, min(high, max(low, mean + apart))) for each, mean in means.items()}
-        found.append(sum(weights[each] * value for each, value in taken.items()) / sum(weights[each] for each in taken))
-    return found
+    known = [{j.principle_id: j.scores[0].values[0] for j in some if j.outcome == "ranked"} for some in replies]
+    kept = list(range(len(known)))
+    shared: list[str | None] = []
+    while kept:
+        shared = [each for each in weights if all(each in known[i] for i in kept)]
+        if len(shared) == len(weights) or (len(kept) > 1 and sum(weights[each] for each in shared) > whole / 2):
+            break
+        had = [sum(weights[each] for each in known[i]) for i in kept]
+        del kept[len(kept) - 1 - had[::-1].index(min(had))]
+    total = sum(weights[each] for each in shared)
+    return [
+        sum(weights[each] * scores[each] for each in shared) / total if i in kept else None
+        for i, scores in enumerate(known)
+    ]
