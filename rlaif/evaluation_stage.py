@@ -36,6 +36,7 @@ class EvaluationStage:
         section = road.pipeline.evaluation
         assert section
         prompts, account = self.prompts()
+        self._say_looked_at(prompts)
         if not prompts:
             road.watcher.notice(self._nothing_to_measure(account))
         sampling = road.evaluation_sampling
@@ -107,7 +108,6 @@ class EvaluationStage:
         kept.sort(key=road.evaluation_order)
         used = kept[: section.prompts]
         if road.measured is None:
-            self._say_looked_at(len(used), len(kept))
             return used, {}
         outcomes["not drawn"] = len(kept) - len(used)
         account = {
@@ -118,15 +118,16 @@ class EvaluationStage:
         }
         return used, {"evaluation prompts": account}
 
-    def _say_looked_at(self, used: int, held_out: int) -> None:
+    def _say_looked_at(self, used: list[Prompt]) -> None:
         """Where a judge looked on at prompts that are measured on, since there are not enough for both."""
+        names = {prompt.id for prompt in used}
         for name, method in self.road.methods.items():
-            spec = getattr(method, "watch", None)
-            if spec and (shared := min(spec.prompts, used, used + spec.prompts - held_out)) > 0:
+            told = self.road.run_folder.trained(f"policies/{name}") or {}
+            if shared := len(names.intersection(told.get("looked_at", ()))):
                 self.road.watcher.notice(
-                    f"Careful: {name}: the judge {spec.judge} looked on at {shared:,} of the {used:,} prompts that it is measured on: where it "
-                    "stopped the training, it may do better on them than on others. What would do: a larger held_out, or fewer prompts to "
-                    "watch or to measure."
+                    f"Careful: {name}: the judge {method.options.watch.judge} looked on at {shared:,} of the {len(used):,} prompts that it is "
+                    "measured on: where it stopped the training, it may do better on them than on others. What would do: a larger held_out, "
+                    "or fewer prompts to watch or to measure."
                 )
 
     def _measured_rows(self, section: PromptsSection) -> Iterator[Prompt | Exclusion]:

@@ -510,7 +510,9 @@ def test_prompts_without_room_are_counted(base: LocalModel, tmp_path: Path) -> N
         context_of(base, tmp_path, prompts=lambda: [*prompts(3), make.prompt("how " * 60)]),
     )
     assert report.account
-    assert report.account["outcomes"] == {"trained on": 3, "held out": 0, "too long": 1}
+    step = {"trained on": 1, "not reached": 2}  # of three prompts in steps of two
+    assert report.account["outcomes"] == {**step, "held out": 0, "too long": 1}
+    assert report.account["in"] == 4
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,20 @@ import pytest
 
 from rlaif.errors import RlaifError
 from rlaif.models.local import LocalModel, LocalOptions
+from rlaif.policy.best_of_n import BestOfN
+from rlaif.policy.rloo import RLOO
 from rlaif.policy.sft import SFT
-from rlaif.records import Message, Preference
+from rlaif.records import Message, Preference, Prompt, Response
 from rlaif.reward import RewardModel
 from rlaif.training.batching import held_out
-from tests import tiny
+from tests import make, tiny
 from tests.runs import rlaif
+from tests.test_online import context_of as online_context
+from tests.test_online import method_of, prompts
+from tests.test_online import train as online
 from tests.test_training import context_of, planted, said, train_reward, tune, user
 
+QUESTION = make.prompt()
 TWICE = (Message(role="user", content="hello"), Message(role="user", content="are you there"))
 
 
@@ -59,6 +66,34 @@ def test_where_all_are_refused_it_says_so(strict: LocalModel, tmp_path: Path) ->
         RlaifError, match=r"\d+ of turns that the chat template refuses.*a model whose chat template takes"
     ):
         tune(strict, twice(9), tmp_path)
+
+
+def test_prompts_of_refused_turns_are_not_sampled_online_and_counted(strict: LocalModel, tmp_path: Path) -> None:
+    asked = [*prompts(6), Prompt(messages=TWICE), make.prompt("how " * 600)]
+    report = online(method_of(RLOO, batch_prompts=2, epochs=1), online_context(strict, tmp_path, prompts=lambda: asked))
+    assert report.account
+    assert report.account["outcomes"] == {
+        "trained on": 6, "held out": 0, "too long": 1, "refused by the chat template": 1,
+    }  # fmt: skip
+    assert report.account["in"] == 8
+
+
+def test_the_best_of_replies_without_a_reward_is_none() -> None:
+    method = BestOfN(BestOfN.Options(n=3), "test")
+    replies = [
+        [Response(prompt_id=QUESTION.id, messages=said(text), sample_index=i) for i, text in enumerate("abc")]
+        for _ in range(3)
+    ]
+    rewards: list[list[float | None]] = [[None, 1.0, 1.0], [None, None, None], [None, -2.0, -1.0]]
+
+    async def sample(model: Any, prompts: Any, count: int) -> Any:
+        return replies
+
+    async def reward(items: Any) -> Any:
+        return rewards
+
+    best = asyncio.run(method.respond([QUESTION] * 3, None, sample, reward))
+    assert [one and one.text for one in best] == ["b", None, "c"]
 
 
 def test_demonstrations_of_refused_turns_are_counted(strict: LocalModel, tmp_path: Path) -> None:

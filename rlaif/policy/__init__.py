@@ -38,7 +38,7 @@ METHODS = {
 
 
 Items = Sequence[tuple[Prompt, Sequence[Response]]]
-Reward = Callable[[Items], Awaitable[list[list[float | None]]]]  # None: longer than the reward model reads
+Reward = Callable[[Items], Awaitable[list[list[float | None]]]]  # None: the reward model cannot read it
 Sample = Callable[[Any, Sequence[Prompt], int], Awaitable[list[list[Response]]]]  # model, prompts, K each
 Wins = Callable[[Sequence[Prompt], Sequence[Response], Sequence[Response]], Awaitable[list[float | None]]]
 
@@ -125,6 +125,7 @@ class PolicyReport:
     account: dict[str, Any] | None = None  # unit, in, outcomes and reasons, as accounts.json has them
     samples: list[dict[str, Any]] = field(default_factory=list)  # conversations along the way, for eyes
     looks: list[dict[str, float]] = field(default_factory=list)  # of a judge that looks on, beside the reward
+    looked_at: list[str] = field(default_factory=list)  # ids of the prompts that it was shown answers to
     probes: dict[str, Any] = field(default_factory=dict)  # of canaries, by name: what the reward makes of them
     seconds: dict[str, float] = field(default_factory=dict)  # by what they were spent on
     cares: list[str] = field(default_factory=list)  # that must be read wherever the policy is looked at

@@ -33,12 +33,11 @@ class BestOfN:
         assert reward is not None
         sampled = await sample(model, prompts, self.samples)
         rewards = await reward(list(zip(prompts, sampled, strict=True)))
-        return [
-            many[max(range(len(many)), key=[-math.inf if v is None else v for v in values].__getitem__)]
-            if many
-            else None
-            for many, values in zip(sampled, rewards, strict=True)
-        ]
+        best = []
+        for many, values in zip(sampled, rewards, strict=True):
+            known = [(value, -i) for i, value in enumerate(values) if value is not None]  # the first of equal ones
+            best.append(many[-max(known)[1]] if known else None)
+        return best
 
     def kl_bound(self) -> float | None:
         return math.log(self.samples) - (self.samples - 1) / self.samples

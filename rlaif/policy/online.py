@@ -29,11 +29,12 @@ from typing import Any
 from rlaif.canaries import CANARIES, Canary
 from rlaif.errors import ConfigError, RlaifError
 from rlaif.models import ChatRequest, Reply
+from rlaif.models.chat_tokens import TurnsRefused
 from rlaif.policy import PolicyContext, PolicyReport, Tuned
 from rlaif.records import Message, Prompt, Response, uniform
 from rlaif.statistics import cluster_mean, paired_difference
 from rlaif.training import processes
-from rlaif.training.batching import evenly, plan_steps
+from rlaif.training.batching import REFUSED, evenly, plan_steps
 from rlaif.training.checkpoints import prune_checkpoints
 from rlaif.training.online import OnlineOptions, OnlineTrainer
 from rlaif.training.rollouts import Rollouts
@@ -79,6 +80,7 @@ class _Training:
         self.method, self.context, self.options = method, context, method.options
         self.idle = self.seconds = 0.0  # waiting for rewards with nothing else to do, and in all
         self.left: deque[Callable[[], None]] = deque()  # to be done of a step whose rewards are known
+        self.told = 0  # the last step that was told of
         self.published = -1  # the step after which the server was last given the policy
 
     async def run(self) -> PolicyReport:
@@ -87,6 +89,7 @@ class _Training:
         plan = await context.in_worker(self._plan, prompts)
         trainer = self.trainer = await context.in_worker(self._open, len(plan))
         await context.in_worker(trainer.load)
+        self.told = trainer.step
         try:
             await self._begin(prompts)
             while not trainer.kept["ended"]:
@@ -115,6 +118,9 @@ class _Training:
                 await context.served.release()
         if trainer.kept["ended"]:
             await context.in_worker(self._go_back, trainer.kept["ended"])
+        seen = {i for step in plan[: trainer.step] for i in step}
+        if unseen := len(prompts) - len(seen):
+            account["outcomes"] |= {"trained on": len(seen), "not reached": unseen}
         await context.in_worker(trainer.write, context.out)
         return PolicyReport(
             trainer.history,
@@ -122,35 +128,46 @@ class _Training:
             account=account,
             seconds=self._seconds(),
             looks=trainer.kept.get("looks", []),
+            looked_at=trainer.kept.get("looked_at", []),
             probes=trainer.kept.get("probes", {}),
             cares=trainer.kept.get("cares", []),
         )
 
     def _prompts(self) -> tuple[list[Prompt], dict[str, Any]]:
-        """Training prompts, without those that leave no room for a response; and the account of all."""
+        """Training prompts, without those that cannot be answered; and the account of all, were training to come to each."""
         context = self.context
         used: list[Prompt] = []
-        held_out = 0
-        unfit: Counter[str] = Counter()
+        held_out = refused = 0
+        too_long: Counter[str] = Counter()
         for prompt in context.watch.through(context.prompts()):
             if context.is_held_out(prompt.id):
                 held_out += 1
+            elif self._is_refused(prompt):
+                refused += 1
             elif why := self._objection(prompt):
-                unfit[why] += 1
+                too_long[why] += 1
             else:
                 used.append(prompt)
         if not used:
-            found = "; ".join(f"{count} × {why}" for why, count in unfit.most_common(3)) or "there are no others"
+            reasons = too_long + Counter({REFUSED: refused})
+            found = "; ".join(f"{count} × {why}" for why, count in reasons.most_common(3)) or "there are no others"
             raise RlaifError(
                 f"{self._name}: no prompt is left to train on ({held_out} held out; {found}). What would do: more prompts, "
                 "or a smaller max_new_tokens."
             )
-        outcomes = {"trained on": len(used), "held out": held_out, "too long": unfit.total()}
-        total = len(used) + held_out + unfit.total()
-        return used, {"unit": "prompts", "in": total, "outcomes": outcomes, "reasons": dict(unfit)}
+        outcomes = {"trained on": len(used), "held out": held_out, "too long": too_long.total()}
+        outcomes |= {REFUSED: refused} if refused else {}
+        return used, {"unit": "prompts", "in": sum(outcomes.values()), "outcomes": outcomes, "reasons": dict(too_long)}
+
+    def _is_refused(self, prompt: Prompt) -> bool:
+        try:
+            self.context.start.tokens.prompt_text(prompt.messages)
+        except TurnsRefused:
+            return True
+        return False
 
     def _objection(self, prompt: Prompt) -> str | None:
-        """Why a prompt cannot be answered: it leaves no room for a response, or its turns do not fit the template."""
+        """Why a prompt cannot be answered: it leaves no room for a response, or the chat template refuses its turns."""
         return self.context.start.objection(ChatRequest(messages=prompt.messages, sampling=self.options.sampling))
 
     def _save(self) -> None:
@@ -225,6 +242,7 @@ class _Training:
     def _tell(self) -> None:
         """Of the step that has ended."""
         trainer, watch = self.trainer, self.context.watch
+        self.told = trainer.step
         watch.report(trainer.step, trainer.steps, trainer.history[-1])
         watch.say(trainer.step, [said for said in trainer.samples if said["step"] == trainer.step])
 
@@ -245,6 +263,7 @@ class _Training:
             trainer.watch = Watch()
             while self.left:
                 self._next()
+        if trainer.step > self.told:
             self._tell()
 
     async def _sample(self, prompts: Sequence[Prompt]) -> Rollouts:
@@ -363,12 +382,14 @@ class _Training:
             ]
             trainer.kept["probes"] = await self._probe(await self._say(few))
         if self.options.watch and "start" not in trainer.kept:
-            part = await self._say(self._looked_at(self.options.watch.prompts))
+            looked_at = self._to_look_at(self.options.watch.prompts)
+            part = await self._say(looked_at)
             said = [many[0].model_dump(mode="json") for many in part.responses]
-            trainer.kept |= {"looks": [], "wins": [], "start": said}
+            names = [prompt.id for prompt in looked_at]
+            trainer.kept |= {"looks": [], "wins": [], "start": said, "looked_at": names}
         await work(self._save)
 
-    def _looked_at(self, count: int) -> list[Prompt]:
+    def _to_look_at(self, count: int) -> list[Prompt]:
         context = self.context
         held_out = [p for p in context.prompts() if context.is_held_out(p.id) and self._objection(p) is None]
         if not held_out:
@@ -389,7 +410,8 @@ class _Training:
         assert watch
         assert context.gold
         assert context.rewards
-        prompts = self._looked_at(watch.prompts)
+        by_name = {prompt.id: prompt for prompt in context.prompts()}
+        prompts = [by_name[name] for name in trainer.kept["looked_at"]]
         part = await self._say(prompts)
         theirs = [Response(**said) for said in trainer.kept["start"]]
         wins = await context.gold(prompts, [many[0] for many in part.responses], theirs)

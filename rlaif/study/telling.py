@@ -96,8 +96,8 @@ class Answer(NamedTuple):
 
 
 def answers(study: Study, found: Measured) -> list[Answer]:
-    """One for each arm on the furthest that was measured: policies against each other, by the truth before the judges, before
-    policies against the start, before reward models, before labels; where that says nothing of one, how often it labels alike."""
+    """One for each arm, on the furthest that was measured: a policy, reward models, labels; where that says nothing of an arm, how often
+    it labels alike."""
     main, sure = first_measure(found), _sure(found)
     several = len(set(found.policies.values())) > 1
     told = []
@@ -116,8 +116,8 @@ def answers(study: Study, found: Measured) -> list[Answer]:
 
 
 def first_measure(found: Measured) -> str | None:
-    """The name of the measure that answers a study; of several policies that of the first in the recipe, whatever is known of others:
-    what came of it has no say in which answers."""
+    """The name of the measure that answers a study. Of several policies the first in the recipe that anything is said of: against those
+    of the other arm by the truth, else by the judges, else against the start."""
     names = list(dict.fromkeys(each.measure.name for each in found.answers.values()))
     for policy in dict.fromkeys(found.policies.values()):
         for figure in (HEAD_TRUE, HEAD, WIN):

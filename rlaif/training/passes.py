@@ -19,6 +19,7 @@ from rlaif.training.batching import Group
 from rlaif.training.checkpoints import saving
 
 PASS_TOKENS = 16_384  # padded tokens of one batch in a pass without gradients
+PASS_LOGITS = 2**28  # and logits, where it has them: 1 GB of float32
 
 
 def rows_of(groups: Sequence[Group]) -> Rows:
@@ -58,12 +59,15 @@ Done = Callable[[int, int], None]  # groups done, groups in all
 
 @torch.no_grad()
 def per_response(
-    groups: Sequence[Group], values_of: Callable[[Rows], Tensor], done: Done = lambda groups, total: None
+    groups: Sequence[Group],
+    values_of: Callable[[Rows], Tensor],
+    done: Done = lambda groups, total: None,
+    tokens: int = PASS_TOKENS,
 ) -> list[list[float]]:
-    """One number for every response of every group; ``values_of`` gives them for rows, of shape (rows,)."""
+    """One number for every response of every group; ``values_of`` gives them for rows of so many ``tokens``, of shape (rows,)."""
     found: list[list[float]] = [[] for _ in groups]
     finished = 0
-    for batch in inference_batches(groups, PASS_TOKENS):
+    for batch in inference_batches(groups, tokens):
         members = [groups[i] for i in batch]
         values = values_of(rows_of(members)).tolist()
         for i, group in zip(batch, members, strict=True):
@@ -77,7 +81,8 @@ def sequence_logprobs(
     network: Any, groups: Sequence[Group], pad_id: int, *, share: bool, done: Done = lambda groups, total: None
 ) -> list[list[float]]:
     """log π(response | prompt), summed over response tokens, of every response of every group."""
-    return per_response(groups, lambda rows: token_logprobs(network, rows, pad_id, share=share)[0].sum(-1), done)
+    tokens = min(PASS_TOKENS, PASS_LOGITS // network.config.get_text_config().vocab_size)
+    return per_response(groups, lambda rows: token_logprobs(network, rows, pad_id, share=share)[0].sum(-1), done, tokens)
 
 
 def spread(groups: Sequence[Group], compute: Callable[[Sequence[Group]], list[list[float]]]) -> list[list[float]]:
