@@ -23,7 +23,8 @@ NO_AGREEMENT = "No comparison has labels of two people: how far people agree can
 RAW_REWARDS = (
     "Careful: rewards are not normalised, for the reference samples gave no two different rewards: they are written as "
     "the network gives them, and 0 is no average. Let the reference samples differ (reward_model.sampling: a higher "
-    "temperature, more tokens), raise reward_model.options.max_tokens where they are too long, or hold out less."
+    "temperature, more tokens), raise reward_model.options.max_tokens where they are too long, take a base whose chat template takes their turns, or hold "
+    "out less."
 )
 
 RATES = {  # figures of the labels, as a stranger reads them

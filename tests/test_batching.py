@@ -148,10 +148,22 @@ def test_passes_without_gradients_do_not_depend_on_their_batches(
     assert sorted(i for batch in inference_batches(groups, 100) for i in batch) == list(range(8))
     network = base.network
     whole = sequence_logprobs(network, groups, base.tokens.pad_id, share=True)
-    monkeypatch.setattr("rlaif.training.passes.PASS_TOKENS", 100)
-    parts = sequence_logprobs(network, groups, base.tokens.pad_id, share=True)
-    for one, other in zip(whole, parts, strict=True):
-        assert one == pytest.approx(other, rel=1e-6)
+    passed: list[int] = []
+
+    def counted(done: int, total: int) -> None:
+        passed.append(done)
+
+    vocabulary = network.config.vocab_size
+    for bound, most in (
+        ("PASS_TOKENS", 100),
+        ("PASS_LOGITS", 100 * vocabulary),
+    ):  # 1 GB of logits, where there are many words
+        with monkeypatch.context() as patched:
+            patched.setattr(f"rlaif.training.passes.{bound}", most)
+            parts = sequence_logprobs(network, groups, base.tokens.pad_id, share=True, done=counted)
+        for one, other in zip(whole, parts, strict=True):
+            assert one == pytest.approx(other, rel=1e-6)
+    assert len(passed) == 2 * len(inference_batches(groups, 100))
 
 
 @given(

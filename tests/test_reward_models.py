@@ -20,13 +20,12 @@ from rlaif.model_card import USE_OF_REWARDS
 from rlaif.models.local import LocalModel, LocalOptions, load_network
 from rlaif.reward import RewardModel, RewardOptions, _RankingTrainer, ranked_places
 from rlaif.scoring import accuracies, rightness, rows_to_score, rows_to_test, score, scores_row
-from rlaif.training.batching import Group, group_preferences
+from rlaif.training.batching import Group
 from rlaif.training.losses import plackett_luce_loss, soft_preference_loss, with_margin
-from rlaif.training.networks import initialise_head
 from rlaif.training.trainer import Watch
 from tests import make
 from tests.runs import rlaif
-from tests.test_training import accuracy, always, planted, preference, train_reward
+from tests.test_training import accuracy, preference, train_reward
 from tests.tiny import write_jsonl
 
 
@@ -138,22 +137,6 @@ def test_it_learns_a_planted_rule(settings: dict[str, Any], base: LocalModel, tm
     report = train_reward(base, ranked(40), tmp_path, epochs=5, **settings)
     assert accuracy(report) >= 0.9
     assert report.history[-1]["loss"] < report.history[0]["loss"]
-
-
-def test_the_loss_of_rankings_does_not_depend_on_how_a_step_is_split(base: LocalModel, tmp_path: Path) -> None:
-    rows = [*ranked(6), *planted(2)]  # of the last two not every pair is compared
-    groups = group_preferences(rows, base.tokens, 256, ended=always).groups
-    losses = []
-    network = load_network(base.folder, base.options, "float32", "test", head=True).eval()
-    initialise_head(network, 0)
-    network.config.pad_token_id = base.tokens.pad_id
-    for tokens in (4096, sum(group.tokens for group in groups) // 2, 1):
-        options = RewardOptions(loss="plackett-luce", batch_prompts=8, micro_batch_tokens=tokens)
-        trainer = _RankingTrainer(network, groups, options, tmp_path / str(tokens), 0, Watch())
-        trainer.pad_id = base.tokens.pad_id
-        with torch.no_grad():
-            losses.append(sum(float(trainer.compute_loss(network, {"micro_batch": i})) for i in range(trainer.split)))
-    assert losses == pytest.approx([losses[0]] * 3, rel=1e-6)
 
 
 def test_a_margin_is_of_pairs() -> None:

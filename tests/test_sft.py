@@ -66,21 +66,6 @@ def test_the_loss_equals_trls(base: LocalModel, tmp_path: Path) -> None:
     assert float(found) == pytest.approx(float(expected), rel=1e-5)
 
 
-def test_the_loss_does_not_depend_on_how_a_step_is_split(base: LocalModel, tmp_path: Path) -> None:
-    groups = [
-        demonstrated(g.prompt_id, g.prompt, [(ids, 0.5 + n) for n, ids in enumerate(g.responses)])
-        for g in hard_groups(base, 8)
-    ]
-    losses = []
-    for tokens in (4096, sum(group.tokens for group in groups) // 2, 1):
-        trainer = tuner(base.network, base, groups, tmp_path / str(tokens), micro_batch_tokens=tokens)
-        with torch.no_grad():
-            losses.append(
-                sum(float(trainer.compute_loss(base.network, {"micro_batch": i})) for i in range(trainer.split))
-            )
-    assert losses == pytest.approx([losses[0]] * 3, rel=1e-6)
-
-
 def test_a_step_of_responses_that_nothing_prefers_moves_nothing(base: LocalModel, tmp_path: Path) -> None:
     """Every second prompt has no weight, and a step to itself."""
     groups = [

@@ -62,12 +62,12 @@ def per_response(
     groups: Sequence[Group],
     values_of: Callable[[Rows], Tensor],
     done: Done = lambda groups, total: None,
-    tokens: int = PASS_TOKENS,
+    tokens: int | None = None,
 ) -> list[list[float]]:
     """One number for every response of every group; ``values_of`` gives them for rows of so many ``tokens``, of shape (rows,)."""
     found: list[list[float]] = [[] for _ in groups]
     finished = 0
-    for batch in inference_batches(groups, tokens):
+    for batch in inference_batches(groups, tokens or PASS_TOKENS):
         members = [groups[i] for i in batch]
         values = values_of(rows_of(members)).tolist()
         for i, group in zip(batch, members, strict=True):
