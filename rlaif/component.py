@@ -121,9 +121,8 @@ def load(name: str, table: Mapping[str, str], kind: str, where: str | Place) -> 
         ) from error
     for part in attribute.split("."):
         if not hasattr(target, part):
-            raise ConfigError(
-                f'{where}: {kind} "{name}": "{module_name}" has no "{part}".{did_you_mean(part, dir(target))}'
-            )
+            own = [name for name, value in vars(target).items() if getattr(value, "__module__", None) == module_name]
+            raise ConfigError(f'{where}: {kind} "{name}": "{module_name}" has no "{part}".{did_you_mean(part, own)}')
         target = getattr(target, part)
     return target
 

@@ -477,9 +477,25 @@ def test_the_length_of_the_start_is_that_of_the_start(base: LocalModel, tmp_path
 def test_a_step_without_any_reward_stops_the_training(base: LocalModel, tmp_path: Path) -> None:
     everything = {(prompt.id, place) for prompt in prompts(12) for place in range(4)}
     with pytest.raises(
-        RlaifError, match=r"rloo, step 1: 16 of 16 responses got no reward \(vowels: 16; failure_tolerance"
+        RlaifError,
+        match=r"rloo, step 1: 16 of 16 responses got no reward \(vowels: 16; of the last 16 16, failure_tolerance 0.2",
     ):
-        train(method_of(RLOO), context_of(base, tmp_path, Given(everything)))
+        train(method_of(RLOO), context_of(base, tmp_path, Given(everything), failure_tolerance=0.2))
+
+
+@pytest.mark.parametrize(("failing", "tolerance"), [(12, 1.0), (1, 0.3)], ids=["all", "an unlucky step"])
+def test_a_step_without_any_reward_that_is_tolerated_moves_nothing(
+    failing: int, tolerance: float, base: LocalModel, tmp_path: Path
+) -> None:
+    """Whatever happens, or one step of few responses among others."""
+    given = Given({(prompt.id, place) for prompt in prompts(12)[-failing:] for place in range(16)})
+    context = context_of(base, tmp_path, given, failure_tolerance=tolerance)
+    report = train(method_of(RLOO, batch_prompts=1, samples=16, epochs=1), context)
+    assert [figures["no_reward"] for figures in report.history].count(1.0) == failing
+    assert len(report.history) == 12
+    if failing == 12:
+        one, other = (load_file(folder / "model.safetensors") for folder in (tmp_path / "policy", base.folder))
+        assert all(torch.equal(value, other[name]) for name, value in one.items())
 
 
 def test_a_response_that_does_not_end_gets_the_reward_of_none(base: LocalModel, tmp_path: Path) -> None:
@@ -591,6 +607,22 @@ def test_training_ends_where_the_judge_that_looks_on_likes_less_what_is_rewarded
     assert gold.asked[0][0] == gold.asked[0][1]  # before the first step the policy says what its start says
     assert gold.asked[3][0] != gold.asked[3][1]
     assert gold.asked[3][1] == gold.asked[0][1]
+
+
+def test_a_look_at_which_nobody_has_an_opinion_is_said_and_decides_nothing(base: LocalModel, tmp_path: Path) -> None:
+    class Silent(Looking):
+        async def __call__(self, prompts: Any, ours: Any, theirs: Any) -> list[float | None]:
+            wins = await super().__call__(prompts, ours, theirs)
+            return [None for _ in wins] if len(self.asked) == 2 else wins
+
+    method = method_of(RLOO, watch={"judge": "gold", "prompts": 4, "looks": 3})
+    held_out = {prompt.id for prompt in prompts(16)[:8]}
+    gold = Silent([0.5] * 9)
+    report = train(method, context_of(base, tmp_path, count=16, gold=gold, is_held_out=held_out.__contains__))
+    (care,) = report.cares
+    assert "watch: of 4 answers the judge gold had an opinion on 0, the reward on 4: nothing was seen" in care
+    assert len(report.looks) == len(gold.asked) - 1 > 0
+    assert len(report.history) == report.looks[-1]["step"]
 
 
 def test_a_judge_that_likes_it_more_and_more_stops_nothing(base: LocalModel, tmp_path: Path) -> None:

@@ -106,6 +106,7 @@ def test_scores_under_principles_are_averaged_by_weight() -> None:
         (["6 4 2", "8 - -"], [28 / 6, None]),  # half of it
         (["6 4 2", "8 8 -", "- 2 1"], [26 / 5, 40 / 5, None]),
         (["- 2 1", "6 4 2", "8 8 -"], [None, 26 / 5, 40 / 5]),
+        (["9 - 2", "4 - 1", "9 9 -"], [29 / 4, 13 / 4, None]),  # who lacks most is kept with another who does
         (["6 4 -"], [None]),  # whether it is much or little nobody can tell
         (["6 4 -", "- - -"], [None, None]),
         (["6 4 2"], [28 / 6]),

@@ -43,6 +43,7 @@ from rlaif.training.trainer import SHOWN, Interrupted, Watch, has_shown
 from rlaif.training.values import ValueTrainer
 
 MOST_CUT_OFF = 0.5  # of a step's responses, before it is said
+ENOUGH = 64  # responses of the last steps, over which failure_tolerance is held
 LEAST_GAIN = 0.01  # in reward, that is told of
 
 
@@ -307,19 +308,25 @@ class _Training:
         self.idle += time.perf_counter() - began
 
     async def _check(self, parts: Sequence[Rollouts]) -> str:
-        """Why training must not go on with this step, or "". Raises RlaifError where nothing got a reward."""
+        """Why training must not go on with this step, or "". Raises RlaifError where too many responses of late got no reward."""
         rows = [reward for part in parts for many in part.rewarded for reward in many]
         lost = sum(reward.total is None for reward in rows)
-        if lost == len(rows) or lost > self.context.failure_tolerance * len(rows):
+        recent = [*self.trainer.kept.get("lost", []), [lost, len(rows)]]
+        while sum(count for _, count in recent[1:]) >= ENOUGH:
+            del recent[0]
+        of = sum(count for _, count in recent)
+        of_late = sum(count for count, _ in recent)
+        if of_late > self.context.failure_tolerance * of and (of >= ENOUGH or lost == len(rows)):
             failed = Counter(name for row in rows for name, value in row.parts.items() if value is None)
             by = ", ".join(f"{name}: {count}" for name, count in failed.most_common())
             raise RlaifError(
-                f"{self._name}, step {self.trainer.step + 1}: {lost} of {len(rows)} responses got no reward ({by}; "
+                f"{self._name}, step {self.trainer.step + 1}: {lost} of {len(rows)} responses got no reward ({by}; of the last {of} {of_late}, "
                 f"failure_tolerance {self.context.failure_tolerance:g}). What would do: where a source did not answer, run it again "
                 "once it does, and training goes on from its last checkpoint; replies that cannot be read are in the ledger and stay "
                 "so: a judge that is easier to read, principles: draw, or a higher failure_tolerance; a class of your own that gives None "
                 "gives it again: a number for such replies, or where they are cut off a larger max_new_tokens."
             )
+        self.trainer.kept["lost"] = recent
         self._say_cut_off(parts)
         figures = self.trainer.figures(parts)
         return await self._departed(figures["kl"], figures["length"], [p for part in parts for p in part.prompts])
@@ -401,8 +408,8 @@ class _Training:
         return watch is not None and (step % -(-steps // watch.looks) == 0 or step == steps)
 
     def _look_is_due(self) -> bool:
-        step, looks = self.trainer.step, self.trainer.kept.get("looks", [])
-        return self._looks_after(step) and not (looks and looks[-1]["step"] == step)
+        step = self.trainer.step
+        return self._looks_after(step) and self.trainer.kept.get("looked") != step
 
     async def _look(self) -> str:
         """The judge's view of the policy and the reward's, on the same answers; why training ends here, or ""."""
@@ -418,10 +425,13 @@ class _Training:
         known = [win for win in wins if win is not None]
         beside = [(p, [many[0], start]) for p, many, start in zip(prompts, part.responses, theirs, strict=True)]
         totals = [many[0].total for many in await context.rewards(beside) if many[0].total is not None]
+        trainer.kept["looked"] = trainer.step
         if not known or not totals:
-            raise RlaifError(
-                f"{self._name}: watch: the judge {watch.judge}, or the reward, had no opinion on any answer."
+            self._care(
+                f", step {trainer.step}: watch: of {len(wins)} answers the judge {watch.judge} had an opinion on {len(known)}, the "
+                f"reward on {len(totals)}: nothing was seen. What would do: more prompts to watch, or a judge that is easier to read."
             )
+            return ""
         looks: list[dict[str, float]] = trainer.kept["looks"]
         looks.append({"step": trainer.step, "gold": fmean(known), "reward": fmean(totals), "n": len(known)})
         trainer.kept["wins"].append(wins)

@@ -43,10 +43,14 @@ class RAFT(Online):
     class Options(OnlineOptions):
         samples: int = Field(default=8, ge=2)
         epochs: int = Field(default=3, ge=1)
-        beta: float = Field(default=0.0, ge=0, le=0)  # no penalty: how far it goes is told, and bounded by max_kl
+        beta: float = 0.0
 
         @model_validator(mode="after")
-        def _no_ratio(self) -> Self:
+        def _no_ratio_and_no_penalty(self) -> Self:
+            if self.beta:
+                raise ValueError(
+                    "raft has no penalty on leaving the start, so leave beta out: max_kl bounds how far it goes"
+                )
             if "clip" in self.model_fields_set:
                 raise ValueError("clip is of a ratio, and raft learns from none: leave it out")
             return self

@@ -141,22 +141,33 @@ def _mean_scores(replies: Sequence[Sequence[Judgement]]) -> list[float | None]:
     """Of a prompt's different replies each one's mean score by weight, over the principles under which all that have one were scored: so
     that a failure moves no reply from the others.
 
-    Those are to have more than half of the weight; until they do the reply that lacks most of it has none, the last of equal ones. A
+    Those have more than half of the weight, and are chosen such that as many replies as may be have one, then for their weight. A
     reply that is left alone needs a score under each.
     """
     weights = {j.principle_id: j.weight for judgements in replies for j in judgements}
-    whole = sum(weights.values())
     known = [{j.principle_id: j.scores[0].values[0] for j in some if j.outcome == "ranked"} for some in replies]
-    kept = list(range(len(known)))
-    shared: list[str | None] = []
-    while kept:
-        shared = [each for each in weights if all(each in known[i] for i in kept)]
-        if len(shared) == len(weights) or (len(kept) > 1 and sum(weights[each] for each in shared) > whole / 2):
-            break
-        had = [sum(weights[each] for each in known[i]) for i in kept]
-        del kept[len(kept) - 1 - had[::-1].index(min(had))]
-    total = sum(weights[each] for each in shared)
+
+    def weight(shared: frozenset[str | None]) -> float:
+        return sum(weights[each] for each in weights if each in shared)
+
+    half = sum(weights.values()) / 2
+    own = {frozenset(scores) for scores in known}
+    closed: set[frozenset[str | None]] = set()  # what some of the replies have in common
+    found = {shared for shared in own if weight(shared) > half}
+    while found:
+        closed |= found
+        found = {each & other for each in found for other in own if weight(each & other) > half} - closed
+
+    def worth(shared: frozenset[str | None]) -> tuple[int, float, list[bool]]:
+        return sum(shared <= scores.keys() for scores in known), weight(shared), [each in shared for each in weights]
+
+    fit = [shared for shared in closed if worth(shared)[0] > 1 or len(shared) == len(weights)]
+    if not fit:
+        return [None] * len(replies)
+    shared = max(fit, key=worth)
     return [
-        sum(weights[each] * scores[each] for each in shared) / total if i in kept else None
-        for i, scores in enumerate(known)
+        sum(weights[each] * scores[each] for each in weights if each in shared) / weight(shared)
+        if shared <= scores.keys()
+        else None
+        for scores in known
     ]

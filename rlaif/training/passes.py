@@ -82,7 +82,9 @@ def sequence_logprobs(
 ) -> list[list[float]]:
     """log π(response | prompt), summed over response tokens, of every response of every group."""
     tokens = min(PASS_TOKENS, PASS_LOGITS // network.config.get_text_config().vocab_size)
-    return per_response(groups, lambda rows: token_logprobs(network, rows, pad_id, share=share)[0].sum(-1), done, tokens)
+    return per_response(
+        groups, lambda rows: token_logprobs(network, rows, pad_id, share=share)[0].sum(-1), done, tokens
+    )
 
 
 def spread(groups: Sequence[Group], compute: Callable[[Sequence[Group]], list[list[float]]]) -> list[list[float]]:
