@@ -119,8 +119,8 @@ def metrics_of(run: RunFolder, accounts: dict[str, Account]) -> dict[str, Figure
     if "preferences" in accounts:
         flat.update(label_figures(run))
         flat.update(baseline_figures(run.read("comparisons"), run.read("preferences")))
-    if report := run.trained("reward_model"):
-        flat.update(reward_figures(report["held_out"]))
+    if (report := run.trained("reward_model")) and (held_out := held_out_of(run)):
+        flat.update(reward_figures(held_out))
         flat["reward_model.normalised_on"] = Figure(value=float(report["reference"]), n=report["reference"])
     flat.update({name: Figure(**figure) for name, figure in (run.evaluated("figures") or {}).items()})
     return flat
@@ -235,6 +235,19 @@ def baseline_figures(comparisons: Iterable[Comparison], preferences: Iterable[Pr
             right = float(says == 1.0) if row.p != 0.5 else float(says == 0.5)
             means.add(f"agreement_with_ties.{name}", right, row.prompt_id)
     return means.figures()
+
+
+def held_out_of(run: RunFolder) -> dict[str, Any] | None:
+    """What the run's reward model says of the held-out pairs. Of an ensemble the mean of its members, each as far as its own rewards
+    are spread, as policies are measured by it; on the scale of the members' raw rewards."""
+    told: list[dict[str, Any]] = []
+    while report := run.trained(f"reward_members/{len(told) + 1}" if told else "reward_model"):
+        told.append(report)
+    if len(told) < 2:
+        return told[0]["held_out"] if told else None
+    gains = np.array([report["gain"] for report in told])
+    differences = np.array([report["held_out"]["differences"] for report in told], dtype=float)
+    return {**told[0]["held_out"], "differences": (gains @ differences / gains.sum()).tolist()}
 
 
 def reward_figures(held_out: dict[str, Sequence[Any]]) -> dict[str, Figure]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -451,6 +452,18 @@ def test_an_ensemble_is_trained_with_seeds_of_its_own_and_rewards_together(tmp_p
     heads = {tuple(member["score.weight"].flatten().tolist()) for member in members}
     assert len(heads) == 3
     assert (folder / "run" / "policies" / "careful" / "model.safetensors").exists()
+    names = ("reward_model", "reward_members-2", "reward_members-3")
+    told = [json.loads((folder / "run" / "training" / f"{name}.json").read_text()) for name in names]
+    pairs = told[0]["held_out"]
+    assert all(each["held_out"]["pair_ids"] == pairs["pair_ids"] for each in told)
+    mean = [
+        sum(each["gain"] * each["held_out"]["differences"][i] for each in told) / sum(each["gain"] for each in told)
+        for i in range(len(pairs["p"]))
+    ]
+    losses = [math.log1p(math.exp(-d if p == 1 else d)) for d, p in zip(mean, pairs["p"], strict=True)]
+    found = json.loads((folder / "run" / "metrics.json").read_text())
+    assert found["reward_model.log_loss"]["value"] == pytest.approx(sum(losses) / len(losses))
+    assert mean != pairs["differences"]
 
 
 def test_a_run_tells_its_trackers_and_writes_model_cards(tmp_path: Path, policy_folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from rlaif.accounts import held_out_of
 from rlaif.config import Constitution, Pipeline
 from rlaif.findings import arms_of, findings, verdicts
 from rlaif.measures import Measure, Measures, normalised
@@ -73,7 +74,7 @@ def write_report(
         plots={
             "labels": plots.rates(metrics),
             "reward_curves": plots.curves(_history(run, "reward_model"), "reward model"),
-            "calibration": plots.calibration(_held_out(run)),
+            "calibration": plots.calibration(held_out_of(run)),
             "looks": {name: plots.looks(_told(run, name, "looks"), name) for name in tuned},
             "arms": plots.arms(metrics, arms),
         },
@@ -156,10 +157,6 @@ def _history(run: RunFolder, stage: str) -> list[dict[str, float]]:
 def _told(run: RunFolder, arm: str, name: str) -> Any:
     """What a policy's training told beside its history; nothing where it told nothing."""
     return (run.trained(f"policies/{arm}") or {}).get(name) or []
-
-
-def _held_out(run: RunFolder) -> dict[str, Any] | None:
-    return (run.trained("reward_model") or {}).get("held_out")
 
 
 def _examples(run: RunFolder) -> list[dict[str, Any]]:

@@ -208,7 +208,7 @@ def _plots(study: Study, found: Measured, plots: Plots) -> dict[str, str]:
         "agreement": plots.forest(agreement, f"share labelled as {against}", f"Labels: agreement with {against}", lines=(0.5,)),
         "reward": plots.forest(of(truth), f"right on held-out labels of {against}", "Reward models", lines=(0.5,)),
         "contests": plots.forest(
-            of(main) if main else [], f"win rate against {study.baseline}'s policy", f"Policies head to head{by_truth[0]}", lines=(0.5,)
+            of(main) if main else [], f"win rate against {study.baseline}'s policy{by_truth[0]}", "Policies head to head", lines=(0.5,)
         ),
         "curves": plots.growth({arm: points for arm, points in curves.items() if points}, "share right", "Learning curves"),
         "frontier": plots.frontier(
