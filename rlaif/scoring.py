@@ -47,7 +47,7 @@ def open_members(folders: Sequence[Path], notice: Callable[[str], None]) -> list
             found.append(folder)
         else:
             raise UserError(f"{folder}: no reward model: expected a model folder, or a run folder with reward_model/.")
-    return [RewardModel(folder, LocalOptions(), where=str(folder), notice=notice) for folder in found]
+    return [RewardModel(folder, LocalOptions(), where="reward model", notice=notice) for folder in found]
 
 
 def _stages(folder: Path) -> list[str]:

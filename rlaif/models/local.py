@@ -563,7 +563,10 @@ def load_network(
             **extra,
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"{where}: {folder} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+        why = str(error).strip().splitlines()[0]
+        if "ignore_mismatched_sizes" in why:
+            why = "its weights have other shapes than its config.json says (vocab_size, hidden_size and the like)."
+        raise ModelError(f"{where}: {folder} cannot be loaded: {why}") from error
     finally:
         hf_logging.set_verbosity(verbosity)
         if bars:

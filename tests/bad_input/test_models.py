@@ -105,6 +105,17 @@ def test_a_damaged_model_folder_is_one_line(
     assert said.line.startswith(beginning)
 
 
+def test_a_configuration_of_other_shapes_than_the_weights_is_one_line(rlaif: Rlaif, policy_folder: Path) -> None:
+    shutil.copytree(policy_folder, "model")
+    config = json.loads(Path("model/config.json").read_text())
+    Path("model/config.json").write_text(json.dumps(config | {"vocab_size": config["vocab_size"] // 2}))
+    said = rlaif("sample", "--model", "model", prompts(), "--out", "out", *SHORT)
+    assert said.code == 2
+    assert said.line.startswith(
+        "rlaif: rlaif sample: models.policy: model cannot be loaded: its weights have other shapes than"
+    )
+
+
 WRONG_MODELS = {
     "no folder": (
         ["sample", "--model", "nowhere", "prompts.jsonl"],
