@@ -119,7 +119,8 @@ def metrics_of(run: RunFolder, accounts: dict[str, Account]) -> dict[str, Figure
     if "preferences" in accounts:
         flat.update(label_figures(run))
         flat.update(baseline_figures(run.read("comparisons"), run.read("preferences")))
-    if (report := run.trained("reward_model")) and (held_out := held_out_of(run)):
+    report, held_out = run.trained("reward_model"), held_out_of(run)
+    if report and held_out:
         flat.update(reward_figures(held_out))
         flat["reward_model.normalised_on"] = Figure(value=float(report["reference"]), n=report["reference"])
     flat.update({name: Figure(**figure) for name, figure in (run.evaluated("figures") or {}).items()})

@@ -72,8 +72,7 @@ class TrainingOptions(NetworkOptions):
     learning_rate: float = Field(default=1e-5, gt=0)
     epochs: int = Field(default=1, ge=1)
     batch_prompts: int = Field(default=32, ge=1)  # per optimiser step
-    # in one pass: a step that has more makes several, and one update; None: 1,024 on a CPU, which has no use for more,
-    # and 4,096 elsewhere
+    # in one pass: a step that has more makes several, and one update; None: 1,024 on a CPU, for its memory, 4,096 elsewhere
     micro_batch_tokens: int | None = Field(default=None, ge=1)
     max_tokens: int = Field(default=2048, ge=2)  # of prompt and one response; longer pairs are left out and counted
     labels: int | None = Field(
