@@ -478,7 +478,7 @@ def test_a_step_without_any_reward_stops_the_training(base: LocalModel, tmp_path
     everything = {(prompt.id, place) for prompt in prompts(12) for place in range(4)}
     with pytest.raises(
         RlaifError,
-        match=r"rloo, step 1: 16 of 16 responses got no reward \(vowels: 16; of the last 16 16, failure_tolerance 0.2",
+        match=r"rloo, step 1: 16 of 16 responses got no reward, 16 of the last 16 \(vowels: 16; failure_tolerance 0.2",
     ):
         train(method_of(RLOO), context_of(base, tmp_path, Given(everything), failure_tolerance=0.2))
 

@@ -320,7 +320,7 @@ class _Training:
             failed = Counter(name for row in rows for name, value in row.parts.items() if value is None)
             by = ", ".join(f"{name}: {count}" for name, count in failed.most_common())
             raise RlaifError(
-                f"{self._name}, step {self.trainer.step + 1}: {lost} of {len(rows)} responses got no reward ({by}; of the last {of} {of_late}, "
+                f"{self._name}, step {self.trainer.step + 1}: {lost} of {len(rows)} responses got no reward, {of_late} of the last {of} ({by}; "
                 f"failure_tolerance {self.context.failure_tolerance:g}). What would do: where a source did not answer, run it again "
                 "once it does, and training goes on from its last checkpoint; replies that cannot be read are in the ledger and stay "
                 "so: a judge that is easier to read, principles: draw, or a higher failure_tolerance; a class of your own that gives None "

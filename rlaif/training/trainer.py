@@ -33,7 +33,7 @@ from rlaif.errors import ModelError, RlaifError, UserError
 from rlaif.models import ChatRequest
 from rlaif.models.local import LocalModel, LocalOptions
 from rlaif.models.rows import Rows
-from rlaif.models.shared_prompt import rope_kinds, token_logprobs
+from rlaif.models.shared_prompt import cache_self_test, rope_kinds, sharing_works, token_logprobs
 from rlaif.records import Message, Preference, Prompt
 from rlaif.store import write_json
 from rlaif.training import processes
@@ -306,7 +306,7 @@ class GroupTrainer(Trainer, ABC):
     @cached_property
     def sampler(self) -> PolicySampler:
         network, sampling = self.model, Sampling(temperature=1.0, max_output_tokens=SHOWN_TOKENS)
-        caches = self.base.caches_work(network)
+        caches, _ = sharing_works(network, self.base.tokens.pad_id, test=cache_self_test)
         return PolicySampler(self.base, network, caches=caches, sampling=sampling, samples=1, seed=int(self.args.seed))
 
     def get_train_dataloader(self) -> DataLoader[Any]:
