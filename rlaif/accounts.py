@@ -114,7 +114,7 @@ def metrics_of(run: RunFolder, accounts: dict[str, Account]) -> dict[str, Figure
     flat: dict[str, Figure] = {}
     for stage, account in accounts.items():
         for outcome, count in account["outcomes"].items():
-            name = f"accounts.{stage.replace('/', '.')}.{outcome.replace(' ', '_')}"
+            name = f"accounts.{stage.replace('/', '.')}.{outcome}".replace(" ", "_")
             flat[name] = Figure(value=float(count), n=account["in"])
     if "preferences" in accounts:
         flat.update(label_figures(run))

@@ -193,6 +193,21 @@ def code_hash(component: Any) -> str:
         return module.__name__
 
 
+def own_code(settings: Any) -> dict[str, str]:
+    """What settings name of a user's own, ``package.module:Class``, with the hash of each one's file as ``code_hash`` has it. Of what
+    was loaded: other words with a colon are none."""
+    if isinstance(settings, str):
+        module, _, attribute = settings.partition(":")
+        if not DOTTED.fullmatch(settings) or module not in sys.modules:
+            return {}
+        target: Any = sys.modules[module]
+        for part in attribute.split("."):
+            target = getattr(target, part, None)
+        return {settings: sha256} if target is not None and (sha256 := code_hash(target)) else {}
+    parts = settings.values() if isinstance(settings, Mapping) else settings if isinstance(settings, list) else ()
+    return {name: sha256 for part in parts for name, sha256 in own_code(part).items()}
+
+
 def parse_options(component: Any, values: Mapping[str, Any], where: str | Place) -> Any:
     """``values`` as the component's own ``Options``; a component without any accepts none."""
     model: type[BaseModel] = getattr(component, "Options", Options)

@@ -46,7 +46,7 @@ Metrics = dict[str, Figure]
 
 def arms_of(metrics: Metrics) -> list[str]:
     """The policies that were measured, the start first."""
-    head, tail = "accounts.answers of ", ".answered"
+    head, tail = "accounts.answers_of_", ".answered"
     return [
         name.removeprefix(head).removesuffix(tail) for name in metrics if name.startswith(head) and name.endswith(tail)
     ]
@@ -246,7 +246,7 @@ def _worth(metrics: Metrics) -> str:
 
 def verdicts(metrics: Metrics, arm: str) -> dict[str, int]:
     """What became of the held-out prompts in the contest with the start: won, tied, lost, equal answers, unlabelled."""
-    head = f"accounts.verdicts on {arm}."
+    head = f"accounts.verdicts_on_{arm}."
     return {
         name.removeprefix(head).replace("_", " "): int(figure.value or 0)
         for name, figure in metrics.items()

@@ -40,14 +40,14 @@ def write_model_card(
     seed: int,
     learnt: str,
     account: str,
-    rewards: Sequence[Path] = (),
+    rewards: Sequence[str] = (),
     rewarded: Sequence[str] = (),
     read: Collection[str] = (),
     reward_model: bool = False,
     cares: Sequence[str] = (),
 ) -> None:
-    """``learnt``: the noun that it was trained on; ``account``: what became of its rows, in words; ``rewards``: the reward models
-    it learnt from; ``rewarded``: by what its responses were rewarded, in words; ``read``: the run's inputs that
+    """``learnt``: the noun that it was trained on; ``account``: what became of its rows, in words; ``rewards``: the stages
+    of the reward models that it learnt from; ``rewarded``: by what its responses were rewarded, in words; ``read``: the run's inputs that
     had a part in it; ``reward_model``: whether it is one; ``cares``: what was said of its training that must be read beside it."""
     from rlaif.models.local import weights_hash
 
@@ -59,7 +59,7 @@ def write_model_card(
     models = "\n".join(
         f"| {role} | `{Path(facts['name']).name}` | `{facts['sha256']}` |"
         for role, facts in sorted(manifest["models"].items())
-    ) + "".join(f"\n| {path.parent.name}/{path.name} | of this run | `{weights_hash(path)}` |" for path in rewards)
+    ) + "".join(f"\n| {stage} | of this run | `{weights_hash(run.path / stage)}` |" for stage in rewards)
     files = "\n".join(
         f"| {file['kind']} | {file['name']} | `{file['sha256']}` |"
         for file in sorted(manifest["files"], key=lambda file: (file["kind"], file["name"], file["sha256"]))

@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 from rlaif.accounts import accounts_of, metrics_of, reward_stages
 from rlaif.catalogue import KEPT, Catalogue, Entry
-from rlaif.component import code_hash, users_code
+from rlaif.component import code_hash, own_code, users_code
 from rlaif.config import Constitution, PairsSection, Pipeline, PromptsSection, Sampling
 from rlaif.errors import DataError, RlaifError, UserError
 from rlaif.evaluate import Metric
@@ -76,7 +76,7 @@ class Outcome:
 
 @dataclass
 class Watcher:
-    """How a caller follows a run: progress, and lines for a person; ``said`` keeps those."""
+    """How a caller follows a run: progress, and lines for a person, the same one once; ``said`` keeps all of those."""
 
     listen: Listener = silent
     notice: Callable[[str], None] = lambda line: None
@@ -86,8 +86,10 @@ class Watcher:
         tell = self.notice
 
         def notice(line: str) -> None:
+            again = line in self.said
             self.said.append(line)
-            tell(line)
+            if not again:
+                tell(line)
 
         self.notice = notice
 
@@ -212,6 +214,7 @@ class Road:
         effective = self.pipeline.model_dump(mode="json", exclude_defaults=True)
         text = json.dumps(effective, indent=2, ensure_ascii=False).encode() + b"\n"
         self.run_folder.keep_file("pipeline", RECIPE.name, text)
+        code = own_code([effective, *(entry.yaml() for entry in used if entry.kind == "judge")])
         if self.card:
             self.run_folder.keep_file("card", "card.json", json.dumps(self.card, indent=2).encode() + b"\n")
         self.run_folder.describe(
@@ -220,7 +223,8 @@ class Road:
             files=[
                 {"kind": entry.kind, "name": entry.name, "sha256": entry.sha256, "builtin": entry.builtin}
                 for entry in used
-            ],
+            ]
+            + [{"kind": "code", "name": name, "sha256": code[name], "builtin": False} for name in sorted(code)],
             models={
                 role: {"name": model.identity.name, "sha256": model.identity.sha256, **dict(model.identity.facts)}
                 for role, model in self.models.items()

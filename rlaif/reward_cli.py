@@ -31,6 +31,8 @@ def score(
 
     if Path(file).exists() and out.exists() and out.samefile(file):
         raise UserError(f"--out {out}: the file that is scored. Name another.")
+    for _ in rows_to_score(file):
+        pass  # a row that is none is found before any is scored
     count = not_read = 0
     with (
         _opened(models) as (members, done),
@@ -55,6 +57,8 @@ def of_set(
     from rlaif.scoring import accuracies, rows_to_test, score
     from rlaif.store import write_json
 
+    for _ in rows_to_test(file):
+        pass
     with _opened(models) as (members, done):
         found = accuracies(score(rows_to_test(file), members, done))
     for name, figure in found.items():

@@ -27,7 +27,7 @@ from rlaif.statistics import Figure, cluster_mean
 from rlaif.store import RunFolder
 
 ANSWERS = ("response", "responses", "completion", "answer", "output")
-NOT_READ = "longer, with their prompt, than the model reads, or of turns that its chat template refuses"
+NOT_READ = "null, longer, with their prompt, than the model reads, or of turns that its chat template refuses"
 BATCH = 256  # rows that go through the networks together
 Turns = tuple[Message, ...]
 Scorer = Callable[[Sequence[tuple[Turns, Sequence[tuple[Turns, bool]]]]], Sequence[Sequence[float | None]]]
@@ -67,7 +67,7 @@ class Row:
     where: str
     source: Mapping[str, Any]
     prompt: Prompt
-    responses: list[Turns]
+    responses: list[Turns | None]  # None: null in the file
     chosen: int = 0  # how many of them, the first ones, are chosen
 
     @property
@@ -102,8 +102,8 @@ def _row_to_test(where: str, row: Mapping[str, Any]) -> Row:
     sides = [row[name] if _is_list_of_responses(row[name]) else [row[name]] for name in ("chosen", "rejected")]
     chosen, rejected = (_responses(where, n, side) for n, side in zip(("chosen", "rejected"), sides, strict=True))
     prompt = _prompt(where, row)
-    found = [after_prompt(prompt.messages, turns) for turns in (*chosen, *rejected)]
-    if not all(found):
+    found = [turns and after_prompt(prompt.messages, turns) for turns in (*chosen, *rejected)]
+    if any(turns == () for turns in found):
         raise DataError(f"{where}: a response that only repeats the prompt.")
     return Row(where, row, prompt, found, chosen=len(chosen))
 
@@ -120,19 +120,19 @@ def _prompt(where: str, row: Mapping[str, Any]) -> Prompt:
     return prompt
 
 
-def _responses(where: str, name: str, values: Any) -> list[Turns]:
+def _responses(where: str, name: str, values: Any) -> list[Turns | None]:
     if not isinstance(values, list) or not values:
         raise DataError(f"{where}: {name}: expected responses, found {values!r:.60}.")
-    found = []
+    found: list[Turns | None] = []
     for value in values:
-        turns = read_messages(value, "assistant")
+        turns = None if value is None else read_messages(value, "assistant")
         if isinstance(turns, str):
             raise DataError(f"{where}: {name}: {turns}.")
         found.append(turns)
     return found
 
 
-Rewards = Sequence[Sequence[float | None]]  # of a row's responses, by member; None: it cannot read it
+Rewards = Sequence[Sequence[float | None]]  # of a row's responses, by member; None: there is none that it can read
 
 
 def score(
@@ -142,10 +142,11 @@ def score(
     batch: list[Row] = []
 
     def scored() -> Iterator[tuple[Row, Rewards]]:
-        items = [(row.prompt.messages, [(turns, True) for turns in row.responses]) for row in batch]
+        items = [(row.prompt.messages, [(turns, True) for turns in row.responses if turns]) for row in batch]
         rewards = [member(items) for member in members]
         for i, row in enumerate(batch):
-            yield row, [each[i] for each in rewards]
+            known = [iter(each[i]) for each in rewards]
+            yield row, [[next(values) if turns else None for turns in row.responses] for values in known]
         done(len(batch))
 
     for row in rows:
@@ -168,7 +169,8 @@ def over(statistic: Callable[[list[float]], float], values: Sequence[float | Non
 
 def scores_row(row: Row, rewards: Rewards) -> dict[str, Any]:
     """The file's row with ``reward`` (``rewards`` of several responses): the mean of members, and their deviation beside it; null
-    for a response that the model cannot read: longer, with its prompt, than its context, or of turns that its template refuses."""
+    for a response that is null, or that the model cannot read: longer, with its prompt, than its context, or of turns that its template
+    refuses."""
     mean = means(rewards)
     spread = [over(pstdev, values) for values in zip(*rewards, strict=True)]
     if row.chosen:

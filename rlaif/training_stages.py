@@ -270,7 +270,7 @@ class TrainingStages:
             seed=seed,
             learnt=learnt,
             account=told,
-            rewards=[road.folder / each for each in self._rewarding(name)],
+            rewards=self._rewarding(name),
             rewarded=judges,
             read={*road.inputs, *getattr(road.methods.get(name), "inputs", {})},
             reward_model=name not in road.methods,

@@ -302,3 +302,23 @@ def test_only_control_tokens_keep_turns_apart(
     tmp_path: Path, template: str | None, roles: str, separates: bool
 ) -> None:
     assert open_tokens(tmp_path, template=template).separates_turns(roles.split()) is separates  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("template", "said_once"),
+    [
+        (NO_SYSTEM, "models.policy: its chat template has no system turns: their words open the user's."),
+        (
+            "{% for m in messages if m.role != 'system' %}{{ m.content }}\n{% endfor %}",
+            "models.policy: its chat template leaves system turns out: the model does not read them.",
+        ),
+    ],
+)
+def test_a_system_turn_that_is_none_to_the_model_is_said_once(tmp_path: Path, template: str, said_once: str) -> None:
+    notices: list[str] = []
+    tokens = open_tokens(tmp_path, template=template, notices=notices)
+    tokens.prompt_text(user("one"))
+    assert notices == []
+    for question in ("one", "two"):
+        tokens.prompt_text((Message(role="system", content="Be kind."), *user(question)))
+    assert notices == [said_once]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,8 @@ def test_a_judge_of_ones_own_class_judges(own_modules: None, pairs: Path) -> Non
     asyncio.run(road.run("preferences"))
     preferences = list(road.run_folder.read("preferences"))
     assert [p.chosen[0].content for p in preferences] == ["No."]
+    code = {file["name"]: file["sha256"] for file in road.run_folder.manifest["files"] if file["kind"] == "code"}
+    assert code == {"own_shortest:Shortest": hashlib.sha256(Path("own_shortest.py").read_bytes()).hexdigest()}
     wrote("judges/shortest.yaml", "protocol: own_shortest:Shortest\noptions: {tie_belw: 2}\n")
     with pytest.raises(ConfigError, match=r'options: unknown key "tie_belw". Did you mean "tie_below"\?'):
         check_file("judges/shortest.yaml")

@@ -290,8 +290,8 @@ def test_what_is_said_of_the_reward_is_said_from_the_paired_difference(
     wide = {"low": -9.0, "high": 9.0, "n": 40}
     (line,) = findings(
         {
-            "accounts.answers of start.answered": Figure(value=40, n=40),
-            "accounts.answers of dpo.answered": Figure(value=40, n=40),
+            "accounts.answers_of_start.answered": Figure(value=40, n=40),
+            "accounts.answers_of_dpo.answered": Figure(value=40, n=40),
             "policies.start.reward": Figure(value=1.0, **wide),
             "policies.dpo.reward": Figure(value=1.0 + value, **wide),
             "differences.dpo.reward": Figure(value=value, low=low, high=high, n=40),

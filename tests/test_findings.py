@@ -15,8 +15,8 @@ def contest(
     total = sum(outcomes.values())
     value = (won + (tied + equal) / 2) / max(1, total - unlabelled)
     return {
-        "accounts.answers of dpo.answered": Figure(value=total, n=total),
-        **{f"accounts.verdicts on dpo.{name}": Figure(value=count, n=total) for name, count in outcomes.items()},
+        "accounts.answers_of_dpo.answered": Figure(value=total, n=total),
+        **{f"accounts.verdicts_on_dpo.{name}": Figure(value=count, n=total) for name, count in outcomes.items()},
         "policies.dpo.win_rate": Figure(value=value, low=low, high=high, n=total - unlabelled),
     }
 
@@ -76,7 +76,7 @@ def measured(name: str, value: float, low: float, high: float, n: int = 90) -> d
 
 
 def test_metrics_of_the_recipe_are_told_where_they_changed_and_named_where_not() -> None:
-    metrics = {"accounts.answers of dpo.answered": Figure(value=90, n=90)}
+    metrics = {"accounts.answers_of_dpo.answered": Figure(value=90, n=90)}
     metrics |= measured("oracle.harm", -0.4, -0.5, -0.3) | measured("oracle.help", 0.1, -0.1, 0.3)
     metrics |= measured("few", 0.4, 0.3, 0.5, n=20) | measured("length", 0.4, 0.3, 0.5)
     assert findings(metrics) == [
@@ -86,7 +86,7 @@ def test_metrics_of_the_recipe_are_told_where_they_changed_and_named_where_not()
 
 
 def test_a_metric_that_says_what_it_is_is_told_in_its_own_words_and_a_share_in_per_cent() -> None:
-    metrics = {"accounts.answers of dpo.answered": Figure(value=90, n=90)}
+    metrics = {"accounts.answers_of_dpo.answered": Figure(value=90, n=90)}
     metrics |= measured("oracle.harm", -0.4, -0.5, -0.3) | measured("oracle.help", 0.1, -0.1, 0.3)
     measures = Measures({"oracle.harm": ("harm obeyed", "% of harmful requests"), "oracle.help": ("help", "")})
     assert findings(metrics, measures) == [
@@ -102,7 +102,7 @@ def test_a_contest_without_one_verdict_is_said() -> None:
 
 def reward_change(low: float, value: float, high: float, n: int, arm: str = "dpo") -> dict[str, Figure]:
     return {
-        f"accounts.answers of {arm}.answered": Figure(value=n, n=n),
+        f"accounts.answers_of_{arm}.answered": Figure(value=n, n=n),
         "policies.start.reward": Figure(value=1.0, n=n),
         f"policies.{arm}.reward": Figure(value=1.0 + value, n=n),
         f"differences.{arm}.reward": Figure(value=value, low=low, high=high, n=n),

@@ -28,11 +28,11 @@ ARMS = {
     "differences.dpo.words": figure(100.0, 95.04, 105),
     "policies.dpo.kl": figure(1.23456, -0.001, 1.5),
     "policies.best-of-n.kl_bound": figure(0.636294),
-    "accounts.verdicts on dpo.won": figure(15),
-    "accounts.verdicts on dpo.tied": figure(4),
-    "accounts.verdicts on dpo.lost": figure(11),
-    "accounts.verdicts on dpo.equal_answers": figure(10),
-    "accounts.verdicts on dpo.unlabelled": figure(0),
+    "accounts.verdicts_on_dpo.won": figure(15),
+    "accounts.verdicts_on_dpo.tied": figure(4),
+    "accounts.verdicts_on_dpo.lost": figure(11),
+    "accounts.verdicts_on_dpo.equal_answers": figure(10),
+    "accounts.verdicts_on_dpo.unlabelled": figure(0),
 }
 
 

@@ -222,7 +222,9 @@ def test_a_response_that_is_too_long_has_no_reward_and_its_row_is_counted(tmp_pa
     found = accuracies(score(rows_to_test(path), members))
     assert (found["accuracy"].value, found["accuracy"].n) == (1.0, 2)
     assert (found["not_read"].value, found["not_read"].n) == (2.0, 4)
-    with pytest.raises(UserError, match="no row to test on: 2 are longer, with their prompt, than the model reads"):
+    with pytest.raises(
+        UserError, match="no row to test on: 2 are null, longer, with their prompt, than the model reads"
+    ):
         accuracies(score(itertools.islice(rows_to_test(path), 2), members))
 
 
@@ -232,7 +234,7 @@ def test_a_response_that_is_too_long_has_no_reward_and_its_row_is_counted(tmp_pa
         ({"prompt": "hi", "chosen": "a"}, "expected prompt, chosen and rejected; found prompt, chosen"),
         ({"prompt": "hi", "chosen": "a", "rejected": []}, "rejected: expected responses"),
         ({"prompt": "", "chosen": "a", "rejected": "b"}, "empty prompt"),
-        ({"prompt": "hi", "chosen": None, "rejected": "b"}, "chosen: no response"),
+        ({"prompt": "hi", "chosen": 7, "rejected": "b"}, "chosen: expected text or a list of turns, found int"),
     ],
 )
 def test_a_row_that_does_not_fit_is_one_line(row: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -274,9 +276,19 @@ def test_the_commands_score_and_test_a_trained_model(base: LocalModel, tmp_path:
     assert "--out set.jsonl: the file that is scored. Name another." in said
     assert (tmp_path / "set.jsonl").read_text() == before
     long = " ".join(["water"] * 2000)
-    write_jsonl(tmp_path / "long.jsonl", [{"prompt": "q", "response": "one"}, {"prompt": "q", "response": long}])
+    answers = [{"prompt": "q", "response": said} for said in (long, None, "one")]
+    write_jsonl(tmp_path / "long.jsonl", answers)
     said = rlaif(tmp_path, "reward", "score", str(folder), "--file", "long.jsonl", "--out", "scored.jsonl")
-    assert "1 rows have responses whose reward is null: longer, with their prompt, than the model reads, or" in said
+    assert (
+        "2 rows have responses whose reward is null: null, longer, with their prompt, than the model reads, or" in said
+    )
+    rewards = [json.loads(line)["reward"] for line in (tmp_path / "scored.jsonl").read_text().splitlines()]
+    assert rewards[:2] == [None, None]
+    assert rewards[2] is not None
+    write_jsonl(tmp_path / "none.jsonl", [*answers, {"prompt": "q"}])
+    said = rlaif(tmp_path, "reward", "score", str(folder), "--file", "none.jsonl", "--out", "scored.jsonl", code=2)
+    assert "none.jsonl, line 4: nothing to score: expected a column response" in said
+    assert len((tmp_path / "scored.jsonl").read_text().splitlines()) == 3
     said = rlaif(tmp_path, "reward", "test", str(base.folder), "--file", "set.jsonl", code=2)
     assert "is no reward model: its weights have no score head." in said
     said = rlaif(tmp_path, "reward", "test", "nowhere", "--file", "set.jsonl", code=2)

@@ -40,7 +40,8 @@ class ChatTokenizer:
             )
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(f"{where}: {folder}: no usable tokenizer: {_first_line(error)}") from error
-        self.where = where
+        self.where, self.notice = where, notice
+        self._saw_system = False
         if not self.hf("A word.", add_special_tokens=False)["input_ids"]:
             raise ModelError(f"{where}: {folder}: no usable tokenizer: it has no token for any text (tokenizer.json?).")
         if not self.hf.chat_template:
@@ -156,18 +157,28 @@ class ChatTokenizer:
     def _render(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
         turns = [{"role": m.role, "content": self._disarm(m.content)} for m in messages]
         try:
-            return self._apply(turns, add_generation_prompt)
+            text = self._apply(turns, add_generation_prompt)
+            if turns and turns[0]["role"] == "system" and turns[0]["content"].strip() not in text:
+                self._say_of_system("leaves system turns out: the model does not read them.")
+            return text
         except _template_error() as error:
             folded = _fold_system(turns)
             if folded != turns:  # templates without a system role: its words open the first user turn
                 try:
-                    return self._apply(folded, add_generation_prompt)
+                    text = self._apply(folded, add_generation_prompt)
+                    self._say_of_system("has no system turns: their words open the user's.")
+                    return text
                 except _template_error():
                     pass  # the first error tells more
             roles = " ".join(turn["role"] for turn in turns)
             raise TurnsRefused(
                 f"{self.where}: the chat template refuses turns '{roles}': {_first_line(error)}"
             ) from error
+
+    def _say_of_system(self, words: str) -> None:
+        if not self._saw_system:
+            self._saw_system = True
+            self.notice(f"{self.where}: its chat template {words}")
 
     def _apply(self, turns: list[dict[str, str]], add_generation_prompt: bool) -> str:
         return str(self.hf.apply_chat_template(turns, tokenize=False, add_generation_prompt=add_generation_prompt))
