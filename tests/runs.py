@@ -16,8 +16,9 @@ SERVER: Any = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["tests.preload"])
 
 
-def _child(folder: str, arguments: list[str], log: str) -> None:
+def _child(folder: str, arguments: list[str], log: str, environ: dict[str, str]) -> None:
     os.chdir(folder)
+    os.environ.update(environ)
     with open(log, "ab", buffering=0) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -27,9 +28,9 @@ def _child(folder: str, arguments: list[str], log: str) -> None:
     main()
 
 
-def start(folder: Path, *arguments: str) -> Any:
-    """``rlaif ARGUMENTS`` in ``folder``, as a child process; what it prints goes to ``folder/log``."""
-    process = SERVER.Process(target=_child, args=(str(folder), list(arguments), str(folder / "log")))
+def start(folder: Path, *arguments: str, log: Path | None = None, **environ: str) -> Any:
+    """``rlaif ARGUMENTS`` in ``folder``, as a child process; what it prints goes to ``log``, by default ``folder/log``."""
+    process = SERVER.Process(target=_child, args=(str(folder), list(arguments), str(log or folder / "log"), environ))
     process.start()
     return process
 

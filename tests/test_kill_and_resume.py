@@ -80,7 +80,13 @@ def asked_in(text: str) -> int:
     return sum(int(n.replace(",", "")) for n in re.findall(r"model \S+: ([\d,]+) asked", text))
 
 
-@pytest.mark.parametrize("point", POINTS, ids=lambda name: name.replace(" ", "-"))
+SLOW = ("prompts read", "a shard of responses", "comparisons", "first judgements", "reward model written", "policy written")
+
+
+@pytest.mark.parametrize(
+    "point",
+    [pytest.param(name, marks=pytest.mark.slow if name in SLOW else [], id=name.replace(" ", "-")) for name in POINTS],
+)
 def test_killed_and_resumed_equals_uninterrupted(
     point: str, straight: tuple[Path, int], tmp_path: Path, policy_folder: Path, judge_folder: Path
 ) -> None:

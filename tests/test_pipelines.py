@@ -51,7 +51,14 @@ ARGUMENTS: dict[str, list[str]] = {
 
 
 ALONE: dict[str, list[str]] = {  # those that end with other things than the ones above
-    "practice-methods": ["prompts.limit=8", "evaluation=null", "reward_model.options.normalise_on=20"],
+    "practice-methods": [
+        "models.policy=policy",
+        "prompts.limit=6",
+        "responses.sampling.max_output_tokens=16",
+        "reward_model.sampling.max_output_tokens=8",
+        "evaluation=null",
+        "reward_model.options.normalise_on=20",
+    ],
     "direct-rewards": [
         "models.policy=policy",
         "models.judge=judge",

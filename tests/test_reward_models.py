@@ -287,7 +287,7 @@ def test_the_commands_score_and_test_a_trained_model(base: LocalModel, tmp_path:
     assert rewards[2] is not None
     write_jsonl(tmp_path / "none.jsonl", [*answers, {"prompt": "q"}])
     said = rlaif(tmp_path, "reward", "score", str(folder), "--file", "none.jsonl", "--out", "scored.jsonl", code=2)
-    assert "none.jsonl, line 4: nothing to score: expected a column response" in said
+    assert "none.jsonl line 4: nothing to score: expected a column response" in said
     assert len((tmp_path / "scored.jsonl").read_text().splitlines()) == 3
     said = rlaif(tmp_path, "reward", "test", str(base.folder), "--file", "set.jsonl", code=2)
     assert "is no reward model: its weights have no score head." in said

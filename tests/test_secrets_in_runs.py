@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import sqlite3
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -18,6 +15,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from tests.runs import start
 from tests.test_api_runs import pairs
 
 MARK = "Recognisable"
@@ -107,12 +105,12 @@ def test_no_file_and_no_line_of_a_run_holds_the_key(tmp_path: Path, provider: st
     variable = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}[provider]
 
     def said(*arguments: str, fails: bool = False) -> str:
-        ran = subprocess.run(
-            [sys.executable, "-m", "rlaif.cli", *arguments], cwd=folder, capture_output=True, text=True, timeout=120,
-            env={**os.environ, variable: KEY},
-        )  # fmt: skip
-        assert bool(ran.returncode) == fails, ran.stdout + ran.stderr
-        return ran.stdout + ran.stderr
+        log = tmp_path / f"said-{len(list(tmp_path.iterdir()))}"
+        process = start(folder, *arguments, log=log, **{variable: KEY})
+        process.join(120)
+        text = log.read_text()
+        assert (process.exitcode != 0) == fails, text
+        return text
 
     with telltale() as url:
         base = f"{url}/v1" if provider == "openai" else url

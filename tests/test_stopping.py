@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,17 +39,16 @@ PASSES = [
 ]
 
 
-def walk(out: str, where: str, *, cancel: bool = False) -> int:
-    """Run the recipe, cancelled as Ctrl-C does once ``where`` is heard of, or not. How often it was heard of."""
+def walk(out: str, until: str = "") -> Counter[str]:
+    """Run the recipe, cancelled as Ctrl-C does once the pass ``until`` is heard of. How often each was heard of."""
 
-    async def cancelled() -> int:
-        heard = 0
+    async def cancelled() -> Counter[str]:
+        heard: Counter[str] = Counter()
 
         def listen(progress: Progress) -> None:
-            nonlocal heard
-            if progress.stage == where and not progress.finished:
-                heard += 1
-                if cancel:
+            if not progress.finished:
+                heard[progress.stage] += 1
+                if progress.stage == until:
                     task.cancel()
 
         road = open_road("recipe.yaml", out=Path(out), watcher=Watcher(listen=listen))
@@ -55,7 +56,7 @@ def walk(out: str, where: str, *, cancel: bool = False) -> int:
         try:
             await task
         except asyncio.CancelledError:
-            assert cancel
+            assert until
         finally:
             road.gateway.ledger.close()
         return heard
@@ -68,19 +69,29 @@ def prepare(policy: Path) -> None:
     write_jsonl(Path("pairs.jsonl"), pairs(60))
 
 
+@pytest.fixture(scope="module")
+def straight(policy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Counter[str]]]:
+    """A run that nothing stopped, and how often each pass was heard of."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("rlaif.training.passes.PASS_TOKENS", 64)  # every few rows a batch of their own
+        patched.chdir(tmp_path_factory.mktemp("straight"))
+        prepare(policy_folder)
+        heard = walk("run")
+        yield Path.cwd() / "run", heard
+
+
 @pytest.mark.parametrize("where", PASSES)
 def test_a_run_cancelled_in_a_pass_ends_there_and_goes_on(
-    where: str, policy_folder: Path, monkeypatch: pytest.MonkeyPatch
+    where: str, straight: tuple[Path, Counter[str]], policy_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rlaif.training.passes.PASS_TOKENS", 64)  # every few rows a batch of their own
     prepare(policy_folder)
-    batches = walk("straight", where)
-    assert batches >= 10
+    reference, heard = straight
+    assert heard[where] >= 10
     with monkeypatch.context() as slow:  # time for the cancel to be heard, on a busy machine too
         slow.setattr("rlaif.training.passes.rows_of", lambda groups: time.sleep(0.05) or rows_of(groups))
-        assert 1 <= walk("stopped", where, cancel=True) < batches
+        assert 1 <= walk("stopped", where)[where] < heard[where]
     assert not (Path("stopped") / "report.html").exists()
-    walk("stopped", where)
-    one, other = stage_files(Path("straight")), stage_files(Path("stopped"))
+    walk("stopped")
+    one, other = stage_files(reference), stage_files(Path("stopped"))
     assert sorted(one) == sorted(other)
     assert [name for name in one if one[name] != other[name]] == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -86,9 +87,16 @@ def test_what_could_be_detected_is_detected_as_often_as_said() -> None:
     assert detectable_with(prompts, deviation) == pytest.approx(true, rel=0.02)
 
 
-@pytest.mark.parametrize("seeds", [2, 3, 5])
+NOISES = [(0.0, 0.3, 0.4), (0.03, 0.3, 0.4), (0.2, 0.1, 0.2), (0.0, 0.0, 0.5)]
+AT_ONCE = [(3, NOISES[0]), (2, NOISES[1]), (3, NOISES[2]), (5, NOISES[3])]  # the others are slow
+
+
 @pytest.mark.parametrize(
-    ("of_seed", "of_prompt", "rest"), [(0.0, 0.3, 0.4), (0.03, 0.3, 0.4), (0.2, 0.1, 0.2), (0.0, 0.0, 0.5)]
+    ("seeds", "of_seed", "of_prompt", "rest"),
+    [
+        pytest.param(seeds, *noise, marks=[] if (seeds, noise) in AT_ONCE else pytest.mark.slow)
+        for seeds, noise in itertools.product((2, 3, 5), NOISES)
+    ],
 )
 def test_intervals_hold_the_truth(seeds: int, of_seed: float, of_prompt: float, rest: float) -> None:
     """Seeds and prompts as random as they come: at least 94% of 95% intervals, however much of the noise is whose."""
@@ -108,7 +116,14 @@ def test_intervals_hold_the_truth(seeds: int, of_seed: float, of_prompt: float, 
 PLANTED = [(0.0, {"better", "worse"}), (0.05, {"worse", "equivalent"}), (-0.05, {"better", "equivalent"})]
 
 
-@pytest.mark.parametrize(("seeds", "of_seed", "arms"), [(2, 0.06, 5), (3, 0.06, 5), (3, 0.03, 5), (3, 0.06, 1), (5, 0.06, 5), (1, 0.0, 5)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("seeds", "of_seed", "arms"),
+    [
+        (3, 0.06, 5),
+        (1, 0.0, 5),
+        *(pytest.param(*few, marks=pytest.mark.slow) for few in ((2, 0.06, 5), (3, 0.03, 5), (3, 0.06, 1), (5, 0.06, 5))),
+    ],
+)
 @pytest.mark.parametrize(("true", "false"), PLANTED, ids=["equal", "better", "worse"])
 def test_few_studies_say_what_is_not_so(true: float, false: set[str], seeds: int, of_seed: float, arms: int) -> None:
     """400 prompts, arms that share the one they are held against, trainings that differ more than prompts do; the margin is 0.05, so
