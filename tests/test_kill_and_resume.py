@@ -80,7 +80,14 @@ def asked_in(text: str) -> int:
     return sum(int(n.replace(",", "")) for n in re.findall(r"model \S+: ([\d,]+) asked", text))
 
 
-SLOW = ("prompts read", "a shard of responses", "comparisons", "first judgements", "reward model written", "policy written")
+SLOW = (
+    "prompts read",
+    "a shard of responses",
+    "comparisons",
+    "first judgements",
+    "reward model written",
+    "policy written",
+)
 
 
 @pytest.mark.parametrize(

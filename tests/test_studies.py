@@ -121,7 +121,10 @@ PLANTED = [(0.0, {"better", "worse"}), (0.05, {"worse", "equivalent"}), (-0.05, 
     [
         (3, 0.06, 5),
         (1, 0.0, 5),
-        *(pytest.param(*few, marks=pytest.mark.slow) for few in ((2, 0.06, 5), (3, 0.03, 5), (3, 0.06, 1), (5, 0.06, 5))),
+        *(
+            pytest.param(*few, marks=pytest.mark.slow)
+            for few in ((2, 0.06, 5), (3, 0.03, 5), (3, 0.06, 1), (5, 0.06, 5))
+        ),
     ],
 )
 @pytest.mark.parametrize(("true", "false"), PLANTED, ids=["equal", "better", "worse"])

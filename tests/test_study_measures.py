@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from rlaif.study.labelled import (
     people_of,
     with_one_person,
 )
+from rlaif.study.measures import _of_people
 
 PAIRS = [f"p{n}" for n in range(400)]
 KNOWN = {name: Pair(Item(name, name, (10, 20), None), turned=n % 2 == 1) for n, name in enumerate(PAIRS)}
@@ -94,6 +96,27 @@ def test_labels_beside_one_person_are_held_against_another_person() -> None:
     assert own == pytest.approx({"p0": 2 / 3, "p1": 1})
     assert between == pytest.approx({"p0": 1 / 3, "p1": 1})
     assert between_people(known) == pytest.approx({"p0": 1 / 3, "p1": 1, "p3": 1, "p4": 1})  # whatever the labels say
+
+
+@pytest.mark.parametrize(("where", "n"), [([(0, 6), (0, 6)], 12), ([(0, 4), (2, 6)], 6)], ids=["alike", "elsewhere"])
+def test_where_seeds_have_hardly_a_prompt_in_common_with_two_labels_those_of_all_count(
+    where: list[tuple[int, int]], n: int
+) -> None:
+    """Two people agree on three pairs of four; of (0, 4) and (2, 6) they label prompts 2 and 3 twice, a third of all."""
+    study = SimpleNamespace(seeds=(0, 1), arms={"people": None, "ai": None}, baseline="people", label_margin=0.05)
+    pairs = {
+        seed: {
+            f"p{i}": Pair(Item(f"p{i}", f"p{i}", (1, 1), None, people={"x": "a", "y": "b" if i % 4 == 1 else "a"}), turned=False)
+            for i in range(*at)
+        }
+        for seed, at in enumerate(where)
+    }  # fmt: skip
+    said = {arm: {seed: labels(dict.fromkeys(of, "a")) for seed, of in pairs.items()} for arm in study.arms}
+    (found,) = _of_people(study, said, pairs, {"people"})  # type: ignore[arg-type]
+    people = found.mean("people")
+    assert people.value == pytest.approx(4 / 6)
+    assert people.n == n
+    assert found.differences(["ai"], "people")["ai"].value == pytest.approx(1 / 6)  # half of those two disagree on
 
 
 def test_what_two_people_said_of_a_pair_is_one_opinion_however_many_seeds_read_it() -> None:

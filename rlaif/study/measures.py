@@ -23,6 +23,7 @@ exchange rates.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -327,7 +328,8 @@ def _once(lines: Sequence[str], arms: int) -> Iterator[str]:
 def _of_people(
     study: Study, labels: ByArm, pairs: Mapping[int, Mapping[str, Pair]], sharing: set[str]
 ) -> Iterator[Measure]:
-    """Whether labels agree with one person as far as another person does."""
+    """Whether labels agree with one person as far as another person does. Where a second person labelled other prompts in every seed,
+    hardly any of which all have, it is of the prompts that any has."""
     values: dict[str, list[Column]] = {}
     paired: dict[str, list[Column]] = {}
     for arm in study.arms:
@@ -335,14 +337,26 @@ def _of_people(
             both = [with_one_person(labels[arm][seed], pairs[seed]) for seed in study.seeds]
             values[arm] = [own for own, _ in both]
             paired[arm] = [{prompt: right - between[prompt] for prompt, right in own.items()} for own, between in both]
-    values[study.baseline] = [between_people(pairs[seed]) for seed in study.seeds]
-    if values[study.baseline][0]:
+    people = values[study.baseline] = [between_people(pairs[seed]) for seed in study.seeds]
+    if people[0]:
+        if 2 * len(set.intersection(*map(set, people))) < len(set().union(*people)):
+            values, paired = (
+                {arm: [_over_seeds_of_each(own)] for arm, own in each.items()} for each in (values, paired)
+            )
         meaning = Meaning(
             "labels as one person labels, beside how another does", "% of labels without ties, prompts alike"
         )
         yield Measure(
             "labels.agreement_with_one", values, meaning, study.label_margin, more_is_better=True, paired=paired
         )
+
+
+def _over_seeds_of_each(columns: Sequence[Column]) -> Column:
+    """For each prompt that any seed has its mean over those."""
+    found: dict[str, list[float]] = {}
+    for prompt, value in itertools.chain.from_iterable(each.items() for each in columns):
+        found.setdefault(prompt, []).append(value)
+    return {prompt: fmean(values) for prompt, values in found.items()}
 
 
 def _of_truth(study: Study, labels: ByArm, found: Measured) -> Iterator[Measure]:
