@@ -61,7 +61,10 @@ class Display:
         began = self._began.setdefault(progress.stage, now)
         if self._bars:
             self._draw(progress, now - began)
-        elif not progress.finished and now >= self._said.get(progress.stage, began + PLAIN_FIRST_SECONDS):
+        elif progress.finished:  # the same stage of another run, or of another model, begins anew
+            del self._began[progress.stage]
+            self._said.pop(progress.stage, None)
+        elif now >= self._said.get(progress.stage, began + PLAIN_FIRST_SECONDS):
             self._said[progress.stage] = now + PLAIN_EVERY_SECONDS
             total = f" of {progress.total:,}" if progress.total else ""
             self.say(
