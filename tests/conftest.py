@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import pytest
 
 if TYPE_CHECKING:
@@ -17,9 +18,16 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("RLAIF_FENCE_SECRET", "a secret for tests")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+hypothesis.settings.register_profile("project", deadline=None)  # a busy machine is no fault
+hypothesis.settings.load_profile("project")
 
 ROOT = Path(__file__).parent.parent
 RECORDED = ROOT.parent / "shared" / "data"  # real recorded data, where a checkout has it beside it
+
+
+def slow(*values: Any, id: str | None = None) -> Any:
+    """A case that ``make test`` leaves to ``make test-all``: another one shows nearly the same."""
+    return pytest.param(*values, marks=pytest.mark.slow, id=id)
 
 
 @pytest.fixture(autouse=True)

@@ -23,6 +23,7 @@ from rlaif.policy.rloo import RLOO
 from rlaif.policy.sft import SFT
 from rlaif.training.networks import ADAPTER
 from rlaif.training.trainer import Interrupted, Watch
+from tests.conftest import slow
 from tests.test_online import Given, context_of, method_of, rolled, train, trainer_of
 from tests.test_training import accuracy, planted, train_reward
 from tests.test_training import context_of as offline_context
@@ -44,6 +45,7 @@ def online(kind: Any, base: LocalModel, folder: Path, watch: Watch | None = None
 Run = Callable[..., Any]
 TRAININGS = [(offline, DPO), (offline, SFT), (online, RLOO), (online, PPO)]
 NAMES = [kind.name for _, kind in TRAININGS]
+SOME = [(slow if kind in (SFT, RLOO) else pytest.param)(run, kind, id=kind.name) for run, kind in TRAININGS]
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -85,7 +87,7 @@ def stopped_as_straight(run: Run, kind: Any, base: LocalModel, folder: Path, lor
     return all(torch.equal(value, other[name]) for name, value in one.items())
 
 
-@pytest.mark.parametrize(("run", "kind"), TRAININGS, ids=NAMES)
+@pytest.mark.parametrize(("run", "kind"), SOME)
 def test_a_stopped_run_that_goes_on_equals_a_straight_one(
     run: Run, kind: Any, base: LocalModel, tmp_path: Path
 ) -> None:
@@ -118,7 +120,7 @@ def test_adapters_of_a_start_with_an_adapter_are_not_written_alone(base: LocalMo
     assert {n for n in first if not torch.equal(first[n], second[n])} == {n for n in first if "proj" in n}
 
 
-@pytest.mark.parametrize(("run", "kind"), TRAININGS, ids=NAMES)
+@pytest.mark.parametrize(("run", "kind"), SOME)
 def test_a_start_with_an_adapter_learns_as_the_folder_in_which_it_is_merged(
     run: Run, kind: Any, base: LocalModel, tmp_path: Path
 ) -> None:
@@ -207,7 +209,7 @@ def opened(folder: Path) -> LocalModel:
     return LocalModel(str(folder), LocalOptions(device="cpu"), where="models.policy", notice=lambda line: None)
 
 
-@pytest.mark.parametrize(("run", "kind"), TRAININGS, ids=NAMES)
+@pytest.mark.parametrize(("run", "kind"), SOME)
 def test_a_base_in_four_bits_is_learnt_on_as_its_rounded_weights_are(
     run: Run, kind: Any, wide: LocalModel, rounded: LocalModel, tmp_path: Path
 ) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from rlaif.mock import MockOptions, start
+from tests.conftest import slow
 from tests.runs import kill_when, ledger_rows, rlaif, stage_files
 from tests.runs import start as start_cli
 from tests.tiny import write_jsonl
@@ -241,7 +242,13 @@ def was_killed(folder: Path, reached: Reached) -> bool:
     return True
 
 
-@pytest.mark.parametrize(("phase", "reached"), PHASES, ids=[name for name, _ in PHASES])
+@pytest.mark.parametrize(
+    ("phase", "reached"),
+    [
+        (slow if name in ("start", "tail") else pytest.param)(name, reached, id=name.replace(" ", "-"))
+        for name, reached in PHASES
+    ],
+)
 def test_a_killed_run_goes_on(tmp_path: Path, phase: str, reached: Reached) -> None:
     killed_and_resumed(tmp_path / "a", reached)
 

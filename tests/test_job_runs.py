@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from rlaif.store import RunFolder
+from tests.conftest import slow
 from tests.runs import kill_when, ledger_rows, rlaif
 from tests.runs import start as start_cli
 from tests.test_api_runs import accounts, pairs, server
@@ -138,7 +139,7 @@ POINTS: dict[str, tuple[Point, tuple[str, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("provider", [PROVIDERS[0], slow(PROVIDERS[1])])
 @pytest.mark.parametrize("point", POINTS, ids=lambda name: name.replace(" ", "-"))
 def test_killed_and_run_again_nothing_is_lost_and_nothing_paid_twice(
     point: str, provider: str, tmp_path: Path, called: list[Any]

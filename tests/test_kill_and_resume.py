@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import slow
 from tests.runs import kill_when, ledger_rows, rlaif, stage_files, start
 from tests.tiny import write_jsonl
 
@@ -92,7 +93,7 @@ SLOW = (
 
 @pytest.mark.parametrize(
     "point",
-    [pytest.param(name, marks=pytest.mark.slow if name in SLOW else [], id=name.replace(" ", "-")) for name in POINTS],
+    [(slow if name in SLOW else pytest.param)(name, id=name.replace(" ", "-")) for name in POINTS],
 )
 def test_killed_and_resumed_equals_uninterrupted(
     point: str, straight: tuple[Path, int], tmp_path: Path, policy_folder: Path, judge_folder: Path

@@ -17,6 +17,7 @@ from rlaif.statistics.studies import (
     detectable_with,
     holm,
 )
+from tests.conftest import slow
 
 
 def test_of_one_seed_it_is_a_t_test_over_prompts() -> None:
@@ -94,7 +95,7 @@ AT_ONCE = [(3, NOISES[0]), (2, NOISES[1]), (3, NOISES[2]), (5, NOISES[3])]  # th
 @pytest.mark.parametrize(
     ("seeds", "of_seed", "of_prompt", "rest"),
     [
-        pytest.param(seeds, *noise, marks=[] if (seeds, noise) in AT_ONCE else pytest.mark.slow)
+        (pytest.param if (seeds, noise) in AT_ONCE else slow)(seeds, *noise)
         for seeds, noise in itertools.product((2, 3, 5), NOISES)
     ],
 )

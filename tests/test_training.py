@@ -44,6 +44,7 @@ from rlaif.training.passes import pair_index, rows_of, sequence_logprobs
 from rlaif.training.trainer import Interrupted, Watch, labels_of
 from rlaif.training_stages import risen
 from tests import make, tiny
+from tests.conftest import slow
 
 WORDS = tiny.WORDS[:24]
 
@@ -487,7 +488,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("kind", RUNS)
-@pytest.mark.parametrize("tokens", [4096, 60])
+@pytest.mark.parametrize("tokens", [slow(4096), 60])
 def test_stopped_and_resumed_run_equals_a_straight_one(
     kind: str, tokens: int, base: LocalModel, tmp_path: Path
 ) -> None:

@@ -22,9 +22,11 @@ from rlaif.world.build import JUDGES, foreign, kept_out, recipe
 from rlaif.world.exam import WAYS, first_shown, from_one_half, opposites, pairs_for, paper, right, sit, strangers
 from rlaif.world.principles import Wording, plain_text
 from rlaif.world.showing import check_principles, open_judge, policy_rates
+from tests.conftest import slow
 from tests.runs import rlaif
 
 NAMES = ("policy", *JUDGES)
+FIRST, *OTHERS = JUDGES
 BEYOND = {"helpful", "honest"}  # constitutions about what no reply of this world differs in: for other judges
 FOLDERS = {name: model_folder(f"package:rlaif.world/models/{name}", "test") for name in NAMES}
 MEANT = {  # the family of each shipped principle, and whether it prefers more of it
@@ -96,7 +98,7 @@ def test_every_shipped_principle_is_examined_below() -> None:
 
 
 @pytest.mark.parametrize("principle", MEANT)
-@pytest.mark.parametrize("name", JUDGES)
+@pytest.mark.parametrize("name", [FIRST, *map(slow, OTHERS)])
 def test_every_shipped_wording_is_read_the_right_way_round(name: str, principle: str) -> None:
     family, sign = MEANT[principle]
     word = Wording(shipped_principles()[principle], family, sign, negated=False)
@@ -104,7 +106,7 @@ def test_every_shipped_wording_is_read_the_right_way_round(name: str, principle:
     assert fmean(answer.right for answer in answers) > 0.6
 
 
-@pytest.mark.parametrize("name", JUDGES)
+@pytest.mark.parametrize("name", [FIRST, *map(slow, OTHERS)])
 def test_verdicts_follow_the_oracle_on_held_out_prompts(name: str) -> None:
     for way, least in {"seen": 0.92, "seen_negated": 0.92, "new_phrase": 0.8, "new_negated_frame": 0.8}.items():
         answers = sit(*judge(name), paper(Random(f"test/{way}"), WAYS[way], 60))
