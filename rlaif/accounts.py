@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -239,11 +239,16 @@ def baseline_figures(comparisons: Iterable[Comparison], preferences: Iterable[Pr
 
 
 def held_out_of(run: RunFolder) -> dict[str, Any] | None:
-    """What the run's reward model says of the held-out pairs. Of an ensemble the mean of its members, each as far as its own rewards
-    are spread, as policies are measured by it; on the scale of the members' raw rewards."""
+    """What the run's reward model says of the held-out pairs."""
     told: list[dict[str, Any]] = []
     while report := run.trained(f"reward_members/{len(told) + 1}" if told else "reward_model"):
         told.append(report)
+    return held_out_by(told)
+
+
+def held_out_by(told: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """What a reward model says of the held-out pairs by what its training told; None of none. Of an ensemble the mean of its members,
+    each as far as its own rewards are spread, as policies are measured by it; on the scale of the members' raw rewards."""
     if len(told) < 2:
         return told[0]["held_out"] if told else None
     gains = np.array([report["gain"] for report in told])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from rlaif.recorded.replay import Item
 from rlaif.statistics import Figure
 from rlaif.statistics.studies import Difference, conclusions, crossed_difference, crossed_differences, over_seeds
+from rlaif.store import RECIPE, RunFolder, write_json
 from rlaif.study.labelled import (
     Labels,
     Pair,
@@ -24,6 +26,7 @@ from rlaif.study.labelled import (
     with_one_person,
 )
 from rlaif.study.measures import _of_people
+from rlaif.study.trained import held_of
 
 PAIRS = [f"p{n}" for n in range(400)]
 KNOWN = {name: Pair(Item(name, name, (10, 20), None), turned=n % 2 == 1) for n, name in enumerate(PAIRS)}
@@ -117,6 +120,19 @@ def test_where_seeds_have_hardly_a_prompt_in_common_with_two_labels_those_of_all
     assert people.value == pytest.approx(4 / 6)
     assert people.n == n
     assert found.differences(["ai"], "people")["ai"].value == pytest.approx(1 / 6)  # half of those two disagree on
+
+
+def test_an_ensemble_is_the_mean_of_its_members(tmp_path: Path) -> None:
+    """As far as each one's rewards are spread: gains of 1 and 3."""
+    folder = RunFolder(tmp_path / "run").path
+    recipe = {"pairs": "pairs.jsonl", "labels": "human", "models": {"policy": "folder"}, "reward_model": {"members": 2}}
+    write_json(folder / RECIPE, recipe)
+    for name, gain, differences in (("reward_model", 1.0, [4.0, 0.0]), ("reward_members-2", 3.0, [0.0, 8.0])):
+        held = {"differences": differences, "p": [1.0, 0.0]}
+        write_json(folder / "training" / f"{name}.json", {"gain": gain, "held_out": held})
+    assert held_of(folder) == {"differences": [1.0, 6.0], "p": [1.0, 0.0]}
+    write_json(folder / RECIPE, {**recipe, "reward_model": {}})
+    assert held_of(folder) == {"differences": [4.0, 0.0], "p": [1.0, 0.0]}
 
 
 def test_what_two_people_said_of_a_pair_is_one_opinion_however_many_seeds_read_it() -> None:

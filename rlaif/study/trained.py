@@ -10,9 +10,11 @@ from typing import Any
 
 from scipy.special import expit
 
+from rlaif.accounts import held_out_by, reward_stages
 from rlaif.recorded.replay import WORTH
 from rlaif.statistics import Figure, calibration_figure, log_loss
 from rlaif.statistics.studies import over_seeds
+from rlaif.store import RunFolder
 from rlaif.study.labelled import Labels
 from rlaif.study.recipe import recipe_in
 
@@ -21,8 +23,7 @@ Held = Mapping[str, Any]  # what a reward model said of held-out pairs, as ``rla
 
 def held_of(folder: Path) -> Held | None:
     """Of a run's reward model; None of one that has none."""
-    told = _told(folder)
-    return told["held_out"] if told else None
+    return held_out_by(_told(folder))
 
 
 def only(held: Held | None, counts: Callable[[str], bool]) -> Held | None:
@@ -36,7 +37,7 @@ def only(held: Held | None, counts: Callable[[str], bool]) -> Held | None:
 def learnt_from(folder: Path) -> int:
     """How many labels a run's reward model learnt from."""
     told = _told(folder)
-    return int(told["account"]["outcomes"]["trained on"]) if told else 0
+    return int(told[0]["account"]["outcomes"]["trained on"]) if told else 0
 
 
 def own_loss(held: Held | None) -> float:
@@ -48,12 +49,11 @@ def own_loss(held: Held | None) -> float:
     return float(sum(weight * loss for weight, loss in zip(held["weight"], losses, strict=True)) / total)
 
 
-def _told(folder: Path) -> dict[str, Any] | None:
-    path = folder / "training" / "reward_model.json"
-    if not path.is_file() or recipe_in(folder).reward_model is None:
-        return None
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+def _told(folder: Path) -> list[dict[str, Any]]:
+    """What the trainings of a run's reward model told, of an ensemble each of its members'."""
+    run = RunFolder(folder)
+    paths = [folder / run.training_file(stage) for stage in reward_stages(recipe_in(folder))]
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
 
 
 def accuracy_by_prompt(held: Held, labels: Labels) -> dict[str, float]:
