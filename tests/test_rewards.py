@@ -96,6 +96,21 @@ def test_scores_under_principles_are_averaged_by_weight() -> None:
     assert asked == 4
 
 
+def test_why_replies_have_no_reward_is_told_by_principle() -> None:
+    write_judge("mine", protocol="pointwise")
+    write_constitution({"kind": ("Be kind.", 3.0), "true": ("Be true.", 1.0)})
+
+    def answer(request: ChatRequest) -> str:
+        whole = " ".join(message.content for message in request.messages)
+        return "[[10]]" if "Be kind." in whole else "I cannot say."
+
+    source, _ = labels(answer, constitution="mine")
+    context = RewardContext(Place("recipe"), source.context, None)
+    rewards = open_rewards([RewardSpec(source="judge", options={"judge": "mine"})], context)
+    asyncio.run(rewards([replies("even", "odd")]))
+    assert rewards.why("judge mine") == "2 unreadable under true"
+
+
 @pytest.mark.parametrize(
     ("replied", "expected"),
     [

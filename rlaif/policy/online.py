@@ -302,6 +302,10 @@ class _Training:
         assert self.context.rewards
         part.rewarded = await self.context.rewards(part.items())
 
+    def _lost_by(self, name: str, count: int) -> str:
+        why = getattr(self.context.rewards, "why", lambda name: "")(name)
+        return f"{name}: {count}" + (f", its judgements so far: {why}" if why else "")
+
     async def _wait(self, task: asyncio.Task[None]) -> None:
         began = time.perf_counter()
         await task
@@ -318,7 +322,7 @@ class _Training:
         of_late = sum(count for count, _ in recent)
         if of_late > self.context.failure_tolerance * of and (of >= ENOUGH or lost == len(rows)):
             failed = Counter(name for row in rows for name, value in row.parts.items() if value is None)
-            by = ", ".join(f"{name}: {count}" for name, count in failed.most_common())
+            by = "; ".join(self._lost_by(name, count) for name, count in failed.most_common())
             raise RlaifError(
                 f"{self._name}, step {self.trainer.step + 1}: {lost} of {len(rows)} responses got no reward, {of_late} of the last {of} ({by}; "
                 f"failure_tolerance {self.context.failure_tolerance:g}). What would do: where a source did not answer, run it again "

@@ -40,7 +40,7 @@ class RewardContext:
 
 class RewardSource(Protocol):
     """``signature`` says what its numbers depend on besides its code. One that loads networks may have ``release``, which
-    gives their memory back."""
+    gives their memory back; one that has no number for some replies may say ``why``, in a few words."""
 
     async def __call__(self, items: Items) -> Values: ...
 
@@ -90,6 +90,10 @@ class Rewards:
         """What a reply may claim of itself in the forms of the judges among them."""
         judges = [getattr(part.source, "judge", None) for part in self.parts]
         return Claims.before([judge.protocol for judge in judges if judge])
+
+    def why(self, name: str) -> str:
+        """Why a part had no number for some replies, as it says itself; ""."""
+        return next((str(getattr(part.source, "why", "")) for part in self.parts if part.name == name), "")
 
     def release(self) -> None:
         """Give back the memory of networks that were loaded for it."""

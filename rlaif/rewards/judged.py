@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Literal
@@ -45,6 +46,7 @@ class JudgedReward:
                 f"{context.where}: comparisons is of a judge that compares, and {options.judge} scores each reply alone."
             )
         self.one_at_a_time = asyncio.Lock()
+        self.unlabelled: Counter[str] = Counter()  # judgements without an opinion, by what became of them
 
     def signature(self) -> object:
         return [self.options.model_dump(), self.labels.signature()]
@@ -56,6 +58,18 @@ class JudgedReward:
         async with self.one_at_a_time:  # a model in this process: what it reads together must not depend on the time
             return await ask(items)
 
+    def _counted(self, judgements: Sequence[Judgement]) -> Sequence[Judgement]:
+        for judgement in judgements:
+            if judgement.outcome != "ranked":
+                principle = (judgement.principle_id or "").partition("@")[0]
+                self.unlabelled[judgement.outcome + (f" under {principle}" if principle else "")] += 1
+        return judgements
+
+    @property
+    def why(self) -> str:
+        """Of judgements that are no opinion the most frequent kinds."""
+        return ", ".join(f"{count} {kind}" for kind, count in self.unlabelled.most_common(3))
+
     async def _scores(self, items: Items) -> Values:
         """Each response's score; None where it has too few."""
         low, high = getattr(self.judge.protocol, "scale", (-1.0, 1.0))
@@ -63,7 +77,7 @@ class JudgedReward:
             (prompt, response, _group(responses)) for prompt, responses in items for response in _different(responses)
         ]
         by_response: dict[str, list[Judgement]] = {}
-        for judgement in await self.labels.judge_alone(self.judge, asked):
+        for judgement in self._counted(await self.labels.judge_alone(self.judge, asked)):
             by_response.setdefault(judgement.comparison_id, []).append(judgement)
         found: Values = []
         for _, responses in items:
@@ -89,7 +103,9 @@ class JudgedReward:
             for (_, responses), group in zip(items, groups, strict=True)
             for comparison in group
         }
-        for judgement in await self.labels.judge_all([each for group in groups for each in group], drawn):
+        for judgement in self._counted(
+            await self.labels.judge_all([each for group in groups for each in group], drawn)
+        ):
             by_comparison.setdefault(judgement.comparison_id, []).append(judgement)
         found: Values = []
         for (_, responses), group in zip(items, groups, strict=True):
