@@ -11,7 +11,7 @@ import pytest
 
 from rlaif.recorded.replay import Item
 from rlaif.statistics import Figure
-from rlaif.statistics.studies import Difference, conclusions, crossed_difference, crossed_differences, over_seeds
+from rlaif.statistics.studies import Difference, conclusions, crossed_difference, over_seeds
 from rlaif.store import RECIPE, RunFolder, write_json
 from rlaif.study.labelled import (
     Labels,
@@ -177,8 +177,8 @@ def test_nothing_seen_on_many_prompts_is_equivalent() -> None:
         (3, 40, "inconclusive"),
         (2, 2, "inconclusive"),
     ):
-        nothing = crossed_differences({arm: np.zeros((seeds, prompts)) for arm in "abcde"})
-        told = conclusions({arm: each.of_shares for arm, each in nothing.items()}, margin=0.05)["a"]
+        nothing = crossed_difference(np.zeros((seeds, prompts))).of_shares
+        told = conclusions(dict.fromkeys("abcde", nothing), margin=0.05)["a"]
         assert told.answer == answer
         low, high = told.difference.interval()
         assert -1 <= low <= 0 <= high <= 1

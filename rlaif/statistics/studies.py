@@ -127,50 +127,41 @@ def _times(df: int, count: int) -> Any:
 def crossed_difference(values: ArrayLike) -> Difference:
     """The mean of paired differences of shape (seeds, prompts), NaN where one is missing, as of another training on other prompts.
 
-    Seeds and prompts are both random, and crossed: d = δ + seed + prompt + rest. The variance of the mean is (MS_seed +
-    MS_prompt − MS_rest) / (seeds · prompts), at least that of prompts alone. Of one seed it is that of prompts alone, and says
-    nothing of other seeds. Raises ValueError for fewer than two prompts.
+    Seeds and prompts are both random, and crossed: d = δ + seed + prompt + rest. The variance of the mean is that by seeds, of the
+    sums of each seed, and that by prompts, likewise, less what both count of the rest (Cameron, Gelbach and Miller 2011); at least
+    that by prompts alone. Where none is missing these are (MS_seed + MS_prompt − MS_rest) / (seeds · prompts). An arm's seeds tell of
+    its own trainings alone: those of another may differ more. Of one seed it is the variance by prompts, and says nothing of other
+    seeds. Raises ValueError for fewer than two prompts, and for a seed without any.
     """
     d = np.asarray(values, dtype=np.float64)
-    d = d[:, ~np.isnan(d).any(axis=0)]
+    d = d[:, ~np.isnan(d).all(axis=0)]
+    there = ~np.isnan(d)
     seeds, prompts = d.shape
     if prompts < 2:
-        raise ValueError(f"a difference needs two prompts or more, found {prompts} that all seeds have")
-    mean = float(d.mean())
-    by_prompt = float(d.mean(axis=0).var(ddof=1)) / prompts
+        raise ValueError(f"a difference needs two prompts or more, found {prompts}")
+    if not there.any(axis=1).all():
+        raise ValueError("a difference needs a prompt of every seed, and one has none")
+    n, mean = int(there.sum()), float(d[there].mean())
+    from_mean = np.where(there, d - mean, 0.0)
+    by_prompt = float((from_mean.sum(axis=0) ** 2).sum()) / n**2 * prompts / (prompts - 1)
     if seeds == 1:
-        return Difference(mean, by_prompt, prompts, prompts)
-    by_seed = float(d.mean(axis=1).var(ddof=1)) / seeds
-    rest = d - d.mean(axis=0) - d.mean(axis=1, keepdims=True) + mean
-    both = float((rest**2).sum()) / ((seeds - 1) * (prompts - 1)) / d.size
-    return Difference(mean, by_prompt, d.size, prompts, by_seed, both, seeds - 1)
+        return Difference(mean, by_prompt, n, prompts)
+    by_seed = float((from_mean.sum(axis=1) ** 2).sum()) / n**2 * seeds / (seeds - 1)
+    return Difference(mean, by_prompt, n, prompts, by_seed, _rest(from_mean, there) / n, seeds - 1)
 
 
-def crossed_differences(values: Mapping[str, ArrayLike]) -> dict[str, Difference]:
-    """Those of several arms from the same one, each (seeds, prompts) with the same seeds.
-
-    How much trainings differ is known better from all arms than from one: the interaction of arms and seeds, of which a
-    difference has twice the variance, has arms · (seeds − 1) degrees of freedom. Where an arm's own trainings differ more than
-    that, its own variance stands.
-    """
-    found = {name: crossed_difference(each) for name, each in values.items()}
-    if not found or not all(each.seed_df for each in found.values()):
-        return found
-    of_arms = np.array([_of_seeds(each) for each in values.values()])
-    means = np.vstack([np.zeros(of_arms.shape[1]), of_arms])  # of the one they are held against: no difference
-    rest = means - means.mean(axis=0) - means.mean(axis=1, keepdims=True) + means.mean()
-    arms, seeds = len(found), means.shape[1]
-    together = 2 * float((rest**2).sum()) / (arms * (seeds - 1)) / seeds
-    return {
-        name: replace(each, by_seed=max(each.by_seed, together), seed_df=arms * (seeds - 1))
-        for name, each in found.items()
-    }
-
-
-def _of_seeds(values: ArrayLike) -> Any:
-    """The mean of each seed, over the prompts that all have."""
-    d = np.asarray(values, dtype=np.float64)
-    return d[:, ~np.isnan(d).any(axis=0)].mean(axis=1)
+def _rest(values: Any, there: Any) -> float:
+    """The variance that is left where each seed and each prompt has a mean of its own; 0 where too little is left to know it."""
+    seeds, prompts = values.shape
+    degrees = int(there.sum()) - prompts - seeds + 1
+    if degrees < 1:
+        return 0.0
+    share = there / there.sum(axis=0)  # of a prompt's mean, by seed
+    of_prompt = values - there * values.sum(axis=0) / there.sum(axis=0)
+    between = np.diag(there.sum(axis=1)) - share @ there.T  # seeds' means beside those of prompts: normal equations
+    of_seed = np.linalg.lstsq(between, of_prompt.sum(axis=1), rcond=None)[0]
+    rest = of_prompt - there * (of_seed[:, None] - (share * of_seed[:, None]).sum(axis=0))
+    return float((rest**2).sum()) / degrees
 
 
 def over_seeds(figures: Iterable[Figure]) -> Figure:

@@ -45,7 +45,6 @@ from rlaif.statistics.studies import (
     Difference,
     conclusions,
     crossed_difference,
-    crossed_differences,
     over_seeds,
 )
 from rlaif.study.curves import curves_of, figures_of
@@ -130,9 +129,12 @@ class Measure:
 
     def differences(self, arms: Iterable[str], against: str) -> dict[str, Difference]:
         """Of arms from the one they are held against, but for that one, and those that have fewer than two prompts with it."""
-        matrices = {arm: matrix for arm in arms if (matrix := self._difference(arm, against)) is not None}
-        found = crossed_differences(matrices)
-        return {arm: each.of_shares if self.is_share else each for arm, each in found.items()}
+        found = {}
+        for arm in arms:
+            if (matrix := self._difference(arm, against)) is not None:
+                difference = crossed_difference(matrix)
+                found[arm] = difference.of_shares if self.is_share else difference
+        return found
 
     def _difference(self, arm: str, against: str) -> Any:
         """(seeds, prompts), or None."""
@@ -145,15 +147,20 @@ class Measure:
 
 
 def _matrix(ours: Sequence[Column], theirs: Sequence[Column] = ()) -> Any:
-    """(seeds, prompts), less ``theirs``, of the prompts that every seed has in both; None for fewer than two."""
-    sides = [*ours, *theirs]
-    common = sorted(set.intersection(*map(set, sides))) if sides else []
-    if len(common) < 2:
-        return None
-    found, other = (
-        np.array([[seed[prompt] for prompt in common] for seed in side], dtype=np.float64) for side in (ours, theirs)
+    """(seeds, prompts), less ``theirs``, NaN where a seed does not have a prompt in both; None for fewer than two prompts, and where
+    a seed has none."""
+    there = (
+        [own.keys() & other.keys() for own, other in zip(ours, theirs, strict=True)] if theirs else list(map(set, ours))
     )
-    return found - other if theirs else found
+    names = sorted(set().union(*there))
+    if len(names) < 2 or not all(there):
+        return None
+    place = {name: n for n, name in enumerate(names)}
+    found = np.full((len(there), len(names)), np.nan)
+    for seed, (own, prompts) in enumerate(zip(ours, there, strict=True)):
+        for prompt in prompts:
+            found[seed, place[prompt]] = own[prompt] - (theirs[seed][prompt] if theirs else 0.0)
+    return found
 
 
 @dataclass(frozen=True)
