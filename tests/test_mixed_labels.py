@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,14 @@ class Said:
         async for batch in _each(waiting):
             self.seen.append(len(batch))
             yield [make.judgement(each, 0.9, labeller=f"human:{self.options.name}") for each in batch]
+
+
+class Panel(Said):
+    """Three of one opinion."""
+
+    async def label(self, batches: AsyncIterator[list[Comparison]]) -> AsyncIterator[list[Judgement]]:
+        async for batch in batches:
+            yield [make.judgement(each, 0.9, labeller=f"human:{name}") for each in batch for name in "xyz"]
 
 
 async def _each(batches: Any) -> AsyncIterator[list[Comparison]]:
@@ -119,6 +128,32 @@ def test_each_comparison_is_labelled_by_one_part_in_the_order_of_its_batch(greed
         sum(source.part_of(each.prompt.id, each.id) == 0 for each in COMPARISONS[start : start + 7])
         for start in range(0, 600, 7)
     ]
+
+
+def test_noise_on_noise_adds_up_and_a_blend_in_a_blend_has_its_share() -> None:
+    """Turned once of two draws of 0.25: 2·0.25·0.75 of the labels."""
+    noisy = {"source": "noisy", "options": {"of": part("one"), "rate": 0.25}}
+    found = [each for batch in labels(opened("noisy", of=noisy, rate=0.25)) for each in batch]
+    plain = {each.comparison_id: each.ranking for batch in labels(opened(f"{HERE}:Said", name="one")) for each in batch}
+    assert sum(each.ranking != plain[each.comparison_id] for each in found) / 600 == pytest.approx(0.375, abs=0.06)
+    inner = {"source": "blend", "options": {"parts": [{**part(name), "share": 1} for name in ("two", "three")]}}
+    outer = opened("blend", parts=[{**part("one"), "share": 1}, {**inner, "share": 1}])
+    shares = Counter(labellers(labels(outer)).values())
+    assert {who: pytest.approx(count / 600, abs=0.06) for who, count in shares.items()} == {
+        "human:one": 0.5, "human:two": 0.25, "human:three": 0.25,
+    }  # fmt: skip
+
+
+def test_of_a_panel_as_many_labels_are_turned_as_of_one_labeller() -> None:
+    """All that is said of a comparison, whoever says it."""
+    found = [each for batch in labels(opened("noisy", of={"source": f"{HERE}:Panel"}, rate=0.25)) for each in batch]
+    by_comparison: dict[str, set[Any]] = {}
+    for each in found:
+        by_comparison.setdefault(each.comparison_id, set()).add(each.ranking)
+    assert all(len(rankings) == 1 for rankings in by_comparison.values())
+    first = {each.id: each.responses[0].id for each in COMPARISONS}
+    turned = [rankings for name, rankings in by_comparison.items() if first[name] not in next(iter(rankings))[0]]
+    assert len(turned) / 600 == pytest.approx(0.25, abs=0.05)
 
 
 @pytest.mark.parametrize("by", ["prompt", "comparison"])

@@ -40,6 +40,7 @@ class LabelContext:
     seed: int
     size: int = 2  # responses of a comparison, at most
     notice: Callable[[str], None] = lambda line: None  # what a person should read while the labels are made
+    within: tuple[str, ...] = ()  # classes of the sources that this one is a part of, from outside
 
 
 class LabelSource(Protocol):

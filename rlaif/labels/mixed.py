@@ -9,7 +9,8 @@
 
     labels: {source: noisy, options: {of: {source: judges, options: {judges: [compare-local]}}, rate: 0.25}}
 
-Every draw is keyed by prompt or comparison, so that a label depends on nothing else in the run.
+Every draw is keyed by prompt or comparison, and by how many of its kind a source lies in, so that a label depends on nothing else in the
+run, and of two such sources one in the other each draws for itself.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import asyncio
 import itertools
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic import Field
@@ -46,8 +48,11 @@ class _Mixed:
 
     def __init__(self, parts: Iterable[tuple[Part, tuple[str | int, ...]]], context: LabelContext) -> None:
         self.seed = context.seed
+        kind = type(self).__name__
+        self.drawn_by = (context.seed, *(["within"] * context.within.count(kind)))
+        inner = replace(context, within=(*context.within, kind))
         self.parts = [
-            open_source(part.source, part.options, context, context.where.at("labels", "options", *key))
+            open_source(part.source, part.options, inner, context.where.at("labels", "options", *key))
             for part, key in parts
         ]
 
@@ -115,7 +120,7 @@ class Blend(_Mixed):
     def part_of(self, prompt_id: str, comparison_id: str) -> int:
         """Which of the parts labels a comparison."""
         item = prompt_id if self.options.by == "prompt" else comparison_id
-        draw = uniform("blend", self.seed, item)
+        draw = uniform("blend", *self.drawn_by, item)
         return next(n for n, end in enumerate(self.ends) if draw < end or n == len(self.ends) - 1)
 
     async def label(self, batches: AsyncIterator[list[Comparison]]) -> AsyncIterator[list[Judgement]]:
@@ -165,8 +170,8 @@ class _Dealt:
 
 
 class Noisy(_Mixed):
-    """A source's labels, each turned round with probability ``rate``: all that one labeller says of a comparison, or nothing of
-    it. Ties stay, and so does how sure a label is."""
+    """A source's labels, each turned round with probability ``rate``: all that is said of a comparison, or nothing of it, whoever
+    says it. Ties stay, and so does how sure a label is."""
 
     class Options(BaseOptions):
         of: Part
@@ -192,11 +197,16 @@ class Noisy(_Mixed):
 
     async def label(self, batches: AsyncIterator[list[Comparison]]) -> AsyncIterator[list[Judgement]]:
         async for judgements in labelled(self.part, batches):
-            yield [self._turned(judgement) for judgement in judgements]
+            first: dict[str, str] = {}  # who labels a comparison, of several the first: one draw for all they say of it
+            for judgement in judgements:
+                first.setdefault(judgement.comparison_id, judgement.labeller)
+            turned = {
+                name for name, who in first.items() if uniform("noise", *self.drawn_by, who, name) < self.options.rate
+            }
+            yield [self._turned(each) if each.comparison_id in turned else each for each in judgements]
 
     def _turned(self, judgement: Judgement) -> Judgement:
-        drawn = uniform("noise", self.seed, judgement.labeller, judgement.comparison_id) < self.options.rate
-        if not drawn or len(judgement.ranking) < 2:
+        if len(judgement.ranking) < 2:
             return judgement
         return judgement.model_copy(update={"ranking": judgement.ranking[::-1], "scores": ()})
 
