@@ -38,12 +38,17 @@ def compare(
         if line := planned(plan, recipe_of(plan, Catalogue()), asyncio.run(size_of(plan))):
             typer.echo(line)
     watched(lambda watcher: walk(plan, out, watcher))
-    found = measure(plan, out)
+    found, over = measure(plan, out), over_budget(plan, out)
+    if over:
+        found.unsaid.insert(
+            0,
+            "Careful: the budget was spent before all was asked for: arms may have fewer labels, and policies fewer contests, than others. "
+            "What is said of them holds for what there is, and may change with the rest.",
+        )
     write_json(out / "compare.json", {name: figure.model_dump() for name, figure in found.figures.items()})
     write_page(out / "compare.html", plan, out, found)
     for line in lines(plan, found):
         typer.echo(line)
-    over = over_budget(plan, out)
     if (budget := recipe_of(plan, Catalogue()).budget_usd) is not None:
         more = "; the same command asks what is over it, where the recipe, or the study's set, has a larger budget_usd"
         typer.echo(f"budget: {spent_of(plan, out):.4f} of {budget:g} USD{more if over else ''}")

@@ -23,7 +23,7 @@ from rlaif.store import RECIPE as RECIPE_FILE
 from rlaif.store import read_shard, write_shard
 from rlaif.study.measures import graded_by_their_own
 from rlaif.study.policies import measured
-from rlaif.study.recipe import Study, load_study
+from rlaif.study.recipe import Study, check_arms, load_study
 from rlaif.study.trained import held_of
 from rlaif.study.walk import need_alike
 from tests.runs import kill_when, rlaif, start
@@ -166,6 +166,19 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"contests": ["truth"], "truth": None},
         "contests: truth is to judge policies, and the study names none: write `truth`",
     ),
+    "contests by judges that the recipe has not": (
+        {"set": ["evaluation.judges=[]"]},
+        "contests: judges are to judge policies, and recipe.yaml names none in evaluation.judges",
+    ),
+    "labels for all": (
+        {"set": ["labels=human"]},
+        'set: "labels=human": labels is what the study sets in each run, by arms',
+    ),
+    "a seed for all": ({"set": ["seed=5"]}, 'set: "seed=5": seed is what the study sets in each run, by seeds'),
+    "curves without the arm that others are held against": (
+        {"curves": {"labels": [10, 20], "arms": ["longest"]}},
+        "curves.arms: what a label is worth is told in labels of human: name it too",
+    ),
     "an unknown key": ({"arm": {}}, 'unknown key "arm". Did you mean "arms"?'),
 }
 
@@ -194,6 +207,26 @@ def walked(tmp_path_factory: pytest.TempPathFactory, policy_folder: Path) -> Pat
         in said
     )
     return folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"tune": [f"reward_model.options.{name}" for name in ("epochs=1", "epohcs=2")]}, 'tune.1: .*Did you mean "epochs"'),
+        (
+            {"arms": {**STUDY["arms"], "slips": {**STUDY["arms"]["slips"], "noise_like": "longest"}}},
+            "arms.slips.noise_like: longest is labelled by judges",
+        ),
+    ],
+)  # fmt: skip
+def test_what_would_fail_half_way_is_refused_before_anything_is_walked(
+    changes: dict[str, Any], line: str, tmp_path: Path, policy_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "policy").symlink_to(policy_folder)
+    study = load_study(wrote(tmp_path, **changes), (), Catalogue())
+    with pytest.raises(UserError, match=line):
+        check_arms(study)
 
 
 def test_arms_with_the_same_labels_end_the_same(walked: Path) -> None:

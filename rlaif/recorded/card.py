@@ -175,10 +175,8 @@ def agreement_card(replay: Replay) -> Card:
         "agreement_with_ties.judge": percent_agreement(said, labels, prompts),
     }
     items = [item for item in replay.items if item.label]
-    clear = [item for item in items if item.label != "tie"]
+    card |= {f"agreement.{name}": figure for name, figure in rules_card(items).items()}
     for name, rule in RULES.items():
-        sides = [_side(rule(item), str(item.label)) for item in clear]
-        card[f"agreement.{name}"] = cluster_mean(sides, _prompts(clear))
         card[f"agreement_with_ties.{name}"] = percent_agreement(
             [rule(item) for item in items], [item.label for item in items], _prompts(items)
         )
@@ -189,6 +187,15 @@ def agreement_card(replay: Replay) -> Card:
         [item.prompt for item, _ in decided],
     )
     return card
+
+
+def rules_card(items: Sequence[Item]) -> Card:
+    """How often each rule that reads nothing agrees with the labels that are no ties."""
+    clear = [item for item in items if item.label in ("a", "b")]
+    return {
+        name: cluster_mean([_side(rule(item), str(item.label)) for item in clear], _prompts(clear))
+        for name, rule in RULES.items()
+    }
 
 
 def _categories(replay: Replay) -> Card:
@@ -229,10 +236,13 @@ def people_card(replay: Replay) -> tuple[Card, list[str]]:
         "people.agreement": _between(given, prompts, ties=False),
     }
     unsaid = []
-    judged, agreeing = _judge_with_people(replay, items)
+    judged, _ = _judge_with_people(replay, items)
     card["agreement.judge_with_people"] = _ratio(judged, prompts)
+    labelled = [
+        item for item in replay.items if any(item.people.values())
+    ]  # one person tells of the judge, if not of people
     try:
-        card |= _ceiling(card["people.agreement"], judged, agreeing, prompts)
+        card |= _ceiling(card["people.agreement"], *_judge_with_people(replay, labelled), _prompts(labelled))
     except ValueError as error:
         unsaid.append(f"No human ceiling: {error}.")
     try:

@@ -17,9 +17,9 @@ from rlaif.labels import LabelSource, requests_per_comparison
 from rlaif.pipeline import Road, Watcher
 from rlaif.records import Comparison, Judgement, Prompt, Response, digest
 from rlaif.store import RunFolder, read_shard, write_json, write_table
-from rlaif.study.policies import ACCOUNT, AGAINST_START, CONTEST, HEAD_TO_HEAD, JUDGES
+from rlaif.study.policies import ACCOUNT, AGAINST_START, CONTEST, HEAD_TO_HEAD
 from rlaif.study.pool import Contest
-from rlaif.study.recipe import TRUTH
+from rlaif.study.recipe import JUDGES, TRUTH
 
 SIGNATURE = "signature.json"
 Answers = Mapping[str, Response]  # by prompt

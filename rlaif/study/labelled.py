@@ -11,7 +11,7 @@ from statistics import fmean
 
 from rlaif.ledger import spent
 from rlaif.preferences import side, votes
-from rlaif.recorded.card import agreement_card, people_card
+from rlaif.recorded.card import agreement_card, people_card, rules_card
 from rlaif.recorded.replay import SIDES, Choice, Item, Reading, Replay
 from rlaif.records import Comparison, Judgement
 from rlaif.statistics import Figure, cluster_mean, mcnemar
@@ -115,16 +115,18 @@ def beside(ours: Mapping[int, Labels], theirs: Mapping[int, Labels], pairs: Mapp
 
 
 def of_labels(sides: Sides) -> dict[str, Figure]:
-    """Agreement with the labels that are held against, with ties and without, and kappa; rules that read nothing beside it."""
-    card = agreement_card(sides.replay)
+    """Agreement with the labels that are held against, with ties and without, and kappa; rules that read nothing beside it, on the pairs
+    that both prefer one response of."""
+    card, clear = agreement_card(sides.replay), [item for item in sides.items if sides.ours[item.id] in CLEAR]
     names = {
         "agreement": "agreement.judge",
         "agreement_with_ties": "agreement_with_ties.judge",
         "kappa": "kappa.label",
         "kappa_without_ties": "kappa.label_without_ties",
     }
-    names |= {f"agreement.{rule}": f"agreement.{rule}" for rule in ("longest", "random", "first")}
-    return {name: card[there] for name, there in names.items() if card[there].value is not None}
+    rules = {f"agreement.{rule}": figure for rule, figure in rules_card(clear).items()}
+    found = {name: card[there] for name, there in names.items()} | rules
+    return {name: figure for name, figure in found.items() if figure.value is not None}
 
 
 def beside_people(sides: Sides) -> tuple[dict[str, Figure], list[str]]:

@@ -36,6 +36,12 @@ OF_LABELS = {  # rows of the first table
     "labels.agreement": Meaning("labelled alike, ties left out", "%"),
     "labels.agreement_with_ties": Meaning("labelled alike, a tie being an opinion", "%"),
     "labels.kappa": Meaning("the same beyond chance, a tie being an opinion (Cohen's kappa)"),
+    "labels.kappa_without_ties": Meaning("the same beyond chance, ties left out"),
+    "labels.agreement.longest": Meaning(
+        "as above without ties, had the longer reply been preferred of the same pairs", "%"
+    ),
+    "labels.agreement.first": Meaning("had the first", "%"),
+    "labels.agreement.random": Meaning("had either by a coin", "%"),
     "labels.agreement_with_one": Meaning("as one person labels (of people: as another does)", "%"),
     "labels.noise_corrected": Meaning("right, where people's slips are taken out", "%"),
     "labels.alt_test.omega.crowd": Meaning("may stand in for a crowd worker (omega; 0.5 is needed)"),
@@ -54,6 +60,7 @@ OF_LABELS = {  # rows of the first table
 class Cell:
     value: str
     interval: str = ""
+    n: str = ""
     change: str = ""  # from the arm that it is held against
     change_interval: str = ""
     answer: str = ""
@@ -62,10 +69,11 @@ class Cell:
 def write_page(path: Path, study: Study, out: Path, found: Measured) -> None:
     plots, figures = Plots(), found.figures
     first = folder_of(out, study.baseline, study.seeds[0])
-    manifest = RunFolder(first).manifest
+    manifest, pairs = RunFolder(first).manifest, labels_of(first).prompts
     html = page("compare.html.j2").render(
         study=study,
         name=out.name,
+        size=(len(pairs), len(set(pairs.values()))),
         answers=answers(study, found),
         unsaid=found.unsaid,
         cares=_cares(study, out),
@@ -84,10 +92,7 @@ def write_page(path: Path, study: Study, out: Path, found: Measured) -> None:
             if study.tune
         },
         exchange=list(_exchange(study, figures)),
-        answered=[
-            (each, meant(each.conclusion, more_is_better=each.measure.more_is_better))
-            for each in found.answers.values()
-        ],
+        answered=[(each, meant(each)) for each in found.answers.values()],
         plots=_plots(study, found, plots),
         pairs=_first(study, lambda other: _pairs(study, out, other)),
         contests=_first(study, lambda other: _contests(study, out, other)),
@@ -142,8 +147,9 @@ def _cell(arm: str, name: str, meaning: Meaning, found: Measured) -> Cell:
     told = named(said.conclusion, more_is_better=said.measure.more_is_better) if said else ""
     against_itself = said is not None and said.measure.none_at is not None  # whose value says it all
     change = None if against_itself else found.figures.get(key)
+    n = f"n {figure.n:,}" if figure and figure.value is not None else ""
     return Cell(
-        meaning.value(figure), meaning.interval(figure), meaning.signed(change), meaning.interval(change, "+"), told
+        meaning.value(figure), meaning.interval(figure), n, meaning.signed(change), meaning.interval(change, "+"), told
     )
 
 

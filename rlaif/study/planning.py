@@ -14,8 +14,7 @@ from rlaif.plan.counting import Others
 from rlaif.plan.lines import Line, total
 from rlaif.prompts import ReadPrompts, prompt_rows
 from rlaif.records import Prompt
-from rlaif.study.policies import JUDGES
-from rlaif.study.recipe import TRUTH, Study, recipe_of
+from rlaif.study.recipe import JUDGES, TRUTH, Study, recipe_of
 
 FEWEST = 200  # comparisons of a run that are rendered at least
 

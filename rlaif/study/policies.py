@@ -14,13 +14,12 @@ from rlaif.measures import normalised
 from rlaif.statistics import Figure, wilson
 from rlaif.statistics.contests import at_equal_length
 from rlaif.statistics.studies import over_seeds
-from rlaif.study.recipe import TRUTH, recipe_in
+from rlaif.study.recipe import JUDGES, TRUTH, recipe_in
 
 Column = dict[str, float]  # prompt -> value
 Table = dict[tuple[str, str], Column]  # policy and figure -> prompt -> value
 
 WIN, EQUAL = "win_rate", "win_rate_at_equal_length"
-JUDGES = "judges"  # of the recipe's evaluation: a folder of their verdicts, beside one of the truth's
 CONTEST = "contest.parquet"  # in each: a run's policies against those of the arm that it is held against, and against the start
 ACCOUNT = "account.json"  # beside it: how many were asked about, and how many have no verdict
 HEAD_TO_HEAD, AGAINST_START = "head_to_head", "win_rate"  # kinds of contests

@@ -28,14 +28,18 @@ from rlaif.checking import open_road
 from rlaif.component import Place, parse_model
 from rlaif.config import LabelsSection, Pipeline, Section, apply_settings, load_pipeline
 from rlaif.errors import ConfigError, UserError, did_you_mean
+from rlaif.labels.judges import JudgeLabels
+from rlaif.pipeline import Road
 from rlaif.store import RECIPE
 
 CALIBRATION = "preferences.calibration"
 MAY_DIFFER = ("labels", CALIBRATION)  # keys of a recipe in which arms differ
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*$")
 OF_REWARD_MODELS = "reward_model.options."
+OWN = {"labels": "arms", "seed": "seeds"}  # keys of a recipe that are the study's
 SHARED, TRUTH, CURVES = "shared", "truth", "curves"  # folders beside those of the arms, as the next
 CONTESTS, TUNING = "contests", "tuning"
+JUDGES = "judges"  # of the recipe's evaluation: who judges contests, and a folder of their verdicts
 STUDY_FILE = "study.json"  # in a study's folder: the study as it is walked, with every setting
 
 
@@ -106,6 +110,14 @@ class Study(Section):
     margin: float = Field(default=0.05, gt=0, lt=1)  # of a share: differences within it count as none
     label_margin: float = Field(default=0.03, gt=0, lt=1)  # of a share of labels
 
+    @field_validator("set")
+    @classmethod
+    def _of_all(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for setting in value:
+            if (key := setting.partition("=")[0].partition(".")[0]) in OWN:
+                raise ValueError(f'set: "{setting}": {key} is what the study sets in each run, by {OWN[key]}')
+        return value
+
     @field_validator("arms", mode="before")
     @classmethod
     def _sources(cls, value: Any) -> Any:
@@ -156,6 +168,8 @@ class Study(Section):
             raise ValueError("seeds: one is named twice")
         if self.against and self.against not in self.arms:
             raise ValueError(f'against: there is no arm "{self.against}".{did_you_mean(self.against, self.arms)}')
+        if self.curves and self.curves.arms and self.baseline not in self.curves.arms:
+            raise ValueError(f"curves.arms: what a label is worth is told in labels of {self.baseline}: name it too")
         return self
 
     @property
@@ -197,15 +211,29 @@ def check_study(name: str, settings: tuple[str, ...], catalogue: Catalogue) -> s
 
 
 def check_arms(study: Study) -> None:
-    """Raises UserError where something that an arm refers to is not there, before anything is asked."""
+    """Raises UserError where something that an arm refers to is not there, or a setting to be tried is none, before anything is asked."""
     for arm in [*study.arms, *([TRUTH] if study.truth else [])]:
-        with tempfile.TemporaryDirectory() as nowhere:
-            settings = [*study.settings(arm, study.seeds[0]), f"ledger={nowhere}/ledger.sqlite"]
-            try:
-                road = open_road(study.recipe, settings, out=Path(nowhere))
-            except UserError as error:
-                raise type(error)(f"arm {arm}: {error}") from error
-            road.gateway.ledger.close()
+        labels = _opened(study, arm, f"arm {arm}").labels
+        likes = [name for name, each in study.arms.items() if each.noise_like == arm]
+        if likes and isinstance(labels, JudgeLabels):
+            raise ConfigError(
+                f"arms.{likes[0]}.noise_like: {arm} is labelled by judges, and people's slips are known from what two of them say of a "
+                "pair. Name an arm of people, or give this one labels of source noisy, with a rate."
+            )
+    for number, candidate in enumerate(study.tune):
+        _opened(study, study.baseline, f"tune.{number}", candidate)
+
+
+def _opened(study: Study, arm: str, where: str, more: Sequence[str] = ()) -> Road:
+    """An arm's recipe with everything it refers to. Raises UserError, which says ``where`` in the study it is asked for."""
+    with tempfile.TemporaryDirectory() as nowhere:
+        settings = [*study.settings(arm, study.seeds[0]), *more, f"ledger={nowhere}/ledger.sqlite"]
+        try:
+            road = open_road(study.recipe, settings, out=Path(nowhere))
+        except UserError as error:
+            raise type(error)(f"{where}: {error}") from error
+        road.gateway.ledger.close()
+    return road
 
 
 def recipe_of(study: Study, catalogue: Catalogue) -> Pipeline:
@@ -232,6 +260,12 @@ def load_study(path: Path, settings: tuple[str, ...], catalogue: Catalogue) -> S
     alike = ["held_out_seed"] if whole.held_out_seed is None else []  # all seeds are measured on the same prompts
     alike += ["evaluation.seed"] if whole.evaluation and whole.evaluation.seed is None else []
     study = study.model_copy(update={"set": (*study.set, *(f"{key}={study.seeds[0]}" for key in alike))})
+    judged = whole.evaluation and whole.evaluation.judges
+    if "contests" in study.model_fields_set and JUDGES in study.contests and whole.policies and not judged:
+        raise ConfigError(
+            f"{where.at('contests')}: judges are to judge policies, and {study.recipe} names none in evaluation.judges: name one, or leave "
+            "judges out."
+        )
     for key, wanted in (("curves", study.curves), ("tune", study.tune)):
         if wanted and whole.reward_model is None:
             raise ConfigError(

@@ -78,12 +78,12 @@ def _people(study: Study, found: Measured) -> Iterator[str]:
         best = f"; no label could agree with one of them in more than {SHARE.written(ceiling)}" if ceiling else ""
         yield f"Two people of {study.baseline} agree in {SHARE.written(between)}, ties left out{best}."
     for arm in study.arms:
-        omega = found.figures.get(f"arms.{arm}.labels.alt_test.omega.crowd")
-        if omega and omega.value is not None:
+        omega, rho = (found.figures.get(f"arms.{arm}.labels.alt_test.{name}") for name in ("omega.crowd", "rho"))
+        if omega and rho and omega.value is not None:
             may = "may stand in" if omega.value >= PASSES else "is not shown to be fit to stand in"
             yield (
-                f"{arm} {may} for a crowd worker (alternative annotator test on {omega.n:,} pairs, omega {omega.value:.2f} of {PASSES} "
-                "needed)."
+                f"{arm} {may} for a crowd worker (alternative annotator test beside {omega.n:,} people on {rho.n:,} of their labels, "
+                f"omega {omega.value:.2f} of {PASSES} needed)."
             )
 
 
@@ -144,16 +144,16 @@ def _sentence(study: Study, each: Answered, *, several: bool) -> str:
         "better": "better",
         "worse": "worse",
         "equivalent": f"{'as good' if middle is None else 'preferred as often'}, within {100 * conclusion.margin:g} points",
-        "inconclusive": _too_small(conclusion, 1 - (middle or 0)),
+        "inconclusive": f"this study cannot say; it {_could_find(conclusion, middle)}",
     }[conclusion.answer]
     return f"{each.arm} instead of {study.baseline}: {said}. {measured[0].upper()}{measured[1:]}."
 
 
-def _too_small(conclusion: Conclusion, most: float) -> str:
-    """``most``: the largest difference that there can be."""
-    if conclusion.detectable >= most:
-        return "this study cannot say; it is too small to find any difference in four of five tries"
-    return f"this study cannot say; it would have found a difference of {100 * conclusion.detectable:.1f} points in four of five tries"
+def _could_find(conclusion: Conclusion, middle: float | None) -> str:
+    """``middle``: what a share is held against that is no difference itself."""
+    if conclusion.detectable >= 1 - (middle or 0):  # the largest difference that there can be
+        return "is too small to find any difference in four of five tries"
+    return f"would have found a difference of {100 * conclusion.detectable:.1f} points in four of five tries"
 
 
 def _sure(found: Measured) -> dict[str, list[Answered]]:
@@ -184,13 +184,14 @@ def named(conclusion: Conclusion, *, more_is_better: bool) -> str:
     return other.get(conclusion.answer, conclusion.answer)
 
 
-def meant(conclusion: Conclusion, *, more_is_better: bool) -> str:
+def meant(each: Answered) -> str:
     """The same, with what it says of the difference."""
+    conclusion = each.conclusion
     more = {
-        "inconclusive": f": a difference of {100 * conclusion.detectable:.1f} points would have been found in four of five such studies",
+        "inconclusive": f": the study {_could_find(conclusion, each.measure.none_at)}",
         "equivalent": f" within {100 * conclusion.margin:g} points",
     }
-    return named(conclusion, more_is_better=more_is_better) + more.get(conclusion.answer, "")
+    return named(conclusion, more_is_better=each.measure.more_is_better) + more.get(conclusion.answer, "")
 
 
 def _number(figure: Figure) -> str:

@@ -32,11 +32,11 @@ from rlaif.statistics import flip_rate
 from rlaif.store import RunFolder, alone, environment, read_manifest, write_json
 from rlaif.study.budget import AT_WORK, opened_pot
 from rlaif.study.labelled import pairs_of, people_of
-from rlaif.study.policies import JUDGES
 from rlaif.study.pool import Contest, Pool, Run, own_environment
 from rlaif.study.recipe import (
     CONTESTS,
     CURVES,
+    JUDGES,
     OF_REWARD_MODELS,
     SHARED,
     STUDY_FILE,
