@@ -8,7 +8,7 @@ People slip in 25% of their labels. Beside them label three who know the truth a
 falsely is "better" or "worse" of the other sign or of the equal arm, whose labels are worth exactly as much; and "equivalent" where the
 difference lies beyond the margin, which is taken from the mean over all repetitions. "Inconclusive" is counted apart. An interval should
 hold 0 of the equal arm, and of the others the mean over the other repetitions. What a repetition has done is kept in FOLDER. Exits with
-1 where more is said falsely than chance makes of one in twenty.
+1 where more is said falsely than chance makes of one in twenty; beside how often stands how often it may be, a bound of 95%.
 """
 
 from __future__ import annotations
@@ -110,7 +110,14 @@ def table(found: list[dict[str, Any]], measure: str) -> dict[str, dict[str, Any]
         holds = sum(each["low"] <= true <= each["high"] for each, true in zip(differences, known, strict=False))
         said = " | ".join(str(answers[name]) for name in ("better", "worse", "equivalent", "inconclusive"))
         told = f"{holds} of {len(found)}" if is_known else "not known"
-        print(f"| {arm} | {100 * mean:+.1f} points | {said} | {false} of {len(found)} | {told} |")
+        most = binomtest(false, len(found)).proportion_ci(0.9).high  # a one-sided bound of 95%
+        print(
+            f"| {arm} | {100 * mean:+.1f} points | {said} | {false} of {len(found)} (at most {100 * most:.0f}%) | {told} |"
+        )
+        if sign and abs(mean) <= MARGIN:
+            print(
+                f"Careful: what was planted as {arm} lies within the margin on average: equivalent is not held to be false of it."
+            )
         told_of = {"false": false / len(found), "difference": mean, "holds": holds / len(found) if is_known else None}
         for name, value in told_of.items():
             figures[f"{measure}.{arm}.{name}"] = {"value": value, "low": None, "high": None, "n": len(found)}

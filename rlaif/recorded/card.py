@@ -233,7 +233,7 @@ def people_card(replay: Replay) -> tuple[Card, list[str]]:
         "people.krippendorff": krippendorff_alpha(given, prompts, order=SCALE),
         "people.krippendorff_nominal": krippendorff_alpha(given, prompts),
         "people.agreement_with_ties": _between(given, prompts, ties=True),
-        "people.agreement": _between(given, prompts, ties=False),
+        "people.agreement": people_agreement(items),
     }
     unsaid = []
     judged, _ = _judge_with_people(replay, items)
@@ -250,6 +250,13 @@ def people_card(replay: Replay) -> tuple[Card, list[str]]:
     except ValueError as error:
         unsaid.append(f"No alternative annotator test: {error}.")
     return card, unsaid
+
+
+def people_agreement(items: Sequence[Item]) -> Figure:
+    """How often two people who both prefer one response of an item prefer the same."""
+    return _between(
+        [[choice for choice in item.people.values() if choice] for item in items], _prompts(items), ties=False
+    )
 
 
 def _ceiling(agreement: Figure, judged: Pairs, agreeing: Pairs, prompts: Sequence[str]) -> Card:

@@ -37,6 +37,7 @@ CURVES = (
 )
 FLAT = 0.1  # nats: a loss that moves by less is drawn as flat as it is
 LABEL = 18  # characters to a line of a row's name
+AXIS = 30  # to one of what an axis shows, beside such names
 STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 9,
@@ -80,7 +81,7 @@ class Plots:
                 axes.axvline(line, color=MUTED, linewidth=0.8, linestyle=":")
             if ends:
                 axes.set_xlim(*ends)
-            axes.set_xlabel(label)
+            axes.set_xlabel(textwrap.fill(label, AXIS))
             return _svg(canvas, title)
 
     def curves(self, history: list[dict[str, float]], title: str) -> list[tuple[str, str]]:

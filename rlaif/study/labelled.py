@@ -11,7 +11,7 @@ from statistics import fmean
 
 from rlaif.ledger import spent
 from rlaif.preferences import side, votes
-from rlaif.recorded.card import agreement_card, people_card, rules_card
+from rlaif.recorded.card import agreement_card, people_agreement, people_card, rules_card
 from rlaif.recorded.replay import SIDES, Choice, Item, Reading, Replay
 from rlaif.records import Comparison, Judgement
 from rlaif.statistics import Figure, cluster_mean, mcnemar
@@ -255,6 +255,15 @@ def taken(arm: Arm, folders: Iterable[Path]) -> dict[str, Figure]:
 def people_of(pairs: Iterable[Mapping[str, Pair]]) -> dict[str, Figure]:
     """How far the people of an arm agree with each other: of every pair of its seeds, where what they said of one is one opinion,
     however many seeds read it."""
-    items = {(each.item.id, tuple(each.item.people.items())): each.item for own in pairs for each in own.values()}
-    card, _ = people_card(Replay("", "", list(items.values()), {}, Counter()))
+    card, _ = people_card(Replay("", "", _opinions(pairs), {}, Counter()))
     return {name: figure for name, figure in card.items() if name.startswith("people.")}
+
+
+def agreement_of_people(pairs: Iterable[Mapping[str, Pair]]) -> Figure:
+    """Of that how often two of them who both prefer one response prefer the same."""
+    return people_agreement(_opinions(pairs))
+
+
+def _opinions(pairs: Iterable[Mapping[str, Pair]]) -> list[Item]:
+    items = {(each.item.id, tuple(each.item.people.items())): each.item for own in pairs for each in own.values()}
+    return list(items.values())

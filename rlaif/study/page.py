@@ -22,7 +22,7 @@ from rlaif.store import RunFolder, read_shard, write_text
 from rlaif.study.labelled import labels_of
 from rlaif.study.measures import OF_CONTESTS, Answered, Measured
 from rlaif.study.policies import CONTEST, EQUAL, HEAD, HEAD_TO_HEAD, HEAD_TRUE, WIN, WIN_TRUE
-from rlaif.study.recipe import STUDY_FILE, TRUTH, Study
+from rlaif.study.recipe import JUDGES, STUDY_FILE, TRUTH, Study
 from rlaif.study.telling import answers, first_measure, meant, named
 from rlaif.study.walk import BEFORE_LABELS, contest_folder, folder_of
 from rlaif.training.batching import pair_id, side_digest
@@ -38,10 +38,10 @@ OF_LABELS = {  # rows of the first table
     "labels.kappa": Meaning("the same beyond chance, a tie being an opinion (Cohen's kappa)"),
     "labels.kappa_without_ties": Meaning("the same beyond chance, ties left out"),
     "labels.agreement.longest": Meaning(
-        "as above without ties, had the longer reply been preferred of the same pairs", "%"
+        "rule: the longer reply, on the same pairs", "%"
     ),
-    "labels.agreement.first": Meaning("had the first", "%"),
-    "labels.agreement.random": Meaning("had either by a coin", "%"),
+    "labels.agreement.first": Meaning("rule: the first reply, likewise", "%"),
+    "labels.agreement.random": Meaning("rule: a coin, likewise", "%"),
     "labels.agreement_with_one": Meaning("as one person labels (of people: as another does)", "%"),
     "labels.noise_corrected": Meaning("right, where people's slips are taken out", "%"),
     "labels.alt_test.omega.crowd": Meaning("may stand in for a crowd worker (omega; 0.5 is needed)"),
@@ -94,8 +94,9 @@ def write_page(path: Path, study: Study, out: Path, found: Measured) -> None:
         exchange=list(_exchange(study, figures)),
         answered=[(each, meant(each)) for each in found.answers.values()],
         plots=_plots(study, found, plots),
-        pairs=_first(study, lambda other: _pairs(study, out, other)),
-        contests=_first(study, lambda other: _contests(study, out, other)),
+        pairs=_of_each(study, lambda other: _pairs(study, out, other)),
+        contests=_of_each(study, lambda other: _contests(study, out, other)),
+        decided_by=_decided_by(study),
         manifest=manifest,
         runs=list(_runs(study, out)),
         study_sha=source_hash(str(out / STUDY_FILE)),
@@ -228,12 +229,14 @@ def _plots(study: Study, found: Measured, plots: Plots) -> dict[str, str]:
 # --- to be read -------------------------------------------------------------------------------------------------------
 
 
-def _first(study: Study, look: Callable[[str], list[dict[str, Any]]]) -> tuple[str, list[dict[str, Any]]]:
-    """The first arm with anything to read beside the one it is held against, and that."""
-    for arm in study.arms:
-        if arm != study.baseline and (found := look(arm)):
-            return arm, found
-    return "", []
+def _of_each(study: Study, look: Callable[[str], list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
+    """What there is to read of each arm beside the one that it is held against."""
+    return {arm: found for arm in study.arms if arm != study.baseline and (found := look(arm))}
+
+
+def _decided_by(study: Study) -> str:
+    """Who says which answers are better: whoever gives the study's answer."""
+    return TRUTH if TRUTH in study.contests else JUDGES
 
 
 def _pairs(study: Study, out: Path, other: str) -> list[dict[str, Any]]:
@@ -266,9 +269,7 @@ def _pairs(study: Study, out: Path, other: str) -> list[dict[str, Any]]:
 def _contests(study: Study, out: Path, other: str) -> list[dict[str, Any]]:
     """Answers of two arms' policies to the same prompt, won and lost in turn, by a keyed draw."""
     seed = study.seeds[0]
-    if not study.contests:
-        return []
-    path = contest_folder(out, other, seed) / study.contests[0] / CONTEST
+    path = contest_folder(out, other, seed) / _decided_by(study) / CONTEST
     rows = [row for row in pq.read_table(path).to_pylist() if row["kind"] == HEAD_TO_HEAD] if path.is_file() else []
     if not rows:
         return []

@@ -31,7 +31,7 @@ from rlaif.records import digest, uniform
 from rlaif.statistics import flip_rate
 from rlaif.store import RunFolder, alone, environment, read_manifest, write_json
 from rlaif.study.budget import AT_WORK, opened_pot
-from rlaif.study.labelled import pairs_of, people_of
+from rlaif.study.labelled import agreement_of_people, pairs_of
 from rlaif.study.pool import Contest, Pool, Run, own_environment
 from rlaif.study.recipe import (
     CONTESTS,
@@ -201,9 +201,9 @@ def rate_of(study: Study, arm: str, out: Path) -> float | None:
     like = study.arms[arm].noise_like
     if not like:
         return None
-    agreement = people_of(pairs_of(folder_of(out, like, seed)) for seed in study.seeds).get("people.agreement")
+    agreement = agreement_of_people(pairs_of(folder_of(out, like, seed)) for seed in study.seeds)
     try:
-        if agreement is None or agreement.value is None:
+        if agreement.value is None:
             raise ValueError("no pair has labels of two people who both prefer a response")
         return round(flip_rate(agreement.value), 4)
     except ValueError as error:
