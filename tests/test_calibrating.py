@@ -178,3 +178,30 @@ def test_one_labeller_is_no_panel(tmp_path: Path) -> None:
     process.join(60)
     assert process.exitcode == 2
     assert "one labeller is no panel" in (tmp_path / "log").read_text()
+
+
+def test_an_arm_of_a_study_may_have_its_labels_set_right(tmp_path: Path) -> None:
+    """By a calibration of its own: the same sides, and less sure of them."""
+    prepare(tmp_path, 200)
+    rlaif(tmp_path, "judge", "sure.yaml", "pairs.jsonl", "--out", "run")
+    rlaif(tmp_path, "calibrate", "run")
+    judge = {"source": "judges", "options": {"judges": ["sure.yaml"]}}
+    study = {
+        "recipe": "recipe.yaml",
+        "seeds": [0],
+        "arms": {
+            "people": "human",
+            "judge": {"labels": judge},
+            "set-right": {"labels": judge, "set": ["preferences.calibration=calibration.json"]},
+        },
+    }
+    (tmp_path / "recipe.yaml").write_text("pairs: pairs.jsonl\nlabels: human\n")
+    (tmp_path / "study.yaml").write_text(json.dumps(study))
+    said = rlaif(tmp_path, "compare", "study.yaml", "--out", "out")
+    assert "set-right: labels as people" in said
+    figures = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert figures["arms.set-right.labels.agreement"] == figures["arms.judge.labels.agreement"]
+    plain, right = (preferences(tmp_path / "out" / arm / "seed0") for arm in ("judge", "set-right"))
+    assert plain.keys() == right.keys()
+    assert all(0.5 <= right[name] <= plain[name] for name in plain)
+    assert sum(right.values()) < sum(plain.values()) - 0.05 * len(plain)
