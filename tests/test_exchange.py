@@ -48,6 +48,14 @@ def test_where_the_others_fewest_labels_do_as_well_it_takes_at_most_those() -> N
     assert (found.value, found.low, found.high) == (None, None, 250 / 1000)
 
 
+def test_what_a_seed_lacks_is_no_part_of_its_mean() -> None:
+    one, other = flat([0.6, 0.65, 0.7, 0.75]), flat([0.55, 0.6, 0.65, 0.7])
+    one[:, 0, 0], other[:, 0, 0] = math.nan, math.nan
+    found = exchange_rate(LearningCurve(SIZES, one), LearningCurve(SIZES, other), 0)
+    assert found.value == pytest.approx(2)
+    assert found.n == 5
+
+
 def test_the_same_curve_exchanges_one_for_one() -> None:
     random = np.random.default_rng(3)
     right = np.sort(random.random((4, 3, 50)), axis=0)
@@ -70,8 +78,9 @@ def test_a_curve_of_the_wrong_shape_is_refused() -> None:
         LearningCurve([500, 250], flat([0.5, 0.6]))
 
 
-def test_intervals_hold_the_planted_rate() -> None:
-    """Labels of the second source are worth a third of the first's: both learn on one line of log n."""
+@pytest.mark.parametrize("missing", [0.0, 0.3])
+def test_intervals_hold_the_planted_rate(missing: float) -> None:
+    """Labels of the second source are worth a third of the first's: both learn on one line of log n. Also where seeds lack prompts."""
     random = np.random.default_rng(0)
     inside = 0
     for _ in range(60):
@@ -82,6 +91,8 @@ def test_intervals_hold_the_planted_rate() -> None:
             for n, shrunk in enumerate((125, 375))
         ]
         drawn = [(random.random(each.shape) < 1 / (1 + np.exp(-each))).astype(float) for each in logit]
+        lacking = random.random((3, 150)) < missing
+        drawn = [np.where(lacking, math.nan, each) for each in drawn]
         found = exchange_rate(LearningCurve(SIZES, drawn[0]), LearningCurve(SIZES, drawn[1]), 0)
         inside += (found.low or 0) <= 3 <= (found.high or math.inf)
     assert inside >= 57  # of 60: with three seeds intervals are wide

@@ -16,7 +16,7 @@ RESAMPLES = 1_000
 @dataclass(frozen=True)
 class LearningCurve:
     """``labels``: rising numbers of labels, of shape (sizes,). ``right``: how well what learnt from them did on the same prompts
-    with the same seeds, of shape (sizes, seeds, prompts)."""
+    with the same seeds, of shape (sizes, seeds, prompts); NaN where a seed lacks a prompt."""
 
     labels: Array
     right: Array
@@ -41,13 +41,19 @@ def exchange_rate(one: LearningCurve, other: LearningCurve, place: int) -> Figur
     few of them ask for. With three seeds that differ much it holds the truth in somewhat less than 95%; of one seed it is of prompts
     alone, and says nothing of other trainings.
     """
-    value = _rate(one, other, place, one.right.mean(axis=(1, 2)), other.right.mean(axis=(1, 2)))
+    value = _rate(one, other, place, *(np.nanmean(curve.right, axis=(1, 2)) for curve in (one, other)))
     seeds, prompts = one.right.shape[1:]
     random = np.random.default_rng(0)
     fewer = max(1, seeds - 1)
     of_seed = random.multinomial(fewer, np.full(seeds, 1 / seeds), RESAMPLES) / fewer
     of_prompt = random.multinomial(prompts, np.full(prompts, 1 / prompts), RESAMPLES) / prompts
-    means = [((curve.right @ of_prompt.T) * of_seed.T).sum(axis=1) for curve in (one, other)]  # (sizes, resamples)
+    means = []  # (sizes, resamples)
+    for curve in (one, other):
+        there = ~np.isnan(curve.right)
+        sums, counts = (
+            ((part @ of_prompt.T) * of_seed.T).sum(axis=1) for part in (np.where(there, curve.right, 0.0), there)
+        )
+        means.append(sums / counts)
     draws = [_rate(one, other, place, *pair) for pair in zip(means[0].T, means[1].T, strict=True)]
     low, high = (float(x) for x in np.quantile(draws, [LEAST, MOST], method="closest_observation"))
     low, high = min(low, value), max(high, value)
@@ -57,7 +63,7 @@ def exchange_rate(one: LearningCurve, other: LearningCurve, place: int) -> Figur
         value=value if 0 < value < math.inf else None,
         low=low if 0 < low < math.inf else most if low == math.inf else None,
         high=high if 0 < high < math.inf else fewest if high == 0 else None,
-        n=int(seeds * prompts),
+        n=int((~np.isnan(one.right[place])).sum()),
     )
 
 

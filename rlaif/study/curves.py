@@ -8,7 +8,8 @@ arm is worth in labels of another.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -58,7 +59,7 @@ def curves_of(study: Study, out: Path, labels: Mapping[str, Mapping[int, Labels]
 def figures_of(study: Study, curves: Mapping[str, list[Point]]) -> dict[str, Figure]:
     figures: dict[str, Figure] = {}
     common = _common(curves)
-    if len(common) < 2:
+    if len(set().union(*common)) < 2 or not all(common):
         return figures
     arrays = {arm: np.stack([_matrix(point, common) for point in points]) for arm, points in curves.items()}
     for arm, points in curves.items():
@@ -76,11 +77,18 @@ def figures_of(study: Study, curves: Mapping[str, list[Point]]) -> dict[str, Fig
     return figures
 
 
-def _common(curves: Mapping[str, list[Point]]) -> list[str]:
-    """Prompts that every reward model was measured on."""
-    sides = [set(column) for points in curves.values() for point in points for column in point.right]
-    return sorted(set.intersection(*sides)) if sides else []
+def _common(curves: Mapping[str, list[Point]]) -> list[set[str]]:
+    """By seed the prompts that every reward model was measured on."""
+    columns = zip(*(point.right for points in curves.values() for point in points), strict=True)
+    return [set.intersection(*map(set, of_seed)) for of_seed in columns]
 
 
-def _matrix(point: Point, prompts: list[str]) -> np.ndarray:
-    return np.array([[column[prompt] for prompt in prompts] for column in point.right])
+def _matrix(point: Point, common: Sequence[set[str]]) -> np.ndarray:
+    """(seeds, prompts), NaN where a seed lacks a prompt."""
+    names = sorted(set().union(*common))
+    return np.array(
+        [
+            [column[name] if name in there else math.nan for name in names]
+            for column, there in zip(point.right, common, strict=True)
+        ]
+    )

@@ -37,9 +37,7 @@ OF_LABELS = {  # rows of the first table
     "labels.agreement_with_ties": Meaning("labelled alike, a tie being an opinion", "%"),
     "labels.kappa": Meaning("the same beyond chance, a tie being an opinion (Cohen's kappa)"),
     "labels.kappa_without_ties": Meaning("the same beyond chance, ties left out"),
-    "labels.agreement.longest": Meaning(
-        "rule: the longer reply, on the same pairs", "%"
-    ),
+    "labels.agreement.longest": Meaning("rule: the longer reply, on the same pairs", "%"),
     "labels.agreement.first": Meaning("rule: the first reply, likewise", "%"),
     "labels.agreement.random": Meaning("rule: a coin, likewise", "%"),
     "labels.agreement_with_one": Meaning("as one person labels (of people: as another does)", "%"),
