@@ -217,6 +217,10 @@ def walked(tmp_path_factory: pytest.TempPathFactory, policy_folder: Path) -> Pat
             {"arms": {**STUDY["arms"], "slips": {**STUDY["arms"]["slips"], "noise_like": "longest"}}},
             "arms.slips.noise_like: longest is labelled by judges",
         ),
+        (
+            {"arms": {"human": "human", "b": {"labels": {"source": "jugdes"}}}},
+            'arms.b: labels: label source "jugdes" is not known. Did you mean "judges"',
+        ),
     ],
 )  # fmt: skip
 def test_what_would_fail_half_way_is_refused_before_anything_is_walked(

@@ -213,7 +213,7 @@ def check_study(name: str, settings: tuple[str, ...], catalogue: Catalogue) -> s
 def check_arms(study: Study) -> None:
     """Raises UserError where something that an arm refers to is not there, or a setting to be tried is none, before anything is asked."""
     for arm in [*study.arms, *([TRUTH] if study.truth else [])]:
-        labels = _opened(study, arm, f"arm {arm}").labels
+        labels = _opened(study, arm, TRUTH if arm == TRUTH else f"arms.{arm}").labels
         likes = [name for name, each in study.arms.items() if each.noise_like == arm]
         if likes and isinstance(labels, JudgeLabels):
             raise ConfigError(
@@ -225,13 +225,19 @@ def check_arms(study: Study) -> None:
 
 
 def _opened(study: Study, arm: str, where: str, more: Sequence[str] = ()) -> Road:
-    """An arm's recipe with everything it refers to. Raises UserError, which says ``where`` in the study it is asked for."""
+    """An arm's recipe with everything it refers to. Raises UserError, which says ``where`` in the study it is asked for: the settings
+    that are laid over the recipe for it nobody wrote."""
+    own = study.settings(arm, study.seeds[0])
     with tempfile.TemporaryDirectory() as nowhere:
-        settings = [*study.settings(arm, study.seeds[0]), *more, f"ledger={nowhere}/ledger.sqlite"]
         try:
-            road = open_road(study.recipe, settings, out=Path(nowhere))
+            road = open_road(study.recipe, [*own, *more, f"ledger={nowhere}/ledger.sqlite"], out=Path(nowhere))
         except UserError as error:
-            raise type(error)(f"{where}: {error}") from error
+            line = str(error)
+            for setting in own:
+                line = line.replace(
+                    f"--set {setting}: ", "labels: " if setting.startswith("labels=") else f"{setting}: "
+                )
+            raise type(error)(f"{where}: {line}") from error
         road.gateway.ledger.close()
     return road
 
