@@ -2,7 +2,7 @@
 
     python benchmarks/methods.py FOLDER
 
-Walks the shipped recipe practice-methods; about ten minutes a seed on two cores. A run that FOLDER already holds is not walked
+Walks the shipped recipe practice-methods; about half an hour a seed on one core. A run that FOLDER already holds is not walked
 again.
 """
 
