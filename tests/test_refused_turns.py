@@ -126,7 +126,7 @@ def test_scoring_a_file_counts_its_refused_rows(strict: LocalModel, tmp_path: Pa
     rows = [{"prompt": "hi", "chosen": "one two", "rejected": "x"}, {"prompt": turns, "chosen": "one", "rejected": "x"}]
     tiny.write_jsonl(tmp_path / "set.jsonl", rows)
     told = rlaif(tmp_path, "reward", "score", "reward", "--file", "set.jsonl", "--out", "scored.jsonl")
-    assert "1 rows have responses whose reward is null: longer" in told
+    assert "1 rows have responses whose reward is null: null, longer" in told
     scored = [json.loads(line) for line in (tmp_path / "scored.jsonl").read_text().splitlines()]
     assert [row["reward_chosen"] is None for row in scored] == [False, True]
     told = rlaif(tmp_path, "reward", "test", "reward", "--file", "set.jsonl")

@@ -53,8 +53,9 @@ def exchange_rate(one: LearningCurve, other: LearningCurve, place: int) -> Figur
         sums, counts = (
             ((part @ of_prompt.T) * of_seed.T).sum(axis=1) for part in (np.where(there, curve.right, 0.0), there)
         )
-        means.append(sums / counts)
-    draws = [_rate(one, other, place, *pair) for pair in zip(means[0].T, means[1].T, strict=True)]
+        means.append(sums / np.where(counts > 0, counts, math.nan))  # a draw of few prompts may have none that is there
+    pairs = zip(means[0].T, means[1].T, strict=True)
+    draws = [_rate(one, other, place, *pair) for pair in pairs if all(np.isfinite(each).all() for each in pair)]
     low, high = (float(x) for x in np.quantile(draws, [LEAST, MOST], method="closest_observation"))
     low, high = min(low, value), max(high, value)
     fewest = float(other.labels[0] / one.labels[place])
