@@ -82,9 +82,12 @@ def test_the_runs_of_a_study_have_one_budget(working_folder: Path) -> None:
         assert 0 < billed(server) <= BUDGET
         assert "Traceback" not in said
         assert f"of {BUDGET:g} USD; the same command asks what is over it, where the recipe" in said
+        page = working_folder / "out" / "compare.html"
+        assert "Careful: the budget was spent before all was asked for" in page.read_text()
         larger = rlaif(working_folder, "compare", "study.yaml", "--out", "out", "--set", "set=[budget_usd=5]")
         assert server.stats()["requests"] == CALLS  # and nothing twice
         assert f"budget: {billed(server):.4f} of 5 USD\n" in larger
+        assert "the budget was spent" not in page.read_text()
 
 
 def test_a_study_that_is_killed_asks_on_where_it_was(working_folder: Path, tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ class ChatTokenizer:
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(f"{where}: {folder}: no usable tokenizer: {_first_line(error)}") from error
         self.where, self.notice = where, notice
-        self._saw_system = False
+        self._told_of_system = False
         if not self.hf("A word.", add_special_tokens=False)["input_ids"]:
             raise ModelError(f"{where}: {folder}: no usable tokenizer: it has no token for any text (tokenizer.json?).")
         if not self.hf.chat_template:
@@ -176,8 +176,8 @@ class ChatTokenizer:
             ) from error
 
     def _say_of_system(self, words: str) -> None:
-        if not self._saw_system:
-            self._saw_system = True
+        if not self._told_of_system:
+            self._told_of_system = True
             self.notice(f"{self.where}: its chat template {words}")
 
     def _apply(self, turns: list[dict[str, str]], add_generation_prompt: bool) -> str:
