@@ -238,9 +238,7 @@ def people_card(replay: Replay) -> tuple[Card, list[str]]:
     unsaid = []
     judged, _ = _judge_with_people(replay, items)
     card["agreement.judge_with_people"] = _ratio(judged, prompts)
-    labelled = [
-        item for item in replay.items if any(item.people.values())
-    ]  # one person tells of the judge, if not of people
+    labelled = [item for item in replay.items if any(item.people.values())]  # of the judge one person tells too
     try:
         card |= _ceiling(card["people.agreement"], *_judge_with_people(replay, labelled), _prompts(labelled))
     except ValueError as error:
